@@ -1,0 +1,54 @@
+# make demo and make test need nothing but Python 3.10 or newer: each makes .venv, installs into it, and does its job.
+#
+#   make demo      an analytic scene becomes photos, the photos become a surface, a report compares it with the truth
+#                  DEMO_SECONDS=30 make demo   trains for 30 seconds only
+#   make test      every test that takes seconds; those that need a GPU or the real captures skip where there are none
+#   make nightly   the tests that take minutes
+#   make lint      ruff and pyright
+#   make bench     the benchmarks, their JSON and the table in docs/benchmarks.md
+#   make docs-check  the examples inside the documentation, and that its benchmark table is the one of the JSON
+#   make clean     removes .venv and what was built; run folders stay
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 120 -c constraints.txt
+
+.PHONY: demo test nightly lint bench docs-check clean
+
+demo: .venv/.installed
+	$(BIN)/unrender demo $(if $(DEMO_SECONDS),--max-seconds $(DEMO_SECONDS))
+
+test: .venv/.installed-dev
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+nightly: .venv/.installed-dev
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonversion 3.10
+
+bench: .venv/.installed-dev
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+docs-check: .venv/.installed-dev
+	$(BIN)/python -m pytest tests/test_docs.py
+	$(BIN)/python benchmarks/run.py --check
+
+clean:
+	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache
+
+$(BIN)/pip:
+	@for python in $(PYTHON) python3.13 python3.12 python3.11 python3.10; do \
+	    if $$python -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then exec $$python -m venv .venv; fi; \
+	done; \
+	echo "No Python of version 3.10 or newer was found; install one, or name it: make PYTHON=/path/to/python3" >&2; exit 1
+
+.venv/.installed: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
+	$(INSTALL) -e ".[dev]"
+	@touch .venv/.installed $@

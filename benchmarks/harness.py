@@ -1,0 +1,85 @@
+"""How every benchmark measures: warmed up, alternating with its peer in one process, medians, and how far the runs spread.
+
+A ratio between two columns measured in turn survives a busy machine; a time measured alone does not. So ``compare`` is what a
+published number comes from, and ``measure`` is for what has no peer.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    """What is done, with its size: "hash encoding 16 x 2, 2^19 entries, 131k points, forward"."""
+    ours: float
+    """Seconds, median."""
+    peer: float | None
+    """Seconds, median; None where there is no peer."""
+    peer_name: str
+    items: int
+    """How many points, samples, rays or steps one call deals with."""
+    spread: float
+    """Of our own times: (largest - smallest) / median. Above 0.3 the machine was busy and the row says little."""
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times faster than the peer."""
+        return None if self.peer is None else self.peer / self.ours
+
+    @property
+    def ours_rate(self) -> float:
+        """Items per second."""
+        return self.items / self.ours
+
+    @property
+    def peer_rate(self) -> float | None:
+        return None if self.peer is None else self.items / self.peer
+
+
+def timed(work: Work) -> float:
+    """Seconds that one call takes, until the device has finished it."""
+    _finish()
+    started = time.perf_counter()
+    work()
+    _finish()
+    return time.perf_counter() - started
+
+
+def _finish() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def compare(name: str, ours: Work, peer: Work, *, peer_name: str, items: int, repeats: int = 7, warm_ups: int = 2) -> Row:
+    """Times both in turn, ``repeats`` times each after ``warm_ups`` calls that do not count."""
+    for _ in range(warm_ups):
+        ours()
+        peer()
+    ours_times, peer_times = [], []
+    for _ in range(repeats):
+        ours_times.append(timed(ours))
+        peer_times.append(timed(peer))
+    return Row(name, statistics.median(ours_times), statistics.median(peer_times), peer_name, items, _spread(ours_times))
+
+
+def measure(name: str, work: Work, *, items: int, repeats: int = 7, warm_ups: int = 2) -> Row:
+    """Times one piece of work that has no peer."""
+    for _ in range(warm_ups):
+        work()
+    times = [timed(work) for _ in range(repeats)]
+    return Row(name, statistics.median(times), None, "", items, _spread(times))
+
+
+def _spread(times: Sequence[float]) -> float:
+    return (max(times) - min(times)) / statistics.median(times)

@@ -1,0 +1,32 @@
+"""Fit a surface and save it as triangles that any viewer opens.
+
+    python examples/04_a_surface_from_photos.py [OUTPUT_FOLDER]
+
+The photos are made here, of the analytic scene that ``unrender demo`` uses. Give ``unrender.load("folder")`` instead for your own.
+Writes mesh.glb and mesh.ply, in the frame the poses came in.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import unrender
+from unrender.demo import make_demo_capture
+
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/04_a_surface_from_photos")
+folder.mkdir(parents=True, exist_ok=True)
+steps = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "300"))
+
+capture = make_demo_capture(views=16, size=64, seed=0)
+result = unrender.fit("neus", capture, steps=steps)
+print(f"{result.outcome} after {result.steps} steps, {result.seconds:.0f} s")
+
+mesh = result.mesh(resolution=96)
+if mesh.is_empty:
+    print("no surface yet: fit for longer")
+else:
+    mesh.export(folder / "mesh.glb")
+    mesh.export(folder / "mesh.ply")
+    print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} triangles; wrote {folder}/mesh.glb and mesh.ply")

@@ -1,0 +1,374 @@
+"""Calibrated cameras, the rays through their pixels, and paths of cameras for videos.
+
+Notation: OpenCV camera axes (+X right, +Y down, +Z forward); pixel (0, 0) is top left with its centre at (0.5, 0.5);
+``world_from_camera`` maps points from the camera to the world and is a rigid motion. See docs/conventions.md.
+
+Lens distortion is part of the ray: a pixel's direction is found by inverting the lens polynomial, so images are never resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unrender.numerics import SMALLEST_LENGTH, SMALLEST_PIVOT, away_from_zero, normalised
+from unrender.rotations import look_at, matrix_from_wxyz, slerp, wxyz_from_matrix
+
+LensModel = Literal["opencv", "fisheye"]
+
+_NEWTON_STEPS = 12
+"""Convergence is quadratic: photographic lenses need 4 to 6 steps to reach float64 rounding."""
+
+
+@dataclass(frozen=True)
+class Rays:
+    """Half lines with unit directions: x(t) = origin + t direction, so t is a Euclidean distance."""
+
+    origins: Float[Tensor, "rays 3"]
+    directions: Float[Tensor, "rays 3"]
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of calibrated cameras with one image size.
+
+    ``distortion`` holds k1, k2, k3, k4, p1, p2. With ``lens == "opencv"``, on the plane z = 1,
+    x'' = x (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + 2 p1 x y + p2 (r² + 2 x²) and
+    y'' = y (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + p1 (r² + 2 y²) + 2 p2 x y; with ``lens == "fisheye"``, for the angle θ from the axis,
+    θd = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸). All zeros is a pinhole (opencv) or an equidistant (fisheye) lens.
+    """
+
+    world_from_camera: Float[Tensor, "views 4 4"]
+    intrinsics: Float[Tensor, "views 4"]
+    """fx, fy, cx, cy in pixels of the stored size."""
+    distortion: Float[Tensor, "views 6"]
+    width: int
+    height: int
+    lens: LensModel = "opencv"
+
+    def __len__(self) -> int:
+        return self.world_from_camera.shape[0]
+
+    def __getitem__(self, view: int | slice) -> Cameras:
+        """One camera (still a batch, of length one) or a run of cameras.
+
+        Raises:
+            IndexError: there is no such view.
+        """
+        if isinstance(view, int):
+            count = len(self)
+            if not -count <= view < count:
+                raise IndexError(f"view {view} does not exist; there are {count} cameras")
+            view = slice(view % count, view % count + 1)
+        return replace(
+            self,
+            world_from_camera=self.world_from_camera[view],
+            intrinsics=self.intrinsics[view],
+            distortion=self.distortion[view],
+        )
+
+    def select(self, views: Sequence[int] | Int[Tensor, " selected"]) -> Cameras:
+        """The cameras of these views, in this order."""
+        index = torch.as_tensor(views, dtype=torch.int64, device=self.world_from_camera.device)
+        return replace(
+            self,
+            world_from_camera=self.world_from_camera[index],
+            intrinsics=self.intrinsics[index],
+            distortion=self.distortion[index],
+        )
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return replace(
+            self,
+            world_from_camera=self.world_from_camera.to(device),
+            intrinsics=self.intrinsics.to(device),
+            distortion=self.distortion.to(device),
+        )
+
+    def pinhole(self, view: int) -> Cameras:
+        """The one camera of ``view`` with the same focal lengths and principal point but a lens without distortion."""
+        return replace(self[view], distortion=torch.zeros_like(self.distortion[:1]), lens="opencv")
+
+    def downscaled(self, factor: int) -> Cameras:
+        """The cameras of images that were averaged over blocks of ``factor`` x ``factor`` pixels.
+
+        Pixel coordinates count from the corner of the image, so K' = diag(1/factor, 1/factor, 1) K. What is left of a block at the right
+        and lower border is dropped.
+
+        Raises:
+            ValueError: the factor is below one or larger than the image.
+
+        >>> camera = Cameras(torch.eye(4)[None], torch.tensor([[80.0, 80.0, 40.5, 30.0]]), torch.zeros(1, 6), 81, 60)
+        >>> half = camera.downscaled(2)
+        >>> half.width, half.height, half.intrinsics.tolist()
+        (40, 30, [[40.0, 40.0, 20.25, 15.0]])
+        """
+        if not 1 <= factor <= min(self.width, self.height):
+            raise ValueError(
+                f"downscale is {factor}; it must be at least 1 and at most the shorter side of the {self.width}x{self.height} images"
+            )
+        return replace(self, intrinsics=self.intrinsics / factor, width=self.width // factor, height=self.height // factor)
+
+    @property
+    def positions(self) -> Float[Tensor, "views 3"]:
+        """Camera centres in the world."""
+        return self.world_from_camera[:, :3, 3]
+
+    @cached_property
+    def has_distortion(self) -> bool:
+        """Whether a pixel's direction needs more than a division by the focal length."""
+        return self.lens != "opencv" or bool(self.distortion.any())
+
+    @cached_property
+    def share_a_lens(self) -> bool:
+        """Whether all views have the same intrinsics and distortion, so that one map of directions serves them all."""
+        return bool((self.intrinsics == self.intrinsics[:1]).all()) and bool((self.distortion == self.distortion[:1]).all())
+
+    def pixel_centres(self) -> Float[Tensor, "pixels 2"]:
+        """The (x, y) of every pixel centre in row-major order, starting with (0.5, 0.5)."""
+        like = self.intrinsics
+        x = torch.arange(self.width, dtype=like.dtype, device=like.device) + 0.5
+        y = torch.arange(self.height, dtype=like.dtype, device=like.device) + 0.5
+        rows, columns = torch.meshgrid(y, x, indexing="ij")
+        return torch.stack((columns, rows), -1).reshape(-1, 2)
+
+    def directions_in_camera(self) -> Float[Tensor, "maps height width 3"]:
+        """Unit directions through every pixel centre in camera axes: one map for all views if they share a lens, else one a view.
+
+        It costs a Newton iteration per pixel; keep the result.
+        """
+        views = 1 if self.share_a_lens else len(self)
+        pixels = self.pixel_centres()
+        maps = [self._directions(pixels, self.intrinsics[view], self.distortion[view]) for view in range(views)]
+        return torch.stack(maps).reshape(views, self.height, self.width, 3)
+
+    def image_rays(self, view: int) -> Rays:
+        """The rays of one image's pixel centres in row-major order, height x width of them."""
+        directions = self._directions(self.pixel_centres(), self.intrinsics[view], self.distortion[view])
+        pose = self.world_from_camera[view]
+        return Rays(pose[:3, 3].expand_as(directions), directions @ pose[:3, :3].T)
+
+    def rays(self, views: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
+        """The rays through ``pixels`` (x, y; the centre of column i and row j is (i + 0.5, j + 0.5)) of the images ``views``."""
+        index = views.long()
+        directions = self._directions(pixels, self.intrinsics[index], self.distortion[index])
+        pose = self.world_from_camera[index]
+        return Rays(pose[:, :3, 3], (pose[:, :3, :3] @ directions[..., None])[..., 0])
+
+    def project(self, points: Float[Tensor, "points 3"], view: int) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
+        """Where world points appear in one image: pixel coordinates and camera depth z, the inverse of :meth:`rays`.
+
+        Where the depth is not positive the point is behind a camera with an ``opencv`` lens and its pixel means nothing. Points beyond the
+        radius where a lens polynomial folds back are projected without distortion, which keeps them from reappearing inside the image.
+
+        >>> camera = Cameras(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), torch.zeros(1, 6), 64, 48)
+        >>> pixels, depth = camera.project(torch.tensor([[0.1, -0.2, 2.0]]), 0)
+        >>> pixels.tolist(), depth.tolist()
+        ([[37.0, 14.0]], [2.0])
+        """
+        pose = self.world_from_camera[view]
+        in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
+        fx, fy, cx, cy = self.intrinsics[view].unbind()
+        plane = _distorted(in_camera, self.distortion[view], self.lens) if self.has_distortion else _on_plane(in_camera)
+        pixels = torch.stack((plane[:, 0] * fx + cx, plane[:, 1] * fy + cy), -1)
+        return pixels, in_camera[:, 2]
+
+    def _directions(
+        self, pixels: Float[Tensor, "rays 2"], intrinsics: Float[Tensor, "*#rays 4"], distortion: Float[Tensor, "*#rays 6"]
+    ) -> Float[Tensor, "rays 3"]:
+        plane = (pixels - intrinsics[..., 2:]) / intrinsics[..., :2]
+        if not self.has_distortion:
+            return normalised(torch.cat((plane, torch.ones_like(plane[:, :1])), -1))
+        exact = plane.double()
+        undo = _undistorted_perspective if self.lens == "opencv" else _undistorted_fisheye
+        return undo(exact, distortion.double()).to(plane.dtype)
+
+
+def _on_plane(in_camera: Float[Tensor, "points 3"]) -> Float[Tensor, "points 2"]:
+    return in_camera[:, :2] / away_from_zero(in_camera[:, 2:], SMALLEST_LENGTH)
+
+
+def _distorted(in_camera: Float[Tensor, "points 3"], distortion: Float[Tensor, " 6"], lens: LensModel) -> Float[Tensor, "points 2"]:
+    k1, k2, k3, k4, p1, p2 = distortion.unbind()
+    if lens == "fisheye":
+        radius = in_camera[:, :2].norm(dim=-1)
+        theta = torch.atan2(radius, in_camera[:, 2])
+        t = theta * theta
+        theta_d = theta * (1 + t * (k1 + t * (k2 + t * (k3 + t * k4))))
+        return in_camera[:, :2] * (theta_d / radius.clamp_min(SMALLEST_LENGTH))[:, None]
+    plane = _on_plane(in_camera)
+    x, y = plane.unbind(-1)
+    r = x * x + y * y
+    radial = 1 + r * (k1 + r * (k2 + r * (k3 + r * k4)))
+    slope = 1 + r * (3 * k1 + r * (5 * k2 + r * (7 * k3 + r * 9 * k4)))
+    bent = torch.stack(
+        (x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x), y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y),
+        -1,
+    )
+    return torch.where((slope > 0)[:, None], bent, plane)
+
+
+def _undistorted_perspective(plane: Float[Tensor, "rays 2"], distortion: Float[Tensor, "*#rays 6"]) -> Float[Tensor, "rays 3"]:
+    """Newton's method on both coordinates of the distorted image plane, from the distorted point."""
+    k1, k2, k3, k4, p1, p2 = distortion.unbind(-1)
+    goal_x, goal_y = plane.unbind(-1)
+    x, y = goal_x, goal_y
+    for _ in range(_NEWTON_STEPS):
+        r = x * x + y * y
+        radial = 1 + r * (k1 + r * (k2 + r * (k3 + r * k4)))
+        by_r = k1 + r * (2 * k2 + r * (3 * k3 + r * 4 * k4))
+        miss_x = x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x) - goal_x
+        miss_y = y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y - goal_y
+        xx = radial + 2 * x * x * by_r + 2 * p1 * y + 6 * p2 * x
+        yy = radial + 2 * y * y * by_r + 6 * p1 * y + 2 * p2 * x
+        xy = 2 * x * y * by_r + 2 * p1 * x + 2 * p2 * y
+        determinant = away_from_zero(xx * yy - xy * xy, SMALLEST_PIVOT)
+        x, y = x - (yy * miss_x - xy * miss_y) / determinant, y - (xx * miss_y - xy * miss_x) / determinant
+    return normalised(torch.stack((x, y, torch.ones_like(x)), -1))
+
+
+def _undistorted_fisheye(plane: Float[Tensor, "rays 2"], distortion: Float[Tensor, "*#rays 6"]) -> Float[Tensor, "rays 3"]:
+    """Newton's method on the angle from the optical axis, which may exceed a right angle."""
+    k1, k2, k3, k4 = distortion[..., :4].unbind(-1)
+    goal = plane.norm(dim=-1)
+    theta = goal.clamp(max=torch.pi)
+    for _ in range(_NEWTON_STEPS):
+        t = theta * theta
+        miss = theta * (1 + t * (k1 + t * (k2 + t * (k3 + t * k4)))) - goal
+        slope = 1 + t * (3 * k1 + t * (5 * k2 + t * (7 * k3 + t * 9 * k4)))
+        theta = (theta - miss / away_from_zero(slope, SMALLEST_PIVOT)).clamp(0, torch.pi)
+    sideways = plane * (torch.sin(theta) / goal.clamp_min(SMALLEST_LENGTH))[:, None]
+    return normalised(torch.cat((sideways, torch.cos(theta)[:, None]), -1))
+
+
+def mean_up(cameras: Cameras) -> Float[Tensor, " 3"]:
+    """The mean of the cameras' upward axes; short where they disagree, zero where they cancel."""
+    return -cameras.world_from_camera[:, :3, 1].mean(0)
+
+
+def orbit_cameras(cameras: Cameras, frames: int) -> Cameras:
+    """A full circle about +Z at the mean height and the mean distance of the given cameras, looking at the origin.
+
+    With mean distance d and mean height h the circle's radius is √(d² - h²); the lens is the pinhole of the median camera, centred.
+
+    Raises:
+        ValueError: fewer than one frame.
+    """
+    positions = cameras.positions
+    distance = positions.norm(dim=-1).mean()
+    height = positions[:, 2].mean()
+    radius = (distance**2 - height**2).clamp_min((0.1 * distance) ** 2).sqrt()
+    start = torch.atan2(positions[0, 1], positions[0, 0])
+    angle = start + 2 * torch.pi * torch.arange(_checked(frames), dtype=positions.dtype, device=positions.device) / frames
+    path = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle), height.expand_as(angle)), -1)
+    up = torch.tensor([0.0, 0.0, 1.0]).to(positions)
+    return _path(cameras, look_at(path, torch.zeros_like(up), up))
+
+
+def arc_cameras(cameras: Cameras, frames: int) -> Cameras:
+    """An arc about the origin through the middle of cameras on one side of the scene, along the direction in which they spread most.
+
+    The arc turns about the axis of least spread (the eigenvector of least eigenvalue of Σ c cᵀ over the camera positions c), as far to both
+    sides as the outermost cameras, and looks at the origin.
+
+    Raises:
+        ValueError: fewer than one frame.
+    """
+    positions = cameras.positions
+    axis = torch.linalg.eigh(positions.T.double() @ positions.double())[1][:, 0].to(positions)
+    up = mean_up(cameras)
+    axis = torch.where(torch.dot(axis, up) < 0, -axis, axis)
+    middle = positions.mean(0)
+    middle = normalised(middle) * positions.norm(dim=-1).mean()
+    ahead = normalised(middle - axis * torch.dot(middle, axis))
+    aside = torch.linalg.cross(axis, ahead)
+    reach = torch.atan2(positions @ aside, positions @ ahead)
+    steps = torch.linspace(0, 1, _checked(frames), dtype=positions.dtype, device=positions.device)
+    angle = reach.min() + (reach.max() - reach.min()) * steps
+    turned = torch.cos(angle)[:, None] * ahead + torch.sin(angle)[:, None] * aside
+    along = torch.dot(middle, axis)
+    path = turned * torch.dot(middle, ahead) + axis * along
+    return _path(cameras, look_at(path, torch.zeros_like(up), up if bool(up.norm() > 0.1) else axis))
+
+
+def interpolated_cameras(cameras: Cameras, frames: int, *, keys: int = 12) -> Cameras:
+    """A smooth path through some of the cameras: well-spread ones, visited each time by the nearest that is left.
+
+    Positions and rotations follow one Catmull-Rom curve, evaluated as a pyramid of interpolations (Barry and Goldman 1988): straight ones
+    between positions, great arcs between rotations. Knots lie the square root of the distance apart, which keeps the curve free of loops.
+
+    Args:
+        cameras: the poses to pass through.
+        frames: how many cameras to return.
+        keys: how many of the given cameras the path visits at most.
+
+    Raises:
+        ValueError: fewer than one frame.
+    """
+    frames = _checked(frames)
+    order = _tour(cameras.positions, min(keys, len(cameras)))
+    positions = cameras.positions[order]
+    rotations = wxyz_from_matrix(cameras.world_from_camera[order, :3, :3])
+    if len(order) == 1:
+        return _path(cameras, cameras.world_from_camera[order].expand(frames, 4, 4).clone())
+    positions = torch.cat((2 * positions[:1] - positions[1:2], positions, 2 * positions[-1:] - positions[-2:-1]))
+    before, after = slerp(rotations[0], rotations[1], -1.0), slerp(rotations[-2], rotations[-1], 2.0)
+    rotations = torch.cat((before[None], rotations, after[None]))
+    gaps = (positions[1:] - positions[:-1]).norm(dim=-1)
+    gaps = gaps.clamp_min(1e-3 * gaps.max().clamp_min(SMALLEST_LENGTH)).sqrt()
+    knots = torch.cat((torch.zeros_like(gaps[:1]), gaps.cumsum(0)))
+    times = knots[1] + (knots[-2] - knots[1]) * torch.linspace(0, 1, frames, dtype=knots.dtype, device=knots.device)
+    segment = (torch.searchsorted(knots, times, right=True) - 1).clamp(1, len(order) - 1)
+    levels = torch.stack([knots[segment + offset] for offset in (-1, 0, 1, 2)])
+    place = [positions[segment + offset] for offset in (-1, 0, 1, 2)]
+    turn = [rotations[segment + offset] for offset in (-1, 0, 1, 2)]
+    for starts, ends in (((0, 1, 2), (1, 2, 3)), ((0, 1), (2, 3)), ((1,), (2,))):
+        shares = [(times - levels[a]) / (levels[b] - levels[a]) for a, b in zip(starts, ends, strict=True)]
+        place = [torch.lerp(place[k], place[k + 1], share[:, None]) for k, share in enumerate(shares)]
+        turn = [slerp(turn[k], turn[k + 1], share) for k, share in enumerate(shares)]
+    path = torch.eye(4).to(positions).repeat(frames, 1, 1)
+    path[:, :3, :3] = matrix_from_wxyz(turn[0])
+    path[:, :3, 3] = place[0]
+    return _path(cameras, path)
+
+
+def _tour(positions: Float[Tensor, "views 3"], keys: int) -> Int[Tensor, " keys"]:
+    """Indices of ``keys`` well-spread positions (each the farthest from those before), chained by the nearest that is left."""
+    distances = torch.cdist(positions, positions)
+    chosen = [0]
+    while len(chosen) < keys:
+        gap = distances[chosen].min(0).values
+        gap[chosen] = -1.0
+        chosen.append(int(gap.argmax()))
+    tour, left = [chosen[0]], chosen[1:]
+    while left:
+        here = tour[-1]
+        following = min(left, key=lambda view: float(distances[here, view]))
+        tour.append(following)
+        left.remove(following)
+    return torch.tensor(tour, device=positions.device)
+
+
+def _checked(frames: int) -> int:
+    if frames < 1:
+        raise ValueError(f"frames is {frames}; a path needs at least one")
+    return frames
+
+
+def _path(cameras: Cameras, world_from_camera: Float[Tensor, "frames 4 4"]) -> Cameras:
+    frames = world_from_camera.shape[0]
+    lens = cameras.intrinsics.median(0).values
+    centre = torch.tensor([cameras.width / 2, cameras.height / 2]).to(lens)
+    return Cameras(
+        world_from_camera=world_from_camera,
+        intrinsics=torch.cat((lens[:2], centre)).expand(frames, 4).clone(),
+        distortion=torch.zeros(frames, 6).to(lens),
+        width=cameras.width,
+        height=cameras.height,
+    )

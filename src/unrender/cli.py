@@ -1,0 +1,308 @@
+"""The command ``unrender``: what each subcommand takes, and what it does with it.
+
+PyTorch and Warp are imported by the commands that need them: help is quick, and ``unrender doctor`` can speak about a broken installation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
+
+import tyro
+from rich.console import Console
+from tyro.conf import OmitArgPrefixes, Positional, arg
+
+from unrender.arguments import UsageError, parse, suggestion, value_of
+from unrender.doctor import DeviceError, examine, select_device
+
+if TYPE_CHECKING:
+    import unrender.runs
+
+HELP = """\
+unrender: posed photos in, a surface and a radiance field out, on any machine.
+
+  unrender demo                        make a small scene, fit it, compare with the truth: runs/demo/report.html
+  unrender fit RECIPE CAPTURE          fit a scene to a folder of posed photos; the same command again resumes
+  unrender eval RUN                    PSNR and SSIM of the held-out views
+  unrender render RUN                  pictures and a video along a camera path
+  unrender export RUN                  the surface as PLY, OBJ or GLB
+  unrender doctor                      what this machine can do, and what is wrong with it
+
+RECIPE is nerf (a radiance field) or neus (a surface). CAPTURE is a folder in one of the layouts of NeRF-synthetic, instant-ngp,
+nerfstudio or NeuS. RUN is the folder that `unrender fit` wrote.
+
+  unrender COMMAND --help              everything a command takes
+  unrender fit neus --help             everything a recipe takes
+  unrender --version
+
+In Python: capture = unrender.load("capture"); result = unrender.fit("neus", capture, max_seconds=120); result.mesh().export("mesh.glb")
+"""
+
+C = TypeVar("C")
+DeviceOption = Annotated[str | None, arg(metavar="DEVICE", help_behavior_hint="(default: the first GPU, else the CPU)")]
+CaptureOption = Annotated[Path | None, arg(name="capture", metavar="DIR", help_behavior_hint="(default: where it was when it was fitted)")]
+Vector = tuple[float, float, float]
+Up = Vector | Literal["cameras", "x", "y", "z", "-x", "-y", "-z"]
+
+
+def recipes() -> dict[str, unrender.runs.Recipe]:
+    """Every recipe by its name."""
+    from unrender.recipes import nerf, neus
+    from unrender.runs import Recipe
+
+    return {
+        "nerf": Recipe("nerf", "a radiance field: new views, also of unbounded scenes", nerf.PRESETS, nerf.fit, nerf.load_scene),
+        "neus": Recipe("neus", "a surface, the zero level of a signed distance", neus.PRESETS, neus.fit, neus.load_scene),
+    }
+
+
+@dataclass(frozen=True)
+class FitOptions(Generic[C]):
+    """Fits a scene to a capture. The same command again resumes a fit that was stopped, and writes what is missing of a finished one."""
+
+    capture: Positional[Annotated[Path, arg(metavar="CAPTURE")]]
+    """Folder of posed photos: NeRF-synthetic, instant-ngp or nerfstudio transforms.json, NeuS npz."""
+    config: OmitArgPrefixes[C]
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/RECIPE-CAPTURE)")] = None
+    """Where the run goes."""
+    preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: cpu or gpu, whichever the fit runs on)")] = None
+    """Where the values of the options below start from."""
+    device: DeviceOption = None
+    """cpu, cuda or cuda:1."""
+    seed: int = 0
+    """Of every random number; on a CPU the same seed gives the same bits."""
+    downscale: int = 1
+    """Averages the photos over blocks of this many pixels squared."""
+    center: Annotated[Vector | None, arg(metavar="X Y Z", aliases=("--centre",), help_behavior_hint="(default: from the capture)")] = None
+    """Middle of the region of interest, in the frame the poses come in."""
+    radius: Annotated[float | None, arg(metavar="R", help_behavior_hint="(default: from the capture)")] = None
+    """Half the side of the region of interest, in the units the poses come in."""
+    up: Annotated[Up | None, arg(metavar="X Y Z|AXIS", help_behavior_hint="(default: from the capture)")] = None
+    """Which way is up in the frame the poses come in: a vector, x, y, z, -x, -y, -z, or cameras for the mean of the cameras'."""
+    normals: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
+    """Folder of normal maps, one image per photo, as a prior."""
+    normals_frame: Literal["opengl", "opencv", "world"] = "opengl"
+    """Axes of those normals: of the camera, Y up or Y down, or of the frame the poses come in."""
+    test_every: int = 8
+    """Holds out every so-manieth view where the capture brings no split of its own."""
+    masks: bool = True
+    """Leaves masks and alpha channels unused: the surroundings become part of the scene."""
+    mesh_resolution: int = 256
+    """Cells along a side of the region of interest when the mesh is extracted."""
+    overwrite: bool = False
+    """Removes another run that is in the output folder."""
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Renders the views of a split, compares them with the photos, and writes metrics.json and renders/."""
+
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """Folder that `unrender fit` wrote."""
+    split: Literal["test", "train"] = "test"
+    """Held-out views, or those fitted (written to metrics_train.json)."""
+    capture: CaptureOption = None
+    """The photos, where they have moved."""
+    device: DeviceOption = None
+    """cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
+class RenderOptions:
+    """Renders a camera path: PNG files in renders/PATH/ and a video PATH.mp4 beside them."""
+
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """Folder that `unrender fit` wrote."""
+    path: Literal["test", "orbit", "interpolated"] = "orbit"
+    """The held-out views; a circle about the scene; a smooth path between the photos."""
+    frames: int = 120
+    """Of the orbit or the interpolated path."""
+    fps: int = 24
+    """Frames per second of the video."""
+    downscale: int = 1
+    """Renders pictures this many times smaller than the photos."""
+    capture: CaptureOption = None
+    """The photos, where they have moved."""
+    device: DeviceOption = None
+    """cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Extracts the surface and writes it with vertex colours."""
+
+    run: Positional[Annotated[Path, arg(metavar="RUN")]]
+    """Folder that `unrender fit` wrote."""
+    format: Literal["ply", "obj", "glb"] = "glb"
+    """GLB opens in browsers, Blender and game engines; PLY and OBJ in everything else."""
+    resolution: int = 512
+    """Cells along a side of the region of interest."""
+    frame: Literal["source", "normalized"] = "source"
+    """Coordinates: those the poses came in, or the cube [-1, 1] the fit works in."""
+    all_parts: bool = False
+    """Keeps every connected piece instead of the largest one."""
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: RUN/mesh.FORMAT)")] = None
+    """Where the file goes."""
+    device: DeviceOption = None
+    """cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """Makes a capture of an analytic scene, fits `neus` to it, and compares the mesh with the truth. Needs no data and no network."""
+
+    out: Annotated[Path, arg(metavar="DIR")] = Path("runs/demo")
+    """Where the run goes."""
+    max_seconds: float = 120.0
+    """Training time."""
+    device: DeviceOption = None
+    """cpu, cuda or cuda:1."""
+    seed: int = 0
+    """Of every random number."""
+    overwrite: bool = False
+    """Removes another run that is in the output folder."""
+
+
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Says what this machine can do, and what is wrong with it; the exit code is 1 if anything is."""
+
+
+def fit_command(words: Sequence[str]) -> int:
+    """``unrender fit RECIPE CAPTURE ...``"""
+    table = recipes()
+    if not words or words[0] in ("-h", "--help"):
+        print(_fit_help(table))
+        return 0 if words else 2
+    name, rest = words[0], list(words[1:])
+    if name not in table:
+        swapped = next((word for word in rest if word in table), None)
+        if swapped and (name.startswith("-") or Path(name).exists()):
+            raise UsageError(f"the recipe comes first: unrender fit {swapped} CAPTURE")
+        raise UsageError(f"there is no recipe {name!r}; {suggestion(name, table)}")
+    recipe = table[name]
+    device = select_device(value_of("--device", rest))
+    preset = value_of("--preset", rest) or recipe.default_preset(device)
+    if preset not in recipe.presets:
+        raise UsageError(f"the recipe {name} has no preset {preset!r}; {suggestion(preset, recipe.presets)}")
+    config = recipe.presets[preset]
+    if value_of("--steps", rest) is not None:
+        config = dataclasses.replace(config, max_seconds=None)
+    default: FitOptions[Any] = FitOptions(capture=tyro.MISSING, config=config)
+    options: FitOptions[Any] = parse(default, rest, command=f"unrender fit {name}", kind=FitOptions[type(config)])
+    out = options.out or Path("runs") / f"{name}-{options.capture.resolve().name}"
+
+    from unrender.commands import fit_capture
+
+    return fit_capture(recipe, preset, options, device, out)
+
+
+def _fit_help(table: dict[str, unrender.runs.Recipe]) -> str:
+    lines = ["usage: unrender fit RECIPE CAPTURE [OPTIONS]", "", str(FitOptions.__doc__), "", "recipes:"]
+    for recipe in table.values():
+        lines += [f"  {recipe.name:6} {recipe.summary}", f"         presets: {', '.join(recipe.presets)}"]
+    lines += ["", "common options:"]
+    lines += [
+        "  --out DIR            where the run goes (default: runs/RECIPE-CAPTURE)",
+        "  --max-seconds S      the best result within this much training time",
+        "  --steps N            a fixed number of steps instead (drops the preset's time budget unless --max-seconds is given too)",
+        "  --preset NAME        where all values start from (default: cpu or gpu)",
+        "  --device DEVICE      cpu, cuda or cuda:1 (default: the first GPU, else the CPU)",
+        "  --downscale K        averages the photos over K x K pixels",
+    ]
+    return "\n".join([*lines, "", f"`unrender fit {next(iter(table))} --help` lists everything a recipe takes."])
+
+
+def eval_command(words: Sequence[str]) -> int:
+    """``unrender eval RUN ...``"""
+    options: EvalOptions = parse(EvalOptions(run=tyro.MISSING), words, command="unrender eval")
+    from unrender.commands import evaluate_run
+
+    return evaluate_run(options, recipes(), select_device(options.device))
+
+
+def render_command(words: Sequence[str]) -> int:
+    """``unrender render RUN ...``"""
+    options: RenderOptions = parse(RenderOptions(run=tyro.MISSING), words, command="unrender render")
+    from unrender.commands import render_run
+
+    return render_run(options, recipes(), select_device(options.device))
+
+
+def export_command(words: Sequence[str]) -> int:
+    """``unrender export RUN ...``"""
+    options: ExportOptions = parse(ExportOptions(run=tyro.MISSING), words, command="unrender export")
+    from unrender.commands import export_run
+
+    return export_run(options, recipes(), select_device(options.device))
+
+
+def demo_command(words: Sequence[str]) -> int:
+    """``unrender demo ...``"""
+    options: DemoOptions = parse(DemoOptions(), words, command="unrender demo")
+    from unrender.commands import run_demo
+
+    return run_demo(options, recipes()["neus"], select_device(options.device))
+
+
+def doctor_command(words: Sequence[str]) -> int:
+    """``unrender doctor``"""
+    parse(DoctorOptions(), words, command="unrender doctor")
+    checks = examine()
+    for check in checks:
+        print(f"{'OK' if check.good else '!!'}  {check.finding}" + (f"\n    {check.advice}" if check.advice else ""))
+    return 0 if all(check.good for check in checks) else 1
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo_command,
+    "fit": fit_command,
+    "eval": eval_command,
+    "render": render_command,
+    "export": export_command,
+    "doctor": doctor_command,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 1 for what went wrong, 2 for a wrong command line, 130 after Ctrl-C.
+
+    An expected error is one line; with ``UNRENDER_TRACEBACK=1`` in the environment it shows where it came from.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"unrender {importlib.metadata.version('unrender')}")
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise UsageError(f"there is no command {words[0]!r}; {suggestion(words[0], COMMANDS)}")
+        return COMMANDS[words[0]](words[1:])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return _failed("stopped; the same command resumes from the last checkpoint", 130)
+    except (UsageError, DeviceError) as error:
+        return _failed(error, 2)
+    except (ValueError, OSError, MemoryError) as error:
+        return _failed(error, 1)
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        return _failed(f"{str(error).splitlines()[0]} Try --downscale 2 or a smaller --target-samples.", 1)
+
+
+def _failed(error: object, code: int) -> int:
+    if os.environ.get("UNRENDER_TRACEBACK") == "1" and isinstance(error, BaseException):
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    Console(stderr=True).print(f"unrender: error: {text}", highlight=False, markup=False, soft_wrap=True)
+    return code

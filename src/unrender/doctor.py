@@ -1,0 +1,267 @@
+"""What this machine can do, what is wrong with it, and which device a fit runs on.
+
+Nothing heavy is imported at the top: a broken installation must still be able to say what is broken.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, no_type_check
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report."""
+
+    good: bool
+    finding: str
+    advice: str = ""
+    """What to do about it; empty where all is well."""
+
+
+class DeviceError(ValueError):
+    """The device that was asked for is not there."""
+
+
+def select_device(name: str | None) -> torch.device:
+    """The device to run on: the one named, or the first GPU where there is one, or else the CPU.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or None for the best there is.
+
+    Raises:
+        DeviceError: one sentence that says what is missing and what to do.
+
+    >>> select_device("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    present = torch.cuda.is_available()
+    if name is None:
+        return torch.device("cuda", 0) if present else torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind == "cpu" and not number:
+        return torch.device("cpu")
+    if kind != "cuda" or (number and not number.isdigit()):
+        close = difflib.get_close_matches(kind, ["cpu", "cuda"], n=1, cutoff=0.7)
+        hint = f"did you mean {close[0]}?" if close else "choose cpu, cuda or cuda:1"
+        raise DeviceError(f"there is no device {name!r}; {hint}")
+    if not present:
+        if torch.version.cuda is None:
+            raise DeviceError(
+                f"device {name!r} cannot be used: the installed PyTorch {torch.__version__} is built without CUDA; "
+                "install a CUDA build (https://pytorch.org/get-started) or run on the CPU with --device cpu"
+            )
+        raise DeviceError(
+            f"device {name!r} cannot be used: the installed PyTorch {torch.__version__} (for CUDA {torch.version.cuda}) finds no GPU; "
+            "check the driver with nvidia-smi or run on the CPU with --device cpu"
+        )
+    index, count = int(number or 0), torch.cuda.device_count()
+    if index >= count:
+        raise DeviceError(f"device {name!r} cannot be used: this machine has {count} GPU{'s' * (count > 1)}, numbered from 0")
+    return torch.device("cuda", index)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called by its maker."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type != "cpu" else processor()
+
+
+def processor() -> str:
+    """The name of the processor and how many cores this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {usable_cores()} cores"
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """The most memory used so far, in MB (2²⁰ bytes): of the GPU for a GPU fit, else of this process; None where it cannot be known."""
+    import torch
+
+    if device.type != "cpu":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            return next((int(line.split()[1]) / 1024.0 for line in file if line.startswith("VmHWM")), None)
+    except OSError:
+        pass
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a result."""
+    import numpy
+    import torch
+    import warp
+
+    return {
+        "unrender": importlib.metadata.version("unrender"),
+        "torch": torch.__version__,
+        "warp": warp.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def examine() -> list[Check]:
+    """Every check, in the order in which one failing explains the next."""
+    checks = [_python(), _system(), _cores(), _memory()]
+    torch_check = _guarded(_torch, "PyTorch", "reinstall it: pip install --force-reinstall torch")
+    warp_check = _guarded(_warp, "Warp", "reinstall it: pip install --force-reinstall warp-lang")
+    checks += [torch_check, warp_check]
+    if torch_check.good:
+        checks.append(_guarded(_gpu_in_torch, "GPU in PyTorch", "leave --device out to run on the CPU"))
+    if torch_check.good and warp_check.good:
+        checks.append(_guarded(_warp_cache, "kernel cache of Warp", "set WARP_CACHE_PATH to a folder that can be written"))
+        checks += _device_checks()
+    checks.append(_guarded(_ffmpeg, "ffmpeg", "reinstall it: pip install --force-reinstall imageio-ffmpeg"))
+    checks.append(_working_folder())
+    return checks
+
+
+def _guarded(check: Callable[[], Check], what: str, advice: str) -> Check:
+    """Whatever a check raises becomes its finding: a doctor does not faint."""
+    try:
+        return check()
+    except Exception as error:
+        return Check(False, f"{what}: {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}", advice)
+
+
+def _python() -> Check:
+    good = sys.version_info >= (3, 10)
+    return Check(good, f"Python {platform.python_version()} at {sys.executable}", "" if good else "install Python 3.10 or newer")
+
+
+def _system() -> Check:
+    return Check(True, f"{platform.system()} {platform.release()} on {platform.machine()}")
+
+
+def _cores() -> Check:
+    return Check(True, processor())
+
+
+def _memory() -> Check:
+    try:
+        pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return Check(True, "memory: this system does not tell")
+    total = pages * page / 2**30
+    good = total >= 4.0
+    return Check(good, f"{total:.1f} GB of memory", "" if good else "a fit wants 4 GB; use --downscale 2 and few views")
+
+
+def _torch() -> Check:
+    import torch
+
+    build = "without CUDA" if torch.version.cuda is None else f"with CUDA {torch.version.cuda}"
+    value = float((torch.eye(3) * 2.0).sum())
+    if value != 6.0:
+        return Check(False, f"PyTorch {torch.__version__} computes wrongly (6 became {value})", "reinstall it")
+    return Check(True, f"PyTorch {torch.__version__}, built {build}, {torch.get_num_threads()} threads")
+
+
+def _warp() -> Check:
+    import warp
+
+    return Check(True, f"Warp {warp.__version__}")
+
+
+def _gpu_in_torch() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_properties(k) for k in range(torch.cuda.device_count())]
+        return Check(True, "GPU: " + "; ".join(f"{p.name}, {p.total_memory / 2**30:.0f} GB, compute {p.major}.{p.minor}" for p in names))
+    driver = shutil.which("nvidia-smi") is not None
+    if driver and torch.version.cuda is None:
+        advice = "install a CUDA build: https://pytorch.org/get-started"
+        return Check(False, "an NVIDIA driver is here, but PyTorch is built without CUDA", advice)
+    if driver:
+        advice = "run nvidia-smi; the driver may be older than PyTorch's CUDA"
+        return Check(False, "an NVIDIA driver is here, but PyTorch finds no GPU", advice)
+    return Check(True, "no NVIDIA GPU: fits run on the CPU")
+
+
+def _warp_cache() -> Check:
+    import warp as wp
+
+    import unrender.ops._launch  # noqa: F401  starts Warp quietly
+
+    folder = Path(str(wp.config.kernel_cache_dir))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        return Check(True, f"kernel cache of Warp at {folder} can be written")
+
+
+def _device_checks() -> list[Check]:
+    """Compiles and runs one small kernel on every device, on PyTorch's own memory."""
+    import torch
+
+    devices = [torch.device("cpu")]
+    if torch.cuda.is_available():
+        devices += [torch.device(select_device("cuda").type, k) for k in range(torch.cuda.device_count())]
+    advice = "a compiler is not needed; look for a read-only kernel cache or, on a GPU, a driver older than Warp's CUDA"
+    return [_guarded(lambda device=device: _run_kernel(device), f"a kernel on {device}", advice) for device in devices]
+
+
+def _run_kernel(device: Any) -> Check:
+    import time
+
+    import torch
+    import warp as wp
+
+    import unrender.ops._launch as launcher
+
+    @no_type_check
+    @wp.kernel(module="unique", enable_backward=False)
+    def double(first: int, x: wp.array(dtype=wp.float32), y: wp.array(dtype=wp.float32)):
+        i = first + wp.tid()
+        y[i] = 2.0 * x[i]
+
+    x = torch.arange(5000, dtype=torch.float32, device=device)
+    y = torch.zeros_like(x)
+    started = time.perf_counter()
+    launcher.launch(double, x.numel(), [x, y], torch.device(device))
+    if not torch.equal(y, 2.0 * x):
+        return Check(False, f"a kernel on {device} ran but its result is wrong", "empty the kernel cache and try again")
+    return Check(True, f"a kernel on {device} compiled and ran in {time.perf_counter() - started:.1f} s")
+
+
+def _ffmpeg() -> Check:
+    import imageio_ffmpeg
+
+    return Check(True, f"ffmpeg {imageio_ffmpeg.get_ffmpeg_version()} at {imageio_ffmpeg.get_ffmpeg_exe()}")
+
+
+def _working_folder() -> Check:
+    free = shutil.disk_usage(".").free / 2**30
+    good = os.access(".", os.W_OK) and free > 0.5
+    return Check(good, f"working folder {Path.cwd()}: {free:.1f} GB free", "" if good else "runs go to ./runs; give --out another folder")

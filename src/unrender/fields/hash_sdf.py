@@ -1,0 +1,122 @@
+"""A signed distance field from a hash grid and a perceptron: the field of instant-nsr-pl's NeuS and of Neuralangelo."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unrender.fields.surface import SurfaceField, SurfaceSample
+from unrender.ops.hash_encoding import HashGrid, hash_encode
+
+Normals = Literal["analytic", "taps6", "taps4"]
+
+_TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
+_SOFTPLUS_SHARPNESS = 100.0
+
+
+class HashSdf(SurfaceField):
+    """f(x) = first output of a softplus perceptron on (x, h(x)), with h a hash encoding; all outputs are the features.
+
+    ``normals`` picks the gradient: ``analytic`` differentiates through the encoding (second order while fitting); ``taps6`` are central
+    differences along the axes; ``taps4`` use the corners of a tetrahedron, (1/4ε) Σ k_i f(x + ε k_i). The step ε is one cell of the
+    finest active level. The weights start as a sphere (Atzmon and Lipman 2020) and are normalised row by row (Salimans and Kingma 2016).
+    """
+
+    def __init__(
+        self,
+        grid: HashGrid,
+        *,
+        hidden: tuple[int, ...],
+        features: int,
+        radius: float,
+        normals: Normals,
+        start_level: int,
+        level_every: float,
+        level_start: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.normals: Normals = normals
+        self.start_level = start_level
+        self.level_every = level_every
+        self.level_start = level_start
+        self.active_levels = min(start_level, grid.levels)
+        self.table = nn.Parameter(grid.initial_table(generator))
+        self.directions = nn.ParameterList()
+        self.gains = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        sizes = (3 + grid.columns, *hidden, 1 + features)
+        for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            last = layer == len(sizes) - 2
+            if last:
+                weight = torch.randn(outputs, inputs, generator=generator) * 1e-4 + math.sqrt(math.pi / inputs)
+                bias = torch.full((outputs,), -radius)
+            else:
+                weight = torch.randn(outputs, inputs, generator=generator) * math.sqrt(2 / outputs)
+                bias = torch.zeros(outputs)
+                if layer == 0:
+                    weight[:, 3:] = 0.0
+            self.directions.append(nn.Parameter(weight))
+            self.gains.append(nn.Parameter(weight.norm(dim=1)))
+            self.biases.append(nn.Parameter(bias))
+
+    @property
+    def epsilon(self) -> float:
+        """Step of the finite differences: one cell of the finest active level, in world units."""
+        return 2.0 / (self.grid.base_resolution * self.grid.per_level_scale ** (self.active_levels - 1))
+
+    def advance(self, fraction: float) -> bool:
+        if self.level_every <= 0:
+            self.active_levels = self.grid.levels
+        else:
+            gained = int(max(0.0, fraction - self.level_start) / self.level_every)
+            self.active_levels = min(self.grid.levels, self.start_level + gained)
+        return False
+
+    def outputs(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples outputs"]:
+        encoded = hash_encode(positions * 0.5 + 0.5, self.table, self.grid, active_levels=self.active_levels)
+        x = torch.cat([positions, encoded], dim=-1)
+        for layer, (direction, gain, bias) in enumerate(zip(self.directions, self.gains, self.biases, strict=True)):
+            weight = direction * (gain / direction.norm(dim=1))[:, None]
+            x = F.linear(x, weight[:, : x.shape[1]] if layer == 0 else weight, bias)
+            if layer + 1 < len(self.biases):
+                x = F.softplus(x, beta=_SOFTPLUS_SHARPNESS)
+        return x
+
+    def sdf(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, " samples"]:
+        return self.outputs(positions)[:, 0]
+
+    def sample(self, positions: Float[Tensor, "samples 3"]) -> SurfaceSample:
+        if self.normals == "analytic":
+            learning = torch.is_grad_enabled()
+            with torch.enable_grad():
+                x = positions.detach().requires_grad_()
+                outputs = self.outputs(x)
+                (gradient,) = torch.autograd.grad(outputs[:, 0].sum(), x, create_graph=learning)
+            return SurfaceSample(outputs[:, 0], gradient, outputs, None)
+        outputs = self.outputs(positions)
+        value = outputs[:, 0]
+        epsilon = self.epsilon
+        if self.normals == "taps4":
+            step = epsilon / math.sqrt(3)
+            corners = torch.tensor(_TETRAHEDRON, device=positions.device)
+            taps = self._taps(positions, corners * step)
+            gradient = (taps[:, :, None] * corners).sum(1) / (4 * step)
+            laplacian = (taps.sum(1) - 4 * value) / (2 * step**2)
+        else:
+            axes = torch.eye(3, device=positions.device)
+            taps = self._taps(positions, torch.cat([axes, -axes]) * epsilon)
+            gradient = (taps[:, :3] - taps[:, 3:]) / (2 * epsilon)
+            laplacian = (taps.sum(1) - 6 * value) / epsilon**2
+        return SurfaceSample(value, gradient, outputs, laplacian)
+
+    def _taps(self, positions: Tensor, offsets: Tensor) -> Tensor:
+        """f at each position plus each offset, [samples, offsets]."""
+        points = (positions[None] + offsets[:, None]).clamp(-1, 1).reshape(-1, 3)
+        return self.sdf(points).reshape(offsets.shape[0], -1).t()

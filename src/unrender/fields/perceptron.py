@@ -1,0 +1,50 @@
+"""Small perceptrons as modules, and the activations of the fields."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unrender.ops.mlp import mlp
+
+
+class Perceptron(nn.Module):
+    """ReLU layers and a linear last one, weights from U(-√(6/inputs), √(6/inputs)) (He et al. 2015), biases zero."""
+
+    def __init__(self, sizes: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList()
+        self.biases = nn.ParameterList()
+        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+            bound = math.sqrt(6 / inputs)
+            weight = (torch.rand(outputs, inputs, generator=generator) * 2 - 1) * bound
+            self.weights.append(nn.Parameter(weight))
+            self.biases.append(nn.Parameter(torch.zeros(outputs)))
+
+    def forward(self, inputs: Float[Tensor, "samples features"]) -> Float[Tensor, "samples outputs"]:
+        return mlp(inputs, tuple(self.weights), tuple(self.biases))
+
+
+class _TruncatedExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.exp(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0] * torch.exp(x.clamp(max=15.0))
+
+
+def truncated_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """exp(x) whose slope stops growing at x = 15, so that one dense sample cannot blow up the weights (instant-ngp).
+
+    >>> truncated_exp(torch.tensor([0.0, 1.0])).tolist()
+    [1.0, 2.7182817459106445]
+    """
+    return _TruncatedExp.apply(x)

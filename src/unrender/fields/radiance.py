@@ -1,0 +1,59 @@
+"""Density and colour of space from a multiresolution hash grid: the field of instant-ngp."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from unrender.fields.perceptron import Perceptron, truncated_exp
+from unrender.ops.contraction import contract
+from unrender.ops.hash_encoding import HashGrid, hash_encode
+from unrender.ops.spherical_harmonics_encoding import spherical_harmonics_encode
+
+_SH_DEGREE = 4
+_DENSITY_BIAS = -1.0
+"""Shifts the initial density below one, so that the first rays see through the volume (instant-nsr-pl)."""
+
+
+class RadianceField(nn.Module):
+    """σ(x) = exp(g_0(h(x)) - 1) and c(x, d) = sigmoid(m(g(h(x)), Y(d))), with h a hash encoding, g and m perceptrons and Y spherical harmonics.
+
+    The world cube [-1, 1]³ fills the hash grid; with ``unbounded`` all of space does, through the sphere contraction.
+    """
+
+    def __init__(
+        self,
+        grid: HashGrid,
+        *,
+        density_hidden: tuple[int, ...],
+        colour_hidden: tuple[int, ...],
+        geometry_features: int,
+        unbounded: bool,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.grid = grid
+        self.unbounded = unbounded
+        self.table = nn.Parameter(grid.initial_table(generator))
+        self.density_net = Perceptron((grid.columns, *density_hidden, geometry_features), generator)
+        self.colour_net = Perceptron((geometry_features + _SH_DEGREE**2, *colour_hidden, 3), generator)
+
+    def density(self, positions: Float[Tensor, "samples 3"]) -> tuple[Float[Tensor, " samples"], Float[Tensor, "samples geometry"]]:
+        """Density per world unit and the geometry features, whose first is the raw density."""
+        unit = (contract(positions) * 0.25 if self.unbounded else positions * 0.5) + 0.5
+        features = self.density_net(hash_encode(unit, self.table, self.grid))
+        return truncated_exp(features[:, 0] + _DENSITY_BIAS), features
+
+    def encode_directions(self, directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays harmonics"]:
+        return spherical_harmonics_encode(directions, _SH_DEGREE)
+
+    def colour(
+        self,
+        features: Float[Tensor, "samples geometry"],
+        harmonics: Float[Tensor, "rays harmonics"],
+        ray_index: Int[Tensor, " samples"],
+    ) -> Float[Tensor, "samples 3"]:
+        """sRGB colour seen along the ray of each sample; directions are encoded once per ray and shared by its samples."""
+        per_sample = harmonics.t().index_select(1, ray_index.clamp_min(0))
+        return torch.sigmoid(self.colour_net(torch.cat([features.t(), per_sample]).t()))

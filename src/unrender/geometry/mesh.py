@@ -1,0 +1,197 @@
+"""Triangle meshes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import trimesh
+from jaxtyping import Float, Int
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from unrender.geometry import mesh_files
+from unrender.numerics import normalised
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles, counter-clockwise seen from outside, with optional colour and normal per vertex.
+
+    >>> square = Mesh(torch.tensor([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]]), torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    >>> square.area
+    4.0
+    >>> square.with_vertex_normals().normals[0].tolist()
+    [0.0, 0.0, 1.0]
+    """
+
+    vertices: Float[Tensor, "vertices 3"]
+    faces: Int[Tensor, "faces 3"]
+    colours: Float[Tensor, "vertices 3"] | None = None
+    """sRGB, 0 to 1."""
+    normals: Float[Tensor, "vertices 3"] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return self.faces.shape[0] == 0
+
+    @property
+    def bounding_box(self) -> Float[Tensor, "2 3"]:
+        """The smallest and the largest coordinates of the vertices.
+
+        Raises:
+            ValueError: for a mesh without vertices.
+        """
+        if self.vertices.shape[0] == 0:
+            raise ValueError("a mesh without vertices has no bounding box; check mesh.is_empty first")
+        return torch.stack([self.vertices.amin(0), self.vertices.amax(0)])
+
+    @property
+    def area(self) -> float:
+        """Sum of the areas of the triangles, |(b − a) × (c − a)| / 2, in squared world units."""
+        return float(self._face_crosses().double().norm(dim=-1).sum() / 2)
+
+    @property
+    def component_count(self) -> int:
+        """How many pieces hang together through shared vertices."""
+        return 0 if self.is_empty else int(self._face_components().max()) + 1
+
+    @property
+    def is_watertight(self) -> bool:
+        """Whether every edge is shared by exactly two triangles; False for an empty mesh."""
+        return not self.is_empty and bool(trimesh.Trimesh(_numpy(self.vertices), _numpy(self.faces), process=False).is_watertight)
+
+    def transformed(self, similarity: Float[Tensor, "4 4"]) -> Mesh:
+        """The mesh moved by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].
+
+        Normals follow A⁻ᵀ and keep pointing out; a reflection (det A < 0) turns the order of the triangles' corners round.
+
+        Raises:
+            ValueError: when A cannot be inverted.
+        """
+        matrix = similarity.to(self.vertices.device, torch.float64)
+        linear = matrix[:3, :3]
+        determinant = float(torch.linalg.det(linear))
+        if determinant == 0.0 or not np.isfinite(determinant):
+            raise ValueError("the matrix squashes or breaks the mesh (its determinant is zero or not finite); give an invertible one")
+        vertices = self.vertices.double() @ linear.T + matrix[:3, 3]
+        normals = None
+        if self.normals is not None:
+            normals = normalised(self.normals.double() @ torch.linalg.inv(linear)).to(self.normals.dtype)
+        faces = self.faces if determinant > 0 else self.faces.flip(1)
+        return replace(self, vertices=vertices.to(self.vertices.dtype), faces=faces, normals=normals)
+
+    def with_vertex_normals(self) -> Mesh:
+        """The mesh with unit normals n = Σ (b − a) × (c − a) / |…| over the triangles around each vertex, that is, weighted by area.
+
+        A vertex in no triangle gets the zero vector.
+        """
+        crosses = self._face_crosses()
+        sums = torch.zeros_like(self.vertices)
+        for corner in range(3):
+            sums.index_add_(0, self.faces[:, corner].long(), crosses)
+        return replace(self, normals=normalised(sums))
+
+    def largest_component(self) -> Mesh:
+        """The connected piece with the largest area, without the vertices that only other pieces use.
+
+        Triangles hang together through shared vertex indices, so the mesh must be welded, as the one from
+        :func:`unrender.geometry.isosurface.extract_surface` is. An empty mesh is returned as it is.
+        """
+        if self.is_empty:
+            return self
+        piece = self._face_components()
+        areas = np.bincount(piece, _numpy(self._face_crosses().double().norm(dim=-1)))
+        return self.submesh(torch.from_numpy(piece == int(areas.argmax())).to(self.faces.device))
+
+    def submesh(self, keep: Tensor) -> Mesh:
+        """The triangles where the boolean tensor ``keep`` [faces] is true, and the vertices they use, in their old order."""
+        faces = self.faces[keep]
+        used = torch.zeros(self.vertices.shape[0], dtype=torch.bool, device=self.vertices.device)
+        used[faces.reshape(-1).long()] = True
+        renumbered = (used.cumsum(0) - 1).to(faces.dtype)
+        return Mesh(
+            vertices=self.vertices[used],
+            faces=renumbered[faces.long()],
+            colours=None if self.colours is None else self.colours[used],
+            normals=None if self.normals is None else self.normals[used],
+        )
+
+    def sample_surface(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "count 3"], Float[Tensor, "count 3"]]:
+        """Points spread evenly over the surface, and the unit normals of the triangles they lie on.
+
+        A triangle is drawn with a probability proportional to its area; inside it x = (1 − √u) a + √u (1 − v) b + √u v c with u, v uniform
+        (Turk, Graphics Gems, 1990).
+
+        Raises:
+            ValueError: for a mesh without area.
+        """
+        crosses = self._face_crosses().double()
+        cumulative = crosses.norm(dim=-1).cumsum(0)
+        if self.is_empty or not bool(cumulative[-1] > 0):
+            raise ValueError("points cannot be drawn from a mesh without area; check mesh.is_empty first")
+        device = self.vertices.device
+        draws = torch.rand((3, count), generator=generator, dtype=torch.float64, device=generator.device).to(device)
+        face = torch.searchsorted(cumulative, draws[0] * cumulative[-1], right=True).clamp_max(self.faces.shape[0] - 1)
+        corners = self.vertices[self.faces[face].long()].double()
+        root = draws[1].sqrt()
+        weights = torch.stack([1 - root, root * (1 - draws[2]), root * draws[2]], dim=-1)
+        points = (weights[..., None] * corners).sum(1)
+        return points.to(self.vertices.dtype), normalised(crosses[face]).to(self.vertices.dtype)
+
+    def export(self, path: str | Path, *, z_up: bool = True) -> None:
+        """Writes the mesh as .ply, .obj or .glb, whichever the suffix says, so that no half-written file can be seen.
+
+        Args:
+            path: where to; an existing file is replaced.
+            z_up: the mesh's up axis is +Z. A GLB is +Y up by definition and gets a root node that turns it upright; the other formats hold
+                the coordinates as they are.
+
+        Raises:
+            ValueError: for an empty mesh, an unknown suffix, or vertices that are not finite.
+            FileNotFoundError: when the folder does not exist.
+        """
+        path = Path(path)
+        if self.is_empty:
+            raise ValueError(f"there is no surface to write to {path}: the mesh has no triangles; see explain_empty for the usual reasons")
+        colours = None if self.colours is None else _numpy(self.colours)
+        normals = None if self.normals is None else _numpy(self.normals)
+        mesh_files.write(path, mesh_files.MeshArrays(_numpy(self.vertices), _numpy(self.faces), colours, normals), z_up=z_up)
+
+    def _face_crosses(self) -> Float[Tensor, "faces 3"]:
+        """(b − a) × (c − a): the outward normal times twice the area."""
+        a, b, c = self.vertices[self.faces.long()].unbind(1)
+        return torch.linalg.cross(b - a, c - a)
+
+    def _face_components(self) -> Int[np.ndarray, " faces"]:
+        """The number of the connected piece each triangle belongs to."""
+        faces = _numpy(self.faces)
+        count = self.vertices.shape[0]
+        ends = np.concatenate([faces[:, :2], faces[:, 1:]])
+        graph = coo_matrix((np.ones(len(ends), np.bool_), (ends[:, 0], ends[:, 1])), shape=(count, count))
+        labels = connected_components(graph, directed=False)[1][faces[:, 0]]
+        return np.unique(labels, return_inverse=True)[1].reshape(-1)
+
+
+def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
+    """Reads the positions, triangles and vertex colours of a PLY, OBJ, GLB, STL or OFF file.
+
+    Args:
+        path: the file.
+        z_up: turn a GLB, which is +Y up by definition, back to +Z up; the other formats are read as they are.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it holds no triangles or cannot be understood.
+    """
+    arrays = mesh_files.read(Path(path), z_up=z_up)
+    colours = None if arrays.colours is None else torch.from_numpy(arrays.colours.astype(np.float32))
+    vertices = torch.from_numpy(arrays.vertices.astype(np.float32))
+    return Mesh(vertices, torch.from_numpy(arrays.faces.astype(np.int64)), colours)
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()

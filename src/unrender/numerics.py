@@ -1,0 +1,33 @@
+"""Small guards against undefined arithmetic, each with the reason for its constant."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+SMALLEST_LENGTH = 1e-12
+"""Vectors shorter than this have no direction: dividing by less would overflow float32 when squared in a backward pass."""
+
+SMALLEST_PIVOT = 1e-6
+"""A Newton step divides by at least this, so that a fold of a lens polynomial gives a wrong pixel and not a NaN."""
+
+
+def normalised(vectors: Float[Tensor, "*shape axes"]) -> Float[Tensor, "*shape axes"]:
+    """Vectors of unit length, v / |v|; the zero vector stays zero and has a finite gradient.
+
+    >>> normalised(torch.tensor([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0]])).tolist()
+    [[0.6000000238418579, 0.0, 0.800000011920929], [0.0, 0.0, 0.0]]
+    """
+    squared = (vectors * vectors).sum(-1, keepdim=True)
+    return vectors * torch.rsqrt(squared.clamp_min(SMALLEST_LENGTH**2))
+
+
+def away_from_zero(values: Float[Tensor, "*shape"], smallest: float) -> Float[Tensor, "*shape"]:
+    """The values, with magnitudes below ``smallest`` raised to it (zero counts as positive).
+
+    >>> away_from_zero(torch.tensor([2.0, -0.25, 0.0]), 0.5).tolist()
+    [2.0, -0.5, 0.5]
+    """
+    signed = torch.where(values < 0, -smallest, smallest).to(values.dtype)
+    return torch.where(values.abs() < smallest, signed, values)

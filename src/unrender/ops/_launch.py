@@ -1,0 +1,114 @@
+"""The one place that knows how a Warp kernel is started on a CPU and on a GPU.
+
+Warp runs a CPU launch on the calling thread and releases the interpreter lock meanwhile, so a launch is cut
+along its leading dimension and the pieces run on a thread pool of ``torch.get_num_threads()`` workers. On a GPU
+it is one plain launch on PyTorch's current stream.
+
+Every kernel takes the index of its first element as its first argument, ``first: int``, and starts with
+``i = first + wp.tid()``.
+
+Warp's ``atomic_add`` is not atomic between CPU threads. A kernel that scatters must therefore own its destination:
+one work item is then one destination (a level, a ray, a tile), and ``pieces`` says how finely to cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import torch
+import warp as wp
+from torch import Tensor
+
+
+def _start_warp() -> None:
+    """Starts Warp without its greeting, nor its line on standard error about a missing GPU driver, which is no news on a CPU."""
+    wp.config.log_level = logging.ERROR
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        wp.init()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+_start_warp()
+
+_SMALLEST_PIECE = 2048
+"""Below this many work items a thread costs more (about 60 microseconds) than it saves."""
+
+_pool: ThreadPoolExecutor | None = None
+_pool_size = 0
+_pool_lock = threading.Lock()
+
+
+def _workers(count: int) -> ThreadPoolExecutor:
+    global _pool, _pool_size
+    with _pool_lock:
+        if _pool is None or _pool_size != count:
+            _pool = ThreadPoolExecutor(count, thread_name_prefix="unrender")
+            _pool_size = count
+        return _pool
+
+
+def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, pieces: int | None = None) -> None:
+    """Runs ``kernel`` for work items ``0 <= i < count``.
+
+    Args:
+        kernel: a Warp kernel whose first parameter is ``first: int``.
+        count: number of work items; zero does nothing.
+        arguments: what follows ``first``: contiguous tensors, numbers, Warp structs.
+        device: where the tensors live.
+        pieces: on a CPU, how many pieces the work is cut into. Left out, one per thread, for work of equal items;
+            give ``count`` where each item is long or items are of unequal length.
+    """
+    if count == 0:
+        return
+    ready = [wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a for a in arguments]
+    if device.type != "cpu":
+        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
+        wp.launch(kernel, dim=count, inputs=[0, *ready], device=wp.device_from_torch(device), stream=stream)
+        return
+    threads = torch.get_num_threads()
+    if pieces is None:
+        pieces = min(threads, max(1, count // _SMALLEST_PIECE))
+    pieces = min(pieces, count)
+    bounds = [count * k // pieces for k in range(pieces + 1)]
+
+    def run(k: int) -> None:
+        wp.launch(kernel, dim=bounds[k + 1] - bounds[k], inputs=[bounds[k], *ready], device="cpu")
+
+    run_in_threads(run, pieces, threads)
+
+
+def run_in_threads(work: Callable[[int], None], pieces: int, threads: int) -> None:
+    """Calls ``work(k)`` for ``0 <= k < pieces`` on the calling thread and ``threads - 1`` workers, each taking the next free piece."""
+    helpers = min(threads, pieces) - 1
+    if helpers <= 0:
+        for k in range(pieces):
+            work(k)
+        return
+    counter = iter(range(pieces))
+    lock = threading.Lock()
+
+    def drain() -> None:
+        while True:
+            with lock:
+                k = next(counter, None)
+            if k is None:
+                return
+            work(k)
+
+    futures: list[Future[None]] = [_workers(threads - 1).submit(drain) for _ in range(helpers)]
+    try:
+        drain()
+    finally:
+        for future in futures:
+            future.result()

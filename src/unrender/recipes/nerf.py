@@ -1,0 +1,285 @@
+"""``nerf``: a radiance field from a hash grid, marched through an occupancy grid (instant-ngp; instant-nsr-pl's NeRF system).
+
+Unknowns: a hash table and two small perceptrons. Image: C = Σ w_i c_i + (1 - Σ w_i) background, weights from density. Loss: photometric,
+with an optional distortion term.
+
+    draw pixels → march their rays through occupied cells → drop what lies behind → density, colour → composite → loss → Adam
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from unrender.cameras import Rays
+from unrender.capture import Capture
+from unrender.color import over
+from unrender.fields.radiance import RadianceField
+from unrender.geometry.isosurface import extract_surface
+from unrender.geometry.mesh import Mesh
+from unrender.losses.photometric import l1, mse, smooth_l1
+from unrender.ops.compositing import composite, opacity_and_distance, weights_from_density
+from unrender.ops.distortion import distortion
+from unrender.ops.hash_encoding import HashGrid
+from unrender.ops.marching import march, prune, visible
+from unrender.ops.occupancy import OccupancyGrid
+from unrender.ops.samples import Samples
+from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
+from unrender.recipes.schedules import exponential, steps_down, warm_up
+from unrender.render.rendering import Rendering
+from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
+
+@dataclass(frozen=True)
+class NerfConfig:
+    """Settings of the ``nerf`` recipe."""
+
+    steps: int = 20_000
+    """Optimiser steps; every schedule is stretched over them (or over ``max_seconds``)."""
+    max_seconds: float | None = None
+    """Budget of training time in seconds; the best result within it."""
+    learning_rate: float = 1e-2
+    """Peak learning rate of Adam (betas 0.9 and 0.99, epsilon 1e-15)."""
+    warm_up: float = 0.005
+    """Share of the budget over which the learning rate rises from a hundredth."""
+    decay: Literal["steps", "exponential"] = "exponential"
+    """``steps``: x 0.33 at 1/2, 3/4 and 9/10 of the budget, as published; ``exponential``: smoothly to a thirtieth."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the perceptrons (AdamW)."""
+    levels: int = 16
+    """Levels of the hash grid."""
+    features: int = 2
+    """Features per entry: 1, 2, 4 or 8."""
+    log2_entries: int = 19
+    """Largest level holds 2 to this many entries."""
+    base_resolution: int = 16
+    """Cells along an axis of the coarsest level."""
+    finest_resolution: int = 4096
+    """Cells along an axis of the finest level."""
+    density_hidden: tuple[int, ...] = (64,)
+    """Units of the hidden layers of the density perceptron."""
+    colour_hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers of the colour perceptron."""
+    geometry_features: int = 16
+    """Numbers handed from density to colour; the first is the raw density."""
+    samples_per_ray: int = 1024
+    """The cube's diagonal is cut into this many steps."""
+    cone_angle: float = 1 / 256
+    """Unbounded captures only: a step is at least this share of the distance."""
+    near: float = 0.05
+    """Nothing is sampled closer to the camera than this, in world units."""
+    target_samples: int = 2**18
+    """Samples of one step; the number of rays adapts to it."""
+    start_rays: int = 256
+    """Rays of the first step."""
+    max_rays: int = 8192
+    """Most rays of a step."""
+    occupancy_resolution: int = 128
+    """Cells along an axis of the occupancy grid."""
+    occupancy_levels: int = 6
+    """Unbounded captures only: nested cubes of the occupancy grid, each twice the one before."""
+    occupancy_threshold: float = 0.01
+    """A cell is empty where the opacity of one step through it stays below this."""
+    occupancy_every: int = 16
+    """Steps between two updates of the occupancy grid."""
+    background: Background = "random"
+    """Behind the scene while fitting: a random colour per ray forces the opacity to be right."""
+    loss: Literal["l1", "mse", "smooth_l1"] = "smooth_l1"
+    """Photometric loss."""
+    distortion: float = 0.0
+    """Weight of the distortion loss, which gathers the weights of a ray (mip-NeRF 360)."""
+    prune: bool = True
+    """Drop samples nobody sees after a gradient-free look at the density."""
+    downscale_first: int = 1
+    """The first part of the fit sees the photos averaged over this many pixels squared."""
+    downscale_until: float = 0.1
+    """Share of the budget for which ``downscale_first`` holds."""
+
+    def __post_init__(self) -> None:
+        if self.finest_resolution <= self.base_resolution:
+            raise ValueError(f"finest_resolution is {self.finest_resolution}; it must exceed base_resolution {self.base_resolution}")
+        if min(self.samples_per_ray, self.target_samples, self.start_rays, self.max_rays, self.occupancy_every, self.downscale_first) < 1:
+            raise ValueError("samples_per_ray, target_samples, start_rays, max_rays, occupancy_every and downscale_first must be at least 1")
+
+
+_CPU = NerfConfig(
+    steps=30_000,
+    max_seconds=300.0,
+    levels=8,
+    features=4,
+    log2_entries=16,
+    finest_resolution=1024,
+    density_hidden=(32,),
+    colour_hidden=(32, 32),
+    samples_per_ray=512,
+    target_samples=2**16,
+    max_rays=16_384,
+    occupancy_resolution=64,
+)
+
+PRESETS: dict[str, NerfConfig] = {
+    "cpu": _CPU,
+    "gpu": NerfConfig(decay="steps"),
+    "nerf-blender": NerfConfig(decay="steps", distortion=0.0),
+    "nerf-colmap": NerfConfig(decay="steps", distortion=0.001, start_rays=128, samples_per_ray=2048, background="random"),
+}
+"""``cpu`` is made for two cores; ``gpu`` and the others are the published configurations of instant-nsr-pl."""
+
+
+class NerfScene(Scene):
+    """A radiance field with its occupancy grid."""
+
+    def __init__(self, config: NerfConfig, *, unbounded: bool, masked: bool, generator: torch.Generator) -> None:
+        super().__init__()
+        self.config = config
+        scale = (config.finest_resolution / config.base_resolution) ** (1 / max(1, config.levels - 1))
+        grid = HashGrid(config.levels, config.features, config.log2_entries, config.base_resolution, scale)
+        self.field = RadianceField(
+            grid,
+            density_hidden=config.density_hidden,
+            colour_hidden=config.colour_hidden,
+            geometry_features=config.geometry_features,
+            unbounded=unbounded,
+            generator=generator,
+        )
+        self.occupancy = OccupancyGrid(config.occupancy_resolution, config.occupancy_levels if unbounded else 1)
+        self.register_buffer("kind", torch.tensor([unbounded, masked]))
+        self.unbounded = unbounded
+        self.step = 2 * math.sqrt(3) / config.samples_per_ray
+        self.background = 1.0 if masked else 0.0
+        """Colour behind the scene when it is looked at: white for a cut-out object."""
+
+    def march(self, rays: Rays, offsets: Tensor | None) -> Samples:
+        cone = self.config.cone_angle if self.unbounded else 0.0
+        capacity = None if rays.origins.device.type == "cpu" else 4 * self.config.target_samples
+        return march(
+            rays, self.occupancy, step=self.step, near=self.config.near, far=1e6, cone_angle=cone, offsets=offsets, capacity=capacity
+        )
+
+    @torch.no_grad()
+    def prune(self, samples: Samples, rays: Rays) -> Samples:
+        density, _ = self.field.density(samples.positions(rays))
+        alpha = 1 - torch.exp(-density * samples.lengths)
+        return prune(samples, visible(samples, alpha, threshold=1e-3))
+
+    def shade(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, Tensor]:
+        """The rendering of the rays, and the weight of each sample."""
+        density, features = self.field.density(samples.positions(rays))
+        weights = weights_from_density(density, samples)
+        colour = self.field.colour(features, self.field.encode_directions(rays.directions), samples.ray_index)
+        opacity, distance = opacity_and_distance(weights, samples)
+        seen = composite(weights, colour, samples) + (1 - opacity)[:, None] * background
+        return Rendering(seen, opacity, distance, torch.zeros_like(seen)), weights
+
+    @torch.no_grad()
+    def render_rays(self, rays: Rays) -> Rendering:
+        parts = []
+        for k in range(0, rays.origins.shape[0], 4096):
+            piece = Rays(rays.origins[k : k + 4096].contiguous(), rays.directions[k : k + 4096].contiguous())
+            samples = self.prune(self.march(piece, None), piece)
+            background = torch.full_like(piece.origins, self.background)
+            rendering, weights = self.shade(samples, piece, background)
+            parts.append(replace(rendering, normal=self._normals(samples, piece, weights)))
+        return Rendering(*(torch.cat(fields) for fields in zip(*((p.colour, p.opacity, p.distance, p.normal) for p in parts), strict=True)))
+
+    def _normals(self, samples: Samples, rays: Rays, weights: Tensor) -> Tensor:
+        """Σ w n with n = -∇σ / |∇σ|."""
+        with torch.enable_grad():
+            positions = samples.positions(rays).requires_grad_()
+            density, _ = self.field.density(positions)
+            (slope,) = torch.autograd.grad(density.log().sum(), positions)
+        return composite(weights, -torch.nn.functional.normalize(slope, dim=-1), samples)
+
+    def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
+        """The surface where one step of the march absorbs half of the light, coloured as seen from straight above it."""
+        level = math.log(2) / (2 * self.step)
+        device = self.field.table.device
+
+        @torch.no_grad()
+        def density(positions: Tensor) -> Tensor:
+            return self.field.density(positions.to(device))[0].cpu()
+
+        mesh = extract_surface(density, resolution=resolution, level=level, keep_above=True)
+        if mesh.is_empty:
+            return mesh
+        mesh = mesh.largest_component() if largest_only else mesh
+        mesh = mesh.with_vertex_normals()
+        colours = []
+        for k in range(0, mesh.vertices.shape[0], 2**16):
+            with torch.no_grad():
+                assert mesh.normals is not None
+                directions = -mesh.normals[k : k + 2**16].to(device)
+                _, features = self.field.density(mesh.vertices[k : k + 2**16].to(device))
+                index = torch.arange(directions.shape[0], dtype=torch.int32, device=device)
+                colours.append(self.field.colour(features, self.field.encode_directions(directions), index).cpu())
+        return replace(mesh, colours=torch.cat(colours))
+
+
+def load_scene(config: NerfConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NerfScene:
+    """The scene a snapshot holds."""
+    unbounded, masked = (bool(x) for x in tensors["scene.kind"])
+    scene = NerfScene(config, unbounded=unbounded, masked=masked, generator=torch.Generator())
+    scene.load_state_dict({name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")})
+    return scene.to(device)
+
+
+def fit(
+    capture: Capture,
+    config: NerfConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    resume: Mapping[str, Tensor] | None = None,
+    observer: Observer | None = None,
+) -> FitResult:
+    """Fits a radiance field to the training views of a capture."""
+    weights_generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
+    masked = capture.masks is not None
+    scene = NerfScene(config, unbounded=capture.unbounded, masked=masked, generator=weights_generator).to(device)
+    pixels = PixelSampler(capture, device)
+    coarse = PixelSampler(capture, device, downscale=config.downscale_first) if config.downscale_first > 1 else pixels
+    ray_count = RayCount(config.start_rays, config.max_rays, config.target_samples)
+    nets = [*scene.field.density_net.parameters(), *scene.field.colour_net.parameters()]
+    optimiser = torch.optim.AdamW(
+        [{"params": [scene.field.table], "weight_decay": 0.0}, {"params": nets, "weight_decay": config.weight_decay}],
+        lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-15, fused=True,
+    )  # fmt: skip
+    fitting = Fitting(scene, optimiser, generator, ray_count, Clock(config.steps, config.max_seconds), observer)
+    if resume is None:
+        cameras = capture.cameras.to(device)
+        scene.occupancy.mark_seen(cameras, capture.split.train, masks=capture.masks)
+    else:
+        fitting.restore(resume)
+    photometric = {"l1": l1, "mse": mse, "smooth_l1": smooth_l1}[config.loss]
+
+    def opacity_of_a_step(positions: Tensor) -> Tensor:
+        return scene.field.density(positions)[0] * scene.step
+
+    for step in fitting:
+        fraction = fitting.clock.fraction
+        falling = exponential(1 / 30, fraction) if config.decay == "exponential" else steps_down(0.33, fraction, at=(0.5, 0.75, 0.9))
+        fitting.set_learning_rate(falling * warm_up(fraction, over=config.warm_up))
+        if step % config.occupancy_every == 0:
+            all_cells = step < 16 * config.occupancy_every
+            cells = None if all_cells else scene.occupancy.values.shape[0] // 4
+            scene.occupancy.update(opacity_of_a_step, threshold=config.occupancy_threshold, cells=cells, generator=generator)
+
+        batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
+        rays, count = batch.rays, batch.colour.shape[0]
+        samples = scene.march(rays, torch.rand(count, generator=generator, device=device))
+        if config.prune and fraction > 0.02:
+            samples = scene.prune(samples, rays)
+        ray_count.observe(samples.used())
+        background = draw_background(config.background, batch.colour, generator)
+        truth = batch.colour if batch.alpha is None else over(batch.colour, batch.alpha, background)
+        rendering, weights = scene.shade(samples, rays, background)
+        losses = {"rgb": photometric(rendering.colour, truth)}
+        if config.distortion > 0:
+            losses["distortion"] = config.distortion * distortion(weights, samples).mean()
+        fitting.take_step(losses, colour_error=mse(rendering.colour.detach(), truth), rays=count, samples=samples)
+    return fitting.result(capture)

@@ -1,0 +1,518 @@
+"""``neus``: a surface as the zero set of a signed distance field, rendered volumetrically (Wang et al. 2021; instant-nsr-pl; Neuralangelo).
+
+Unknowns: a signed distance field f, a colour network c(x, n, v, feature) and a sharpness s. Image: C = Σ w_i c_i + (1 - Σ w_i) background,
+weights from the difference of the logistic CDF of s f along the ray. Losses: photometric and eikonal; mask, curvature, sparsity,
+opacity entropy, distortion, normal prior and surface points where asked for.
+
+    draw pixels → march their rays near the surface → drop what lies behind it → f, ∇f, colour → composite → losses → Adam
+
+The field is a dense grid refined from coarse to fine (``field="grid"``, made for two cores) or a hash grid with a perceptron
+(``field="hash"``, as published).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from unrender.cameras import Rays
+from unrender.capture import Capture
+from unrender.color import over
+from unrender.fields.grid_sdf import GridSdf, Stage, sphere_distance
+from unrender.fields.hash_sdf import HashSdf, Normals
+from unrender.fields.perceptron import Perceptron
+from unrender.fields.radiance import RadianceField
+from unrender.fields.surface import SurfaceField, SurfaceSample
+from unrender.geometry.isosurface import extract_surface
+from unrender.geometry.mesh import Mesh
+from unrender.geometry.visual_hull import hull_distance
+from unrender.losses.photometric import l1, mse, smooth_l1
+from unrender.losses.regularizers import eikonal, laplacian_smoothness, mask_bce, opaque, sparsity
+from unrender.ops.compositing import composite, opacity_and_distance, sdf_alpha, weights_from_density, weights_from_sdf
+from unrender.ops.distortion import distortion
+from unrender.ops.hash_encoding import HashGrid
+from unrender.ops.marching import aabb_intersection, march, prune, visible
+from unrender.ops.occupancy import OccupancyGrid
+from unrender.ops.samples import Samples
+from unrender.ops.spherical_harmonics_encoding import spherical_harmonics_encode
+from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
+from unrender.recipes.schedules import Ramp, exponential, linear, ramp, warm_up
+from unrender.render.rendering import Rendering
+from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
+
+
+@dataclass(frozen=True)
+class NeusConfig:
+    """Settings of the ``neus`` recipe. Shares and ramps count in parts of the budget, 0 to 1."""
+
+    steps: int = 20_000
+    """Optimiser steps; every schedule is stretched over them (or over ``max_seconds``)."""
+    max_seconds: float | None = None
+    """Budget of training time in seconds; the best result within it."""
+    field: Literal["hash", "grid"] = "hash"
+    """``hash``: hash grid and perceptron, as published; ``grid``: dense grids from coarse to fine, for a CPU."""
+
+    stages: tuple[Stage, ...] = ((0.0, 64, 32), (0.2, 96, 48), (0.5, 160, 80))
+    """Grid field: (from this share of the budget, vertices of the distance grid, of the feature grid)."""
+    grid_features: int = 8
+    """Grid field: features of a vertex."""
+    grid_rate: float = 4.0
+    """Grid field: learning rate of the features relative to ``learning_rate``."""
+    distance_rate: float = 0.1
+    """Grid field: learning rate of the distances, in cells of the grid."""
+    bending: Ramp = 1e-3
+    """Grid field: weight of the squared second differences of the distance grid, which irons out bumps."""
+
+    levels: int = 16
+    """Hash field: levels of the grid."""
+    features: int = 2
+    """Hash field: features per entry."""
+    log2_entries: int = 19
+    """Hash field: the largest level holds 2 to this many entries."""
+    base_resolution: int = 32
+    """Hash field: cells along an axis of the coarsest level."""
+    finest_resolution: int = 2048
+    """Hash field: cells along an axis of the finest level."""
+    hidden: tuple[int, ...] = (64,)
+    """Hash field: units of the hidden layers of the distance perceptron."""
+    geometry_features: int = 12
+    """Hash field: outputs beside the distance; all are handed to the colour network."""
+    normals: Normals = "analytic"
+    """Hash field: exact gradients, or finite differences with 6 or 4 taps one cell of the finest active level away."""
+    start_level: int = 16
+    """Hash field: levels active from the start; the others join one by one."""
+    level_start: float = 0.0
+    """Hash field: share of the budget before the first level joins."""
+    level_every: float = 0.0
+    """Hash field: share of the budget between two levels; 0 means all from the start."""
+
+    colour_hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers of the colour network."""
+    initial_radius: float = 0.5
+    """Radius of the sphere a fit starts from, where no masks give a visual hull."""
+    start_from_hull: bool = False
+    """Grid field: start from the visual hull of the masks instead of a sphere."""
+    sharpness: float = 0.3
+    """v at the start: the surface has sharpness s = exp(10 v)."""
+    sharpness_rate: float = 0.1
+    """Learning rate of v relative to ``learning_rate``."""
+    sharpness_cap: tuple[float, float] | None = None
+    """s is held below a value that grows geometrically from the first to the second number over the budget."""
+    cosine_anneal: float = 1.0
+    """Share of the budget over which surfaces seen from behind stop counting."""
+
+    learning_rate: float = 1e-2
+    """Peak learning rate of Adam (betas 0.9 and 0.99, epsilon 1e-15)."""
+    warm_up: float = 0.025
+    """Share of the budget over which the learning rate rises from a hundredth."""
+    constant_until: float = 0.0
+    """Share of the budget before the exponential decay begins."""
+    final_rate: float = 0.1
+    """The learning rate ends at this share of its peak."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the perceptrons (AdamW)."""
+
+    loss: Literal["l1", "mse", "smooth_l1"] = "l1"
+    """Photometric loss."""
+    rgb_weight: Ramp = 1.0
+    """Weight of the photometric loss."""
+    mask_weight: Ramp = 0.1
+    """Weight of the binary cross entropy of opacity and mask, where the capture has masks."""
+    eikonal_weight: Ramp = 0.1
+    """Weight of (|∇f| - 1)² at the samples."""
+    eikonal_uniform_weight: Ramp = 0.0
+    """Weight of (|∇f| - 1)² at uniformly drawn points."""
+    curvature_weight: Ramp = 0.0
+    """Weight of |∇²f| at the samples; needs finite-difference normals."""
+    sparsity_weight: Ramp = 0.0
+    """Weight of exp(-scale |f|) at uniformly drawn points, which keeps needless surfaces away."""
+    sparsity_scale: float = 1.0
+    """Scale of the sparsity loss."""
+    opaque_weight: Ramp = 0.0
+    """Weight of the binary entropy of the opacity, which removes haze."""
+    distortion_weight: Ramp = 0.0
+    """Weight of the distortion loss."""
+    normal_weight: Ramp = 0.1
+    """Weight of the normal prior, where the capture has one."""
+    points_weight: Ramp = (0.1, 1.0, 0.0, 1.0)
+    """Weight of |f| at the surface points, where the capture has them."""
+
+    samples_per_ray: int = 1024
+    """The cube's diagonal is cut into this many steps."""
+    prune: bool = True
+    """Drop samples nobody sees after a gradient-free look at the distance."""
+    target_samples: int = 2**18
+    """Samples of one step; the number of rays adapts to it."""
+    start_rays: int = 256
+    """Rays of the first step."""
+    max_rays: int = 8192
+    """Most rays of a step."""
+    occupancy_resolution: int = 128
+    """Cells along an axis of the occupancy grid."""
+    occupancy_threshold: float = 0.001
+    """A cell is empty where the opacity of one step through it stays below this."""
+    occupancy_every: int = 16
+    """Steps between two updates of the occupancy grid."""
+    background: Background = "random"
+    """Behind the scene while fitting."""
+    learned_background: bool | None = None
+    """A radiance field around the cube; left out, wherever the capture is unbounded and has no masks."""
+    background_samples: int = 64
+    """Steps of a ray through the surroundings."""
+    downscale_first: int = 1
+    """The first part of the fit sees the photos averaged over this many pixels squared."""
+    downscale_until: float = 0.1
+    """Share of the budget for which ``downscale_first`` holds."""
+
+    def __post_init__(self) -> None:
+        if self.curvature_weight != 0 and (self.field == "grid" or self.normals == "analytic"):
+            raise ValueError('curvature_weight needs field="hash" with normals="taps4" or "taps6": the curvature comes from the taps')
+        if self.stages[0][0] != 0 or any(a[0] >= b[0] for a, b in zip(self.stages, self.stages[1:], strict=False)):
+            raise ValueError(f"stages must begin at 0 and rise, got {[stage[0] for stage in self.stages]}")
+        if min(self.samples_per_ray, self.target_samples, self.start_rays, self.max_rays, self.occupancy_every, self.downscale_first) < 1:
+            raise ValueError("samples_per_ray, target_samples, start_rays, max_rays, occupancy_every and downscale_first must be at least 1")
+
+
+_CPU = NeusConfig(
+    steps=100_000,
+    max_seconds=300.0,
+    field="grid",
+    start_from_hull=True,
+    colour_hidden=(32, 32),
+    sharpness_rate=0.2,
+    samples_per_ray=400,
+    target_samples=2**16,
+    max_rays=8192,
+    occupancy_resolution=64,
+    downscale_first=2,
+    eikonal_weight=0.1,
+    sharpness_cap=(40.0, 600.0),
+)
+_PUBLISHED = NeusConfig()
+_BLENDER = replace(_PUBLISHED, loss="mse", rgb_weight=10.0, learned_background=False)
+_COLMAP = replace(
+    _BLENDER, mask_weight=0.0, learned_background=True, background_samples=256, start_level=4, level_every=0.05, colour_hidden=(64, 64)
+)
+_DTU = replace(_PUBLISHED, warm_up=0.0, constant_until=0.25, mask_weight=0.0, learned_background=True)
+_DTU_MASK = replace(_DTU, mask_weight=0.1, learned_background=False, background="white")
+_NEURALANGELO = replace(_DTU_MASK, normals="taps6", start_level=4, level_every=0.05)
+
+PRESETS: dict[str, NeusConfig] = {
+    "cpu": _CPU,
+    "gpu": replace(_PUBLISHED, mask_weight=0.1),
+    "neus-blender": _BLENDER,
+    "neus-colmap": _COLMAP,
+    "neus-dtu": _DTU,
+    "neus-dtu-wmask": _DTU_MASK,
+    "neuralangelo-dtu-wmask": _NEURALANGELO,
+    "neus-bmvs": replace(_DTU, mask_weight=0.1, learned_background=False),
+}
+"""``cpu`` is made for two cores; the others are the published configurations of instant-nsr-pl, with its mask loss switched on where
+there are masks, and one for BlendedMVS in NeuS form."""
+
+
+class NeusScene(Scene):
+    """A signed distance field with its colours, its sharpness and, where needed, the surroundings."""
+
+    def __init__(
+        self, config: NeusConfig, *, surroundings: bool, masked: bool, initial: Tensor | None, generator: torch.Generator
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.surface: SurfaceField
+        if config.field == "grid":
+            start = sphere_distance(config.stages[0][1], config.initial_radius) if initial is None else initial
+            self.surface = GridSdf(config.stages, config.grid_features, start)
+            features = config.grid_features
+        else:
+            scale = (config.finest_resolution / config.base_resolution) ** (1 / max(1, config.levels - 1))
+            self.surface = HashSdf(
+                HashGrid(config.levels, config.features, config.log2_entries, config.base_resolution, scale),
+                hidden=config.hidden,
+                features=config.geometry_features,
+                radius=config.initial_radius,
+                normals=config.normals,
+                start_level=config.start_level,
+                level_every=config.level_every,
+                level_start=config.level_start,
+                generator=generator,
+            )
+            features = 1 + config.geometry_features
+        self.colour_net = Perceptron((3 + 3 + 16 + features, *config.colour_hidden, 3), generator)
+        self.sharpness_log = nn.Parameter(torch.tensor(config.sharpness))
+        self.occupancy = OccupancyGrid(config.occupancy_resolution)
+        self.register_buffer("kind", torch.tensor([surroundings, masked]))
+        self.register_buffer("anneal", torch.zeros(()))
+        self.register_buffer("sharpness_limit", torch.tensor(math.inf))
+        self.step = 2 * math.sqrt(3) / config.samples_per_ray
+        self.background = 1.0 if masked else 0.0
+        """Colour behind the scene when it is looked at: white for a cut-out object."""
+        self.around: RadianceField | None = None
+        if surroundings:
+            self.around = RadianceField(
+                HashGrid(16, 2, min(19, config.log2_entries), 32, 64 ** (1 / 15)) if config.field == "hash" else HashGrid(8, 4, 16, 16, 2.0**0.75),
+                density_hidden=(64,) if config.field == "hash" else (32,),
+                colour_hidden=config.colour_hidden,
+                geometry_features=8,
+                unbounded=True,
+                generator=generator,
+            )
+
+    def sharpness(self) -> Tensor:
+        """s = exp(10 v), held below the cap."""
+        return torch.minimum(torch.exp(10 * self.sharpness_log).clamp(1e-6, 1e6), self.sharpness_limit)
+
+    def set_fraction(self, fraction: float) -> None:
+        """Moves the cosine annealing and the cap of the sharpness to this share of the budget."""
+        end = self.config.cosine_anneal
+        self.anneal.fill_(1.0 if end <= 0 else min(1.0, fraction / end))
+        if self.config.sharpness_cap is not None:
+            low, high = self.config.sharpness_cap
+            self.sharpness_limit.fill_(low * (high / low) ** min(1.0, fraction / 0.8))
+
+    def march(self, rays: Rays, offsets: Tensor | None) -> Samples:
+        capacity = None if rays.origins.device.type == "cpu" else 4 * self.config.target_samples
+        return march(rays, self.occupancy, step=self.step, near=0.0, far=1e6, offsets=offsets, capacity=capacity)
+
+    @torch.no_grad()
+    def prune(self, samples: Samples, rays: Rays) -> Samples:
+        """Drops what lies behind the surface, and what is too far in front to be seen at this sharpness."""
+        sdf = self.surface.sdf(samples.positions(rays))
+        alpha = sdf_alpha(sdf, -torch.ones_like(sdf), samples.lengths, self.sharpness(), 1.0)
+        return prune(samples, visible(samples, alpha, threshold=1e-3, alpha_threshold=1e-4))
+
+    def shade(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, Tensor, SurfaceSample]:
+        """The rendering of the rays over a background, the weight of each sample, and the field at the samples."""
+        positions = samples.positions(rays)
+        index = samples.ray_index.clamp_min(0)
+        surface = self.surface.sample(positions)
+        normals = F.normalize(surface.gradient, dim=-1, eps=1e-6)
+        directions = rays.directions.index_select(0, index)
+        cosine = (directions * normals).sum(-1)
+        weights = weights_from_sdf(surface.sdf, cosine, samples, self.sharpness(), anneal=float(self.anneal))
+        harmonics = spherical_harmonics_encode(rays.directions, 4).t().index_select(1, index)
+        colour = self.colour(positions, normals, harmonics, surface.features)
+        opacity, distance = opacity_and_distance(weights, samples)
+        seen = composite(weights, torch.cat([colour.t(), normals.t()]).t(), samples)
+        rendering = Rendering(seen[:, :3] + (1 - opacity)[:, None] * background, opacity, distance, seen[:, 3:])
+        return rendering, weights, surface
+
+    def colour(self, positions: Tensor, normals: Tensor, harmonics: Tensor, features: Tensor) -> Tensor:
+        """sRGB of the surface at a place, with harmonics [16, samples] of the viewing direction."""
+        return torch.sigmoid(self.colour_net(torch.cat([positions.t(), normals.t(), harmonics, features.t()]).t()))
+
+    def surroundings(self, rays: Rays, offsets: Tensor | None, background: Tensor) -> tuple[Tensor, int]:
+        """Colour of what lies beyond the cube, and how many samples it took."""
+        assert self.around is not None
+        samples = _beyond(rays, self.config.background_samples, offsets)
+        density, features = self.around.density(samples.positions(rays))
+        weights = weights_from_density(density, samples)
+        colour = self.around.colour(features, self.around.encode_directions(rays.directions), samples.ray_index)
+        opacity, _ = opacity_and_distance(weights, samples)
+        return composite(weights, colour, samples) + (1 - opacity)[:, None] * background, samples.starts.shape[0]
+
+    @torch.no_grad()
+    def render_rays(self, rays: Rays) -> Rendering:
+        parts = []
+        for k in range(0, rays.origins.shape[0], 4096):
+            piece = Rays(rays.origins[k : k + 4096].contiguous(), rays.directions[k : k + 4096].contiguous())
+            background = torch.full_like(piece.origins, self.background)
+            if self.around is not None:
+                background, _ = self.surroundings(piece, None, background)
+            samples = self.prune(self.march(piece, None), piece)
+            parts.append(self.shade(samples, piece, background)[0])
+        return Rendering(*(torch.cat(fields) for fields in zip(*((p.colour, p.opacity, p.distance, p.normal) for p in parts), strict=True)))
+
+    @torch.no_grad()
+    def refresh_occupancy(self, *, all_cells: bool, generator: torch.Generator) -> None:
+        """Cells where a step at the centre of the surface's reach has an opacity above the threshold march."""
+        threshold = self.config.occupancy_threshold
+        if isinstance(self.surface, GridSdf):
+            # The grid is cheap to look up: every cell, with the distance at its centre less half its diagonal.
+            sdf = self.surface.sdf(self.occupancy.cell_centres())
+            reach = math.sqrt(3) / self.occupancy.resolution
+            nearest = torch.sign(sdf) * (sdf.abs() - reach).clamp_min(0)
+            length = torch.full_like(nearest, self.step)
+            alpha = sdf_alpha(nearest, -torch.ones_like(nearest), length, self.sharpness(), 1.0)
+            self.occupancy.set_from_values(alpha, threshold)
+            return
+
+        def opacity(positions: Tensor) -> Tensor:
+            sdf = self.surface.sdf(positions)
+            return sdf_alpha(sdf, -torch.ones_like(sdf), torch.full_like(sdf, self.step), self.sharpness(), 1.0)
+
+        self.occupancy.update(opacity, threshold=threshold, cells=None if all_cells else self.occupancy.values.shape[0] // 4, generator=generator)
+
+    def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
+        """The zero set, coloured as seen from straight above it."""
+        device = self.sharpness_log.device
+        with torch.no_grad():
+            mesh = extract_surface(self.surface.sdf, resolution=resolution, device=device)
+        if mesh.is_empty:
+            return mesh
+        mesh = mesh.largest_component() if largest_only else mesh
+        colours, normals = [], []
+        for k in range(0, mesh.vertices.shape[0], 2**16):
+            points = mesh.vertices[k : k + 2**16]
+            with torch.no_grad():
+                surface = self.surface.sample(points)
+                normal = F.normalize(surface.gradient, dim=-1, eps=1e-6)
+                harmonics = spherical_harmonics_encode(-normal, 4).t()
+                colours.append(self.colour(points, normal, harmonics, surface.features))
+                normals.append(normal)
+        return replace(mesh, colours=torch.cat(colours), normals=torch.cat(normals))
+
+
+@torch.no_grad()
+def _beyond(rays: Rays, count: int, offsets: Tensor | None) -> Samples:
+    """``count`` intervals from where each ray leaves the cube out to a thousand units, growing geometrically."""
+    _, leaves = aabb_intersection(rays)
+    near = leaves.clamp_min(0.1)
+    number, device = near.shape[0], near.device
+    growth = torch.arange(count + 1, device=device) / count
+    if offsets is not None:
+        growth = (growth[None] + (offsets[:, None] - 0.5) / count).clamp(0, 1)
+    edges = near[:, None] * (1e3 / near[:, None]) ** growth
+    index = torch.arange(number, dtype=torch.int32, device=device)
+    return Samples(
+        ray_index=index.repeat_interleave(count),
+        starts=edges[:, :-1].reshape(-1).contiguous(),
+        ends=edges[:, 1:].reshape(-1).contiguous(),
+        first=index * count,
+        count=torch.full_like(index, count),
+    )
+
+
+def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NeusScene:
+    """The scene a snapshot holds."""
+    surroundings, masked = (bool(x) for x in tensors["scene.kind"])
+    scene = NeusScene(config, surroundings=surroundings, masked=masked, initial=None, generator=torch.Generator())
+    scene.load_state_dict({name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")})
+    scene.surface.advance(float(tensors["fraction"]) if "fraction" in tensors else 1.0)
+    return scene.to(device)
+
+
+def _optimiser(scene: NeusScene, config: NeusConfig) -> torch.optim.AdamW:
+    """Groups: networks, sharpness, then the field's grids; learning rates are relative to ``config.learning_rate`` except the distances'."""
+    rate = config.learning_rate
+    nets = list(scene.colour_net.parameters())
+    groups = [{"params": [scene.sharpness_log], "lr": rate * config.sharpness_rate, "weight_decay": 0.0}]
+    if isinstance(scene.surface, GridSdf):
+        groups.append({"params": [scene.surface.feature_grid], "lr": rate * config.grid_rate, "weight_decay": 0.0})
+        groups.append({"params": [scene.surface.distance_grid], "lr": config.distance_rate * scene.surface.voxel, "weight_decay": 0.0})
+    elif isinstance(scene.surface, HashSdf):
+        groups.append({"params": [scene.surface.table], "lr": rate, "weight_decay": 0.0})
+        nets += [*scene.surface.directions, *scene.surface.gains, *scene.surface.biases]
+    if scene.around is not None:
+        groups.append({"params": [scene.around.table], "lr": rate, "weight_decay": 0.0})
+        nets += [*scene.around.density_net.parameters(), *scene.around.colour_net.parameters()]
+    groups.append({"params": nets, "lr": rate, "weight_decay": config.weight_decay})
+    return torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
+
+
+def fit(
+    capture: Capture,
+    config: NeusConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    resume: Mapping[str, Tensor] | None = None,
+    observer: Observer | None = None,
+) -> FitResult:
+    """Fits a surface to the training views of a capture."""
+    generator = torch.Generator(device).manual_seed(seed)
+    masked = capture.masks is not None
+    surroundings = (capture.unbounded and not masked) if config.learned_background is None else config.learned_background
+    cameras = capture.cameras.to(device)
+    hull = OccupancyGrid(config.occupancy_resolution).to(device)
+    initial = None
+    if resume is None:
+        hull.mark_seen(cameras, capture.split.train, masks=capture.masks)
+        if config.field == "grid" and config.start_from_hull and masked:
+            initial = hull_distance(hull)
+    scene = NeusScene(config, surroundings=surroundings, masked=masked, initial=initial, generator=torch.Generator().manual_seed(seed))
+    scene = scene.to(device)
+    if resume is None:
+        scene.occupancy.load_state_dict(hull.state_dict())
+    pixels = PixelSampler(capture, device)
+    coarse = PixelSampler(capture, device, downscale=config.downscale_first) if config.downscale_first > 1 else pixels
+    points = None if capture.points is None else _within(capture.points.to(device))
+    ray_count = RayCount(config.start_rays, config.max_rays, config.target_samples)
+    optimiser = _optimiser(scene, config)
+    fitting = Fitting(scene, optimiser, generator, ray_count, Clock(config.steps, config.max_seconds), observer)
+    if resume is not None:
+        fitting.restore(resume)
+    photometric = {"l1": l1, "mse": mse, "smooth_l1": smooth_l1}[config.loss]
+
+    for step in fitting:
+        fraction = fitting.clock.fraction
+        scene.set_fraction(fraction)
+        if scene.surface.advance(fraction):
+            fitting.forget(scene.surface.parameters())
+        fitting.set_learning_rate(
+            exponential(config.final_rate, fraction, after=config.constant_until) * warm_up(fraction, over=config.warm_up)
+        )
+        if step % config.occupancy_every == 0:
+            scene.refresh_occupancy(all_cells=step < 16 * config.occupancy_every, generator=generator)
+
+        batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
+        rays, count = batch.rays, batch.colour.shape[0]
+        samples = scene.march(rays, torch.rand(count, generator=generator, device=device))
+        if config.prune:
+            samples = scene.prune(samples, rays)
+        background = draw_background(config.background, batch.colour, generator)
+        truth = batch.colour if batch.alpha is None else over(batch.colour, batch.alpha, background)
+        extra = 0
+        if scene.around is not None:
+            offsets = torch.rand(count, generator=generator, device=device)
+            background, extra = scene.surroundings(rays, offsets, background)
+        ray_count.observe(samples.used() + extra)
+        rendering, weights, surface = scene.shade(samples, rays, background)
+
+        losses = {"rgb": ramp(config.rgb_weight, fraction) * photometric(rendering.colour, truth)}
+        if (weight := ramp(config.eikonal_weight, fraction)) > 0:
+            losses["eikonal"] = weight * eikonal(surface.gradient)
+        if batch.alpha is not None and (weight := ramp(config.mask_weight, fraction)) > 0:
+            losses["mask"] = weight * mask_bce(rendering.opacity, batch.alpha)
+        uniform_weight, sparsity_weight = ramp(config.eikonal_uniform_weight, fraction), ramp(config.sparsity_weight, fraction)
+        if uniform_weight > 0 or sparsity_weight > 0:
+            anywhere = scene.surface.sample(torch.rand(count, 3, generator=generator, device=device) * 2 - 1)
+            losses["eikonal_uniform"] = uniform_weight * eikonal(anywhere.gradient)
+            losses["sparsity"] = sparsity_weight * sparsity(anywhere.sdf, scale=config.sparsity_scale)
+        if surface.laplacian is not None and (weight := ramp(config.curvature_weight, fraction)) > 0:
+            losses["curvature"] = weight * surface.laplacian.abs().mean()
+        if (weight := ramp(config.opaque_weight, fraction)) > 0:
+            losses["opaque"] = weight * opaque(rendering.opacity)
+        if (weight := ramp(config.distortion_weight, fraction)) > 0:
+            losses["distortion"] = weight * distortion(weights, samples).mean()
+        if batch.normal is not None and (weight := ramp(config.normal_weight, fraction)) > 0:
+            known = batch.normal.norm(dim=-1) > 0.5
+            losses["normal"] = weight * (known * (rendering.normal - batch.normal).abs().sum(-1)).mean()
+        if points is not None and (weight := ramp(config.points_weight, fraction)) > 0:
+            chosen = points[torch.randint(points.shape[0], (2048,), generator=generator, device=device)]
+            losses["points"] = weight * scene.surface.sdf(chosen).abs().mean()
+        if isinstance(scene.surface, GridSdf) and (weight := ramp(config.bending, fraction)) > 0:
+            losses["bending"] = weight * _bending_of_a_slab(scene.surface, generator)
+        error = mse(rendering.colour.detach(), truth)
+        fitting.take_step(losses, colour_error=error, rays=count, samples=samples)
+    return fitting.result(capture)
+
+
+def _bending_of_a_slab(surface: GridSdf, generator: torch.Generator) -> Tensor:
+    """The bending energy of a random slab of 16 layers: an unbiased tenth of the work of the whole grid."""
+    grid = surface.distance_grid[..., 0]
+    thickness = min(16, grid.shape[0])
+    begin = int(torch.randint(grid.shape[0] - thickness + 1, (), generator=generator, device=generator.device))
+    return laplacian_smoothness(grid[begin : begin + thickness] / surface.voxel, 1.0)
+
+
+def _within(points: Tensor) -> Tensor | None:
+    """The points inside the world cube."""
+    inside = points[(points.abs() <= 1).all(-1)].float()
+    return inside if inside.shape[0] else None

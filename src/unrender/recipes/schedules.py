@@ -1,0 +1,59 @@
+"""Schedules: plain functions of how much of the budget is used, ``fraction`` in [0, 1], so that they stretch to any budget."""
+
+from __future__ import annotations
+
+
+def linear(start: float, end: float, fraction: float, *, over: tuple[float, float] = (0.0, 1.0)) -> float:
+    """From ``start`` to ``end`` while ``fraction`` crosses ``over``, constant before and after.
+
+    >>> linear(1.0, 3.0, 0.25, over=(0.0, 0.5))
+    2.0
+    """
+    first, last = over
+    if last <= first:
+        return end if fraction >= first else start
+    share = min(max((fraction - first) / (last - first), 0.0), 1.0)
+    return start + (end - start) * share
+
+
+def warm_up(fraction: float, *, over: float, start: float = 0.01) -> float:
+    """A factor rising from ``start`` to one over the first part of the budget.
+
+    >>> warm_up(0.05, over=0.1, start=0.0)
+    0.5
+    """
+    return 1.0 if over <= 0 else linear(start, 1.0, fraction, over=(0.0, over))
+
+
+def exponential(end: float, fraction: float, *, after: float = 0.0) -> float:
+    """A factor that is one until ``after`` and then falls geometrically to ``end`` at the end of the budget.
+
+    >>> exponential(0.01, 0.5)
+    0.1
+    """
+    return float(end ** linear(0.0, 1.0, fraction, over=(after, 1.0)))
+
+
+def steps_down(factor: float, fraction: float, *, at: tuple[float, ...]) -> float:
+    """A factor multiplied by ``factor`` at each milestone passed.
+
+    >>> steps_down(0.5, 0.8, at=(0.5, 0.75, 0.9))
+    0.25
+    """
+    return float(factor ** sum(fraction >= milestone for milestone in at))
+
+
+Ramp = float | tuple[float, float, float, float]
+"""A weight: a constant, or (value before, value after, from this fraction, to this fraction) with a straight line between."""
+
+
+def ramp(weight: Ramp, fraction: float) -> float:
+    """The value of a weight at this share of the budget.
+
+    >>> ramp(0.1, 0.7), ramp((0.0, 1.0, 0.0, 0.5), 0.25)
+    (0.1, 0.5)
+    """
+    if isinstance(weight, tuple):
+        before, after, first, last = weight
+        return linear(before, after, fraction, over=(first, last))
+    return weight

@@ -1,0 +1,243 @@
+"""The rules of docs/architecture.md that a machine can check, read from the source with ``ast`` so that nothing is imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "unrender"
+
+ROW = re.compile(r"^\| (\d+) \| (.+?) \|", re.MULTILINE)
+
+
+def read_levels() -> dict[str, int]:
+    """Level of each top-level module, from the table of docs/architecture.md."""
+    page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return {name: int(level) for level, names in ROW.findall(page) for name in re.findall(r"`(\w+)/?`", names)}
+
+
+LEVEL_OF = read_levels()
+
+
+def level_of(module: str) -> int:
+    """Of a dotted name; a module that has none yet counts as the top, and fails its own test."""
+    return LEVEL_OF.get(module.split(".")[0], len(LEVEL_OF))
+
+
+CUDA_ALLOWED = "doctor"
+"""The only module that may name a CUDA device anywhere; in ``cli`` one function may, the one that chooses the device."""
+
+
+@dataclass(frozen=True)
+class Module:
+    name: str
+    """Dotted, without the leading package: ``ops.hash_encoding``; the package itself is ``__init__``."""
+    path: Path
+    tree: ast.Module
+    is_package: bool
+
+    @property
+    def top(self) -> str:
+        return self.name.split(".")[0]
+
+
+def read_modules() -> dict[str, Module]:
+    modules: dict[str, Module] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        is_package = parts[-1] == "__init__"
+        name = ".".join(parts[:-1] if is_package else parts) or "__init__"
+        modules[name] = Module(name, path, ast.parse(path.read_text(encoding="utf-8"), str(path), feature_version=(3, 10)), is_package)
+    return modules
+
+
+MODULES = read_modules()
+
+
+@dataclass(frozen=True)
+class Import:
+    importer: Module
+    imported: str
+    """The module of this package that is needed, named like :attr:`Module.name`."""
+    symbol: str | None
+    """What is taken from it, where it is not the module itself."""
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.importer.path.relative_to(PACKAGE)}:{self.line} imports {self.imported}"
+
+
+def resolve(dotted: str, symbol: str | None) -> tuple[str, str | None] | None:
+    """The module behind ``import dotted`` or ``from dotted import symbol``; None outside this package."""
+    first, _, rest = dotted.partition(".")
+    if first != "unrender":
+        return None
+    if symbol is not None:
+        inner = f"{rest}.{symbol}" if rest else symbol
+        if inner in MODULES:
+            return inner, None
+    return rest or "__init__", symbol
+
+
+def imports_of(module: Module) -> Iterator[Import]:
+    """Every import in the file, those inside functions too."""
+    package = [] if module.name == "__init__" else module.name.split(".")
+    if not module.is_package:
+        package = package[:-1]
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.Import):
+            wanted = [(alias.name, None) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(["unrender", *package[: len(package) + 1 - node.level], *([node.module] if node.module else [])])
+            wanted = [(base, alias.name) for alias in node.names]
+        else:
+            continue
+        for dotted, symbol in wanted:
+            target = resolve(dotted, symbol)
+            if target is not None:
+                yield Import(module, *target, node.lineno)
+
+
+IMPORTS = [found for module in MODULES.values() for found in imports_of(module)]
+
+
+def test_every_module_has_a_level() -> None:
+    homeless = sorted({module.top for module in MODULES.values()} - set(LEVEL_OF))
+    assert not homeless, f"give {homeless} a level in the table of docs/architecture.md"
+
+
+def test_every_import_names_a_module_that_exists() -> None:
+    assert [str(found) for found in IMPORTS if found.imported not in MODULES] == []
+
+
+def test_no_import_goes_up() -> None:
+    assert [str(found) for found in IMPORTS if level_of(found.imported) > level_of(found.importer.name)] == []
+
+
+def test_siblings_never_import_each_other() -> None:
+    between = [found for found in IMPORTS if found.imported.split(".")[0] != found.importer.top]
+    assert [str(found) for found in between if level_of(found.imported) == level_of(found.importer.name)] == []
+
+
+def test_no_import_cycle() -> None:
+    needs: dict[str, set[str]] = {name: set() for name in MODULES}
+    for found in IMPORTS:
+        if found.imported in MODULES:
+            needs[found.importer.name].add(found.imported)
+    finished: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, "import cycle: " + " -> ".join((*trail[trail.index(name) :], name))
+        if name in finished:
+            return
+        for needed in sorted(needs[name]):
+            visit(needed, (*trail, name))
+        finished.add(name)
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def docstrings_of(tree: ast.Module) -> set[int]:
+    """Strings that stand alone as a statement: the text of modules, classes, functions and fields."""
+    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)}
+
+
+def cuda_literals(module: Module) -> list[ast.Constant]:
+    """Texts that name a device: "cuda" and "cuda:0"."""
+    skipped = docstrings_of(module.tree)
+    constants = [node for node in ast.walk(module.tree) if isinstance(node, ast.Constant) and id(node) not in skipped]
+    return [node for node in constants if isinstance(node.value, str) and re.match(r"cuda(:|$)", node.value)]
+
+
+@pytest.mark.parametrize("name", [name for name, module in MODULES.items() if module.top not in (CUDA_ALLOWED, "cli")])
+def test_the_device_follows_the_tensors(name: str) -> None:
+    assert [f"line {node.lineno}: {node.value!r}" for node in cuda_literals(MODULES[name])] == []
+
+
+def test_one_function_of_the_command_line_chooses_the_device() -> None:
+    homes = set()
+    for module in MODULES.values():
+        if module.top != "cli":
+            continue
+        functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
+        for literal in cuda_literals(module):
+            owners = [f for f in functions if f.lineno <= literal.lineno <= (f.end_lineno or f.lineno)]
+            homes.add((module.name, owners[-1].name if owners else f"line {literal.lineno}"))
+    assert len(homes) <= 1, homes
+    assert all("device" in function for _, function in homes), homes
+
+
+def test_nothing_asks_an_object_what_it_has() -> None:
+    asked = [
+        f"{module.path.relative_to(PACKAGE)}:{node.lineno}"
+        for module in MODULES.values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Name) and node.id == "hasattr"
+    ]
+    assert asked == []
+
+
+def test_kernels_are_hidden_from_the_type_checker() -> None:
+    """A type checking hook would wrap the Python text of a kernel before Warp reads it: no_type_check, outermost, prevents that."""
+    bare = []
+    for module in MODULES.values():
+        for function in ast.walk(module.tree):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            decorators = [ast.unparse(node.func if isinstance(node, ast.Call) else node) for node in function.decorator_list]
+            is_kernel = any(text.startswith(("wp.", "warp.")) for text in decorators)
+            if is_kernel and decorators[0] not in ("no_type_check", "typing.no_type_check"):
+                bare.append(f"{module.path.relative_to(PACKAGE)}:{function.lineno} {function.name}")
+    assert bare == []
+
+
+def public_functions(module: Module) -> dict[str, list[str]]:
+    """Names of the arguments of every function a user may call."""
+    return {
+        node.name: [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+        for node in module.tree.body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+
+
+PRIMITIVES = [name for name in MODULES if name.startswith("ops.") and name.replace("ops.", "reference.", 1) in MODULES]
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_every_primitive_has_a_twin(name: str) -> None:
+    twins = public_functions(MODULES[name.replace("ops.", "reference.", 1)])
+    for function, arguments in public_functions(MODULES[name]).items():
+        assert function in twins, f"unrender.reference.{name.removeprefix('ops.')} has no {function}"
+        assert twins[function] == arguments, f"{function} and its twin name their arguments differently"
+
+
+def packages_of_others(module: Module) -> set[str]:
+    """Top names of everything imported that is not ours."""
+    names = {alias.name for node in ast.walk(module.tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(module.tree) if isinstance(node, ast.ImportFrom) and node.module and not node.level}
+    return {name.split(".")[0] for name in names} - {"unrender"}
+
+
+def test_twins_are_plain_pytorch() -> None:
+    """A twin takes types from the lower levels, never a function of ops: otherwise it would compare a kernel with itself."""
+    leaning = [
+        str(found)
+        for found in IMPORTS
+        if found.importer.top == "reference" and found.imported.startswith("ops") and not (found.symbol or "")[:1].isupper()
+    ]
+    compiled = [module.name for module in MODULES.values() if module.top == "reference" and "warp" in packages_of_others(module)]
+    assert leaning + compiled == []
+
+
+def test_kernels_live_in_ops() -> None:
+    """Elsewhere only ``doctor`` imports Warp, to say what it finds."""
+    outside = {module.name for module in MODULES.values() if module.top != "ops" and "warp" in packages_of_others(module)}
+    assert outside <= {"doctor"}

@@ -1,0 +1,308 @@
+"""Laws of triangle meshes and of the files they are kept in."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from trimesh.visual.color import ColorVisuals
+
+from unrender.geometry.mesh import Mesh, read_mesh
+
+
+def box(size: float = 1.0, offset: float = 0.0) -> Mesh:
+    solid = trimesh.creation.box((size, size, size))
+    return Mesh(torch.tensor(solid.vertices + offset, dtype=torch.float32), torch.tensor(solid.faces))
+
+
+def ball() -> Mesh:
+    solid = trimesh.creation.icosphere(3, 0.7)
+    codes = torch.randint(0, 256, (len(solid.vertices), 3), generator=torch.Generator().manual_seed(3))
+    bare = Mesh(torch.tensor(solid.vertices, dtype=torch.float32), torch.tensor(solid.faces), codes / 255.0)
+    return bare.with_vertex_normals()
+
+
+def joined(*meshes: Mesh) -> Mesh:
+    offsets = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
+    faces = [mesh.faces + int(offset) for mesh, offset in zip(meshes, offsets[:-1], strict=True)]
+    return Mesh(torch.cat([mesh.vertices for mesh in meshes]), torch.cat(faces))
+
+
+def signed_volume(mesh: Mesh) -> float:
+    a, b, c = mesh.vertices[mesh.faces].double().unbind(1)
+    return float((a * torch.linalg.cross(b, c)).sum() / 6)
+
+
+def similarity(scale: float, reflect: bool) -> torch.Tensor:
+    matrix = torch.eye(4, dtype=torch.float64)
+    c, s = math.cos(0.7), math.sin(0.7)
+    turn = torch.tensor([[c, -s, 0], [s, c, 0], [0, 0, 1]], dtype=torch.float64)
+    if reflect:
+        turn = turn @ torch.diag(torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64))
+    matrix[:3, :3] = scale * turn
+    matrix[:3, 3] = torch.tensor([1.0, -2.0, 3.0])
+    return matrix
+
+
+@pytest.mark.parametrize("reflect", [False, True])
+def test_a_similarity_scales_area_and_volume_and_keeps_normals_pointing_out(reflect: bool) -> None:
+    mesh = ball()
+    moved = mesh.transformed(similarity(2.0, reflect))
+    assert moved.area == pytest.approx(4 * mesh.area, rel=1e-5)
+    assert signed_volume(moved) == pytest.approx(8 * signed_volume(mesh), rel=1e-5)
+    assert moved.normals is not None
+    outward = moved.vertices - torch.tensor([1.0, -2.0, 3.0])
+    assert float((outward / outward.norm(dim=1, keepdim=True) * moved.normals).sum(1).min()) > 0.99
+    torch.testing.assert_close(moved.normals, moved.with_vertex_normals().normals, atol=1e-5, rtol=0)
+
+
+def test_a_similarity_and_its_inverse_cancel() -> None:
+    mesh = ball()
+    matrix = similarity(0.3, True)
+    back = mesh.transformed(matrix).transformed(torch.linalg.inv(matrix))
+    torch.testing.assert_close(back.vertices, mesh.vertices, atol=1e-6, rtol=0)
+    assert torch.equal(back.faces, mesh.faces)
+
+
+def test_a_singular_matrix_is_refused() -> None:
+    with pytest.raises(ValueError, match="determinant"):
+        box().transformed(torch.zeros(4, 4))
+
+
+def test_the_box_has_known_area_bounds_and_pieces() -> None:
+    mesh = box(2.0, offset=1.0)
+    assert mesh.area == pytest.approx(24.0)
+    assert mesh.bounding_box.tolist() == [[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]]
+    assert mesh.component_count == 1
+    assert mesh.is_watertight
+    assert not Mesh(mesh.vertices, mesh.faces[1:]).is_watertight
+
+
+def test_the_largest_component_is_the_one_with_the_largest_area() -> None:
+    small_with_many_faces = Mesh(ball().vertices * 0.2 + 5.0, ball().faces)
+    mesh = joined(small_with_many_faces, box(1.0), box(0.5, offset=3.0))
+    assert mesh.component_count == 3
+    kept = mesh.largest_component()
+    torch.testing.assert_close(kept.vertices, box(1.0).vertices)
+    assert torch.equal(kept.faces, box(1.0).faces)
+
+
+def test_the_largest_component_carries_colours_and_normals() -> None:
+    mesh = ball()
+    assert mesh.colours is not None and mesh.normals is not None
+    speck = torch.tensor([[9.0, 9, 9], [9, 9.01, 9], [9.01, 9, 9]])
+    both = Mesh(
+        torch.cat([speck, mesh.vertices]),
+        torch.cat([torch.tensor([[0, 1, 2]]), mesh.faces + 3]),
+        torch.cat([torch.zeros(3, 3), mesh.colours]),
+        torch.cat([torch.zeros(3, 3), mesh.normals]),
+    )
+    kept = both.largest_component()
+    assert kept.colours is not None and kept.normals is not None
+    assert torch.equal(kept.vertices, mesh.vertices) and torch.equal(kept.faces, mesh.faces)
+    assert torch.equal(kept.colours, mesh.colours) and torch.equal(kept.normals, mesh.normals)
+
+
+def test_vertex_normals_of_a_sphere_are_its_radii() -> None:
+    mesh = ball()
+    assert mesh.normals is not None
+    assert float((mesh.normals * mesh.vertices / 0.7).sum(1).min()) > 0.999
+
+
+def test_vertex_normals_are_weighted_by_area() -> None:
+    """A vertex shared by a triangle of area 2 facing +Z and one of area 0.5 facing +X leans 4 : 1 towards +Z."""
+    vertices = torch.tensor([[0.0, 0, 0], [2, 0, 0], [0, 2, 0], [0, 1, 0], [0, 0, 1]])
+    mesh = Mesh(vertices, torch.tensor([[0, 1, 2], [0, 3, 4]])).with_vertex_normals()
+    assert mesh.normals is not None
+    torch.testing.assert_close(mesh.normals[0], torch.tensor([1.0, 0.0, 4.0]) / math.sqrt(17))
+
+
+def test_surface_samples_lie_on_the_surface_and_follow_its_area() -> None:
+    mesh = joined(box(2.0), box(1.0, offset=10.0))
+    points, normals = mesh.sample_surface(20_000, torch.Generator().manual_seed(0))
+    on_large = points.amax(1) < 5
+    local = torch.where(on_large[:, None], points, (points - 10.0) * 2)
+    torch.testing.assert_close(local.abs().amax(1), torch.ones(20_000), atol=1e-5, rtol=0)
+    facing = (local * normals).sum(1)
+    torch.testing.assert_close(facing, torch.ones(20_000), atol=1e-5, rtol=0)
+    share = float(on_large.double().mean())
+    assert share == pytest.approx(0.8, abs=4 * math.sqrt(0.8 * 0.2 / 20_000))
+    octants = (local > 0).long() @ torch.tensor([1, 2, 4])
+    counts = torch.bincount(octants, minlength=8)
+    assert int((counts - 2500).abs().max()) < 4 * math.sqrt(2500)
+
+
+def test_surface_samples_repeat_with_the_same_seed() -> None:
+    first, _ = ball().sample_surface(100, torch.Generator().manual_seed(1))
+    again, _ = ball().sample_surface(100, torch.Generator().manual_seed(1))
+    assert torch.equal(first, again)
+
+
+def test_an_empty_mesh_says_so() -> None:
+    empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long))
+    assert empty.is_empty and not empty.is_watertight and empty.component_count == 0 and empty.area == 0.0
+    assert empty.largest_component().is_empty and empty.with_vertex_normals().is_empty
+    assert empty.transformed(torch.eye(4)).is_empty
+    with pytest.raises(ValueError, match="no bounding box"):
+        _ = empty.bounding_box
+    with pytest.raises(ValueError, match="without area"):
+        empty.sample_surface(3, torch.Generator())
+
+
+@pytest.mark.parametrize("suffix", ["ply", "obj", "glb"])
+def test_a_written_mesh_reads_back_the_same(tmp_path: Path, suffix: str) -> None:
+    mesh = ball()
+    path = tmp_path / f"mesh.{suffix}"
+    mesh.export(path)
+    back = read_mesh(path)
+    torch.testing.assert_close(back.vertices, mesh.vertices, atol=0 if suffix != "obj" else 1e-8, rtol=0)
+    assert torch.equal(back.faces, mesh.faces)
+    assert back.colours is not None and mesh.colours is not None
+    torch.testing.assert_close(back.colours, mesh.colours, atol=1e-6, rtol=0)
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", ["ply", "obj", "glb"])
+def test_a_mesh_without_colours_or_normals_reads_back_without_colours(tmp_path: Path, suffix: str) -> None:
+    box().export(tmp_path / f"mesh.{suffix}")
+    back = read_mesh(tmp_path / f"mesh.{suffix}")
+    torch.testing.assert_close(back.vertices, box().vertices, atol=1e-7, rtol=0)
+    assert back.colours is None
+
+
+@pytest.mark.parametrize("suffix", ["ply", "obj"])
+def test_another_reader_sees_the_same_colours(tmp_path: Path, suffix: str) -> None:
+    mesh = ball()
+    assert mesh.colours is not None
+    mesh.export(tmp_path / f"mesh.{suffix}")
+    other = trimesh.load_mesh(tmp_path / f"mesh.{suffix}", process=False)
+    assert isinstance(other.visual, ColorVisuals)
+    codes = torch.tensor(np.asarray(other.visual.vertex_colors)[:, :3])
+    assert torch.equal(codes, (mesh.colours * 255).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_the_text_format_keeps_float32_precision_at_any_scale(tmp_path: Path, scale: float) -> None:
+    mesh = ball().transformed(torch.diag(torch.tensor([scale, scale, scale, 1.0])))
+    mesh.export(tmp_path / "mesh.obj")
+    torch.testing.assert_close(read_mesh(tmp_path / "mesh.obj").vertices, mesh.vertices, atol=1e-7 * scale, rtol=0)
+
+
+def test_a_glb_stands_upright_in_a_viewer_with_y_up(tmp_path: Path) -> None:
+    """Another reader applies the root node: what was up along +Z is then up along +Y, and right stays right."""
+    mesh = ball()
+    mesh.export(tmp_path / "mesh.glb")
+    seen = trimesh.load_mesh(tmp_path / "mesh.glb", process=False)
+    x, y, z = mesh.vertices.double().unbind(1)
+    np.testing.assert_array_equal(seen.vertices, torch.stack([x, z, -y], 1).numpy())
+    assert seen.volume > 0
+    mesh.export(tmp_path / "flat.glb", z_up=False)
+    np.testing.assert_array_equal(trimesh.load_mesh(tmp_path / "flat.glb", process=False).vertices, mesh.vertices.double().numpy())
+    torch.testing.assert_close(read_mesh(tmp_path / "flat.glb", z_up=False).vertices, mesh.vertices, atol=0, rtol=0)
+
+
+def parts_of_glb(path: Path) -> tuple[dict[str, Any], bytes]:
+    """The document and the buffer of a GLB, after the checks every reader makes of the frame around them."""
+    data = path.read_bytes()
+    magic, version, total, length, kind = struct.unpack_from("<IIIII", data)
+    assert (magic, version, total, kind) == (0x46546C67, 2, len(data), 0x4E4F534A)
+    assert length % 4 == 0
+    document = json.loads(data[20 : 20 + length])
+    binary_length, binary_kind = struct.unpack_from("<II", data, 20 + length)
+    assert binary_kind == 0x004E4942 and binary_length == document["buffers"][0]["byteLength"] == len(data) - 28 - length
+    return document, data[28 + length :]
+
+
+def attribute_of_glb(path: Path, name: str) -> np.ndarray:
+    document, buffer = parts_of_glb(path)
+    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"][name]]
+    view = document["bufferViews"][accessor["bufferView"]]
+    assert view["byteOffset"] % 4 == 0 and view["target"] == 34962
+    return np.frombuffer(buffer, "<f4", accessor["count"] * 3, view["byteOffset"]).reshape(-1, 3)
+
+
+def test_a_glb_follows_the_rules_of_its_format(tmp_path: Path) -> None:
+    mesh = ball()
+    assert mesh.colours is not None
+    path = tmp_path / "mesh.glb"
+    mesh.export(path)
+    document, _ = parts_of_glb(path)
+    positions = attribute_of_glb(path, "POSITION")
+    accessor = document["accessors"][0]
+    assert accessor["min"] == positions.min(0).tolist() and accessor["max"] == positions.max(0).tolist()
+    np.testing.assert_allclose(np.linalg.norm(attribute_of_glb(path, "NORMAL"), axis=1), 1.0, atol=1e-6)
+    srgb = mesh.colours.double().numpy()
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    np.testing.assert_allclose(attribute_of_glb(path, "COLOR_0"), linear, atol=1e-6)
+    material = document["materials"][0]
+    assert material["doubleSided"] and material["pbrMetallicRoughness"] == {"metallicFactor": 0.0, "roughnessFactor": 1.0}
+
+
+def test_a_glb_has_unit_normals_even_where_the_mesh_has_none(tmp_path: Path) -> None:
+    mesh = Mesh(torch.cat([box().vertices, torch.full((1, 3), 4.0)]), box().faces).with_vertex_normals()
+    mesh.export(tmp_path / "mesh.glb")
+    np.testing.assert_allclose(np.linalg.norm(attribute_of_glb(tmp_path / "mesh.glb", "NORMAL"), axis=1), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("kind", "component", "one"), [("<u1", 5121, 255), ("<u2", 5123, 65535)])
+def test_integer_colours_of_other_writers_are_read(tmp_path: Path, kind: str, component: int, one: int) -> None:
+    """The colours of an exported file are replaced by RGBA integers appended to the buffer, as other programs store them."""
+    mesh = ball()
+    path = tmp_path / "mesh.glb"
+    mesh.export(path)
+    document, buffer = parts_of_glb(path)
+    linear = attribute_of_glb(path, "COLOR_0")
+    codes = np.full((len(linear), 4), one, kind)
+    codes[:, :3] = np.rint(linear * one)
+    document["bufferViews"].append({"buffer": 0, "byteOffset": len(buffer), "byteLength": codes.nbytes})
+    accessor = {
+        "bufferView": len(document["bufferViews"]) - 1,
+        "componentType": component,
+        "count": len(codes),
+        "type": "VEC4",
+        "normalized": True,
+    }
+    document["accessors"].append(accessor)
+    document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"] = len(document["accessors"]) - 1
+    buffer += codes.tobytes()
+    document["buffers"][0]["byteLength"] = len(buffer)
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    head = struct.pack("<IIIII", 0x46546C67, 2, 28 + len(text) + len(buffer), len(text), 0x4E4F534A)
+    path.write_bytes(head + text + struct.pack("<II", len(buffer), 0x004E4942) + buffer)
+    back = read_mesh(path)
+    assert back.colours is not None and mesh.colours is not None
+    rounded = codes[:, :3] / one
+    expected = np.where(rounded <= 0.0031308, rounded * 12.92, 1.055 * rounded ** (1 / 2.4) - 0.055)
+    np.testing.assert_allclose(back.colours.numpy(), expected, atol=1e-6)
+
+
+def test_writing_refuses_what_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no triangles"):
+        Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.long)).export(tmp_path / "mesh.ply")
+    with pytest.raises(ValueError, match="suffix '.fbx'"):
+        box().export(tmp_path / "mesh.fbx")
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        box().export(tmp_path / "nowhere" / "mesh.ply")
+    broken = Mesh(torch.full_like(box().vertices, torch.nan), box().faces)
+    with pytest.raises(ValueError, match="8 of 8 vertices"):
+        broken.export(tmp_path / "mesh.ply")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_reading_explains_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no mesh file"):
+        read_mesh(tmp_path / "missing.ply")
+    (tmp_path / "text.ply").write_text("not a mesh")
+    with pytest.raises(ValueError, match="cannot be read as a mesh"):
+        read_mesh(tmp_path / "text.ply")
+    trimesh.PointCloud(np.zeros((4, 3))).export(tmp_path / "points.ply")
+    with pytest.raises(ValueError, match="no triangles"):
+        read_mesh(tmp_path / "points.ply")

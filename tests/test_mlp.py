@@ -1,0 +1,71 @@
+"""The fused perceptron against its twin."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unrender.ops.mlp import mlp
+from unrender.reference.mlp import mlp as twin
+
+
+def _case(sizes: tuple[int, ...], samples: int):
+    generator = torch.Generator().manual_seed(sum(sizes))
+    weights = [torch.randn(o, i, generator=generator) / i**0.5 for i, o in zip(sizes, sizes[1:], strict=False)]
+    biases = [torch.randn(o, generator=generator) for o in sizes[1:]]
+    inputs = torch.randn(samples, sizes[0], generator=generator)
+    return inputs, weights, biases, torch.randn(samples, sizes[-1], generator=generator)
+
+
+@pytest.mark.parametrize("sizes", [(3, 5), (32, 64, 16), (35, 64, 64, 3), (16, 32, 3), (7, 17, 33, 48, 1), (64, 64, 64, 64, 64)])
+@pytest.mark.parametrize("samples", [1, 63, 5000])
+def test_values_and_gradients_equal_the_twin(sizes: tuple[int, ...], samples: int):
+    inputs, weights, biases, cotangent = _case(sizes, samples)
+    leaves = [t.requires_grad_() for t in (inputs, *weights, *biases)]
+    ours, theirs = mlp(inputs, weights, biases), twin(inputs, weights, biases)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    # The twin sums thousands of float32 products in another order, hence in float64.
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    k = len(weights)
+    wanted = torch.autograd.grad(twin(exact[0], exact[1 : k + 1], exact[k + 1 :]), exact, cotangent.double())
+    for a, b in zip(torch.autograd.grad(ours, leaves, cotangent), wanted, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=2e-5 * max(1.0, float(b.abs().max())), rtol=1e-4)
+
+
+def test_wide_networks_take_the_general_path():
+    inputs, weights, biases, _ = _case((20, 100, 2), 100)
+    torch.testing.assert_close(mlp(inputs, weights, biases), twin(inputs, weights, biases), atol=2e-5, rtol=1e-4)
+
+
+def test_bits_do_not_depend_on_the_number_of_threads():
+    inputs, weights, biases, cotangent = _case((8, 16, 3), 20_000)
+    threads = torch.get_num_threads()
+    results = []
+    for count in (1, 2, 3):
+        torch.set_num_threads(count)
+        leaves = [inputs.clone().requires_grad_(), *(w.clone().requires_grad_() for w in weights)]
+        results.append(torch.autograd.grad(mlp(leaves[0], leaves[1:], biases), leaves, cotangent))
+    torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_no_samples_give_no_outputs_and_zero_gradients():
+    _, weights, biases, _ = _case((4, 8, 2), 1)
+    inputs = torch.zeros(0, 4, requires_grad=True)
+    weights[0].requires_grad_()
+    outputs = mlp(inputs, weights, biases)
+    assert outputs.shape == (0, 2)
+    outputs.sum().backward()
+    assert weights[0].grad is not None and torch.equal(weights[0].grad, torch.zeros(8, 4))
+
+
+def test_the_twin_passes_gradcheck():
+    inputs, weights, biases, _ = _case((3, 6, 2), 4)
+    doubles = [t.double().requires_grad_() for t in (inputs, *weights, *biases)]
+    assert torch.autograd.gradcheck(lambda x, a, b, c, d: twin(x, [a, b], [c, d]), doubles)
+
+
+def test_layers_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match="layer 1 has weights"):
+        mlp(torch.zeros(1, 2), [torch.zeros(3, 2), torch.zeros(1, 4)], [torch.zeros(3), torch.zeros(1)])
