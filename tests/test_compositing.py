@@ -245,7 +245,7 @@ def test_positions_and_gathered_values_follow_their_rays() -> None:
 
 
 def test_results_do_not_depend_on_the_number_of_threads() -> None:
-    samples = packed([30] * 1500, seed=4)
+    samples = packed([60] * 1500, seed=4)
     size = samples.starts.shape[0]
     results = []
     kept = torch.get_num_threads()

@@ -160,9 +160,9 @@ def test_every_point_on_a_pixel_ray_lies_in_a_seen_cell(lens: LensModel, k1: flo
     for view in range(3):
         pose = cameras.world_from_camera[view]
         directions = torch.nn.functional.normalize(local @ pose[:3, :3].T, dim=1)
-        for t in torch.linspace(0.05, 8.0, 60):
-            points = pose[:3, 3] + t * directions
-            assert occupied_at(grid, points, torch.zeros(400))[points.abs().amax(dim=1) < 4].all()
+        points = (pose[:3, 3] + torch.linspace(0.05, 8.0, 60)[:, None, None] * directions).reshape(-1, 3)
+        points = points[points.abs().amax(dim=1) < 4]
+        assert occupied_at(grid, points, torch.zeros(points.shape[0])).all()
 
 
 def test_what_no_camera_sees_never_marches() -> None:
@@ -196,12 +196,27 @@ def test_the_visual_hull_keeps_the_object() -> None:
     assert grid.occupied_fraction < 0.25
 
 
+@pytest.mark.parametrize("levels", [1, 2])
+def test_the_clearance_is_the_distance_to_the_next_occupied_brick(levels: int) -> None:
+    grid = OccupancyGrid(32, levels)
+    grid.set_from_values((torch.rand(levels * 32**3, generator=generator(3)) < 1e-4).float(), 0.5)
+    bricks = torch.stack(torch.meshgrid(*[torch.arange(8)] * 3, indexing="ij"), dim=-1).reshape(-1, 3)
+    cells = grid.occupied().view(levels, 8, 4, 8, 4, 8, 4)
+    for level in range(levels):
+        obstacle = cells[level].any(dim=5).any(dim=3).any(dim=1).reshape(-1)
+        if level > 0:
+            obstacle |= ((bricks >= 2) & (bricks < 6)).all(dim=1)
+        expected = (bricks[:, None] - bricks[obstacle]).abs().amax(dim=2).amin(dim=1)
+        assert torch.equal(grid.clearance.view(levels, -1)[level].long(), expected)
+        assert expected.max() > 1
+
+
 def test_the_state_dict_restores_everything() -> None:
     grid, other = OccupancyGrid(16), OccupancyGrid(16)
     grid.mark_seen(looking(EYES, focal=200.0), [0])
     grid.update(ball, threshold=0.01, cells=None, generator=generator())
     other.load_state_dict(grid.state_dict())
-    for name in ("values", "bits", "seen"):
+    for name in ("values", "bits", "clearance", "seen"):
         assert torch.equal(getattr(grid, name), getattr(other, name))
 
 

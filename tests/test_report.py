@@ -1,15 +1,21 @@
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
 from numpy import ndarray
-from tiny_recipe import TINY, TinyConfig, TinyScene, tiny_capture
 
+import unrender.outputs
+from tiny_recipe import TINY, TinyConfig, TinyScene, tiny_capture
+from unrender.capture import CaptureError, Split
 from unrender.display import Display
 from unrender.evaluation import evaluate, truth_of
 from unrender.figures import BLUE_TO_YELLOW, Curve, colour_map, data_uri, error_picture, line_chart, mesh_picture, nearest_triangle
@@ -52,6 +58,11 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
+@pytest.fixture(autouse=True)
+def short_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unrender.outputs, "VIDEO_FRAMES", 4)
+
+
 def run_tiny(path: Path, config: TinyConfig) -> RunDirectory:
     directory = RunDirectory(path)
     capture = tiny_capture()
@@ -69,10 +80,35 @@ def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(tmp_path: Path
     assert page.addresses and all(address.startswith("data:") for address in page.addresses)
     assert not re.search(r"https?://", text)
     words = " ".join(page.text)
-    for expected in ("tiny · ball", "held out", "every 4th view", "photos/ball_4.png", "painted by hand", "0.250", "Held-out views", "watertight"):
+    for expected in (
+        "tiny · ball",
+        "held out",
+        "every 4th view",
+        "photos/ball_4.png",
+        "painted by hand",
+        "0.250",
+        "Held-out views",
+        "watertight",
+    ):
         assert expected in words
     assert text.count("<figure>") == 3 * 5 + 2
     assert text.count("<video") == 1
+
+
+def test_without_held_out_views_the_fitted_ones_are_shown_and_called_so(tmp_path: Path) -> None:
+    capture = replace(tiny_capture(), split=Split((0, 3, 5), (), "nothing is held out"))
+    directory = RunDirectory(tmp_path)
+    result = fit_into(directory, Job(TINY, "cpu", TinyConfig(steps=4), capture, "", {}, CPU, 0), display=Display.quiet())
+    record = write_outputs(directory, result, capture, device=CPU, display=Display.quiet())
+    assert json.loads(directory.metrics_file.read_text())["split"] == "train"
+    assert record.remarks == ["the numbers are of the fitted views, because none was held out (nothing is held out)"]
+    assert "3 fitted views" in directory.report_file.read_text(encoding="utf-8")
+
+
+def test_a_capture_without_views_to_fit_is_refused(tmp_path: Path) -> None:
+    capture = replace(tiny_capture(), split=Split((), (0, 1), "all is held out"))
+    with pytest.raises(CaptureError, match=r"ball: there are no views to fit \(all is held out\)"):
+        fit_into(RunDirectory(tmp_path), Job(TINY, "cpu", TinyConfig(), capture, "", {}, CPU, 0), display=Display.quiet())
 
 
 def test_an_empty_mesh_is_explained_and_everything_else_is_there(tmp_path: Path) -> None:
@@ -124,8 +160,6 @@ def test_inside_the_mask_a_flat_error_is_its_own_psnr() -> None:
 
 
 def test_ignored_pixels_count_in_no_number() -> None:
-    from dataclasses import replace
-
     capture = tiny_capture()
     assert capture.masks is not None
     capture = replace(capture, ignored=capture.masks > 127)
@@ -135,10 +169,6 @@ def test_ignored_pixels_count_in_no_number() -> None:
 
 
 def test_a_split_without_views_is_refused() -> None:
-    from dataclasses import replace
-
-    from unrender.capture import Split
-
     capture = replace(tiny_capture(), split=Split((0, 1), (), "nothing is held out"))
     with pytest.raises(ValueError, match=r"ball: there are no test views to evaluate \(nothing is held out\)"):
         evaluate(true_scene(), capture)
@@ -177,8 +207,6 @@ def test_the_nearest_triangle_is_what_a_ray_through_the_pixel_meets_first() -> N
 
 
 def test_a_mesh_seen_from_inside_out_is_drawn_bluish() -> None:
-    from dataclasses import replace
-
     mesh = true_scene().mesh()
     right, wrong = mesh_picture(mesh, 30.0, 20.0, size=64), mesh_picture(replace(mesh, faces=mesh.faces.flip(1)), 30.0, 20.0, size=64)
     covered = (right != 255).any(axis=-1)
@@ -195,13 +223,12 @@ def test_pictures_are_made_smaller_never_larger() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(24, 32), (25, 33)])
 def test_a_video_holds_the_frames_it_was_given(tmp_path: Path, height: int, width: int) -> None:
-    import imageio.v3 as imageio
-
     file = tmp_path / "v.mp4"
     frames = [torch.full((height, width, 3), value, dtype=torch.uint8) for value in (40, 120, 200)]
     assert write_video(file, iter(frames), fps=10) == 3
-    read = imageio.imread(file)
-    assert read.shape == (3, height + height % 2, width + width % 2, 3)
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(file), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, check=True, capture_output=True).stdout
+    read = np.frombuffer(raw, np.uint8).reshape(3, height + height % 2, width + width % 2, 3)
     assert np.abs(read.astype(float).mean(axis=(1, 2, 3)) - [40, 120, 200]).max() < 4
 
 
@@ -215,7 +242,8 @@ def test_the_video_path_keeps_to_its_budget() -> None:
     capture = tiny_capture()
     path = showing_path(capture, 72)
     assert len(path) == 72
-    assert within_budget(path, 1e-9, 10.0) is path
+    unchanged = within_budget(path, 1e-9, 10.0)
+    assert len(unchanged) == 72 and unchanged.width == path.width
     shorter = within_budget(path, 20.0 / (36 * 24 * 24), 10.0)
     assert len(shorter) == 36 and (shorter.width, shorter.height) == (24, 24)
 

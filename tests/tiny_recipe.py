@@ -100,7 +100,7 @@ def fit(
             target = torch.tensor([0.8, 0.3, 0.2]) + 0.01 * torch.randn(3, generator=generator)
             with torch.no_grad():
                 error = target - scene.colour
-                scene.colour += config.learning_rate * error
+                scene.colour.add_(error, alpha=config.learning_rate)
             clock.step += 1
             if clock.step % 2 == 0 and observer is not None:
                 mse = float((error**2).mean())

@@ -29,7 +29,7 @@ def fit(
     preset: str | None = None,
     config: Any = None,
     steps: int | None = None,
-    max_seconds: float | None = None,
+    max_seconds: float | int | None = None,
     device: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
@@ -69,10 +69,11 @@ def fit(
         config = method.presets[preset]
     elif preset is not None:
         raise ValueError("give a preset or a config, not both")
+    budget = None if max_seconds is None else float(max_seconds)
     if steps is not None:
-        config = dataclasses.replace(config, steps=steps, max_seconds=max_seconds)
-    elif max_seconds is not None:
-        config = dataclasses.replace(config, max_seconds=max_seconds)
+        config = dataclasses.replace(config, steps=steps, max_seconds=budget)
+    elif budget is not None:
+        config = dataclasses.replace(config, max_seconds=budget)
     if out is None:
         return method.fit(capture, config, device=where, seed=seed, observer=observer)
     directory = RunDirectory(Path(out))

@@ -31,37 +31,35 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(known[:-1])} and {known[-1]}" if len(known) > 1 else f"there is only {known[0]}"
 
 
-def parse(default: Any, words: Sequence[str], *, command: str, kind: Any = None) -> Any:
+def parse(kind: Any, words: Sequence[str], *, command: str) -> Any:
     """Fills a dataclass from the command line.
 
     Args:
-        default: an instance with the values of the options not given; ``tyro.MISSING`` where there is none.
+        kind: the dataclass; fields without a default are required.
         words: what follows the command.
         command: as the user types it, for the help page.
-        kind: the type to fill, where it is generic; ``type(default)`` otherwise.
 
     Raises:
         UsageError: for an unknown option or a value that does not fit, in one sentence.
         SystemExit: after ``--help`` was printed.
     """
-    kind = kind or type(default)
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            filled, rest = _tyro(kind, default, words, command)
+            filled, rest = _tyro(kind, words, command)
     except SystemExit as end:
         if end.code in (0, None):
             raise
-        _refuse_unknown(words, option_names(kind, default, command), command)
+        _refuse_unknown(words, option_names(kind, command), command)
         raise UsageError(sentence_of(printed.getvalue(), command)) from None
     if rest:
-        _refuse_unknown(rest, option_names(kind, default, command), command)
+        _refuse_unknown(rest, option_names(kind, command), command)
         raise UsageError(f"`{command}` does not understand {rest[0]!r}; `{command} --help` shows how it is used")
     return filled
 
 
-def _tyro(kind: Any, default: Any, words: Sequence[str], command: str) -> Any:
-    return tyro.cli(kind, prog=command, args=list(words), default=default, return_unknown_args=True, config=(tyro.conf.FlagCreatePairsOff,))
+def _tyro(kind: Any, words: Sequence[str], command: str) -> Any:
+    return tyro.cli(kind, prog=command, args=list(words), return_unknown_args=True)
 
 
 def _refuse_unknown(words: Sequence[str], known: set[str], command: str) -> None:
@@ -73,11 +71,11 @@ def _refuse_unknown(words: Sequence[str], known: set[str], command: str) -> None
             raise UsageError(f"`{command}` has no option {name}; {hint}")
 
 
-def option_names(kind: Any, default: Any, command: str) -> set[str]:
+def option_names(kind: Any, command: str) -> set[str]:
     """Every ``--option`` the help page of a command speaks of."""
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-        _tyro(kind, default, ["--help"], command)
+        _tyro(kind, ["--help"], command)
     return set(re.findall(r"--[a-z0-9][a-z0-9.-]*", page.getvalue()))
 
 

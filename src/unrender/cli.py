@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
-import tyro
 from rich.console import Console
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
@@ -85,14 +84,14 @@ class FitOptions(Generic[C]):
     """Half the side of the region of interest, in the units the poses come in."""
     up: Annotated[Up | None, arg(metavar="X Y Z|AXIS", help_behavior_hint="(default: from the capture)")] = None
     """Which way is up in the frame the poses come in: a vector, x, y, z, -x, -y, -z, or cameras for the mean of the cameras'."""
-    normals: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
+    normal_maps: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
     """Folder of normal maps, one image per photo, as a prior."""
-    normals_frame: Literal["opengl", "opencv", "world"] = "opengl"
+    normal_maps_frame: Literal["opengl", "opencv", "world"] = "opengl"
     """Axes of those normals: of the camera, Y up or Y down, or of the frame the poses come in."""
-    test_every: int = 8
-    """Holds out every so-manieth view where the capture brings no split of its own."""
+    test_every: Annotated[int, arg(metavar="K")] = 8
+    """Holds out every K-th view where the capture brings no split of its own; 0 holds out nothing."""
     masks: bool = True
-    """Leaves masks and alpha channels unused: the surroundings become part of the scene."""
+    """Uses masks and alpha channels; without them the surroundings become part of the scene."""
     mesh_resolution: int = 256
     """Cells along a side of the region of interest when the mesh is extracted."""
     overwrite: bool = False
@@ -194,8 +193,8 @@ def fit_command(words: Sequence[str]) -> int:
     config = recipe.presets[preset]
     if value_of("--steps", rest) is not None:
         config = dataclasses.replace(config, max_seconds=None)
-    default: FitOptions[Any] = FitOptions(capture=tyro.MISSING, config=config)
-    options: FitOptions[Any] = parse(default, rest, command=f"unrender fit {name}", kind=FitOptions[type(config)])
+    kind: Any = FitOptions[Annotated[type(config), arg(default=config)]]  # pyright: ignore[reportInvalidTypeArguments]
+    options: FitOptions[Any] = parse(kind, rest, command=f"unrender fit {name}")
     out = options.out or Path("runs") / f"{name}-{options.capture.resolve().name}"
 
     from unrender.commands import fit_capture
@@ -221,7 +220,7 @@ def _fit_help(table: dict[str, unrender.runs.Recipe]) -> str:
 
 def eval_command(words: Sequence[str]) -> int:
     """``unrender eval RUN ...``"""
-    options: EvalOptions = parse(EvalOptions(run=tyro.MISSING), words, command="unrender eval")
+    options: EvalOptions = parse(EvalOptions, words, command="unrender eval")
     from unrender.commands import evaluate_run
 
     return evaluate_run(options, recipes(), select_device(options.device))
@@ -229,7 +228,7 @@ def eval_command(words: Sequence[str]) -> int:
 
 def render_command(words: Sequence[str]) -> int:
     """``unrender render RUN ...``"""
-    options: RenderOptions = parse(RenderOptions(run=tyro.MISSING), words, command="unrender render")
+    options: RenderOptions = parse(RenderOptions, words, command="unrender render")
     from unrender.commands import render_run
 
     return render_run(options, recipes(), select_device(options.device))
@@ -237,7 +236,7 @@ def render_command(words: Sequence[str]) -> int:
 
 def export_command(words: Sequence[str]) -> int:
     """``unrender export RUN ...``"""
-    options: ExportOptions = parse(ExportOptions(run=tyro.MISSING), words, command="unrender export")
+    options: ExportOptions = parse(ExportOptions, words, command="unrender export")
     from unrender.commands import export_run
 
     return export_run(options, recipes(), select_device(options.device))
@@ -245,7 +244,7 @@ def export_command(words: Sequence[str]) -> int:
 
 def demo_command(words: Sequence[str]) -> int:
     """``unrender demo ...``"""
-    options: DemoOptions = parse(DemoOptions(), words, command="unrender demo")
+    options: DemoOptions = parse(DemoOptions, words, command="unrender demo")
     from unrender.commands import run_demo
 
     return run_demo(options, recipes()["neus"], select_device(options.device))
@@ -253,7 +252,7 @@ def demo_command(words: Sequence[str]) -> int:
 
 def doctor_command(words: Sequence[str]) -> int:
     """``unrender doctor``"""
-    parse(DoctorOptions(), words, command="unrender doctor")
+    parse(DoctorOptions, words, command="unrender doctor")
     checks = examine()
     for check in checks:
         print(f"{'OK' if check.good else '!!'}  {check.finding}" + (f"\n    {check.advice}" if check.advice else ""))

@@ -18,7 +18,7 @@ PLAIN_LINE_EVERY = 10.0
 def duration(seconds: float) -> str:
     """Minutes and seconds, or hours and minutes.
 
-    >>> duration(75.4), duration(3720)
+    >>> duration(75.4), duration(3720.0)
     ('1:15', '1 h 02 min')
     """
     whole = int(seconds)

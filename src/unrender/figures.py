@@ -112,9 +112,10 @@ def mesh_picture(mesh: Mesh, azimuth: float, elevation: float, *, size: int = 42
     to_viewer = np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
     right = np.array([-math.sin(a), math.cos(a), 0.0])
     camera_from_world = np.stack([right, -np.cross(to_viewer, right), -to_viewer])
-    low, high = vertices.min(0), vertices.max(0)
-    scale = 0.96 * size / max(float(np.linalg.norm(high - low)), 1e-12)
-    corners = (((vertices - (low + high) / 2) * scale) @ camera_from_world.T + [size / 2, size / 2, 0.0])[faces]
+    seen = vertices @ camera_from_world.T
+    low, high = seen.min(0), seen.max(0)
+    scale = 0.92 * size / max(float((high - low)[:2].max()), 1e-12)
+    corners = ((seen - (low + high) / 2) * scale + [size / 2, size / 2, 0.0])[faces]
     nearest = nearest_triangle(corners, size)
     drawn = nearest >= 0
     edge1, edge2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
@@ -210,7 +211,7 @@ def line_chart(
     heights = [y for curve in drawn for y in curve.y] + ([level[1]] if level else [])
     y_low, y_high = min(heights), max(heights)
     if logarithmic:
-        y_low, y_high = math.floor(math.log10(y_low)), math.ceil(math.log10(y_high))
+        y_low, y_high = float(math.floor(math.log10(y_low))), float(math.ceil(math.log10(y_high)))
     if y_high - y_low < 1e-9:
         y_low, y_high = y_low - 0.5, y_high + 0.5
     x_ticks, y_ticks = _ticks(0.0, max(max(c.x) for c in drawn)), _ticks(y_low, y_high, whole=logarithmic)

@@ -81,10 +81,13 @@ def write_outputs(
     evaluation, rows, seconds_per_ray = None, [], None
     if report_missing or not directory.metrics_file.exists():
         started = time.perf_counter()
-        evaluation, rows = evaluate_into(directory, result.scene, capture, device=device)
+        split: Literal["train", "test"] = "test" if capture.split.test else "train"
+        if split == "train":
+            remarks.append(f"the numbers are of the fitted views, because none was held out ({capture.split.rule})")
+        evaluation, rows = evaluate_into(directory, result.scene, capture, device=device, split=split)
         timings["evaluation"] = time.perf_counter() - started
         seconds_per_ray = timings["evaluation"] / (len(evaluation.per_view) * capture.cameras.width * capture.cameras.height)
-        write_metrics(directory, record, evaluation)
+        write_metrics(directory.metrics_file, record, evaluation)
         if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
             measures["psnr_masked"] = evaluation.psnr_masked
         display.say(score_sentence(evaluation))
@@ -137,9 +140,8 @@ def evaluate_into(
     return evaluation, rows
 
 
-def write_metrics(directory: RunDirectory, record: RunRecord, evaluation: Evaluation) -> None:
-    """Writes ``metrics.json`` (``metrics_train.json`` for the training views); a number that is not finite becomes null."""
-    file = directory.metrics_file if evaluation.split == "test" else directory.path / "metrics_train.json"
+def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None:
+    """Writes the metrics of a split; a number that is not finite becomes null."""
     write_json(
         file,
         {

@@ -63,7 +63,8 @@ class Report:
 
 MEASURES: dict[str, tuple[str, str]] = {
     "psnr_masked": ("PSNR inside the mask", "{:.2f} dB"),
-    "chamfer_percent": ("Chamfer distance to the truth", "{:.3f} % of the diagonal"),
+    "chamfer_percent": ("of the diagonal: Chamfer distance to the truth", "{:.3f} %"),
+    "f_score": ("F-score at 1 % of the diagonal", "{:.4f}"),
 }
 """How the numbers of ``RunRecord.measures`` are called and written; others appear under their own name."""
 
@@ -102,12 +103,16 @@ def _headline(report: Report, title: str) -> str:
     if record.peak_memory_mb is not None:
         tiles.append((f"{record.peak_memory_mb / 1024:.1f}", "GB peak memory"))
     cells = "".join(f"<div><b>{html.escape(number)}</b><span>{html.escape(label)}</span></div>" for number, label in tiles)
-    views = f"{len(evaluation.per_view)} held-out view{'s' * (len(evaluation.per_view) != 1)}"
+    views = f"{len(evaluation.per_view)} {_kind(report)} view{'s' * (len(evaluation.per_view) != 1)}"
     return (
         f"<header><h1>{html.escape(title)}</h1>"
         f'<p class="lead">{views}; {html.escape(record.outcome or "unfinished")}; {html.escape(record.device_name)}</p>'
         f'<div class="tiles">{cells}</div></header>'
     )
+
+
+def _kind(report: Report) -> str:
+    return "held-out" if report.evaluation.split == "test" else "fitted"
 
 
 def _remarks(record: RunRecord) -> str:
@@ -141,7 +146,8 @@ def _views(report: Report) -> str:
         "Error is the mean absolute difference of the three sRGB channels. Depth is the distance from the camera in units of the "
         f"normalised world, its range under each picture. Normals are in world axes, (n + 1) / 2; grey is empty.{left_out}"
     )
-    return f'<section><h2>Held-out views</h2><p class="note">{note}</p><div class="scales">{scales}</div>{"".join(rows)}</section>'
+    heading = f'<h2>{_kind(report).capitalize()} views</h2><p class="note">{note}</p><div class="scales">{scales}</div>'
+    return f"<section>{heading}{''.join(rows)}</section>"
 
 
 def _figure(source: str, caption: str, described: str) -> str:
@@ -160,7 +166,7 @@ def _curves(report: Report) -> str:
         return ""
     seconds = [line.seconds for line in lines]
     psnr = Curve("training batches", seconds, [_number(line.psnr) for line in lines])
-    held_out = ("mean of held-out views", report.evaluation.psnr)
+    held_out = (f"mean of {_kind(report)} views", report.evaluation.psnr)
     charts = line_chart([psnr], title="PSNR of training batches, dB", x_label="seconds of training", level=held_out)
     names = list(dict.fromkeys(name for line in lines for name in line.losses))
     losses = [Curve(name, seconds, [_number(line.losses.get(name)) for line in lines]) for name in names]

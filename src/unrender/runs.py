@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from unrender.capture import Capture
+from unrender.capture import Capture, CaptureError
 from unrender.display import Display, duration
 from unrender.doctor import device_name, peak_memory_mb, versions
 from unrender.io.checkpoints import CheckpointError, find_checkpoint, save_checkpoint
@@ -160,9 +160,12 @@ def fit_into(
     Raises:
         RunConflictError: when the folder holds a run of another job.
         OutputFolderError: when the folder cannot be written.
+        CaptureError: when there are no views to fit.
         CheckpointError: when a checkpoint there comes from another recipe.
     """
     check_folder(directory, overwrite=overwrite)
+    if not job.capture.split.train:
+        raise CaptureError(f"{job.capture.name}: there are no views to fit ({job.capture.split.rule}); hold out fewer views")
     record = job.record()
     if overwrite:
         directory.clear()

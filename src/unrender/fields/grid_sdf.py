@@ -19,7 +19,7 @@ Stage = tuple[float, int, int]
 class GridSdf(SurfaceField):
     """f(x) and ∇f(x) by trilinear interpolation of one grid, features of another.
 
-    A refinement keeps the function (trilinear upsampling) and the same ``nn.Parameter`` objects; their optimiser state starts anew.
+    A refinement keeps the function (trilinear upsampling) and makes new parameters.
     """
 
     def __init__(self, stages: tuple[Stage, ...], features: int, initial: Float[Tensor, "Z Y X"]) -> None:
@@ -50,8 +50,8 @@ class GridSdf(SurfaceField):
             return False
         self.stage = wanted
         _, size, feature_size = self.stages[wanted]
-        self.distance_grid.data = _resized(self.distance_grid.data, size)
-        self.feature_grid.data = _resized(self.feature_grid.data, feature_size)
+        self.distance_grid = nn.Parameter(_resized(self.distance_grid, size))
+        self.feature_grid = nn.Parameter(_resized(self.feature_grid, feature_size))
         return True
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -36,4 +36,4 @@ class SurfaceField(nn.Module, ABC):
 
     @abstractmethod
     def advance(self, fraction: float) -> bool:
-        """Moves to the level of detail for this share of the budget; True where parameters changed shape."""
+        """Moves to the level of detail for this share of the budget; True where parameters were replaced by finer ones."""

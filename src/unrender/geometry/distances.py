@@ -74,8 +74,8 @@ def surface_distance(
     if threshold is None:
         extent = reference.bounding_box.double().cpu().numpy() if isinstance(reference, Mesh) else np.stack([theirs.min(0), theirs.max(0)])
         threshold = 0.01 * float(np.linalg.norm(extent[1] - extent[0]))
-    to_reference, there = KDTree(theirs).query(ours)
-    to_reconstruction, here = KDTree(ours).query(theirs)
+    to_reference, there = KDTree(theirs, balanced_tree=False).query(ours)
+    to_reconstruction, here = KDTree(ours, balanced_tree=False).query(theirs)
     consistency = None
     if our_normals is not None and their_normals is not None:
         forth = np.abs((our_normals * their_normals[there]).sum(1)).mean()
@@ -111,18 +111,18 @@ def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Fl
     corners = mesh.vertices.detach().double()[mesh.faces.long()].cpu().numpy()
     centres = corners.mean(1)
     radii = np.linalg.norm(corners - centres[:, None], axis=2).max(1)
-    best = KDTree(corners.reshape(-1, 3)).query(query)[0]
+    best = KDTree(corners.reshape(-1, 3), balanced_tree=False).query(query)[0]
     classes = np.frexp(np.maximum(radii, 1e-6 * radii.max()))[1]
     for size in np.unique(classes):
         members = np.flatnonzero(classes == size)
-        tree = KDTree(centres[members])
+        tree = KDTree(centres[members], balanced_tree=False)
         radius = radii[members].max()
         pending = np.arange(len(query))
         wanted = min(_FIRST_CANDIDATES, len(members))
         while len(pending):
             unsettled = []
             for piece in np.array_split(pending, max(1, len(pending) * wanted // _CANDIDATES_AT_ONCE)):
-                distance, index = tree.query(query[piece], k=np.arange(1, wanted + 1))
+                distance, index = (np.reshape(found, (-1, wanted)) for found in tree.query(query[piece], k=wanted))
                 possible, slot = np.nonzero(distance - radius < best[piece, None])
                 found = _point_triangle_distance(query[piece[possible]], corners[members[index[possible, slot]]])
                 np.minimum.at(best, piece[possible], found)

@@ -152,9 +152,7 @@ outside: fit for longer, or look at the masks and at the region.
     finite = values[values.isfinite()]
     if len(finite) < len(values):
         share = 1 - len(finite) / len(values)
-        return (
-            f"There is no surface: the field is not finite at {share:.0%} of the positions. The fit has diverged; lower the learning rate."
-        )
+        return f"There is no surface: the field is not finite at {share:.0%} of the positions. The fit diverged: lower the learning rate."
     least, most = float(finite.min()), float(finite.max())
     if least <= level < most:
         return (
@@ -287,7 +285,7 @@ class _Blocks:
     def _sharing(
         self, blocks: Int64[np.ndarray, "blocks 3"], known: int
     ) -> Iterator[tuple[bool, Int64[np.ndarray, " 3"], Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]]:
-        """For each neighbour offset, the pairs (index of a new block, slot of its neighbour), and whether the neighbour was there before."""
+        """For each neighbour offset, the pairs (index of a new block, slot of its neighbour), and whether the neighbour was known."""
         for offset in _OFFSETS:
             neighbours = self.slot[tuple((blocks + 1 + offset).T)]
             for earlier in (False, True):

@@ -200,12 +200,10 @@ def _decoded(path: Path, turn: bool) -> Image.Image:
 
 def _block_sum(pixels: np.ndarray, block: int) -> np.ndarray:
     """Sums over blocks of pixels."""
-    rows, columns = pixels.shape[0] // block, pixels.shape[1] // block
-    total = np.zeros((rows, columns, pixels.shape[2]), np.float32)
-    for y in range(block):
-        for x in range(block):
-            total += pixels[y : rows * block : block, x : columns * block : block]
-    return total
+    rows, columns, channels = pixels.shape[0] // block, pixels.shape[1] // block, pixels.shape[2]
+    whole = pixels[: rows * block, : columns * block]
+    strips = whole.reshape(rows, block, columns * block * channels).sum(1, dtype=np.float32)
+    return strips.reshape(rows, columns, block, channels).sum(2)
 
 
 def _block_mean(pixels: np.ndarray, block: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.capture import CaptureError
+from unrender.io.images import in_threads
 from unrender.io.source import Source
 from unrender.rotations import rotation_between
 
@@ -29,6 +30,9 @@ _BLENDER_HALF = 1.5
 
 _COARSE_GRID = 24
 _COARSE_STEP = 4
+_CHUNK = 8192
+"""Cells a thread carves at once: few enough that PyTorch does not start threads of its own for them."""
+
 _MOST_VIEWS = 40
 _MASK_SIDE = 128
 """Masks are pooled to about this many pixels before carving: finer than the projection of one cell."""
@@ -188,12 +192,12 @@ def visual_hull_box(masks: UInt8[Tensor, "views rows columns"], cameras: Cameras
     """Lower and upper corner of what the masks leave of [-1, 1]³, cut into 48³ cells; None where they leave nothing.
 
     A cell stays if at least half of the views see its centre, and at most one view in twenty (a bad mask) sees it farther outside its mask
-    than the cell reaches. Coarser cells are carved first, with fewer views. ``masks`` may be smaller than the
-    images of ``cameras`` by a whole factor.
+    than the cell reaches. Coarser cells are carved first, with fewer views. ``masks`` may be smaller than the images of ``cameras`` by a
+    whole factor.
     """
     shrink = max(1, math.ceil(max(masks.shape[1:]) / _MASK_SIDE))
     small = F.max_pool2d((masks >= 128).float()[:, None], shrink, ceil_mode=True)
-    pixel = shrink * cameras.width / masks.shape[2]
+    pixel = shrink * (cameras.width // masks.shape[2])
     cell = 2 / _COARSE_GRID
     along = (torch.arange(_COARSE_GRID) + 0.5) * cell - 1
     few = cameras[::_COARSE_STEP], small[::_COARSE_STEP]
@@ -213,7 +217,7 @@ def _carved_cells(
     centres: Float[Tensor, "cells 3"],
     cell: float,
     masks: Float[Tensor, "views 1 rows columns"],
-    pixel: float,
+    pixel: int,
     cameras: Cameras,
     allowed: int,
 ) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
@@ -223,21 +227,27 @@ def _carved_cells(
     """
     distance = float(cameras.positions.norm(dim=-1).median())
     reach = math.ceil(float(cameras.intrinsics[:, :2].max()) * cell * math.sqrt(3) / 2 / (distance * pixel))
+    reach = min(reach, max(masks.shape[2:]))
     grown = F.max_pool2d(masks, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
     grown = F.max_pool2d(grown, (1, 2 * reach + 1), stride=1, padding=(0, reach))[:, 0] > 0
-    seen = torch.zeros(len(centres), dtype=torch.int32)
-    misses = torch.zeros_like(seen)
-    for view in range(len(cameras)):
-        inside, outside = _silhouette_vote(grown[view], cameras, view, centres, pixel)
-        seen += inside | outside
-        misses += outside
-        stays = misses <= allowed
-        centres, seen, misses = centres[stays], seen[stays], misses[stays]
-    return centres, seen
+
+    def carve(left: Float[Tensor, "cells 3"]) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
+        seen = torch.zeros(len(left), dtype=torch.int32)
+        misses = torch.zeros_like(seen)
+        for view in range(len(cameras)):
+            inside, outside = _silhouette_vote(grown[view], cameras, view, left, pixel)
+            seen += inside | outside
+            misses += outside
+            stays = misses <= allowed
+            left, seen, misses = left[stays], seen[stays], misses[stays]
+        return left, seen
+
+    parts = in_threads(carve, centres.split(_CHUNK))
+    return torch.cat([left for left, _ in parts]), torch.cat([seen for _, seen in parts])
 
 
 def _silhouette_vote(
-    mask: Bool[Tensor, "rows columns"], cameras: Cameras, view: int, points: Float[Tensor, "points 3"], pixel: float
+    mask: Bool[Tensor, "rows columns"], cameras: Cameras, view: int, points: Float[Tensor, "points 3"], pixel: int
 ) -> tuple[Bool[Tensor, " points"], Bool[Tensor, " points"]]:
     """Which points one view sees inside its mask, and which outside; neither holds for points it does not see."""
     where, depth = cameras.project(points, view)

@@ -117,6 +117,10 @@ class RunDirectory:
         return self.path / "metrics.json"
 
     @property
+    def train_metrics_file(self) -> Path:
+        return self.path / "metrics_train.json"
+
+    @property
     def renders(self) -> Path:
         return self.path / "renders"
 
@@ -181,7 +185,7 @@ class RunDirectory:
         """Removes the files of an earlier run, and nothing else."""
         for folder in (self.checkpoints, self.renders):
             shutil.rmtree(folder, ignore_errors=True)
-        files = [self.history_file, self.metrics_file, self.path / "metrics_train.json", self.video_file, self.report_file]
+        files = [self.history_file, self.metrics_file, self.train_metrics_file, self.video_file, self.report_file]
         files += [self.mesh_file(suffix) for suffix in ("ply", "obj", "glb")] + [self.record_file]
         for file in files:
             file.unlink(missing_ok=True)

@@ -294,7 +294,7 @@ def _same_shape(stated: tuple[float, float], size: tuple[int, int]) -> bool:
 
 
 def _intrinsics(keys: Mapping[str, Any], size: tuple[int, int], name: str, file: Path) -> list[float]:
-    width, height = _number(keys, "w", name, file) or size[0], _number(keys, "h", name, file) or size[1]
+    width, height = _number(keys, "w", name, file) or float(size[0]), _number(keys, "h", name, file) or float(size[1])
 
     def focal(pixels: str, radians: str, degrees: str, extent: float) -> float | None:
         length, angle, angle_in_degrees = (_number(keys, key, name, file) for key in (pixels, radians, degrees))

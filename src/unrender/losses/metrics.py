@@ -43,7 +43,7 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
         (2 μa μb + c₁)(2 σab + c₂) / ((μa² + μb² + c₁)(σa² + σb² + c₂)),
 
     with means, variances and covariance under an 11 × 11 Gaussian window of σ = 1.5 pixels, c₁ = 0.01², c₂ = 0.03², and pixels whose window
-    lies wholly inside the image. Values are clamped to [0, 1].
+    lies wholly inside the image. Values are clamped to [0, 1]. Computed in float64: a variance is a small difference of large numbers.
 
     Returns:
         At most 1, reached by equal images.
@@ -60,8 +60,8 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
     height, width, _ = image.shape
     if height < _WINDOW or width < _WINDOW:
         raise ValueError(f"SSIM needs images of at least {_WINDOW} x {_WINDOW} pixels, not {width} x {height}")
-    a = image.clamp(0, 1).permute(2, 0, 1)
-    b = reference.clamp(0, 1).permute(2, 0, 1)
+    a = image.double().clamp(0, 1).permute(2, 0, 1)
+    b = reference.double().clamp(0, 1).permute(2, 0, 1)
     mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blurred(torch.stack([a, b, a * a, b * b, a * b]))
     variance_a = mean_aa - mean_a**2
     variance_b = mean_bb - mean_b**2
@@ -72,10 +72,10 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
 
 
 def _blurred(images: Float[Tensor, "kinds 3 height width"]) -> Float[Tensor, "kinds 3 inner_height inner_width"]:
-    """Gaussian means where the window fits, in float64, because a variance is a difference of nearly equal numbers."""
-    distance = torch.arange(_WINDOW, dtype=torch.float64, device=images.device) - _WINDOW // 2
+    """Gaussian means where the window fits."""
+    distance = torch.arange(_WINDOW, dtype=images.dtype, device=images.device) - _WINDOW // 2
     weights = torch.exp(-0.5 * (distance / _SIGMA) ** 2)
     weights = weights / weights.sum()
-    flat = images.double().reshape(-1, 1, *images.shape[2:])
+    flat = images.reshape(-1, 1, *images.shape[2:])
     flat = conv2d(conv2d(flat, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1))
     return flat.reshape(*images.shape[:2], *flat.shape[2:])

@@ -142,8 +142,7 @@ class _LaplacianSmoothness(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:
-        (cotangent,) = cotangents
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (laplacian,) = ctx.saved_tensors
         pulled = laplacian * (2 * cotangent / (laplacian.numel() * ctx.spacing**2))
         gradient = pulled.new_zeros([size + 2 for size in pulled.shape])

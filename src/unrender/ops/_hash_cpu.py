@@ -1,9 +1,9 @@
 """CPU kernels of the hash encoding: the three sums of :mod:`unrender.ops.hash_encoding`.
 
-A thread takes one level and a run of points, so that one table is in cache at a time. Points go in chunks of WIDTH, whose indices and weights
-are computed side by side in vector registers before the table is touched; the eight rows of a point are fetched in one go, which keeps many
-reads in flight. The last chunk is filled up with copies of the last point, so every point goes through the same instructions however the
-points are cut into runs.
+A thread takes one level and a run of points, so that one table is in cache at a time. Points go in chunks of WIDTH, whose indices and
+weights are computed side by side in vector registers before the table is touched; the eight rows of a point are fetched in one go, which
+keeps many reads in flight. The last chunk is filled up with copies of the last point, so every point goes through the same instructions
+however the points are cut into runs.
 """
 
 from __future__ import annotations

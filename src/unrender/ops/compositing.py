@@ -7,7 +7,8 @@ w_k = T_k α_k, and g_k = ∂L/∂w_k. A sample k hides what lies behind it, so 
 
 The adjoints recompute T from the front and sum A from the back. Nothing is stored between forward and backward but inputs and weights,
 and nothing cancels: behind an opaque surface A is as small as the weights there. No formula divides by 1 - α: for a density and a signed
-distance the factor 1 - α of ∂α cancels it, and for plain opacities A_k = T_k (1 - α_k) B_k with B_k = α_{k+1} g_{k+1} + (1 - α_{k+1}) B_{k+1}.
+distance the factor 1 - α of ∂α cancels it, and for plain opacities A_k = T_k (1 - α_k) B_k, where
+B_k = α_{k+1} g_{k+1} + (1 - α_{k+1}) B_{k+1}.
 
 ``early_stop``: the first sample with T_k < early_stop and all behind it weigh nothing and receive no gradient; the weights of a ray lose at
 most ``early_stop`` in total.
@@ -56,7 +57,7 @@ def _density_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    light = 1.0
+    light = float(1.0)
     for i in range(begin, begin + ray_count[ray]):
         if light < early_stop:
             break
@@ -81,15 +82,15 @@ def _density_adjoint_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    lit = 0
-    light = 1.0
+    lit = int(0)
+    light = float(1.0)
     for i in range(begin, begin + ray_count[ray]):
         if light < early_stop:
             break
         light = light * _absorption(density[i] * (ends[i] - starts[i]))[1]
         grad_density[i] = light
         lit += 1
-    behind = 0.0
+    behind = float(0.0)
     for k in range(lit):
         i = begin + lit - 1 - k
         grad_density[i] = (ends[i] - starts[i]) * (grad_density[i] * grad[i] - behind)
@@ -108,7 +109,7 @@ def _alpha_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    light = 1.0
+    light = float(1.0)
     for i in range(begin, begin + ray_count[ray]):
         if light < early_stop:
             break
@@ -129,15 +130,15 @@ def _alpha_adjoint_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    lit = 0
-    light = 1.0
+    lit = int(0)
+    light = float(1.0)
     for i in range(begin, begin + ray_count[ray]):
         if light < early_stop:
             break
         grad_alpha[i] = light
         light = light * (1.0 - alpha[i])
         lit += 1
-    behind = 0.0
+    behind = float(0.0)
     for k in range(lit):
         i = begin + lit - 1 - k
         grad_alpha[i] = grad_alpha[i] * (grad[i] - behind)
@@ -154,7 +155,7 @@ def _descent(cosine: float, anneal: float):
 @no_type_check
 @wp.func
 def _descent_slope(cosine: float, anneal: float):
-    slope = 0.0
+    slope = float(0.0)
     if cosine < 1.0:
         slope -= 0.5 * (1.0 - anneal)
     if cosine < 0.0:
@@ -263,7 +264,7 @@ def _sdf_weights_kernel(
     ray = first + wp.tid()
     begin = ray_first[ray]
     s = sharpness[0]
-    light = 1.0
+    light = float(1.0)
     for i in range(begin, begin + ray_count[ray]):
         if light < early_stop:
             break
@@ -295,8 +296,8 @@ def _sdf_weights_adjoint_kernel(
     ray = first + wp.tid()
     begin = ray_first[ray]
     s = sharpness[0]
-    lit = 0
-    light = 1.0
+    lit = int(0)
+    light = float(1.0)
     for i in range(begin, begin + ray_count[ray]):
         if light < early_stop:
             break
@@ -306,8 +307,8 @@ def _sdf_weights_adjoint_kernel(
         grad_sdf[i] = slopes[1]
         grad_cosine[i] = slopes[2]
         lit += 1
-    behind = 0.0
-    total = 0.0
+    behind = float(0.0)
+    total = float(0.0)
     for k in range(lit):
         i = begin + lit - 1 - k
         length = ends[i] - starts[i]
@@ -331,6 +332,84 @@ def _total_kernel(first: int, parts: wp.array(dtype=wp.float32), total: wp.array
     total[column] = wp.float32(accumulated)
 
 
+# Four partial sums run side by side, because one addition must wait for the one before it.
+_SUM = """
+    const float* w = weights.data;
+    for (int c = 0; c < channels; c++) {
+        const float* v = values.data + (long long)c * channel_stride;
+        float a = 0.0f, b = 0.0f, d = 0.0f, e = 0.0f;
+        int i = begin;
+        if (sample_stride == 1) {
+            for (; i + 3 < end; i += 4) {
+                a += w[i] * v[i];
+                b += w[i + 1] * v[i + 1];
+                d += w[i + 2] * v[i + 2];
+                e += w[i + 3] * v[i + 3];
+            }
+            for (; i < end; i++) a += w[i] * v[i];
+        } else {
+            for (; i + 3 < end; i += 4) {
+                a += w[i] * v[(long long)i * sample_stride];
+                b += w[i + 1] * v[(long long)(i + 1) * sample_stride];
+                d += w[i + 2] * v[(long long)(i + 2) * sample_stride];
+                e += w[i + 3] * v[(long long)(i + 3) * sample_stride];
+            }
+            for (; i < end; i++) a += w[i] * v[(long long)i * sample_stride];
+        }
+        sums.data[ray * channels + c] = (a + b) + (d + e);
+    }
+"""
+
+_SUM_ADJOINT = """
+    const float* w = weights.data;
+    float* gw = grad_weights.data;
+    for (int c = 0; c < channels; c++) {
+        const float g = grad.data[ray * channels + c];
+        const float* v = values.data + (long long)c * channel_stride;
+        float* gv = grad_values.data + (long long)c * channel_stride;
+        if (sample_stride == 1) {
+            for (int i = begin; i < end; i++) gw[i] += g * v[i];
+            for (int i = begin; i < end; i++) gv[i] = g * w[i];
+        } else {
+            for (int i = begin; i < end; i++) gw[i] += g * v[(long long)i * sample_stride];
+            for (int i = begin; i < end; i++) gv[(long long)i * sample_stride] = g * w[i];
+        }
+    }
+"""
+
+
+@no_type_check
+@wp.func_native(_SUM)
+def _sum_ray(
+    ray: int,
+    begin: int,
+    end: int,
+    weights: wp.array(dtype=wp.float32),
+    values: wp.array(dtype=wp.float32),
+    sample_stride: int,
+    channel_stride: int,
+    channels: int,
+    sums: wp.array2d(dtype=wp.float32),
+): ...
+
+
+@no_type_check
+@wp.func_native(_SUM_ADJOINT)
+def _sum_ray_adjoint(
+    ray: int,
+    begin: int,
+    end: int,
+    weights: wp.array(dtype=wp.float32),
+    values: wp.array(dtype=wp.float32),
+    sample_stride: int,
+    channel_stride: int,
+    channels: int,
+    grad: wp.array2d(dtype=wp.float32),
+    grad_weights: wp.array(dtype=wp.float32),
+    grad_values: wp.array(dtype=wp.float32),
+): ...
+
+
 @no_type_check
 @wp.kernel
 def _composite_kernel(
@@ -346,12 +425,7 @@ def _composite_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    end = begin + ray_count[ray]
-    for c in range(channels):
-        total = 0.0
-        for i in range(begin, end):
-            total += weights[i] * values[i * sample_stride + c * channel_stride]
-        sums[ray, c] = total
+    _sum_ray(ray, begin, begin + ray_count[ray], weights, values, sample_stride, channel_stride, channels, sums)
 
 
 @no_type_check
@@ -372,12 +446,7 @@ def _composite_adjoint_kernel(
     ray = first + wp.tid()
     begin = ray_first[ray]
     end = begin + ray_count[ray]
-    for c in range(channels):
-        g = grad[ray, c]
-        for i in range(begin, end):
-            at = i * sample_stride + c * channel_stride
-            grad_weights[i] = grad_weights[i] + g * values[at]
-            grad_values[at] = g * weights[i]
+    _sum_ray_adjoint(ray, begin, end, weights, values, sample_stride, channel_stride, channels, grad, grad_weights, grad_values)
 
 
 @no_type_check
@@ -394,8 +463,8 @@ def _summary_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    total = 0.0
-    moment = 0.0
+    total = float(0.0)
+    moment = float(0.0)
     for i in range(begin, begin + ray_count[ray]):
         total += weights[i]
         moment += weights[i] * 0.5 * (starts[i] + ends[i])

@@ -20,7 +20,7 @@ def _contract_kernel(first: int, positions: wp.array2d(dtype=wp.float32), contra
     i = first + wp.tid()
     x = wp.vec3(positions[i, 0], positions[i, 1], positions[i, 2])
     r = wp.length(x)
-    scale = 1.0
+    scale = float(1.0)
     if r > 1.0:
         scale = (2.0 - 1.0 / r) / r
     for c in range(3):
@@ -54,7 +54,7 @@ def _uncontract_kernel(first: int, contracted: wp.array2d(dtype=wp.float32), pos
     i = first + wp.tid()
     y = wp.vec3(contracted[i, 0], contracted[i, 1], contracted[i, 2])
     r = wp.length(y)
-    scale = 1.0
+    scale = float(1.0)
     if r > 1.0:
         scale = 1.0 / ((2.0 - r) * r)
     for c in range(3):

@@ -28,10 +28,10 @@ def _distortion_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    total = 0.0
-    mass = 0.0
-    spread = 0.0
-    last = 0.0
+    total = float(0.0)
+    mass = float(0.0)
+    spread = float(0.0)
+    last = float(0.0)
     for i in range(begin, begin + ray_count[ray]):
         m = 0.5 * (starts[i] + ends[i])
         if i > begin:
@@ -59,9 +59,9 @@ def _distortion_adjoint_kernel(
     begin = ray_first[ray]
     count = ray_count[ray]
     g = grad[ray]
-    mass = 0.0
-    spread = 0.0
-    last = 0.0
+    mass = float(0.0)
+    spread = float(0.0)
+    last = float(0.0)
     for k in range(count):
         i = begin + k
         m = 0.5 * (starts[i] + ends[i])
@@ -70,8 +70,8 @@ def _distortion_adjoint_kernel(
         last = m
         grad_weights[i] = g * (2.0 * spread + weights[i] * (ends[i] - starts[i]) * 2.0 / 3.0)
         mass += weights[i]
-    mass = 0.0
-    spread = 0.0
+    mass = float(0.0)
+    spread = float(0.0)
     for k in range(count):
         i = begin + count - 1 - k
         m = 0.5 * (starts[i] + ends[i])

@@ -7,7 +7,7 @@ places the point at ``p = x N_l + 1/2`` and interpolates the features of the eig
 
 with ``u = frac(p)`` (linear) or ``u = 3 frac(p)^2 - 2 frac(p)^3`` (smoothstep, whose features have a continuous gradient).
 A grid of at most ``2^log2_entries`` corners is stored as it is, ``index = x + y R + z R^2`` with ``R = ceil(N_l) + 1``; a larger one
-shares that many entries by the hash ``x xor 2654435761 y xor 805459861 z``. These are tiny-cuda-nn's semantics, so tables are interchangeable.
+shares that many entries by the hash ``x xor 2654435761 y xor 805459861 z``. These are tiny-cuda-nn's semantics: tables are interchangeable.
 
 Every derivative here is one of three sums over the corners, taken either with the weight w or with its derivative along a direction v:
 
@@ -69,7 +69,8 @@ class HashGrid:
             raise ValueError(f"HashGrid.interpolation must be 'linear' or 'smoothstep', but got {self.interpolation!r}.")
         if self.base_resolution * self.per_level_scale ** (self.levels - 1) > 2**20:
             raise ValueError(
-                "HashGrid's finest level has more than 2^20 corners along an axis, finer than float32 positions: lower levels or per_level_scale."
+                "HashGrid's finest level has more than 2^20 corners along an axis, finer than float32 positions: "
+                "lower levels or per_level_scale."
             )
 
     @cached_property
@@ -217,11 +218,12 @@ def _slope_sum(lookup: _Lookup, positions: Tensor, table: Tensor, cotangent: Ten
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------
-# Autograd. PyTorch tells a Function which of its inputs require a gradient, but not which gradients a particular backward pass asks for,
-# and the usual ones ask for one each: autograd.grad(sdf, positions) for the normal, backward(inputs=parameters) for the step. So each
-# input has a node of its own, which the engine runs only when wanted: the node that computes the value, and a node without a value (zeros of
-# no memory) for the positions, joined to it. What a node reads but does not differentiate is handed over in a tuple, out of autograd's sight,
-# and is saved with its history all the same, so that its backward, built from differentiable functions, has a backward of its own.
+# Autograd. PyTorch tells a Function which of its inputs require a gradient, but not which gradients a particular backward pass asks
+# for, and the usual ones ask for one each: autograd.grad(sdf, positions) for the normal, backward(inputs=parameters) for the step. So
+# each input has a node of its own, which the engine runs only when wanted: the node that computes the value, and a node without a value
+# (zeros of no memory) for the positions, joined to it. What a node reads but does not differentiate is handed over in a tuple, out of
+# autograd's sight, and is saved with its history all the same, so that its backward, built from differentiable functions, has a backward
+# of its own.
 # ---------------------------------------------------------------------------------------------------------------------------------
 
 
@@ -355,8 +357,8 @@ def hash_encode(
     """Interpolated features of every level of a multiresolution hash grid, ``h_l(x)`` of the module's formula.
 
     Args:
-        positions: points, float32, meant for ``[0, 1]^3``. Beyond it the lattice goes on (corner numbers are taken modulo 2^32, then modulo
-            the entries of the level), so every finite point reads and trains some in-bounds entries, with no relation to its neighbours inside.
+        positions: points, float32, meant for ``[0, 1]^3``. Beyond it the lattice goes on (corner numbers are taken modulo 2^32, then
+            modulo the entries of the level): every finite point reads and trains entries within the table, unrelated to those nearby inside.
             A point that is not finite gives features and gradients that are not finite.
         table: ``[grid.entries, grid.features]``, level after level; float32, or float16 on a GPU (its gradient is summed in float32).
         grid: the shape of the table.
@@ -364,12 +366,12 @@ def hash_encode(
             directions and their gradient is exactly zero: the progressive schedules start with few.
 
     Returns:
-        ``[points, active_levels * features]`` float32, level 0 first. It is the transpose of a contiguous ``[columns, points]`` buffer: ``.T`` costs
-        nothing and is contiguous, while ``.contiguous()`` copies.
+        ``[points, active_levels * features]`` float32, level 0 first. It is the transpose of a contiguous ``[columns, points]`` buffer:
+        ``.T`` costs nothing and is contiguous, while ``.contiguous()`` copies. A gradient laid out the same way is not copied either.
 
-    Differentiable twice, in positions and table; a backward pass computes only the gradients it is asked for, so
-    ``autograd.grad(sdf, positions, create_graph=True)`` does not touch the table's and ``loss.backward(inputs=parameters)`` not the positions'.
-    With ``"linear"`` the gradient in the positions jumps at cell faces, and its own pure second derivatives are zero (the mixed ones are not).
+    Differentiable twice, in positions and table. A backward pass computes only the gradients it is asked for:
+    ``autograd.grad(sdf, positions, create_graph=True)`` leaves out the table's, ``loss.backward(inputs=parameters)`` the positions'.
+    With ``"linear"`` the gradient in the positions jumps at cell faces, and the pure second derivatives are zero (the mixed ones are not).
     On a CPU every result is the same bit for bit whatever the number of threads.
 
     Raises:
@@ -377,9 +379,9 @@ def hash_encode(
 
     Source: Müller, Evans, Schied, Keller 2022, "Instant Neural Graphics Primitives with a Multiresolution Hash Encoding", equations 2 to 4.
 
-    >>> grid = HashGrid(levels=1, features=1, log2_entries=3, base_resolution=2)          # one cell: scale 1, eight corners
-    >>> table = torch.arange(8.0).reshape(8, 1)                                            # corner (x, y, z) holds x + 2 y + 4 z
-    >>> hash_encode(torch.tensor([[0.5, 0.5, 0.5], [0.25, 0.0, 0.0]]), table, grid)        # p = x + 1/2: corner (1, 1, 1), then (3/4, 1/2, 1/2)
+    >>> grid = HashGrid(levels=1, features=1, log2_entries=3, base_resolution=2)      # one cell: scale 1, eight corners
+    >>> table = torch.arange(8.0).reshape(8, 1)                                        # corner (x, y, z) holds x + 2 y + 4 z
+    >>> hash_encode(torch.tensor([[0.5, 0.5, 0.5], [0.25, 0.0, 0.0]]), table, grid)    # p = (1, 1, 1), then (3/4, 1/2, 1/2)
     tensor([[7.0000],
             [3.7500]])
     """

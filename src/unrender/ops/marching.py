@@ -24,19 +24,22 @@ from unrender.ops.samples import Samples, ray_pieces
 
 wp.set_module_options({"enable_backward": False})
 
-_RAYS_PER_PIECE = 256
+_RAYS_PER_PIECE = 1024
+
+_RUNS = 8
+"""Runs of adjacent samples that the count leaves to the writing, less one; a ray with more is looked at again behind them."""
 
 # Sums and products stand in separate statements: a compiler may fuse them within one statement, and the lattice would then differ by a bit
 # from the plain one.
 _MARCH = """
-    const float ox = origins.data[3 * ray], oy = origins.data[3 * ray + 1], oz = origins.data[3 * ray + 2];
-    const float dx = directions.data[3 * ray], dy = directions.data[3 * ray + 1], dz = directions.data[3 * ray + 2];
     const int quota = writing ? counts.data[ray] : (most > 0 ? most : 2147483647);
     if (!writing) counts.data[ray] = 0;
     if (quota == 0) return;
     const float entry = entries.data[ray], leave = leaves.data[ray];
     if (!(entry < leave)) return;
 
+    const float ox = origins.data[3 * ray], oy = origins.data[3 * ray + 1], oz = origins.data[3 * ray + 2];
+    const float dx = directions.data[3 * ray], dy = directions.data[3 * ray + 1], dz = directions.data[3 * ray + 2];
     const float half_resolution = 0.5f * resolution;
     const int bricks = resolution / 4;
     const float inv_step = 1.0f / step;
@@ -44,14 +47,33 @@ _MARCH = """
     const float jump = offsets.data[ray] * first_length;
     const float t0 = entry + jump;
     const float ix = dx != 0.0f ? 1.0f / dx : 0.0f, iy = dy != 0.0f ? 1.0f / dy : 0.0f, iz = dz != 0.0f ? 1.0f / dz : 0.0f;
-    // 1 or 0: whether the far face of a box across an axis is its upper one; and how much a face is pulled in against rounding.
-    const float ux = dx > 0.0f ? 1.0f : 0.0f, uy = dy > 0.0f ? 1.0f : 0.0f, uz = dz > 0.0f ? 1.0f : 0.0f;
+    const float slack_x = wp::abs(ix) * 1e-6f, slack_y = wp::abs(iy) * 1e-6f, slack_z = wp::abs(iz) * 1e-6f;
 
-    int k = resume_k.data[ray];
-    float t = resume_t.data[ray];
-    if (!writing) { k = 0; t = t0; }
-    int found = 0;
+    const int slots = RUNS * ray;
+    int k = 0, found = 0, runs = 0;
+    float t = t0;
     int out = writing ? first_sample.data[ray] : 0;
+    bool in_run = false;
+    if (writing) {
+        // What the count has found, run by run; the last slot only says where to go on looking.
+        for (;;) {
+            k = run_k.data[slots + runs];
+            t = run_t.data[slots + runs];
+            if (runs == RUNS - 1) break;
+            const int last = found + run_length.data[slots + runs];
+            for (; found < last; found++, k++) {
+                const float wide = t * cone;
+                const float way = (k + 1) * step;
+                const float next = cone > 0.0f ? t + wp::max(step, wide) : t0 + way;
+                ray_index.data[out + found] = ray;
+                starts.data[out + found] = t;
+                ends.data[out + found] = wp::min(next, leave);
+                t = next;
+            }
+            if (found == quota) return;
+            runs++;
+        }
+    }
     while (t < leave) {
         float next;
         float length = step;
@@ -69,51 +91,67 @@ _MARCH = """
         const float mid = 0.5f * sum;
         const float wx = mid * dx, wy = mid * dy, wz = mid * dz;
         const float px = ox + wx, py = oy + wy, pz = oz + wz;
-        const float reach = wp::max(wp::abs(px), wp::max(wp::abs(py), wp::abs(pz)));
         int level = 0;
-        float extent = 1.0f;
-        while (level < levels - 1 && (reach > extent || extent < length * half_resolution)) { level++; extent *= 2.0f; }
-        const float shrink = 1.0f / extent;
+        float extent = 1.0f, shrink = 1.0f;
+        if (levels > 1) {
+            const float reach = wp::max(wp::abs(px), wp::max(wp::abs(py), wp::abs(pz)));
+            while (level < levels - 1 && (reach > extent || extent < length * half_resolution)) {
+                level++;
+                extent *= 2.0f;
+                shrink *= 0.5f;
+            }
+        }
         const float qx = px * shrink, qy = py * shrink, qz = pz * shrink;
         const float rx = qx + 1.0f, ry = qy + 1.0f, rz = qz + 1.0f;
-        const int cx = wp::min(wp::max((int)wp::floor(rx * half_resolution), 0), resolution - 1);
-        const int cy = wp::min(wp::max((int)wp::floor(ry * half_resolution), 0), resolution - 1);
-        const int cz = wp::min(wp::max((int)wp::floor(rz * half_resolution), 0), resolution - 1);
+        const int cx = wp::min(wp::max((int)(rx * half_resolution), 0), resolution - 1);
+        const int cy = wp::min(wp::max((int)(ry * half_resolution), 0), resolution - 1);
+        const int cz = wp::min(wp::max((int)(rz * half_resolution), 0), resolution - 1);
         const int brick = ((level * bricks + (cz >> 2)) * bricks + (cy >> 2)) * bricks + (cx >> 2);
-        const unsigned int low = (unsigned int)bits.data[2 * brick], high = (unsigned int)bits.data[2 * brick + 1];
-        const unsigned int word = (cz & 2) ? high : low;
-        if ((word >> (16 * (cz & 1) + 4 * (cy & 3) + (cx & 3))) & 1u) {
-            if (writing) {
-                ray_index.data[out + found] = ray;
-                starts.data[out + found] = t;
-                ends.data[out + found] = end;
-            } else if (found == 0) {
-                resume_k.data[ray] = k;
-                resume_t.data[ray] = t;
+        // The box known to be empty, in cells: several bricks, a brick, or a cell.
+        int low_x = cx, low_y = cy, low_z = cz, size = 1;
+        const int clear = clearance.data[brick];
+        if (clear > 0) {
+            low_x = (cx & ~3) - 4 * (clear - 1);
+            low_y = (cy & ~3) - 4 * (clear - 1);
+            low_z = (cz & ~3) - 4 * (clear - 1);
+            size = 8 * clear - 4;
+        } else {
+            const unsigned int word = (unsigned int)bits.data[2 * brick + ((cz & 2) >> 1)];
+            if ((word >> (16 * (cz & 1) + 4 * (cy & 3) + (cx & 3))) & 1u) {
+                if (writing) {
+                    ray_index.data[out + found] = ray;
+                    starts.data[out + found] = t;
+                    ends.data[out + found] = end;
+                } else if (runs < RUNS) {
+                    if (!in_run) {
+                        run_k.data[slots + runs] = k;
+                        run_t.data[slots + runs] = t;
+                        run_length.data[slots + runs] = 0;
+                        in_run = true;
+                    }
+                    run_length.data[slots + runs]++;
+                }
+                found++;
+                if (found == quota) break;
+                k++;
+                t = next;
+                continue;
             }
-            found++;
-            if (found == quota) break;
-            k++;
-            t = next;
-            continue;
         }
-        // The box known to be empty, from its lower corner in cells: the brick or the cell.
-        const bool whole = (low | high) == 0u;
-        const int bx = whole ? cx & ~3 : cx, by = whole ? cy & ~3 : cy, bz = whole ? cz & ~3 : cz;
-        const float size = whole ? 4.0f : 1.0f;
+        if (in_run) { runs++; in_run = false; }
         const float cell = 2.0f * extent / resolution;
         float safe = leave;
         if (dx != 0.0f) {
-            const float face = (bx + ux * size) * cell - extent;
-            safe = wp::min(safe, (face - ox) * ix - 1e-6f * (wp::abs(ox) + wp::abs(face)) * wp::abs(ix));
+            const float face = wp::min(wp::max(low_x + (dx > 0.0f ? size : 0), 0), resolution) * cell - extent;
+            safe = wp::min(safe, (face - ox) * ix - slack_x * (wp::abs(ox) + wp::abs(face)));
         }
         if (dy != 0.0f) {
-            const float face = (by + uy * size) * cell - extent;
-            safe = wp::min(safe, (face - oy) * iy - 1e-6f * (wp::abs(oy) + wp::abs(face)) * wp::abs(iy));
+            const float face = wp::min(wp::max(low_y + (dy > 0.0f ? size : 0), 0), resolution) * cell - extent;
+            safe = wp::min(safe, (face - oy) * iy - slack_y * (wp::abs(oy) + wp::abs(face)));
         }
         if (dz != 0.0f) {
-            const float face = (bz + uz * size) * cell - extent;
-            safe = wp::min(safe, (face - oz) * iz - 1e-6f * (wp::abs(oz) + wp::abs(face)) * wp::abs(iz));
+            const float face = wp::min(wp::max(low_z + (dz > 0.0f ? size : 0), 0), resolution) * cell - extent;
+            safe = wp::min(safe, (face - oz) * iz - slack_z * (wp::abs(oz) + wp::abs(face)));
         }
         if (cone > 0.0f) {
             if (level < levels - 1) safe = wp::min(safe, 0.9999f * cell / cone);
@@ -125,14 +163,15 @@ _MARCH = """
                 t = ahead;
             }
         } else {
-            const int target = (int)wp::ceil((safe - t0) * inv_step - 0.51f);
+            safe = wp::max(safe, t);
+            const int target = (int)((safe - t0) * inv_step + 0.49f);
             k = wp::max(k + 1, target);
             const float way = k * step;
             t = t0 + way;
         }
     }
     if (!writing) counts.data[ray] = found;
-"""
+""".replace("RUNS", str(_RUNS))
 
 
 @no_type_check
@@ -145,6 +184,7 @@ def _march_ray(
     leaves: wp.array(dtype=wp.float32),
     offsets: wp.array(dtype=wp.float32),
     bits: wp.array(dtype=wp.int32),
+    clearance: wp.array(dtype=wp.int32),
     resolution: int,
     levels: int,
     step: float,
@@ -153,8 +193,9 @@ def _march_ray(
     writing: int,
     counts: wp.array(dtype=wp.int32),
     first_sample: wp.array(dtype=wp.int32),
-    resume_k: wp.array(dtype=wp.int32),
-    resume_t: wp.array(dtype=wp.float32),
+    run_k: wp.array(dtype=wp.int32),
+    run_t: wp.array(dtype=wp.float32),
+    run_length: wp.array(dtype=wp.int32),
     ray_index: wp.array(dtype=wp.int32),
     starts: wp.array(dtype=wp.float32),
     ends: wp.array(dtype=wp.float32),
@@ -171,6 +212,7 @@ def _march_kernel(
     leaves: wp.array(dtype=wp.float32),
     offsets: wp.array(dtype=wp.float32),
     bits: wp.array(dtype=wp.int32),
+    clearance: wp.array(dtype=wp.int32),
     resolution: int,
     levels: int,
     step: float,
@@ -179,8 +221,9 @@ def _march_kernel(
     writing: int,
     counts: wp.array(dtype=wp.int32),
     first_sample: wp.array(dtype=wp.int32),
-    resume_k: wp.array(dtype=wp.int32),
-    resume_t: wp.array(dtype=wp.float32),
+    run_k: wp.array(dtype=wp.int32),
+    run_t: wp.array(dtype=wp.float32),
+    run_length: wp.array(dtype=wp.int32),
     ray_index: wp.array(dtype=wp.int32),
     starts: wp.array(dtype=wp.float32),
     ends: wp.array(dtype=wp.float32),
@@ -195,6 +238,7 @@ def _march_kernel(
         leaves,
         offsets,
         bits,
+        clearance,
         resolution,
         levels,
         step,
@@ -203,8 +247,9 @@ def _march_kernel(
         writing,
         counts,
         first_sample,
-        resume_k,
-        resume_t,
+        run_k,
+        run_t,
+        run_length,
         ray_index,
         starts,
         ends,
@@ -260,7 +305,7 @@ def _keep_count_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    total = 0
+    total = int(0)
     for i in range(begin, begin + ray_count[ray]):
         total += int(keep[i])
     kept[ray] = total
@@ -304,7 +349,7 @@ def _visible_kernel(
 ):
     ray = first + wp.tid()
     begin = ray_first[ray]
-    light = 1.0
+    light = float(1.0)
     for i in range(begin, begin + ray_count[ray]):
         if light <= threshold:
             break
@@ -392,12 +437,26 @@ def march(
     moved = torch.zeros(number, device=device) if offsets is None else offsets.float().contiguous()
     counts = torch.zeros(number, dtype=torch.int32, device=device)
     first = torch.zeros_like(counts)
-    resume_k, resume_t = torch.zeros_like(counts), torch.zeros_like(entries)
+    run_k, run_length = (torch.empty(number * _RUNS, dtype=torch.int32, device=device) for _ in range(2))
+    run_t = torch.empty(number * _RUNS, device=device)
     most = max_samples_per_ray or 0
     pieces = max(1, number // _RAYS_PER_PIECE) if device.type == "cpu" else None
-    shared = [origins, directions, entries, leaves, moved, grid.bits, grid.resolution, grid.levels, float(step), float(cone_angle), most]
+    shared = [
+        origins,
+        directions,
+        entries,
+        leaves,
+        moved,
+        grid.bits,
+        grid.clearance,
+        grid.resolution,
+        grid.levels,
+        float(step),
+        float(cone_angle),
+        most,
+    ]
     nothing = torch.zeros(0, device=device)
-    state = [counts, first, resume_k, resume_t]
+    state = [counts, first, run_k, run_t, run_length]
     launch(
         _march_kernel,
         number,

@@ -3,9 +3,9 @@
 Level l covers [-2^l, 2^l]³ with ``resolution``³ cells. Cell (x, y, z) of level l has index ((l r + z) r + y) r + x with r the resolution,
 so that ``values.view(levels, r, r, r)`` is indexed [level, z, y, x].
 
-The bits lie in bricks: the 4³ cells of a brick are two neighbouring words, so that one look tells a ray whether it may skip the brick.
-Brick (X, Y, Z) of level l has index ((l b + Z) b + Y) b + X with b = r / 4; its cell (x, y, z), 0 to 3 each,
-is bit 16 (z mod 2) + 4 y + x of its word z div 2.
+The bits lie in bricks: the 4³ cells of a brick are two neighbouring words. Brick (X, Y, Z) of level l has index ((l b + Z) b + Y) b + X
+with b = r / 4; its cell (x, y, z), 0 to 3 each, is bit 16 (z mod 2) + 4 y + x of its word z div 2. How far each brick lies from the next
+occupied one is kept, too: a ray far from everything makes few and long leaps.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ wp.set_module_options({"enable_backward": False})
 
 _PIECE = 2**18
 """Points evaluated at once in an update."""
+
+_FARTHEST = 15
+"""Bricks up to which the way to the next occupied brick is known."""
 
 _BACKGROUND = 26
 """A mask pixel below this (a tenth of full) shows background."""
@@ -47,7 +50,7 @@ def _pack_kernel(
     bx = brick % bricks
     by = (brick // bricks) % bricks
     bz = brick // (bricks * bricks)
-    packed = 0
+    packed = int(0)
     for z in range(2):
         for y in range(4):
             row = ((bz * 4 + half * 2 + z) * resolution + by * 4 + y) * resolution + bx * 4
@@ -59,13 +62,72 @@ def _pack_kernel(
 
 
 @no_type_check
+@wp.kernel
+def _points_kernel(
+    first: int,
+    cells: wp.array(dtype=wp.int32),
+    within: wp.array2d(dtype=wp.float32),
+    resolution: int,
+    points: wp.array2d(dtype=wp.float32),
+):
+    """World position of the point at ``within``, 0 to 1 along each axis, of a cell."""
+    i = first + wp.tid()
+    cell = cells[i]
+    row = cell // resolution
+    layer = row // resolution
+    level = layer // resolution
+    size = 2.0 / float(resolution)
+    extent = float(1 << level)
+    points[i, 0] = ((float(cell - row * resolution) + within[i, 0]) * size - 1.0) * extent
+    points[i, 1] = ((float(row - layer * resolution) + within[i, 1]) * size - 1.0) * extent
+    points[i, 2] = ((float(layer - level * resolution) + within[i, 2]) * size - 1.0) * extent
+
+
+@no_type_check
+@wp.kernel
+def _nearest_kernel(first: int, bits: wp.array(dtype=wp.int32), bricks: int, farthest: int, clearance: wp.array(dtype=wp.int32)):
+    """Zero in a brick that a ray may not leap over: an occupied one, or one where a finer level has the say."""
+    brick = first + wp.tid()
+    clearance[brick] = farthest
+    if (bits[2 * brick] | bits[2 * brick + 1]) != 0:
+        clearance[brick] = 0
+    if brick >= bricks * bricks * bricks:
+        x = brick % bricks
+        y = (brick // bricks) % bricks
+        z = (brick // (bricks * bricks)) % bricks
+        low = bricks // 4
+        high = bricks - low
+        if x >= low and x < high and y >= low and y < high and z >= low and z < high:
+            clearance[brick] = 0
+
+
+@no_type_check
+@wp.kernel
+def _spread_kernel(
+    first: int, source: wp.array(dtype=wp.int32), stride: int, bricks: int, farthest: int, clearance: wp.array(dtype=wp.int32)
+):
+    """Chebyshev distances, one axis at a time: d(x) = min over x' of max(|x - x'|, d(x'))."""
+    brick = first + wp.tid()
+    at = (brick // stride) % bricks
+    best = source[brick]
+    for away in range(1, farthest):
+        if away >= best:
+            break
+        if at >= away:
+            best = wp.min(best, wp.max(away, source[brick - away * stride]))
+        if at + away < bricks:
+            best = wp.min(best, wp.max(away, source[brick + away * stride]))
+    clearance[brick] = best
+
+
+@no_type_check
 @wp.func
 def _project(p: wp.vec3, fisheye: int, intrinsics: wp.vec4, lens: wp.array(dtype=wp.float32), widest: float):
     """Pixel of a point in front of the camera. Beyond ``widest`` (a radius or angle past the image) the lens goes on linearly."""
     r = wp.sqrt(p[0] * p[0] + p[1] * p[1])
-    x = 0.0
-    y = 0.0
-    spread = 0.0
+    x = float(0.0)
+    y = float(0.0)
+    spread = float(0.0)
     if fisheye == 1:
         if r > 0.0:
             x = p[0] / r
@@ -182,6 +244,8 @@ class OccupancyGrid(nn.Module):
     """Decayed maximum of what ``update`` saw in a cell; -1 in a cell no camera sees."""
     bits: Tensor
     """int32 words, one bit a cell, in bricks (see the module)."""
+    clearance: Tensor
+    """int32, one a brick: Chebyshev distance in bricks to the next occupied brick of its level, or to the next finer level."""
     seen: Tensor
     """bool, one a cell: False where no camera looks, or where a silhouette shows background; such a cell never marches."""
 
@@ -205,6 +269,7 @@ class OccupancyGrid(nn.Module):
         cells = levels * resolution**3
         self.register_buffer("values", torch.zeros(cells))
         self.register_buffer("bits", torch.full((cells // 32,), -1, dtype=torch.int32))
+        self.register_buffer("clearance", torch.zeros(cells // 64, dtype=torch.int32))
         self.register_buffer("seen", torch.ones(cells, dtype=torch.bool))
 
     @property
@@ -333,20 +398,25 @@ class OccupancyGrid(nn.Module):
         self._pack(values.float().contiguous(), torch.full((1,), float(threshold), device=self.values.device))
 
     def _pack(self, values: Tensor, limit: Tensor) -> None:
-        launch(_pack_kernel, self.bits.shape[0], [values, self.seen.view(torch.uint8), limit, self.resolution, self.bits], self.bits.device)
+        device = self.bits.device
+        launch(_pack_kernel, self.bits.shape[0], [values, self.seen.view(torch.uint8), limit, self.resolution, self.bits], device)
+        bricks, number = self.resolution // 4, self.clearance.shape[0]
+        launch(_nearest_kernel, number, [self.bits, bricks, _FARTHEST, self.clearance], device)
+        for stride in (1, bricks, bricks * bricks):
+            launch(_spread_kernel, number, [self.clearance.clone(), stride, bricks, _FARTHEST, self.clearance], device)
 
     def cell_centres(self) -> Float[Tensor, "cells 3"]:
         """World position of the middle of every cell, in the order of ``values``."""
-        return self._corners(torch.arange(self.values.shape[0], device=self.values.device), 0.5)
+        cells = torch.arange(self.values.shape[0], device=self.values.device)
+        return self._points(cells, torch.full((cells.shape[0], 3), 0.5, device=cells.device))
 
     def _points_in(self, cells: Tensor, generator: torch.Generator) -> Tensor:
-        return self._corners(cells, torch.rand(cells.shape[0], 3, generator=generator, device=cells.device))
+        return self._points(cells, torch.rand(cells.shape[0], 3, generator=generator, device=cells.device))
 
-    def _corners(self, cells: Tensor, within: Tensor | float) -> Tensor:
-        r = self.resolution
-        xyz = torch.stack([cells % r, (cells // r) % r, (cells // (r * r)) % r], dim=1)
-        extent = torch.exp2((cells // r**3).float())[:, None]
-        return ((xyz + within) * (2.0 / r) - 1.0) * extent
+    def _points(self, cells: Tensor, within: Tensor) -> Tensor:
+        points = torch.empty_like(within)
+        launch(_points_kernel, cells.shape[0], [cells.int(), within, self.resolution, points], cells.device)
+        return points
 
 
 def _strata(among: Tensor, count: int, generator: torch.Generator) -> Tensor:

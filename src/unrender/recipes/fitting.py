@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -204,9 +204,12 @@ class Fitting:
         for group, base in zip(self.optimiser.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
 
-    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Drops what the optimiser remembers of parameters that changed shape."""
-        for parameter in parameters:
+    def exchange(self, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
+        """Lets the optimiser go on with new parameters in place of old ones, from a fresh state."""
+        new_of = {id(before): after for before, after in zip(old, new, strict=True)}
+        for group in self.optimiser.param_groups:
+            group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
+        for parameter in old:
             self.optimiser.state.pop(parameter, None)
 
     def take_step(self, losses: Mapping[str, Tensor], *, colour_error: Tensor, rays: int, samples: Samples) -> None:
@@ -227,7 +230,7 @@ class Fitting:
         self._error = torch.where(finite, self._error.lerp(colour_error, 0.1 if self.clock.step else 1.0), self._error)
         self._samples_in_use = samples.used()
         self._rays = rays
-        self._losses = losses
+        self._losses = {name: value.detach() for name, value in losses.items()}
 
     def _report(self) -> None:
         with self.clock.paused():
@@ -238,7 +241,7 @@ class Fitting:
                 psnr=-10 * math.log10(max(float(self._error), 1e-10)),
                 rays=self._rays,
                 samples=int(self._samples_in_use),
-                losses={name: float(value.detach()) for name, value in self._losses.items()},
+                losses={name: float(value) for name, value in self._losses.items()},
                 snapshot=self.snapshot,
                 scene=self.scene,
             )

@@ -453,8 +453,9 @@ def fit(
     for step in fitting:
         fraction = fitting.clock.fraction
         scene.set_fraction(fraction)
+        before = list(scene.surface.parameters())
         if scene.surface.advance(fraction):
-            fitting.forget(scene.surface.parameters())
+            fitting.exchange(before, list(scene.surface.parameters()))
         fitting.set_learning_rate(
             exponential(config.final_rate, fraction, after=config.constant_until) * warm_up(fraction, over=config.warm_up)
         )

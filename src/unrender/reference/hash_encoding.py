@@ -43,8 +43,8 @@ def hash_encode(
 def corner_index(corner: Int[Tensor, "points 3"], resolution: int, entries: int) -> Int[Tensor, " points"]:
     """Row, within its level, that holds the features of a lattice corner.
 
-    Dense, ``x + y R + z R^2``, if the level has an entry for each of the ``R^3`` corners; hashed otherwise. Unsigned 32-bit arithmetic in both
-    cases, then modulo the entries of the level: a corner beyond the lattice wraps around.
+    Dense, ``x + y R + z R^2``, if the level has an entry for each of the ``R^3`` corners; hashed otherwise. Unsigned 32-bit arithmetic in
+    both cases, then modulo the entries of the level: a corner beyond the lattice wraps around.
 
     >>> corner_index(torch.tensor([[1, 2, 3]]), 4, 64), corner_index(torch.tensor([[1, 2, 3]]), 1000, 2**19)
     (tensor([57]), tensor([128476]))

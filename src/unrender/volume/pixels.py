@@ -79,23 +79,20 @@ class PixelSampler:
 
 def _averaged(images: Tensor, masks: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
     """Means over k × k pixels; colours are weighted by coverage, so that what lies outside the object does not bleed in."""
-    views, height, width, _ = images.shape
-    height, width = height // k, width // k
-
-    def tiles(tensor: Tensor) -> Tensor:
-        return tensor[:, : height * k, : width * k].reshape(views, height, k, width, k, -1)
+    def tiles(image: Tensor) -> Tensor:
+        height, width = image.shape[0] // k, image.shape[1] // k
+        return image[: height * k, : width * k].float().reshape(height, k, width, k, -1)
 
     if masks is None:
-        return torch.stack([tiles(image[None])[0].float().mean((1, 3)).round().byte() for image in images]), None
-    out_images, out_masks = [], []
+        return torch.stack([tiles(image).mean((1, 3)).round().byte() for image in images]), None
+    colours, coverage = [], []
     for image, mask in zip(images, masks, strict=True):
-        weight = tiles(mask[None, ..., None])[0].float()
-        colour = tiles(image[None])[0].float()
+        weight, colour = tiles(mask), tiles(image)
         total = weight.sum((1, 3))
         mixed = torch.where(total > 0, (colour * weight).sum((1, 3)) / total.clamp_min(1), colour.mean((1, 3)))
-        out_images.append(mixed.round().byte())
-        out_masks.append((total[..., 0] / k**2).round().byte())
-    return torch.stack(out_images), torch.stack(out_masks)
+        colours.append(mixed.round().byte())
+        coverage.append((total[..., 0] / k**2).round().byte())
+    return torch.stack(colours), torch.stack(coverage)
 
 
 class RayCount:

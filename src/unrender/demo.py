@@ -1,0 +1,300 @@
+"""A capture that needs no camera: an analytic scene, seen from all around, whose shape and colours are known exactly.
+
+A rubber duck sits in a striped swimming ring on a tiled plinth. Its surface is the zero set of a signed function, its colours do not depend
+on the direction they are seen from, and edges are antialiased, so a radiance field can fit the photos closely and the result can be
+compared with the truth: ``AnalyticScene().mesh(256)`` and :func:`unrender.geometry.distances.surface_distance`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int
+from PIL import Image
+from torch import Tensor
+
+from unrender.cameras import Cameras
+from unrender.capture import Capture, Split
+from unrender.color import srgb_from_linear
+from unrender.geometry.isosurface import extract_surface
+from unrender.geometry.mesh import Mesh
+from unrender.numerics import normalised
+
+RADIUS = 0.85
+"""The scene lies within this distance of the origin."""
+
+_HIT = 2e-4
+"""A ray that comes this close has met the surface."""
+
+_MOST_STEPS = 128
+_PIXELS_AT_ONCE = 2**17
+_FIELD_OF_VIEW = math.radians(40.0)
+_CAMERA_DISTANCE = 2.75
+_HELD_OUT_EVERY = 8
+
+_YELLOW, _ORANGE, _BLACK, _WHITE = (0.95, 0.62, 0.04), (0.90, 0.19, 0.02), (0.012, 0.012, 0.016), (0.86, 0.86, 0.82)
+_RED, _TILE_LIGHT, _TILE_DARK, _RIM = (0.72, 0.035, 0.045), (0.42, 0.68, 0.66), (0.02, 0.19, 0.27), (0.55, 0.33, 0.16)
+_TILE = 0.20
+_SUN = (0.36, -0.48, 0.80)
+
+
+class AnalyticScene:
+    """The duck, its ring and the plinth. Points are in the world frame, +Z up; the duck looks along -Y."""
+
+    def sdf(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, " points"]:
+        """A lower bound of the distance to the surface, exact in sign: negative inside, of slope at most one, zero on the surface."""
+        return self._parts(points).amin(1)
+
+    def normals(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+        """Outward unit normals, ∇f / |∇f|, of points on or near the surface."""
+        with torch.enable_grad():
+            moved = points.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.sdf(moved).sum(), moved)
+        return normalised(gradient)
+
+    def colour(self, points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+        """Linear light leaving the surface, the same in all directions: albedo × (sun max(n · s, 0) + sky + bounce from the ground)."""
+        sun = normals @ points.new_tensor(_SUN)
+        up = 0.5 + 0.5 * normals[:, 2]
+        warm, cool, ground = points.new_tensor([[0.74, 0.69, 0.60], [0.50, 0.53, 0.58], [0.32, 0.28, 0.25]])
+        light = sun.clamp_min(0)[:, None] * warm + up[:, None] * cool + (1 - up)[:, None] * ground
+        return (self._albedo(points) * light).clamp(0, 1)
+
+    def mesh(self, resolution: int = 256) -> Mesh:
+        """The true surface with its normals and sRGB colours."""
+        bare = extract_surface(self.sdf, resolution=resolution, lipschitz=1.0)
+        normals = self.normals(bare.vertices)
+        return Mesh(bare.vertices, bare.faces, srgb_from_linear(self.colour(bare.vertices, normals)), normals)
+
+    def _parts(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points parts"]:
+        """Signed distances to the yellow body, the beak, the eyes, the ring and the plinth."""
+        mirrored = torch.stack([points[:, 0].abs(), points[:, 1], points[:, 2]], 1)
+        trunk = _ellipsoid(points, (0.0, 0.06, -0.20), (0.33, 0.44, 0.27))
+        tail = _ellipsoid(_pitched(points, (0.0, 0.47, -0.06), 0.75), (0.0, 0.0, 0.0), (0.13, 0.21, 0.075))
+        wing = _ellipsoid(_pitched(mirrored, (0.32, 0.12, -0.10), 0.35), (0.0, 0.0, 0.0), (0.075, 0.23, 0.13))
+        neck = _ellipsoid(points, (0.0, -0.19, 0.06), (0.19, 0.20, 0.22))
+        head = (points - points.new_tensor([0.0, -0.23, 0.33])).norm(dim=1) - 0.27
+        tuft = _ellipsoid(_pitched(points, (0.0, -0.19, 0.60), -0.9), (0.0, 0.0, 0.0), (0.035, 0.10, 0.05))
+        body = _blend(_blend(_blend(_blend(trunk, tail, 0.12), neck, 0.16), wing, 0.04), _blend(head, tuft, 0.06), 0.08)
+        upper = _ellipsoid(points, (0.0, -0.50, 0.295), (0.14, 0.15, 0.042))
+        lower = _ellipsoid(points, (0.0, -0.47, 0.245), (0.105, 0.12, 0.032))
+        beak = _blend(upper, lower, 0.02)
+        eyes = (mirrored - points.new_tensor([0.125, -0.425, 0.425])).norm(dim=1) - 0.058
+        around = (points[:, :2] - points.new_tensor([0.0, 0.06])).norm(dim=1) - 0.47
+        ring = torch.stack([around, points[:, 2] + 0.27], 1).norm(dim=1) - 0.135
+        radial = points[:, :2].norm(dim=1) - 0.62
+        slab = torch.stack([radial, (points[:, 2] + 0.485).abs() - 0.05], 1)
+        plinth = slab.clamp_min(0).norm(dim=1) + slab.amax(1).clamp_max(0) - 0.035
+        return torch.stack([body, beak, eyes, ring, plinth], 1)
+
+    def _albedo(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+        """Linear reflectance of the nearest part: stripes around the ring, square tiles on the plinth, a spark of white in each eye."""
+        part = self._parts(points).argmin(1)
+        x, y, z = points.unbind(1)
+        plain = points.new_tensor([_YELLOW, _ORANGE, _BLACK, _RED, _RIM])[part]
+
+        angle = torch.atan2(y - 0.06, x)
+        stripe = torch.sin(6 * angle) > 0
+        white = points.new_tensor(_WHITE)
+        colour = torch.where(((part == 3) & stripe)[:, None], white, plain)
+
+        even = (torch.floor(x / _TILE) + torch.floor(y / _TILE)) % 2 == 0
+        tiles = torch.where(even[:, None], points.new_tensor(_TILE_LIGHT), points.new_tensor(_TILE_DARK))
+        on_top = (part == 4) & (z > -0.41) & (x * x + y * y < 0.60**2)
+        colour = torch.where(on_top[:, None], tiles, colour)
+
+        spark = torch.stack([x.abs() - 0.135, y + 0.468, z - 0.452], 1).norm(dim=1) < 0.024
+        return torch.where(((part == 2) & spark)[:, None], white, colour)
+
+
+def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supersampling: int = 2) -> Capture:
+    """Square photos of the scene from all around, with masks, in a world that is also the source frame; every 8th view is held out.
+
+    Cameras stand on a spiral over the part of a sphere between 12 degrees below and 80 degrees above the horizon, look at the origin and have
+    a field of view of 40 degrees. A pixel is the mean over a square of rays: the mask is the share of rays that meet the scene, the colour
+    (straight alpha) the mean of the light they carry, encoded as sRGB.
+
+    Args:
+        views: how many photos.
+        size: their width and height, in pixels.
+        seed: turns the spiral.
+        supersampling: rays along the side of a pixel.
+
+    Raises:
+        ValueError: for counts below one.
+    """
+    if min(views, size, supersampling) < 1:
+        raise ValueError(f"views, size and supersampling must be at least 1, not {views}, {size} and {supersampling}")
+    cameras = _cameras_around(views, size, seed)
+    images = torch.empty(views, size, size, 3, dtype=torch.uint8)
+    masks = torch.empty(views, size, size, dtype=torch.uint8)
+    scene = AnalyticScene()
+    together = max(1, _PIXELS_AT_ONCE // size**2)
+    for first in range(0, views, together):
+        some = slice(first, first + together)
+        chosen = Cameras(cameras.world_from_camera[some], cameras.intrinsics[some], cameras.distortion[some], size, size)
+        colour, opacity = render_demo_views(scene, chosen, supersampling=supersampling)
+        images[some] = (srgb_from_linear(colour) * 255).round().to(torch.uint8)
+        masks[some] = (opacity * 255).round().to(torch.uint8)
+    held_out = tuple(range(0, views, _HELD_OUT_EVERY)) if views > 1 else ()
+    return Capture(
+        name="demo",
+        images=images,
+        masks=masks,
+        cameras=cameras,
+        names=tuple(f"{view:03d}.png" for view in range(views)),
+        split=Split(tuple(view for view in range(views) if view not in held_out), held_out, "every 8th view is held out"),
+        source_from_world=torch.eye(4, dtype=torch.float64),
+        fingerprint=f"demo {views} {size} {seed} {supersampling}",
+        notes=("An analytic scene: shape and colours are known exactly.",),
+    )
+
+
+def render_demo_views(
+    scene: AnalyticScene, cameras: Cameras, *, supersampling: int = 2
+) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width"]]:
+    """Linear straight-alpha colour and coverage of pinhole views; colour is black where nothing is covered.
+
+    The scene is sphere traced (Hart, Sphere tracing, 1996) from coarse to fine: a cone through a block of 8 x 8 pixels walks on until the
+    surface may lie within it, then the cones of its 2 x 2 pixels start from there, then the rays.
+    """
+    views, height, width = len(cameras.intrinsics), cameras.height, cameras.width
+    sizes = (torch.arange(views), torch.arange(0, height, 8), torch.arange(0, width, 8))
+    view, row, column = (axis.reshape(-1) for axis in torch.meshgrid(*sizes, indexing="ij"))
+    corner = torch.stack([row, column], 1).float()
+    distance = (cameras.world_from_camera[view, :3, 3].norm(dim=1) - RADIUS).clamp_min(0)
+    for side, parts in ((8.0, 4), (2.0, 2 * supersampling)):
+        distance, met, _ = _walk(scene, cameras, view, corner, side, distance)
+        inner = torch.cartesian_prod(torch.arange(parts), torch.arange(parts)).reshape(-1, 2) * (side / parts)
+        corner = (corner[met][:, None] + inner).reshape(-1, 2)
+        view, distance = (values[met].repeat_interleave(parts * parts) for values in (view, distance))
+        kept = (corner < torch.tensor([height, width])).all(1)
+        view, corner, distance = view[kept], corner[kept], distance[kept]
+    _, met, points = _walk(scene, cameras, view, corner, 1 / supersampling, distance, as_rays=True)
+    row, column = corner[met].long().unbind(1)
+    pixel = (view[met] * height + row) * width + column
+    light = scene.colour(points[met], scene.normals(points[met]))
+    count = torch.zeros(views * height * width).index_add_(0, pixel, torch.ones(len(pixel)))
+    colour = torch.zeros(len(count), 3).index_add_(0, pixel, light) / count.clamp_min(1)[:, None]
+    return colour.reshape(views, height, width, 3), (count / supersampling**2).reshape(views, height, width)
+
+
+def write_capture(capture: Capture, folder: str | Path) -> None:
+    """Writes a capture as the synthetic scenes of NeRF are kept: RGBA photos and ``transforms_train.json``, ``transforms_test.json``.
+
+    Poses are written in the source frame, with OpenGL camera axes (+Y up, looking down -Z).
+
+    Raises:
+        ValueError: for cameras the format has no words for: several focal lengths, a principal point off the centre, lens distortion.
+    """
+    folder = Path(folder)
+    cameras = capture.cameras
+    focal = float(cameras.intrinsics[0, 0])
+    plain = torch.tensor([focal, focal, cameras.width / 2, cameras.height / 2])
+    if not torch.allclose(cameras.intrinsics.cpu().float(), plain, rtol=1e-5) or bool((cameras.distortion != 0).any()):
+        raise ValueError(f"{capture.name}: this format holds one focal length, a centred principal point and no distortion; undistort first")
+    similarity = capture.source_from_world.double().cpu()
+    scale = torch.linalg.det(similarity[:3, :3]) ** (1 / 3)
+    opengl_axes = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+    for part, chosen in (("train", capture.split.train), ("test", capture.split.test)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        frames = []
+        for view in chosen:
+            pose = similarity @ cameras.world_from_camera[view].double().cpu()
+            pose[:3, :3] /= scale
+            stem = Path(capture.names[view]).stem
+            frames.append({"file_path": f"./{part}/{stem}", "transform_matrix": (pose @ opengl_axes).tolist()})
+            photo = capture.images[view].cpu()
+            if capture.masks is not None:
+                photo = torch.cat([photo, capture.masks[view, :, :, None].cpu()], dim=-1)
+            Image.fromarray(photo.numpy()).save(folder / part / f"{stem}.png")
+        text = json.dumps({"camera_angle_x": 2 * math.atan(cameras.width / (2 * focal)), "frames": frames}, indent=2)
+        (folder / f"transforms_{part}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _cameras_around(views: int, size: int, seed: int) -> Cameras:
+    """Cameras on a Fibonacci spiral, evenly spread by area, from the top down."""
+    turn = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) * 2 * math.pi
+    share = (torch.arange(views, dtype=torch.float64) + 0.5) / views
+    highest, lowest = math.sin(math.radians(80)), math.sin(math.radians(-12))
+    height = highest + (lowest - highest) * share
+    azimuth = turn + math.pi * (3 - math.sqrt(5)) * torch.arange(views, dtype=torch.float64)
+    level = torch.sqrt(1 - height**2)
+    outward = torch.stack([level * azimuth.cos(), level * azimuth.sin(), height], 1)
+    right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], 1)
+    forward = -outward
+    poses = torch.eye(4, dtype=torch.float64).repeat(views, 1, 1)
+    poses[:, :3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=2)
+    poses[:, :3, 3] = _CAMERA_DISTANCE * outward
+    focal = 0.5 * size / math.tan(0.5 * _FIELD_OF_VIEW)
+    intrinsics = torch.tensor([focal, focal, size / 2, size / 2]).repeat(views, 1)
+    return Cameras(poses.float(), intrinsics, torch.zeros(views, 6), size, size)
+
+
+def _walk(
+    scene: AnalyticScene,
+    cameras: Cameras,
+    view: Int[Tensor, " cones"],
+    corner: Float[Tensor, "cones 2"],
+    side: float,
+    distance: Float[Tensor, " cones"],
+    *,
+    as_rays: bool = False,
+) -> tuple[Float[Tensor, " cones"], Bool[Tensor, " cones"], Float[Tensor, "cones 3"]]:
+    """How far every ray through a square of the image can go at least, whether that is within the scene, and the point on the axis there.
+
+    At a distance t all rays of the cone around the square are within t θ of its axis, so nothing is met while f - t θ is positive; f falls by
+    at most one and t θ grows by θ for each unit walked, so (f - t θ) / (1 + θ) can be walked.
+
+    Args:
+        scene: what is walked through.
+        cameras: pinhole cameras.
+        view: the camera of each cone.
+        corner: row and column of the upper left corner of its square.
+        side: of the squares, in pixels.
+        distance: where the walk begins.
+        as_rays: follow the rays through the centres of the squares, θ = 0.
+    """
+    focal, centre = cameras.intrinsics[view, :2], cameras.intrinsics[view, 2:]
+    local = torch.cat([(corner.flip(1) + side / 2 - centre) / focal, torch.ones(len(corner), 1)], 1)
+    angle = torch.zeros(len(corner)) if as_rays else math.sqrt(0.5) * side / (focal.amin(1) * local.norm(dim=1))
+    pose = cameras.world_from_camera[view]
+    direction = normalised((pose[:, :3, :3] @ local[:, :, None])[:, :, 0])
+    origin = pose[:, :3, 3]
+    end = origin.norm(dim=1) + RADIUS
+    walked = distance.clone()
+    active = torch.arange(len(walked))
+    for _ in range(_MOST_STEPS):
+        if len(active) == 0:
+            break
+        t, wide = walked[active], angle[active]
+        clearance = scene.sdf(origin[active] + t[:, None] * direction[active]) - t * wide
+        t = t + (clearance / (1 + wide)).clamp_min(0)
+        walked[active] = t
+        active = active[(clearance > _HIT) & (t < end[active])]
+    return walked, walked < end, origin + walked[:, None] * direction
+
+
+def _ellipsoid(
+    points: Float[Tensor, "points 3"], centre: tuple[float, float, float], radii: tuple[float, float, float]
+) -> Float[Tensor, " points"]:
+    """(|x / r| - 1) min r: exact in sign and nowhere steeper than one."""
+    scaled = (points - points.new_tensor(centre)) / points.new_tensor(radii)
+    return (scaled.norm(dim=1) - 1) * min(radii)
+
+
+def _pitched(points: Float[Tensor, "points 3"], centre: tuple[float, float, float], angle: float) -> Float[Tensor, "points 3"]:
+    """Coordinates about ``centre``, turned about the x axis: what lies along the new y axis points up by ``angle`` radians."""
+    x, y, z = (points - points.new_tensor(centre)).unbind(1)
+    c, s = math.cos(angle), math.sin(angle)
+    return torch.stack([x, c * y + s * z, c * z - s * y], 1)
+
+
+def _blend(a: Float[Tensor, " points"], b: Float[Tensor, " points"], width: float) -> Float[Tensor, " points"]:
+    """A union with a fillet, min(a, b) - h² / (4 width) with h = max(width - |a - b|, 0); no steeper than a and b are."""
+    overlap = (width - (a - b).abs()).clamp_min(0)
+    return torch.minimum(a, b) - overlap**2 / (4 * width)

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from unrender.cameras import Cameras, LensModel, arc_cameras, interpolated_cameras, orbit_cameras
+from unrender.color import linear_from_srgb, over, srgb_from_linear
+from unrender.io.images import undistorted
+from unrender.rotations import look_at, matrix_from_wxyz, rotation_between, slerp, wxyz_from_matrix
+
+LENSES: list[tuple[LensModel, list[float]]] = [
+    ("opencv", [0.0] * 6),
+    ("opencv", [0.0578421, -0.0805099, 0.0, 0.0, -0.000980296, 0.00015575]),
+    ("opencv", [-0.28, 0.11, -0.02, 0.001, 0.0008, -0.0005]),
+    ("fisheye", [0.0] * 6),
+    ("fisheye", [0.05, -0.012, 0.004, -0.0007, 0.0, 0.0]),
+]
+
+
+def cameras_around(
+    count: int, lens: LensModel = "opencv", distortion: list[float] | None = None, dtype: torch.dtype = torch.float64
+) -> Cameras:
+    generator = torch.Generator().manual_seed(3)
+    positions = torch.randn(count, 3, generator=generator, dtype=dtype)
+    positions = 3 * positions / positions.norm(dim=-1, keepdim=True)
+    return Cameras(
+        world_from_camera=look_at(positions, torch.zeros(3, dtype=dtype), torch.tensor([0.0, 0.0, 1.0], dtype=dtype)),
+        intrinsics=torch.tensor([[52.0, 50.0, 33.5, 22.25]], dtype=dtype).repeat(count, 1),
+        distortion=torch.tensor([distortion or [0.0] * 6], dtype=dtype).repeat(count, 1),
+        width=64,
+        height=48,
+        lens=lens,
+    )
+
+
+@pytest.mark.parametrize(("lens", "distortion"), LENSES)
+def test_projection_inverts_rays(lens: LensModel, distortion: list[float]) -> None:
+    cameras = cameras_around(2, lens, distortion)
+    rays = cameras.image_rays(1)
+    distances = torch.linspace(0.5, 9.0, len(rays.origins), dtype=torch.float64)[:, None]
+    pixels, depth = cameras.project(rays.origins + distances * rays.directions, 1)
+    assert float((pixels - cameras.pixel_centres()).abs().max()) < 1e-9
+    assert bool((depth > 0).all())
+
+
+@pytest.mark.parametrize(("lens", "distortion"), LENSES)
+def test_float32_rays_are_exact_to_a_ten_thousandth_of_a_pixel(lens: LensModel, distortion: list[float]) -> None:
+    single, double = cameras_around(1, lens, distortion, torch.float32), cameras_around(1, lens, distortion)
+    directions = single.directions_in_camera().reshape(-1, 3).double()
+    pose = double.world_from_camera[0]
+    pixels, _ = double.project(pose[:3, 3] + directions @ pose[:3, :3].T, 0)
+    assert float((pixels - double.pixel_centres()).abs().max()) < 1e-4
+
+
+def test_projection_follows_the_published_polynomial() -> None:
+    k1, k2, k3, k4, p1, p2 = distortion = [-0.2, 0.07, 0.01, 0.002, 0.003, -0.004]
+    camera = Cameras(
+        torch.eye(4, dtype=torch.float64)[None],
+        torch.tensor([[52.0, 50.0, 33.5, 22.25]], dtype=torch.float64),
+        torch.tensor([distortion], dtype=torch.float64),
+        64,
+        48,
+    )
+    x, y = 0.4, -0.3
+    r = x * x + y * y
+    radial = 1 + k1 * r + k2 * r**2 + k3 * r**3 + k4 * r**4
+    expected = (
+        52.0 * (x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x)) + 33.5,
+        50.0 * (y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y) + 22.25,
+    )
+    pixels, depth = camera.project(torch.tensor([[2 * x, 2 * y, 2.0]], dtype=torch.float64), 0)
+    np.testing.assert_allclose(pixels[0].numpy(), expected, rtol=1e-14)
+    assert float(depth) == 2.0
+
+
+def test_fisheye_sees_beyond_a_right_angle() -> None:
+    camera = Cameras(torch.eye(4)[None], torch.tensor([[10.0, 10.0, 32.0, 24.0]]), torch.zeros(1, 6), 64, 48, "fisheye")
+    rays = camera.rays(torch.tensor([0]), torch.tensor([[32.0 + 10.0 * 2.0, 24.0]]))
+    torch.testing.assert_close(rays.directions[0], torch.tensor([math.sin(2.0), 0.0, math.cos(2.0)]))
+
+
+def test_points_behind_the_fold_of_a_lens_stay_outside_the_image() -> None:
+    camera = cameras_around(1, "opencv", [-0.3, 0.0, 0.0, 0.0, 0.0, 0.0])
+    pose = camera.world_from_camera[0]
+    angles = torch.linspace(0, 6, 50, dtype=torch.float64)
+    around = torch.stack((1.8 * torch.cos(angles), 1.8 * torch.sin(angles), torch.ones_like(angles)), -1)
+    pixels, _ = camera.project(pose[:3, 3] + around @ pose[:3, :3].T, 0)
+    inside = ((pixels >= 0) & (pixels < torch.tensor([64.0, 48.0]))).all(-1)
+    assert not bool(inside.any())
+
+
+@pytest.mark.parametrize(("lens", "distortion"), LENSES)
+def test_rays_of_pixels_and_of_the_image_agree(lens: LensModel, distortion: list[float]) -> None:
+    cameras = cameras_around(3, lens, distortion)
+    whole = cameras.image_rays(2)
+    chosen = torch.tensor([0, 5, 64 * 20 + 3, 64 * 48 - 1])
+    some = cameras.rays(torch.full((4,), 2, dtype=torch.int32), cameras.pixel_centres()[chosen])
+    torch.testing.assert_close(some.directions, whole.directions[chosen])
+    torch.testing.assert_close(some.origins, whole.origins[chosen])
+    shared = cameras.directions_in_camera()
+    assert shared.shape == (1, 48, 64, 3)
+    torch.testing.assert_close(shared[0].reshape(-1, 3) @ cameras.world_from_camera[2, :3, :3].T, whole.directions)
+    torch.testing.assert_close(whole.directions.norm(dim=-1), torch.ones(48 * 64, dtype=torch.float64))
+
+
+def test_cameras_with_lenses_of_their_own_have_maps_of_their_own() -> None:
+    cameras = cameras_around(3)
+    cameras.intrinsics[1, 0] = 60.0
+    maps = cameras.directions_in_camera()
+    assert maps.shape == (3, 48, 64, 3)
+    assert not torch.equal(maps[0], maps[1])
+    torch.testing.assert_close(maps[0], maps[2])
+
+
+def test_downscaling_keeps_the_rays_of_block_centres() -> None:
+    cameras = cameras_around(1, "opencv", LENSES[2][1])
+    small = cameras.downscaled(4)
+    assert (small.width, small.height) == (16, 12)
+    view = torch.zeros(1, dtype=torch.int64)
+    coarse = small.rays(view, torch.tensor([[3.5, 7.5]], dtype=torch.float64))
+    fine = cameras.rays(view, torch.tensor([[14.0, 30.0]], dtype=torch.float64))
+    torch.testing.assert_close(coarse.directions, fine.directions)
+
+
+@pytest.mark.parametrize("factor", [0, -1, 49])
+def test_downscaling_below_one_or_beyond_the_image_is_refused(factor: int) -> None:
+    with pytest.raises(ValueError, match="downscale"):
+        cameras_around(1).downscaled(factor)
+
+
+def test_selection_and_pinhole() -> None:
+    cameras = cameras_around(5, "opencv", LENSES[1][1])
+    torch.testing.assert_close(cameras.select([4, 1]).world_from_camera[1], cameras.world_from_camera[1])
+    torch.testing.assert_close(cameras[-1].world_from_camera, cameras.world_from_camera[4:])
+    assert len(cameras[1:3]) == 2
+    assert len(list(cameras)) == 5
+    with pytest.raises(IndexError, match="view 5"):
+        cameras[5]
+    assert not cameras.pinhole(2).has_distortion
+    torch.testing.assert_close(cameras.pinhole(2).positions[0], cameras.positions[2])
+
+
+def test_undistorted_images_show_what_a_pinhole_sees() -> None:
+    cameras = cameras_around(1, "opencv", LENSES[2][1])
+    seen = cameras.directions_in_camera()
+    through = cameras.pinhole(0).directions_in_camera()
+
+    def pattern(directions: torch.Tensor) -> torch.Tensor:
+        plane = directions[..., :2] / directions[..., 2:]
+        return torch.cat((128 + 120 * plane, 128 + 60 * plane[..., :1] - 60 * plane[..., 1:]), -1)
+
+    images, pinholes, valid = undistorted(pattern(seen).round().clamp(0, 255).to(torch.uint8), cameras)
+    assert not pinholes.has_distortion
+    assert float(valid.float().mean()) > 0.8
+    assert float((images.double() - pattern(through))[valid].abs().max()) < 1.5
+
+
+def test_orbit_is_a_level_circle_around_the_origin() -> None:
+    cameras = cameras_around(9)
+    path = orbit_cameras(cameras, 12)
+    positions = path.positions
+    torch.testing.assert_close(positions[:, 2], cameras.positions[:, 2].mean().expand(12))
+    torch.testing.assert_close(positions.norm(dim=-1), torch.full((12,), 3.0, dtype=torch.float64))
+    for view in (0, 5):
+        pixels, depth = path.project(torch.zeros(1, 3, dtype=torch.float64), view)
+        torch.testing.assert_close(pixels[0], torch.tensor([32.0, 24.0], dtype=torch.float64))
+        torch.testing.assert_close(depth[0], torch.tensor(3.0, dtype=torch.float64))
+        above, _ = path.project(torch.tensor([[0.0, 0.0, 0.1]], dtype=torch.float64), view)
+        assert float(above[0, 1]) < 24.0
+
+
+def test_arc_spans_the_widest_spread_of_one_sided_cameras() -> None:
+    angle = torch.linspace(-0.6, 0.4, 7, dtype=torch.float64)
+    height = torch.tensor([0.1, -0.1, 0.1, -0.1, 0.1, -0.1, 0.1], dtype=torch.float64)
+    positions = torch.stack((3 * torch.sin(angle), -3 * torch.cos(angle), height), -1)
+    poses = look_at(positions, torch.zeros(3, dtype=torch.float64), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
+    path = arc_cameras(Cameras(poses, torch.full((7, 4), 50.0).double(), torch.zeros(7, 6).double(), 64, 48), 21).positions
+    assert float((path[-1] - path[0]).norm()) > 0.9 * float((positions[-1] - positions[0]).norm())
+    assert float(path[:, 2].abs().max()) < 0.3
+    assert float(path[:, 1].max()) < 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 30])
+def test_interpolated_path_is_rigid_smooth_and_starts_at_a_camera(count: int) -> None:
+    cameras = cameras_around(count)
+    path = interpolated_cameras(cameras, 200)
+    rotations = path.world_from_camera[:, :3, :3]
+    identity = torch.eye(3, dtype=torch.float64).expand(200, 3, 3)
+    torch.testing.assert_close(rotations.mT @ rotations, identity)
+    torch.testing.assert_close(path.world_from_camera[0], cameras.world_from_camera[0])
+    steps = (path.positions[1:] - path.positions[:-1]).norm(dim=-1)
+    assert float(steps.max()) <= 6 * float(steps.mean()) + 1e-12
+    turns = (rotations[1:] - rotations[:-1]).flatten(1).norm(dim=-1)
+    assert float(turns.max()) < 0.5
+
+
+@pytest.mark.parametrize("path", [orbit_cameras, arc_cameras, interpolated_cameras])
+def test_a_path_without_frames_is_refused(path) -> None:
+    with pytest.raises(ValueError, match="frames is 0"):
+        path(cameras_around(3), 0)
+
+
+def test_quaternions_and_matrices_are_inverse() -> None:
+    generator = torch.Generator().manual_seed(0)
+    wxyz = torch.randn(200, 4, generator=generator, dtype=torch.float64)
+    wxyz[:8] = torch.cat((torch.eye(4), -torch.eye(4)))
+    wxyz = wxyz / wxyz.norm(dim=-1, keepdim=True)
+    matrix = matrix_from_wxyz(wxyz)
+    torch.testing.assert_close(torch.linalg.det(matrix), torch.ones(200, dtype=torch.float64))
+    again = wxyz_from_matrix(matrix)
+    torch.testing.assert_close((again * wxyz).sum(-1).abs(), torch.ones(200, dtype=torch.float64))
+    torch.testing.assert_close(matrix_from_wxyz(again), matrix)
+
+
+def test_slerp_turns_at_constant_speed_along_the_shorter_arc() -> None:
+    start = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    end = -torch.tensor([math.cos(0.6), 0.0, math.sin(0.6), 0.0], dtype=torch.float64)
+    for fraction in (-0.5, 0.0, 0.25, 1.0, 1.5):
+        made = slerp(start, end, fraction)
+        expected = torch.tensor([math.cos(0.6 * fraction), 0.0, math.sin(0.6 * fraction), 0.0], dtype=torch.float64)
+        torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(slerp(start, start, 0.3), start)
+
+
+def test_look_at_along_up_is_still_a_rotation() -> None:
+    pose = look_at(torch.tensor([0.0, 0.0, 3.0]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
+    torch.testing.assert_close(pose[:3, :3].T @ pose[:3, :3], torch.eye(3))
+    torch.testing.assert_close(torch.linalg.det(pose[:3, :3]), torch.tensor(1.0))
+
+
+@pytest.mark.parametrize("end", [(0.0, 0.0, 1.0), (0.0, 0.0, -1.0), (0.3, -2.0, 0.1)])
+def test_rotation_between_maps_one_direction_to_the_other(end: tuple[float, float, float]) -> None:
+    start, goal = torch.tensor([0.0, 0.0, 2.0], dtype=torch.float64), torch.tensor(end, dtype=torch.float64)
+    rotation = rotation_between(start, goal)
+    torch.testing.assert_close(rotation @ (start / 2), goal / goal.norm())
+    torch.testing.assert_close(torch.linalg.det(rotation), torch.tensor(1.0, dtype=torch.float64))
+
+
+def test_srgb_round_trip_and_its_gradient_at_black() -> None:
+    values = torch.linspace(0, 1, 101, dtype=torch.float64)
+    torch.testing.assert_close(srgb_from_linear(linear_from_srgb(values)), values, atol=1e-6, rtol=0)
+    black = torch.zeros(3, requires_grad=True)
+    srgb_from_linear(black).sum().backward()
+    assert black.grad is not None
+    torch.testing.assert_close(black.grad, torch.full((3,), 12.92))
+
+
+def test_over_interpolates_between_background_and_colour() -> None:
+    generator = torch.Generator().manual_seed(1)
+    colour, background = torch.rand(4, 5, 3, generator=generator), torch.rand(3, generator=generator)
+    torch.testing.assert_close(over(colour, torch.ones(4, 5), background), colour)
+    torch.testing.assert_close(over(colour, torch.zeros(4, 5), background), background.expand(4, 5, 3))

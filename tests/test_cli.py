@@ -1,0 +1,425 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import unrender.api
+import unrender.cli
+import unrender.commands
+import unrender.outputs
+import unrender.runs
+from tiny_recipe import PRESETS, TINY, TinyScene, tiny_capture
+from unrender.arguments import sentence_of
+from unrender.capture import CaptureError
+from unrender.cli import main
+from unrender.doctor import DeviceError, examine, select_device
+from unrender.geometry.mesh import read_mesh
+from unrender.io.checkpoints import find_checkpoint, same_tensors
+from unrender.io.run_directory import RunDirectory, config_from_json, config_to_json
+from unrender.recipes.fitting import Progress
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Runs a command with the tiny recipe in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": TINY, "other": replace(TINY, name="other")})
+    monkeypatch.setattr(unrender.api, "recipes", lambda: {"tiny": TINY})
+    monkeypatch.setattr(unrender.commands, "load_capture", tiny_capture)
+    monkeypatch.setattr(unrender.outputs, "VIDEO_FRAMES", 4)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("UNRENDER_TRACEBACK", raising=False)
+    (tmp_path / "ball").mkdir()
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return call
+
+
+def one_sentence(err: str) -> str:
+    assert err.count("\n") == 1 and err.startswith("unrender: error: ")
+    return err.strip()
+
+
+def snapshot(folder: Path, recipe: str = "tiny") -> dict[str, torch.Tensor]:
+    checkpoint = find_checkpoint(folder / "checkpoints", recipe).checkpoint
+    assert checkpoint is not None
+    return {name: tensor for name, tensor in checkpoint.tensors.items() if name != "seconds"}
+
+
+def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
+    code, out, _ = run("fit", "tiny", "ball")
+    assert code == 0
+    folder = Path("runs/tiny-ball")
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "run.json", "metrics.json", "history.jsonl", "checkpoints", "renders", "mesh.ply", "mesh.glb", "video.mp4", "report.html",
+    }  # fmt: skip
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert list(metrics) == ["split", "views", "psnr", "ssim", "steps", "seconds", "peak_memory_mb", "per_view"]
+    assert (metrics["split"], metrics["views"], metrics["steps"]) == ("test", 3, 40)
+    assert [list(view) for view in metrics["per_view"]] == [["name", "psnr", "ssim"]] * 3
+    record = json.loads((folder / "run.json").read_text())
+    assert record["outcome"] == "finished" and record["preset"] == "cpu" and record["capture"]["fingerprint"] == "ball-1"
+    assert set(record["versions"]) == {"unrender", "torch", "warp", "numpy", "python"}
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 20
+    assert len(list((folder / "renders").iterdir())) == 9
+    assert "every 4th view is held out" in out and "report.html" in out
+    assert torch.allclose(read_mesh(folder / "mesh.ply").vertices.mean(0), torch.tensor([1.0, 2.0, 3.0]), atol=1e-4)
+
+
+def test_the_same_command_on_a_finished_run_only_writes_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("fit", "tiny", "ball")
+    folder = Path("runs/tiny-ball")
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
+    (folder / "report.html").unlink()
+    (folder / "mesh.glb").unlink()
+    monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": replace(TINY, fit=pytest.fail)})
+    code, out, _ = run("fit", "tiny", "ball")
+    assert code == 0 and "is finished" in out
+    assert (folder / "report.html").exists() and (folder / "mesh.glb").exists()
+    assert (folder / "video.mp4").stat().st_mtime_ns == before["video.mp4"]
+
+
+class StopAt:
+    """An observer that presses Ctrl-C once, at a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.step == self.step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_saves_and_the_same_command_ends_bit_equal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("fit", "tiny", "ball", "--out", "whole")
+    stop = StopAt(14)
+
+    def fit_and_stop(*arguments: object, observer: Callable[[Progress], None], **named: object) -> object:
+        def watch(progress: Progress) -> None:
+            stop(progress)
+            observer(progress)
+
+        return TINY.fit(*arguments, observer=watch, **named)
+
+    monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": replace(TINY, fit=fit_and_stop)})
+    code, out, _ = run("fit", "tiny", "ball", "--out", "parts")
+    assert code == 130 and "the same command resumes it" in out
+    assert json.loads(Path("parts/run.json").read_text())["outcome"] == "interrupted"
+    assert not Path("parts/metrics.json").exists()
+    stop.step = -1
+    code, out, _ = run("fit", "tiny", "ball", "--out", "parts")
+    assert code == 0 and "resuming at step 14" in out
+    assert same_tensors(snapshot(Path("whole")), snapshot(Path("parts")))
+    steps = [line.step for line in RunDirectory(Path("parts")).read_history()]
+    assert steps == list(range(2, 41, 2))
+
+
+def test_a_fit_killed_between_checkpoints_ends_bit_equal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("fit", "tiny", "ball", "--out", "whole")
+    monkeypatch.setattr(unrender.runs, "CHECKPOINT_EVERY", 0.0)
+
+    class Killed(BaseException):
+        pass
+
+    def dies(progress: Progress) -> None:
+        if progress.step == 22:
+            raise Killed
+
+    with pytest.raises(Killed):
+        unrender.api.fit("tiny", tiny_capture(), out="parts", observer=dies)
+    newest = sorted(Path("parts/checkpoints").glob("*.safetensors"))[-1]
+    newest.write_bytes(newest.read_bytes()[:50])
+    monkeypatch.setattr(unrender.runs, "CHECKPOINT_EVERY", 30.0)
+    reports: list[int] = []
+    result = unrender.api.fit("tiny", tiny_capture(), out="parts", observer=lambda progress: reports.append(progress.step))
+    assert reports[0] == 20 and result.outcome == "finished"
+    assert same_tensors(snapshot(Path("whole")), snapshot(Path("parts")))
+
+
+def test_a_fit_killed_by_the_system_resumes(tmp_path: Path) -> None:
+    script = (
+        "import sys, time; sys.path.insert(0, sys.argv[1]); import unrender.runs, unrender.outputs, unrender.cli, unrender.commands\n"
+        "from dataclasses import replace; from tiny_recipe import TINY, tiny_capture\n"
+        "unrender.runs.CHECKPOINT_EVERY = 0.0; unrender.outputs.VIDEO_FRAMES = 4\n"
+        "def fit(*a, observer, **k):\n"
+        "    def slow(progress): observer(progress); time.sleep(float(sys.argv[2]))\n"
+        "    return TINY.fit(*a, observer=slow, **k)\n"
+        "unrender.cli.recipes = lambda: {'tiny': replace(TINY, fit=fit)}; unrender.commands.load_capture = tiny_capture\n"
+        "sys.exit(unrender.cli.main(['fit', 'tiny', 'ball', '--out', sys.argv[3]]))\n"
+    )
+    words = [sys.executable, "-c", script, str(Path(__file__).parent)]
+    process = subprocess.Popen([*words, "0.1", "run"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(tmp_path.glob("run/checkpoints/*.json"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    assert json.loads((tmp_path / "run/run.json").read_text())["outcome"] is None
+    again = subprocess.run([*words, "0", "run"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "resuming at step" in again.stdout
+    assert int(snapshot(tmp_path / "run")["step"]) == 40
+    assert [line.step for line in RunDirectory(tmp_path / "run").read_history()] == list(range(2, 41, 2))
+
+
+def test_a_folder_with_another_run_is_refused_unless_told(run: Run) -> None:
+    run("fit", "tiny", "ball", "--out", "here")
+    code, _, err = run("fit", "tiny", "ball", "--out", "here", "--seed", 3, "--learning-rate", 0.1)
+    assert code == 1
+    assert one_sentence(err).endswith(
+        "here holds another run (learning_rate is 0.05 there, 0.1 here; seed is 0 there, 3 here); choose another --out or pass --overwrite"
+    )
+    code, _, err = run("fit", "tiny", "ball", "--out", "here", "--downscale", 2)
+    assert "downscale is 1 there, 2 here; the photos or poses are not the same" in one_sentence(err)
+    assert run("fit", "other", "ball", "--out", "here")[0] == 1
+    assert run("fit", "tiny", "ball", "--out", "here", "--seed", 3, "--overwrite")[0] == 0
+    assert json.loads(Path("here/run.json").read_text())["seed"] == 3
+
+
+def test_a_checkpoint_from_another_recipe_is_refused(run: Run) -> None:
+    run("fit", "other", "ball", "--out", "here")
+    Path("here/run.json").unlink()
+    for name in ("mesh.ply", "mesh.glb", "video.mp4", "report.html", "metrics.json", "history.jsonl"):
+        Path("here", name).unlink()
+    record = RunDirectory(Path("there"))
+    run("fit", "tiny", "ball", "--out", "there", "--preset", "quick")
+    for file in record.checkpoints.iterdir():
+        file.unlink()
+    for file in Path("here/checkpoints").iterdir():
+        file.rename(record.checkpoints / file.name)
+    for command in ("eval", "export", "render"):
+        code, _, err = run(command, "there")
+        assert code == 1 and "was written by the recipe 'other', not 'tiny'" in one_sentence(err)
+
+
+def test_all_checkpoints_damaged_is_said(run: Run) -> None:
+    run("fit", "tiny", "ball", "--out", "here")
+    for file in Path("here/checkpoints").glob("*.safetensors"):
+        file.write_bytes(b"")
+    code, _, err = run("export", "here")
+    assert code == 1 and "has no checkpoint that can be read" in one_sentence(err) and "cut off or altered" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["fti", "tiny", "ball"], "there is no command 'fti'; did you mean 'fit'?"),
+        (["fit", "tinny", "ball"], "there is no recipe 'tinny'; did you mean 'tiny'?"),
+        (["fit", "ball", "tiny"], "the recipe comes first: unrender fit tiny CAPTURE"),
+        (["fit", "tiny", "ball", "--stpes", "3"], "`unrender fit tiny` has no option --stpes; did you mean --steps?"),
+        (["fit", "tiny", "ball", "--preset", "quik"], "the recipe tiny has no preset 'quik'; did you mean 'quick'?"),
+        (["fit", "tiny", "ball", "--steps", "many"], "Error parsing --steps: invalid literal for int() with base 10: 'many'"),
+        (["fit", "tiny", "ball", "--steps", "0"], "steps is 0; a fit needs at least 1"),
+        (["fit", "tiny"], "something is missing: CAPTURE"),
+        (["fit", "tiny", "ball", "again"], "`unrender fit tiny` does not understand 'again'"),
+        (["fit", "tiny", "ball", "--device", "cdua"], "there is no device 'cdua'; did you mean cuda?"),
+        (["render", "run", "--path", "orbt"], "'orbt'"),
+        (["export", "run", "--fromat", "ply"], "`unrender export` has no option --fromat; did you mean --format?"),
+    ],
+)
+def test_a_wrong_command_line_is_one_sentence_with_a_suggestion(run: Run, words: list[str], sentence: str) -> None:
+    code, out, err = run(*words)
+    assert code == 2 and out == ""
+    assert sentence in one_sentence(err)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+def test_cuda_without_cuda_says_what_is_installed_and_what_to_do(run: Run) -> None:
+    code, _, err = run("fit", "tiny", "ball", "--device", "cuda")
+    assert code == 2
+    sentence = one_sentence(err)
+    assert f"PyTorch {torch.__version__}" in sentence and "--device cpu" in sentence
+    assert not Path("runs").exists()
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert str(select_device(None)) == "cuda:0" and str(select_device("cuda:1")) == "cuda:1"
+    with pytest.raises(DeviceError, match="this machine has 2 GPUs, numbered from 0"):
+        select_device("cuda:2")
+
+
+def test_an_unwritable_folder_is_found_before_any_photo_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unrender.commands, "load_capture", pytest.fail)
+    Path("file").write_text("")
+    code, _, err = run("fit", "tiny", "ball", "--out", "file/run")
+    assert code == 1 and "choose another" in one_sentence(err)
+    code, _, err = run("fit", "tiny", "ball", "--out", ".")
+    assert code == 1 and "holds files but no run" in one_sentence(err)
+
+
+def test_what_the_reader_finds_wrong_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path, **options: object) -> object:
+        raise CaptureError(f"{path}/a.png is cut off;\n  copy it again")
+
+    monkeypatch.setattr(unrender.commands, "load_capture", broken)
+    code, _, err = run("fit", "tiny", "ball")
+    assert code == 1 and one_sentence(err) == "unrender: error: ball/a.png is cut off; copy it again"
+    monkeypatch.setenv("UNRENDER_TRACEBACK", "1")
+    with pytest.raises(CaptureError):
+        run("fit", "tiny", "ball")
+
+
+def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[str, object]] = []
+
+    def load(path: Path, **options: object) -> object:
+        seen.append(options)
+        return tiny_capture(path, **options)
+
+    monkeypatch.setattr(unrender.commands, "load_capture", load)
+    words = ["--center", "-1", "0", "2.5", "--radius", "3", "--up", "0", "0", "1", "--test-every", "4", "--no-masks", "--downscale", "2"]
+    assert run("fit", "tiny", "ball", *words, "--steps", "6", "--layers", "3", "4", "5")[0] == 0
+    assert seen[0] == {
+        "downscale": 2, "centre": (-1.0, 0.0, 2.5), "radius": 3.0, "up": (0.0, 0.0, 1.0), "test_every": 4,
+        "normals_frame": "opengl", "use_masks": False,
+    }  # fmt: skip
+    record = RunDirectory(Path("runs/tiny-ball")).read_record()
+    assert record.steps == 6 and record.config["layers"] == [3, 4, 5]
+    assert run("eval", "runs/tiny-ball")[0] == 0
+    assert seen[1] == seen[0]
+
+
+def test_steps_alone_replace_the_time_budget_of_a_preset(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed = replace(TINY, presets={**PRESETS, "cpu": replace(PRESETS["cpu"], max_seconds=500.0)})
+    monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": timed})
+    run("fit", "tiny", "ball", "--steps", 4, "--out", "a")
+    run("fit", "tiny", "ball", "--steps", 4, "--max-seconds", 9, "--out", "b")
+    run("fit", "tiny", "ball", "--out", "c")
+    budgets = [RunDirectory(Path(name)).read_record().config["max_seconds"] for name in "abc"]
+    assert budgets == [None, 9.0, 500.0]
+
+
+def test_eval_writes_the_metrics_of_either_split(run: Run) -> None:
+    run("fit", "tiny", "ball", "--out", "here")
+    before = Path("here/metrics.json").read_text()
+    Path("here/metrics.json").unlink()
+    assert run("eval", "here")[0] == 0
+    assert Path("here/metrics.json").read_text() == before
+    code, out, _ = run("eval", "here", "--split", "train")
+    assert code == 0 and "train: PSNR" in out
+    assert json.loads(Path("here/metrics_train.json").read_text())["views"] == 9
+
+
+@pytest.mark.parametrize(("path", "frames"), [("orbit", 6), ("interpolated", 6), ("test", 3)])
+def test_render_writes_pictures_and_a_video(run: Run, path: str, frames: int) -> None:
+    run("fit", "tiny", "ball", "--out", "here", "--preset", "quick")
+    assert run("render", "here", "--path", path, "--frames", 6)[0] == 0
+    assert len(list(Path("here/renders", path).glob("*.png"))) == frames
+    assert Path(f"here/{path}.mp4").stat().st_size > 500
+
+
+@pytest.mark.parametrize("suffix", ["ply", "obj", "glb"])
+def test_export_writes_either_frame(run: Run, suffix: str) -> None:
+    run("fit", "tiny", "ball", "--out", "here", "--preset", "quick")
+    assert run("export", "here", "--format", suffix, "--frame", "normalized", "--out", f"n.{suffix}")[0] == 0
+    assert run("export", "here", "--format", suffix, "--out", f"s.{suffix}")[0] == 0
+    normalised, source = read_mesh(f"n.{suffix}").vertices, read_mesh(f"s.{suffix}").vertices
+    assert torch.allclose(normalised.amax(0), torch.full((3,), 0.5), atol=1e-5)
+    assert torch.allclose(source.amax(0), torch.tensor([51.0, 52.0, 53.0]), atol=1e-3)
+
+
+def test_exporting_an_empty_scene_explains_why(run: Run) -> None:
+    assert run("fit", "tiny", "ball", "--out", "here", "--preset", "empty")[0] == 0
+    code, _, err = run("export", "here")
+    assert code == 1 and "--center and --radius" in one_sentence(err)
+
+
+def test_a_capture_that_moved_has_to_be_named(run: Run) -> None:
+    run("fit", "tiny", "ball", "--out", "here", "--preset", "quick")
+    Path("ball").rename("elsewhere")
+    code, _, err = run("eval", "here")
+    assert code == 1 and "--capture DIR" in one_sentence(err)
+    assert run("eval", "here", "--capture", "elsewhere")[0] == 0
+
+
+def test_a_folder_that_is_no_run_is_said(run: Run) -> None:
+    for command in ("eval", "render", "export"):
+        code, _, err = run(command, "ball")
+        assert code == 1 and "holds no run" in one_sentence(err)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["fit", "tiny", "--help"], ["render", "--help"], ["demo", "--help"]])
+def test_help_is_printed_and_is_not_an_error(run: Run, words: list[str]) -> None:
+    code, out, err = run(*words)
+    assert code == 0 and err == "" and len(out.splitlines()) > 8
+    assert "None" not in out.replace("{None}", "")[:400]
+
+
+def test_help_of_a_recipe_documents_its_settings_with_the_values_of_the_preset(run: Run) -> None:
+    _, out, _ = run("fit", "tiny", "--preset", "quick", "--help")
+    text = " ".join(out.split())
+    assert "--learning-rate" in text and "Share of the way to the target" in text and "(default: 4)" in text
+
+
+def test_python_fits_in_one_line_and_writes_nothing_unless_asked(run: Run) -> None:
+    result = unrender.api.fit("tiny", tiny_capture(), steps=6, device="cpu")
+    assert result.outcome == "finished" and result.steps == 6
+    assert isinstance(result.scene, TinyScene)
+    assert [path.name for path in Path(".").iterdir()] == ["ball"]
+    with pytest.raises(ValueError, match="did you mean 'tiny'"):
+        unrender.api.fit("tny", tiny_capture())
+
+
+def test_python_and_the_command_line_agree(run: Run) -> None:
+    run("fit", "tiny", "ball", "--out", "a", "--device", "cpu")
+    unrender.api.fit("tiny", tiny_capture(), out="b", device="cpu")
+    assert same_tensors(snapshot(Path("a")), snapshot(Path("b")))
+    assert {path.name for path in Path("a").iterdir()} == {path.name for path in Path("b").iterdir()}
+
+
+def test_importing_the_package_does_not_import_torch() -> None:
+    script = "import sys, unrender, unrender.cli; sys.exit('torch' in sys.modules or 'warp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_the_doctor_runs_a_kernel_on_every_device(run: Run) -> None:
+    checks = examine()
+    assert any(check.good and check.finding.startswith("a kernel on cpu compiled and ran") for check in checks)
+    assert all(check.advice for check in checks if not check.good)
+    code, out, _ = run("doctor")
+    assert code == (0 if all(check.good for check in checks) else 1)
+    assert all(line.startswith(("OK  ", "!!  ", "    ")) for line in out.splitlines())
+
+
+def test_a_broken_installation_is_a_finding_and_not_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> str:
+        raise RuntimeError("no ffmpeg exe could be found")
+
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_version", broken)
+    bad = [check for check in examine() if not check.good]
+    assert [check.finding for check in bad] == ["ffmpeg: RuntimeError: no ffmpeg exe could be found"]
+    assert "imageio-ffmpeg" in bad[0].advice
+
+
+def test_a_framed_error_becomes_a_sentence() -> None:
+    box = "╭─ Value error ───╮\n│ Error parsing   │\n│ --steps: bad.   │\n│ ─────────────── │\n│ For full help   │\n╰─────────────────╯\n"
+    assert sentence_of(box, "unrender fit") == "Error parsing --steps: bad; see `unrender fit --help`"
+
+
+@pytest.mark.parametrize("name", ["nerf", "neus"])
+def test_every_preset_of_a_real_recipe_makes_a_command_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    recipe = unrender.cli.recipes()[name]
+    assert {"cpu", "gpu"} <= recipe.presets.keys()
+    for preset, config in recipe.presets.items():
+        assert main(["fit", name, "--preset", preset, "--help"]) == 0
+        text = capfd.readouterr().out
+        assert all(f"--{field.name.replace('_', '-')}" in text for field in fields(config))
+        assert config_from_json(type(config), json.loads(json.dumps(config_to_json(config)))) == config

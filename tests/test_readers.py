@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tiny_captures import BALL, FOCAL, RADIUS, SIZE, ball_photo, opengl_poses, real_capture, write_blender, write_neus, write_transforms
+from unrender.cameras import Cameras
+from unrender.capture import Capture
+from unrender.io import load_capture
+from unrender.io.images import read_masks, read_pixels
+from unrender.io.neus_npz import decomposed
+from unrender.io.normalisation import inverse_similarity, transformed
+
+
+def ball_in_world(capture: Capture) -> torch.Tensor:
+    """The centre of the ball of a tiny Blender or transforms capture, in the normalised world."""
+    return transformed(torch.tensor(BALL)[None], inverse_similarity(capture.source_from_world)).float()
+
+
+def rewrite(folder: Path, change) -> None:
+    content = json.loads((folder / "transforms.json").read_text())
+    change(content)
+    (folder / "transforms.json").write_text(json.dumps(content))
+
+
+def test_blender_ball_is_seen_where_it_is(tmp_path: Path) -> None:
+    capture = load_capture(write_blender(tmp_path / "ball"))
+    assert capture.name == "ball"
+    assert capture.images.shape == (10, SIZE[1], SIZE[0], 3)
+    assert capture.split.train == tuple(range(8)) and capture.split.test == (8, 9)
+    assert "transforms_test.json" in capture.split.rule
+    assert capture.names[0] == "train/r_0.png" and capture.names[9] == "test/r_1.png"
+    assert not capture.unbounded and capture.masks is not None
+    torch.testing.assert_close(capture.cameras.intrinsics[0], torch.tensor([FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2]))
+    for view in range(10):
+        pixels, depth = capture.cameras.project(ball_in_world(capture), view)
+        column, row = pixels[0].long().tolist()
+        assert capture.masks[view, row, column] == 255 and float(depth) > 0
+        assert capture.images[view, row, column].tolist() == [255, 0, 0]
+        ys, xs = torch.nonzero(capture.masks[view], as_tuple=True)
+        assert abs(float(xs.float().mean()) + 0.5 - float(pixels[0, 0])) < 0.5
+        assert abs(float(ys.float().mean()) + 0.5 - float(pixels[0, 1])) < 0.5
+
+
+def test_colours_stay_straight_where_they_are_transparent(tmp_path: Path) -> None:
+    capture = load_capture(write_blender(tmp_path / "ball"))
+    assert capture.masks is not None
+    assert torch.equal(capture.images[0], torch.from_numpy(ball_photo(opengl_poses(8)[0])[..., :3]))
+    hidden = capture.images[0][capture.masks[0] == 0]
+    assert bool((hidden == torch.tensor([0, 0, 255])).all())
+
+
+def test_validation_file_serves_where_there_is_no_test_file(tmp_path: Path) -> None:
+    folder = write_blender(tmp_path / "ball")
+    (folder / "transforms_test.json").rename(folder / "transforms_val.json")
+    capture = load_capture(folder)
+    assert capture.split.test == (8, 9) and "transforms_val.json" in capture.split.rule
+    (folder / "transforms_val.json").unlink()
+    assert load_capture(folder, test_every=4).split.test == (0, 4)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("file", ["cameras_sphere.npz", "cameras.npz"])
+def test_neus_cameras_see_the_ball_in_the_unit_sphere_frame(tmp_path: Path, file: str, suffix: str) -> None:
+    capture = load_capture(write_neus(tmp_path / "scan", file=file, suffix=suffix))
+    expected = torch.tensor([FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2])
+    torch.testing.assert_close(capture.cameras.intrinsics, expected.expand(8, 4))
+    for view, pose in enumerate(opengl_poses(8)):
+        opencv = torch.from_numpy(pose @ np.diag([1.0, -1.0, -1.0, 1.0])).float()
+        torch.testing.assert_close(capture.cameras.world_from_camera[view], opencv, atol=1e-5, rtol=0)
+    assert capture.source_from_world.tolist() == [[2, 0, 0, 10], [0, 2, 0, 20], [0, 0, 2, 30], [0, 0, 0, 1]]
+    assert capture.split.test == (0,) and not capture.unbounded
+    assert capture.masks is not None
+    pixels, _ = capture.cameras.project(torch.tensor(BALL, dtype=torch.float32)[None], 3)
+    column, row = pixels[0].long().tolist()
+    assert capture.masks[3, row, column] == 255
+
+
+def test_neus_without_masks_is_unbounded(tmp_path: Path) -> None:
+    capture = load_capture(write_neus(tmp_path / "scan", masks=False))
+    assert capture.masks is None and capture.unbounded
+    assert any("no masks" in note for note in capture.notes)
+
+
+def test_neus_images_without_a_camera_of_their_own_position_go_by_number(tmp_path: Path) -> None:
+    folder = write_neus(tmp_path / "scan")
+    whole = load_capture(folder)
+    (folder / "image" / "000002.png").unlink()
+    (folder / "mask" / "002.png").unlink()
+    part = load_capture(folder)
+    torch.testing.assert_close(part.cameras.world_from_camera[2], whole.cameras.world_from_camera[3])
+
+
+def test_decomposition_restores_intrinsics_and_pose() -> None:
+    generator = torch.Generator().manual_seed(5)
+    axes = torch.linalg.qr(torch.randn(20, 3, 3, generator=generator, dtype=torch.float64))[0]
+    axes = axes * torch.linalg.det(axes)[:, None, None]
+    centres = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    intrinsics = torch.tensor([[2892.0, 0.3, 823.2], [0.0, 2883.0, 619.1], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    sign = torch.where(torch.arange(20) % 2 == 0, 1.0, -3.0).double()[:, None, None]
+    projections = sign * intrinsics @ torch.cat((axes.mT, -(axes.mT @ centres[..., None])), -1)
+    found, poses = decomposed(projections)
+    torch.testing.assert_close(found, intrinsics.expand(20, 3, 3), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(poses[:, :3, :3], axes)
+    torch.testing.assert_close(poses[:, :3, 3], centres)
+
+
+@pytest.mark.parametrize("listed", ["./images/{:03d}.png", "images/{:03d}", "images\\{:03d}.jpg", "images/{:03d}.JPG"])
+def test_photos_are_found_however_they_are_written(tmp_path: Path, listed: str) -> None:
+    capture = load_capture(write_transforms(tmp_path / "ball", listed=listed))
+    assert capture.names == tuple(f"images/{k:03d}.png" for k in range(9))
+    assert capture.split.test == (0, 8) and len(capture.split.train) == 7
+    assert capture.unbounded and capture.masks is None
+
+
+def test_intrinsics_of_every_spelling_agree(tmp_path: Path) -> None:
+    half = [0.5 * extent / FOCAL for extent in SIZE]
+    radians = [2 * float(np.arctan(value)) for value in half]
+    spellings = {
+        "pixels": {},
+        "radians": {"fl_x": None, "fl_y": None, "camera_angle_x": radians[0], "camera_angle_y": radians[1]},
+        "one angle": {"fl_x": None, "fl_y": None, "cx": None, "cy": None, "camera_angle_x": radians[0]},
+        "degrees": {"fl_x": None, "fl_y": None, "x_fov": np.degrees(radians[0]), "y_fov": np.degrees(radians[1])},
+        "one length": {"fl_y": None, "w": None, "h": None},
+        "twice the size": {"fl_x": 2 * FOCAL, "fl_y": 2 * FOCAL, "cx": SIZE[0], "cy": SIZE[1], "w": 2 * SIZE[0], "h": 2 * SIZE[1]},
+    }
+    for name, keys in spellings.items():
+        capture = load_capture(write_transforms(tmp_path / name, **keys))
+        expected = torch.tensor([FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2]).expand(9, 4)
+        torch.testing.assert_close(capture.cameras.intrinsics, expected, msg=name)
+
+
+def test_intrinsics_on_a_frame_win_over_global_ones(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "ball")
+    rewrite(folder, lambda content: content["frames"][3].update(fl_x=50.0, k1=0.1))
+    cameras = load_capture(folder).cameras
+    assert cameras.intrinsics[3].tolist() == [50.0, 45.0, 20.0, 15.0]
+    torch.testing.assert_close(cameras.distortion[3], torch.tensor([0.1, 0, 0, 0, 0, 0]))
+    assert not bool(cameras.distortion[2].any()) and not cameras.share_a_lens
+
+
+def test_distortion_and_lens_are_read(tmp_path: Path) -> None:
+    keys = {"k1": 0.1, "k2": 0.02, "k3": 0.003, "k4": 0.0004, "p1": 0.005, "p2": 0.006}
+    capture = load_capture(write_transforms(tmp_path / "a", **keys))
+    torch.testing.assert_close(capture.cameras.distortion[0], torch.tensor([0.1, 0.02, 0.003, 0.0004, 0.005, 0.006]))
+    assert capture.cameras.lens == "opencv"
+    assert any("distortion" in note for note in capture.notes)
+    listed = load_capture(write_transforms(tmp_path / "b", distortion_params=list(keys.values()), camera_model="OPENCV"))
+    torch.testing.assert_close(listed.cameras.distortion, capture.cameras.distortion)
+    assert load_capture(write_transforms(tmp_path / "c", camera_model="OPENCV_FISHEYE")).cameras.lens == "fisheye"
+    assert load_capture(write_transforms(tmp_path / "d", is_fisheye=True)).cameras.lens == "fisheye"
+
+
+def test_a_lens_that_folds_inside_the_image_is_noted(tmp_path: Path) -> None:
+    capture = load_capture(write_transforms(tmp_path / "ball", k1=-1.5))
+    assert any("folds back" in note for note in capture.notes)
+
+
+def test_listed_splits_are_honoured(tmp_path: Path) -> None:
+    names = [f"images/{k:03d}.png" for k in range(9)]
+    folder = write_transforms(tmp_path / "ball", train_filenames=names[:6], val_filenames=names[6:8], test_filenames=[f"./{names[8]}"])
+    split = load_capture(folder).split
+    assert split.train == tuple(range(6)) and split.test == (8,)
+    assert "test_filenames" in split.rule
+
+
+def test_alpha_and_mask_files_outline_the_object(tmp_path: Path) -> None:
+    alpha = load_capture(write_transforms(tmp_path / "alpha", alpha=True))
+    folder = write_transforms(tmp_path / "files")
+    (folder / "masks").mkdir()
+    for k, pose in enumerate(opengl_poses(9)):
+        Image.fromarray(ball_photo(pose)[..., 3] // 255).save(folder / "masks" / f"{k:03d}.png")
+    rewrite(folder, lambda content: [frame.update(mask_path=f"masks/{k:03d}.png") for k, frame in enumerate(content["frames"])])
+    files = load_capture(folder)
+    assert alpha.masks is not None and files.masks is not None
+    assert torch.equal(alpha.masks, files.masks)
+    assert not alpha.unbounded and not files.unbounded
+    ignored = load_capture(folder, use_masks=False)
+    assert ignored.masks is None and ignored.unbounded
+
+
+def test_masks_that_are_bright_nearly_everywhere_leave_pixels_out(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "walk")
+    (folder / "masks").mkdir()
+    mask = np.full((SIZE[1], SIZE[0]), 255, np.uint8)
+    mask[:5, :5] = 0
+    for k in range(9):
+        Image.fromarray(mask).save(folder / "masks" / f"{k:03d}.png")
+    rewrite(folder, lambda content: [frame.update(mask_path=f"masks/{k:03d}.png") for k, frame in enumerate(content["frames"])])
+    capture = load_capture(folder)
+    assert capture.masks is None and capture.unbounded and capture.ignored is not None
+    assert torch.equal(capture.ignored[4], torch.from_numpy(mask == 0))
+
+
+def test_dynamic_masks_leave_pixels_out(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "walk")
+    mask = np.zeros((SIZE[1], SIZE[0]), np.uint8)
+    mask[3:9, 4:20] = 255
+    Image.fromarray(mask).save(folder / "images" / "dynamic_mask_002.png")
+    capture = load_capture(folder)
+    assert capture.ignored is not None and len(capture) == 9
+    assert torch.equal(capture.ignored[2], torch.from_numpy(mask > 0))
+    assert int(capture.ignored.sum()) == int((mask > 0).sum())
+
+
+def test_a_few_missing_photos_are_left_out_and_named(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "ball")
+    for k in (1, 4, 5, 7):
+        (folder / "images" / f"{k:03d}.png").unlink()
+    capture = load_capture(folder, test_every=5)
+    assert capture.names == tuple(f"images/{k:03d}.png" for k in (0, 2, 3, 6, 8))
+    assert any("4 of the 9 frames" in note and "images/001.png" in note for note in capture.notes)
+
+
+def test_exif_orientation_is_applied_unless_the_cameras_are_of_the_stored_pixels(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "ball")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for k, pose in enumerate(opengl_poses(9)):
+        Image.fromarray(ball_photo(pose)[..., :3]).save(folder / "images" / f"{k:03d}.png", exif=exif)
+    stored = load_capture(folder)
+    assert stored.images.shape[1:3] == (SIZE[1], SIZE[0])
+    assert any("EXIF" in note for note in stored.notes)
+    rewrite(folder, lambda content: content.update(w=SIZE[1], h=SIZE[0]))
+    turned = load_capture(folder)
+    assert turned.images.shape[1:3] == (SIZE[0], SIZE[1])
+    assert torch.equal(turned.images[0], stored.images[0].rot90(-1))
+
+
+def test_two_candidates_are_both_named(tmp_path: Path) -> None:
+    folder = write_neus(write_transforms(tmp_path / "both"))
+    capture = load_capture(folder)
+    assert any("transforms.json" in note and "cameras_sphere.npz" in note for note in capture.notes)
+
+
+def test_points_of_structure_from_motion_come_along(tmp_path: Path) -> None:
+    folder = write_neus(tmp_path / "scan")
+    points = np.array([[10.0, 20.0, 30.0], [12.0, 20.0, 30.0], [np.nan, 0.0, 0.0]])
+    np.savez(folder / "sparse_points.npz", points=points)
+    capture = load_capture(folder)
+    assert capture.points is not None
+    torch.testing.assert_close(capture.points, torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]))
+    (folder / "sparse_points.npz").unlink()
+    rows = "\n".join(f"{x} {y} {z}" for x, y, z in points[:2])
+    header = "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+    (folder / "sparse_points_interest.ply").write_text(header + rows + "\n")
+    from_ply = load_capture(folder).points
+    assert from_ply is not None
+    torch.testing.assert_close(from_ply, capture.points)
+
+
+@pytest.mark.parametrize("frame", ["opengl", "opencv", "world"])
+def test_normal_images_become_world_normals(tmp_path: Path, frame) -> None:
+    folder = write_neus(tmp_path / "scan")
+    (tmp_path / "normals").mkdir()
+    towards = {"opengl": (0.0, 0.0, 1.0), "opencv": (0.0, 0.0, -1.0), "world": (0.0, -0.6, 0.8)}[frame]
+    image = np.full((SIZE[1], SIZE[0], 3), 128, np.uint8)
+    image[10:20, 10:20] = np.rint((np.array(towards) + 1) * 127.5)
+    for k in range(7):
+        Image.fromarray(image).save(tmp_path / "normals" / f"{k:06d}_normal.png")
+    capture = load_capture(folder, normals=tmp_path / "normals", normals_frame=frame, up=(0.0, 1.0, 0.0), downscale=2)
+    assert capture.normals is not None and capture.normals.shape == (8, SIZE[1] // 2, SIZE[0] // 2, 3)
+    assert any("1 of 8 views" in note for note in capture.notes)
+    turn = capture.source_from_world[:3, :3].T.float() / 2
+    for view in (0, 3):
+        world = turn @ torch.tensor(towards) if frame == "world" else -capture.cameras.world_from_camera[view, :3, 2]
+        torch.testing.assert_close(capture.normals[view, 7, 7], world, atol=0.01, rtol=0)
+    assert not bool(capture.normals[0, 0].any()) and not bool(capture.normals[7].any())
+
+
+def test_downscaling_weights_colour_by_alpha_and_keeps_the_rays(tmp_path: Path) -> None:
+    photo = np.zeros((5, 4, 4), np.uint8)
+    photo[0, 0] = (200, 100, 0, 255)
+    photo[0, 1] = (0, 0, 255, 0)
+    photo[1, 0] = (100, 100, 0, 51)
+    photo[2:4, 2:4] = (10, 20, 30, 0)
+    Image.fromarray(photo).save(tmp_path / "a.png")
+    pixels = read_pixels([tmp_path / "a.png"], downscale=2)
+    assert pixels.alphas is not None
+    assert pixels.colours.shape == (1, 2, 2, 3)
+    assert pixels.colours[0, 0, 0].tolist() == [round((200 * 255 + 100 * 51) / 306), 100, 0]
+    assert pixels.alphas[0].tolist() == [[round(306 / 4), 0], [0, 0]]
+    assert pixels.colours[0, 1, 1].tolist() == [10, 20, 30]
+
+
+def test_every_kind_of_image_becomes_eight_bit_rgb(tmp_path: Path) -> None:
+    ramp = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    grey = (ramp >> 8).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(np.stack((grey, np.full_like(grey, 255)), -1), "LA").save(tmp_path / "opaque.png")
+    files = [tmp_path / f"{name}.png" for name in ("deep", "grey", "palette", "opaque")]
+    pixels = read_pixels(files)
+    assert pixels.alphas is None
+    for view in range(4):
+        assert torch.equal(pixels.colours[view], torch.from_numpy(grey)[..., None].expand(3, 4, 3)), files[view]
+
+
+def test_masks_in_alpha_and_of_ones_are_understood(tmp_path: Path) -> None:
+    shape = np.zeros((3, 4), np.uint8)
+    shape[1] = 1
+    Image.fromarray(shape).save(tmp_path / "ones.png")
+    white = np.full((3, 4, 4), 255, np.uint8)
+    white[..., 3] = shape * 255
+    Image.fromarray(white).save(tmp_path / "alpha.png")
+    files = [tmp_path / "ones.png", tmp_path / "alpha.png", None]
+    masks = read_masks(files, 4, 3, images=[tmp_path / "x.png"] * 3)
+    assert torch.equal(masks[0], torch.from_numpy(shape * 255)) and torch.equal(masks[1], masks[0])
+    assert not bool(masks[2].any())
+
+
+def test_fingerprint_follows_files_and_options(tmp_path: Path) -> None:
+    folder = write_blender(tmp_path / "ball")
+    first = load_capture(folder).fingerprint
+    assert len(first) == 64 and load_capture(folder).fingerprint == first
+    assert load_capture(folder, downscale=2).fingerprint != first
+    photo = np.asarray(Image.open(folder / "train" / "r_3.png")).copy()
+    photo[0, 0, 0] ^= 1
+    Image.fromarray(photo).save(folder / "train" / "r_3.png")
+    assert load_capture(folder).fingerprint != first
+
+
+def test_colours_and_alphas_are_floats_of_the_chosen_views(tmp_path: Path) -> None:
+    capture = load_capture(write_blender(tmp_path / "ball"))
+    assert capture.masks is not None
+    colours = capture.colours([2, 0])
+    torch.testing.assert_close(colours[0], capture.images[2].float() / 255)
+    torch.testing.assert_close(capture.alphas(slice(1, 2))[0], capture.masks[1].float() / 255)
+    assert float(capture.colours([0], linear=True).max()) == pytest.approx(1.0)
+
+
+def inside_share(capture: Capture, cameras: Cameras, points: torch.Tensor, view: int, grow: int = 0) -> float:
+    """Share of the points an image shows that fall on its mask, grown by some pixels."""
+    assert capture.masks is not None
+    mask = torch.nn.functional.max_pool2d(capture.masks[view][None].float(), 2 * grow + 1, stride=1, padding=grow)[0]
+    pixels, depth = cameras.project(points, view)
+    shown = (depth > 0) & (pixels >= 0).all(-1) & (pixels[:, 0] < cameras.width) & (pixels[:, 1] < cameras.height)
+    assert float(shown.float().mean()) > 0.8
+    column, row = pixels[shown].long().unbind(-1)
+    return float((mask[row, column] >= 128).float().mean())
+
+
+@pytest.mark.data
+def test_chair_depth_maps_lie_in_the_region_of_interest_and_in_other_masks() -> None:
+    folder = real_capture("chair_200")
+    capture = load_capture(folder)
+    assert capture.images.shape == (120, 200, 200, 3) and len(capture.split.test) == 20
+    view = capture.split.test[0]
+    file = folder / capture.names[view].replace(".png", "_depth_0000.png")
+    coded = torch.from_numpy(np.asarray(Image.open(file))[..., 0].copy()).float().reshape(-1)
+    scale = float(capture.source_from_world[0, 0])
+    rays = capture.cameras.image_rays(view)
+    forward = capture.cameras.world_from_camera[view, :3, 2]
+    depth = 8 * (1 - coded / 255) / scale
+    points = (rays.origins + rays.directions * (depth / (rays.directions @ forward))[:, None])[coded > 0]
+    assert float((points.abs() <= 1).all(-1).float().mean()) > 0.999
+    assert float(points.abs().max()) > 0.8
+    pixels_in_a_step = 2  # one grey level of the 8-bit depth is 8 / 255, seen from 4 away with a focal length of 278 pixels
+    shares = [inside_share(capture, capture.cameras, points, other, pixels_in_a_step) for other in range(0, 100, 10)]
+    assert min(shares) > 0.995
+
+
+@pytest.mark.data
+def test_lego_loads_and_downscales() -> None:
+    capture = load_capture(real_capture("lego_800"), downscale=8)
+    assert capture.images.shape == (125, 100, 100, 3)
+    assert capture.masks is not None and 0.1 < float(capture.masks.float().mean()) / 255 < 0.5
+    torch.testing.assert_close(capture.cameras.intrinsics[0], torch.tensor([138.888, 138.888, 50.0, 50.0]), atol=1e-2, rtol=0)
+
+
+@pytest.mark.data
+def test_dtu_reference_points_project_onto_the_object() -> None:
+    folder = real_capture("dtu_scan24_400")
+    capture = load_capture(folder, principal_shift=(-0.375, -0.375))
+    with np.load(folder / "sparse_reference.npz") as reference:
+        points, colours = torch.from_numpy(reference["xyz"]), torch.from_numpy(reference["rgb"]).float()
+    assert len(capture) == 49 and float(points.norm(dim=-1).max()) < 1.1
+    assert np.mean([inside_share(capture, capture.cameras, points, view) for view in range(49)]) > 0.99
+
+    def colour_error(shift: float) -> float:
+        """Median difference of the points' colours from the images, moved sideways: least where the cameras are right."""
+        errors = []
+        for view in range(0, 49, 8):
+            pixels, _ = capture.cameras.project(points, view)
+            grid = 2 * (pixels + shift) / torch.tensor([400.0, 300.0]) - 1
+            image = capture.images[view].permute(2, 0, 1)[None].float()
+            found = torch.nn.functional.grid_sample(image, grid[None, None], align_corners=False)[0, :, 0].T
+            errors.append(float((found - colours).abs().mean(-1).median()))
+        return float(np.mean(errors))
+
+    assert colour_error(0.0) < min(colour_error(-0.375), colour_error(0.375))
+
+
+@pytest.mark.data
+def test_fox_rays_follow_its_lens() -> None:
+    capture = load_capture(real_capture("fox_270"))
+    assert capture.images.shape == (50, 480, 270, 3) and capture.unbounded
+    assert capture.cameras.has_distortion and capture.cameras.share_a_lens
+    assert any("17 of the 67 frames" in note for note in capture.notes)
+    rays = capture.cameras.image_rays(7)
+    pixels, _ = capture.cameras.project(rays.origins + 2.5 * rays.directions, 7)
+    assert float((pixels - capture.cameras.pixel_centres()).abs().max()) < 2e-3
+    assert float(capture.cameras.positions.norm(dim=-1).median()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_ball_is_as_large_in_the_world_as_the_similarity_says(tmp_path: Path) -> None:
+    capture = load_capture(write_blender(tmp_path / "ball"))
+    assert capture.masks is not None
+    scale = float(capture.source_from_world[0, 0])
+    generator = torch.Generator().manual_seed(0)
+    shell = torch.randn(2000, 3, generator=generator)
+    shell = shell / shell.norm(dim=-1, keepdim=True) * RADIUS / scale
+    inner, outer = ball_in_world(capture) + 0.9 * shell, ball_in_world(capture) + 1.6 * shell
+    for view in range(0, 10, 3):
+        assert inside_share(capture, capture.cameras, inner, view) == 1.0
+        assert inside_share(capture, capture.cameras, outer, view) < 0.9

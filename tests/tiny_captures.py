@@ -1,0 +1,108 @@
+"""Writes small captures of a ball, with NumPy alone, so that readers are tested against something they did not produce."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+DATA = Path(os.environ.get("UNRENDER_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+BALL = np.array([0.2, -0.1, 0.3])
+RADIUS = 0.5
+SIZE = (40, 30)
+FOCAL = 45.0
+
+
+def real_capture(name: str) -> Path:
+    """The folder of a real capture, or a skipped test."""
+    folder = DATA / name
+    if not folder.is_dir():
+        pytest.skip(f"the real capture {name} is not there; set UNRENDER_DATA to the folder that holds it")
+    return folder
+
+
+def opengl_poses(count: int = 8, distance: float = 3.0, centre: np.ndarray | None = None) -> list[np.ndarray]:
+    """Camera-to-world matrices with OpenGL axes on two rings around +Z that look at ``centre``."""
+    centre = np.zeros(3) if centre is None else centre
+    poses = []
+    for k in range(count):
+        angle = 2 * np.pi * k / count
+        height = 0.3 if k % 2 else 0.8
+        backward = np.array([np.cos(angle), np.sin(angle), height])
+        backward /= np.linalg.norm(backward)
+        right = np.cross([0.0, 0.0, 1.0], backward)
+        right /= np.linalg.norm(right)
+        pose = np.eye(4)
+        pose[:3, 0], pose[:3, 1], pose[:3, 2] = right, np.cross(backward, right), backward
+        pose[:3, 3] = centre + distance * backward
+        poses.append(pose)
+    return poses
+
+
+def ball_photo(pose: np.ndarray, ball: np.ndarray = BALL, size: tuple[int, int] = SIZE, focal: float = FOCAL) -> np.ndarray:
+    """RGBA of a red ball as a pinhole camera (OpenGL axes, pixel centres at +0.5) sees it; blue hides behind transparent pixels."""
+    width, height = size
+    x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
+    local = np.stack(((x - width / 2) / focal, -(y - height / 2) / focal, -np.ones_like(x)), -1)
+    ray = local @ pose[:3, :3].T
+    ray /= np.linalg.norm(ray, axis=-1, keepdims=True)
+    to_ball = ball - pose[:3, 3]
+    along = ray @ to_ball
+    hit = (along > 0) & (to_ball @ to_ball - along**2 < RADIUS**2)
+    photo = np.zeros((height, width, 4), np.uint8)
+    photo[..., 2] = 255
+    photo[hit] = (255, 0, 0, 255)
+    return photo
+
+
+def write_blender(folder: Path, *, train: int = 8, test: int = 2, alpha: bool = True) -> Path:
+    for split, count in (("train", train), ("test", test)):
+        (folder / split).mkdir(parents=True)
+        frames = []
+        for k, pose in enumerate(opengl_poses(count)):
+            photo = ball_photo(pose)
+            Image.fromarray(photo if alpha else photo[..., :3]).save(folder / split / f"r_{k}.png")
+            frames.append({"file_path": f"./{split}/r_{k}", "rotation": 0.1, "transform_matrix": pose.tolist()})
+        angle = 2 * np.arctan(0.5 * SIZE[0] / FOCAL)
+        (folder / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": angle, "frames": frames}))
+    return folder
+
+
+def write_transforms(folder: Path, *, count: int = 9, alpha: bool = False, listed: str = "images/{:03d}.png", **keys: object) -> Path:
+    (folder / "images").mkdir(parents=True)
+    frames = []
+    for k, pose in enumerate(opengl_poses(count)):
+        photo = ball_photo(pose)
+        Image.fromarray(photo if alpha else photo[..., :3]).save(folder / "images" / f"{k:03d}.png")
+        frames.append({"file_path": listed.format(k), "transform_matrix": pose.tolist()})
+    content = {"fl_x": FOCAL, "fl_y": FOCAL, "cx": SIZE[0] / 2, "cy": SIZE[1] / 2, "w": SIZE[0], "h": SIZE[1], **keys}
+    (folder / "transforms.json").write_text(json.dumps({**content, "frames": frames}))
+    return folder
+
+
+def write_neus(folder: Path, *, count: int = 8, masks: bool = True, file: str = "cameras_sphere.npz", suffix: str = "png") -> Path:
+    """With scale_mat = [2 I | (10, 20, 30)], so that the source frame is twice the unit sphere's, and pixel centres at integers."""
+    (folder / "image").mkdir(parents=True)
+    if masks:
+        (folder / "mask").mkdir()
+    scale = np.diag([2.0, 2.0, 2.0, 1.0])
+    scale[:3, 3] = (10.0, 20.0, 30.0)
+    intrinsics = np.array([[FOCAL, 0, SIZE[0] / 2 - 0.5], [0, FOCAL, SIZE[1] / 2 - 0.5], [0, 0, 1]])
+    arrays = {}
+    for k, pose in enumerate(opengl_poses(count)):
+        photo = ball_photo(pose)
+        Image.fromarray(photo[..., :3]).save(folder / "image" / f"{k:06d}.{suffix}")
+        if masks:
+            Image.fromarray(photo[..., 3]).save(folder / "mask" / f"{k:03d}.png")
+        camera_from_sphere = np.linalg.inv(pose @ np.diag([1.0, -1.0, -1.0, 1.0]))
+        projection = np.eye(4)
+        projection[:3] = intrinsics @ camera_from_sphere[:3]
+        arrays[f"world_mat_{k}"] = (-1.0 if k % 2 else 1.0) * projection @ np.linalg.inv(scale)
+        arrays[f"world_mat_{k}"][3] = (0, 0, 0, 1)
+        arrays[f"scale_mat_{k}"] = scale
+    np.savez(folder / file, **arrays)
+    return folder
