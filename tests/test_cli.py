@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,10 @@ import unrender.cli
 import unrender.commands
 import unrender.outputs
 import unrender.runs
-from tiny_recipe import PRESETS, TINY, TinyScene, tiny_capture
+from tiny_recipe import PRESETS, TINY, TinyConfig, TinyScene, tiny_capture
 from unrender.arguments import sentence_of
 from unrender.capture import CaptureError
-from unrender.cli import main
+from unrender.cli import FitOptions, main
 from unrender.doctor import DeviceError, examine, select_device
 from unrender.geometry.mesh import read_mesh
 from unrender.io.checkpoints import find_checkpoint, same_tensors
@@ -49,6 +50,30 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
         return code, out, err
 
     return call
+
+
+@pytest.fixture(scope="module")
+def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the quick preset; tests copy it."""
+    folder = tmp_path_factory.mktemp("quick")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unrender.cli, "recipes", lambda: {"tiny": TINY})
+        patch.setattr(unrender.commands, "load_capture", tiny_capture)
+        patch.setattr(unrender.outputs, "VIDEO_FRAMES", 4)
+        patch.chdir(folder)
+        Path("ball").mkdir()
+        assert main(["fit", "tiny", "ball", "--out", "here", "--preset", "quick"]) == 0
+    return folder / "here"
+
+
+@pytest.fixture
+def here(run: Run, quick_run: Path) -> Path:
+    """The folder ``here`` with a finished run."""
+    shutil.copytree(quick_run, "here")
+    record = json.loads(Path("here/run.json").read_text())
+    record["capture"]["path"] = str(Path("ball").absolute())
+    Path("here/run.json").write_text(json.dumps(record))
+    return Path("here")
 
 
 def one_sentence(err: str) -> str:
@@ -83,17 +108,15 @@ def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
     assert torch.allclose(read_mesh(folder / "mesh.ply").vertices.mean(0), torch.tensor([1.0, 2.0, 3.0]), atol=1e-4)
 
 
-def test_the_same_command_on_a_finished_run_only_writes_what_is_missing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("fit", "tiny", "ball")
-    folder = Path("runs/tiny-ball")
-    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.is_file()}
-    (folder / "report.html").unlink()
-    (folder / "mesh.glb").unlink()
+def test_the_same_command_on_a_finished_run_only_writes_what_is_missing(run: Run, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (here / "video.mp4").stat().st_mtime_ns
+    (here / "report.html").unlink()
+    (here / "mesh.glb").unlink()
     monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": replace(TINY, fit=pytest.fail)})
-    code, out, _ = run("fit", "tiny", "ball")
+    code, out, _ = run("fit", "tiny", "ball", "--out", "here", "--preset", "quick")
     assert code == 0 and "is finished" in out
-    assert (folder / "report.html").exists() and (folder / "mesh.glb").exists()
-    assert (folder / "video.mp4").stat().st_mtime_ns == before["video.mp4"]
+    assert (here / "report.html").exists() and (here / "mesh.glb").exists()
+    assert (here / "video.mp4").stat().st_mtime_ns == before
 
 
 class StopAt:
@@ -192,25 +215,18 @@ def test_a_folder_with_another_run_is_refused_unless_told(run: Run) -> None:
     assert json.loads(Path("here/run.json").read_text())["seed"] == 3
 
 
-def test_a_checkpoint_from_another_recipe_is_refused(run: Run) -> None:
-    run("fit", "other", "ball", "--out", "here")
-    Path("here/run.json").unlink()
-    for name in ("mesh.ply", "mesh.glb", "video.mp4", "report.html", "metrics.json", "history.jsonl"):
-        Path("here", name).unlink()
-    record = RunDirectory(Path("there"))
-    run("fit", "tiny", "ball", "--out", "there", "--preset", "quick")
-    for file in record.checkpoints.iterdir():
-        file.unlink()
-    for file in Path("here/checkpoints").iterdir():
-        file.rename(record.checkpoints / file.name)
-    for command in ("eval", "export", "render"):
-        code, _, err = run(command, "there")
+def test_a_checkpoint_from_another_recipe_is_refused(run: Run, here: Path) -> None:
+    sidecar = next((here / "checkpoints").glob("*.json"))
+    sidecar.write_text(sidecar.read_text().replace('"tiny"', '"other"'))
+    record = json.loads((here / "run.json").read_text()) | {"outcome": None}
+    (here / "run.json").write_text(json.dumps(record))
+    for words in (["eval", "here"], ["export", "here"], ["fit", "tiny", "ball", "--out", "here", "--preset", "quick"]):
+        code, _, err = run(*words)
         assert code == 1 and "was written by the recipe 'other', not 'tiny'" in one_sentence(err)
 
 
-def test_all_checkpoints_damaged_is_said(run: Run) -> None:
-    run("fit", "tiny", "ball", "--out", "here")
-    for file in Path("here/checkpoints").glob("*.safetensors"):
+def test_all_checkpoints_damaged_is_said(run: Run, here: Path) -> None:
+    for file in (here / "checkpoints").glob("*.safetensors"):
         file.write_bytes(b"")
     code, _, err = run("export", "here")
     assert code == 1 and "has no checkpoint that can be read" in one_sentence(err) and "cut off or altered" in err
@@ -272,6 +288,7 @@ def test_what_the_reader_finds_wrong_is_one_line(run: Run, monkeypatch: pytest.M
     monkeypatch.setattr(unrender.commands, "load_capture", broken)
     code, _, err = run("fit", "tiny", "ball")
     assert code == 1 and one_sentence(err) == "unrender: error: ball/a.png is cut off; copy it again"
+    assert not Path("runs/tiny-ball").exists()
     monkeypatch.setenv("UNRENDER_TRACEBACK", "1")
     with pytest.raises(CaptureError):
         run("fit", "tiny", "ball")
@@ -300,15 +317,19 @@ def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.M
 def test_steps_alone_replace_the_time_budget_of_a_preset(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = replace(TINY, presets={**PRESETS, "cpu": replace(PRESETS["cpu"], max_seconds=500.0)})
     monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": timed})
-    run("fit", "tiny", "ball", "--steps", 4, "--out", "a")
-    run("fit", "tiny", "ball", "--steps", 4, "--max-seconds", 9, "--out", "b")
-    run("fit", "tiny", "ball", "--out", "c")
-    budgets = [RunDirectory(Path(name)).read_record().config["max_seconds"] for name in "abc"]
+    budgets: list[float | None] = []
+
+    def note(recipe: object, preset: object, options: FitOptions[TinyConfig], *rest: object) -> int:
+        budgets.append(options.config.max_seconds)
+        return 0
+
+    monkeypatch.setattr(unrender.commands, "fit_capture", note)
+    for words in (["--steps", "4"], ["--steps=4", "--max-seconds", "9"], ["--device", "cpu"]):
+        assert run("fit", "tiny", "ball", *words)[0] == 0
     assert budgets == [None, 9.0, 500.0]
 
 
-def test_eval_writes_the_metrics_of_either_split(run: Run) -> None:
-    run("fit", "tiny", "ball", "--out", "here")
+def test_eval_writes_the_metrics_of_either_split(run: Run, here: Path) -> None:
     before = Path("here/metrics.json").read_text()
     Path("here/metrics.json").unlink()
     assert run("eval", "here")[0] == 0
@@ -319,16 +340,14 @@ def test_eval_writes_the_metrics_of_either_split(run: Run) -> None:
 
 
 @pytest.mark.parametrize(("path", "frames"), [("orbit", 6), ("interpolated", 6), ("test", 3)])
-def test_render_writes_pictures_and_a_video(run: Run, path: str, frames: int) -> None:
-    run("fit", "tiny", "ball", "--out", "here", "--preset", "quick")
+def test_render_writes_pictures_and_a_video(run: Run, here: Path, path: str, frames: int) -> None:
     assert run("render", "here", "--path", path, "--frames", 6)[0] == 0
     assert len(list(Path("here/renders", path).glob("*.png"))) == frames
     assert Path(f"here/{path}.mp4").stat().st_size > 500
 
 
 @pytest.mark.parametrize("suffix", ["ply", "obj", "glb"])
-def test_export_writes_either_frame(run: Run, suffix: str) -> None:
-    run("fit", "tiny", "ball", "--out", "here", "--preset", "quick")
+def test_export_writes_either_frame(run: Run, here: Path, suffix: str) -> None:
     assert run("export", "here", "--format", suffix, "--frame", "normalized", "--out", f"n.{suffix}")[0] == 0
     assert run("export", "here", "--format", suffix, "--out", f"s.{suffix}")[0] == 0
     normalised, source = read_mesh(f"n.{suffix}").vertices, read_mesh(f"s.{suffix}").vertices
@@ -342,8 +361,7 @@ def test_exporting_an_empty_scene_explains_why(run: Run) -> None:
     assert code == 1 and "--center and --radius" in one_sentence(err)
 
 
-def test_a_capture_that_moved_has_to_be_named(run: Run) -> None:
-    run("fit", "tiny", "ball", "--out", "here", "--preset", "quick")
+def test_a_capture_that_moved_has_to_be_named(run: Run, here: Path) -> None:
     Path("ball").rename("elsewhere")
     code, _, err = run("eval", "here")
     assert code == 1 and "--capture DIR" in one_sentence(err)

@@ -57,10 +57,10 @@ def test_march_equals_testing_every_interval(levels: int, cone_angle: float, ste
 
 @pytest.mark.parametrize(("levels", "cone_angle", "reach"), [(1, 0.0, 60.0), (2, 0.0, 4.0), (2, 0.004, 4.0)])
 def test_leaps_through_empty_space_miss_nothing(levels: int, cone_angle: float, reach: float) -> None:
-    grid, rays = OccupancyGrid(64, levels), aimed(1500, reach=reach)
-    grid.set_from_values((torch.rand(levels * 64**3, generator=torch.Generator().manual_seed(7)) < 1e-3).float(), 0.5)
+    grid, rays = OccupancyGrid(64, levels), aimed(600, reach=reach)
+    grid.set_from_values((torch.rand(levels * 64**3, generator=torch.Generator().manual_seed(7)) < 2e-3).float(), 0.5)
     ours = march(rays, grid, step=0.02, cone_angle=cone_angle)
-    assert ours.starts.shape[0] > 100 and grid.clearance.max() > 1
+    assert ours.starts.shape[0] > 50 and grid.clearance.max() > 1
     assert_same(ours, reference.march(rays, grid, step=0.02, cone_angle=cone_angle))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def write_blender(folder: Path, *, train: int = 8, test: int = 2, alpha: bool = 
     return folder
 
 
-def write_transforms(folder: Path, *, count: int = 9, alpha: bool = False, listed: str = "images/{:03d}.png", **keys: object) -> Path:
+def write_transforms(folder: Path, *, count: int = 9, alpha: bool = False, listed: str = "images/{:03d}.png", **keys: Any) -> Path:
     (folder / "images").mkdir(parents=True)
     frames = []
     for k, pose in enumerate(opengl_poses(count)):

@@ -58,7 +58,11 @@ def fit_capture(recipe: Recipe, preset: str, options: FitOptions[Any], device: t
     directory = RunDirectory(out)
     check_folder(directory, overwrite=options.overwrite)
     told = capture_options(options)
-    capture = load_capture(options.capture, **told)
+    try:
+        capture = load_capture(options.capture, **told)
+    except ValueError:
+        directory.remove_if_empty()
+        raise
     describe_capture(capture, display)
     job = Job(recipe, preset, options.config, capture, os.path.abspath(options.capture), told, device, options.seed)
     result = fit_into(directory, job, overwrite=options.overwrite, display=display)

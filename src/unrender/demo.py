@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalised
 
-RADIUS = 0.85
+RADIUS = 0.87
 """The scene lies within this distance of the origin."""
 
 _HIT = 2e-4
@@ -39,6 +40,7 @@ _HELD_OUT_EVERY = 8
 _YELLOW, _ORANGE, _BLACK, _WHITE = (0.95, 0.62, 0.04), (0.90, 0.19, 0.02), (0.012, 0.012, 0.016), (0.86, 0.86, 0.82)
 _RED, _TILE_LIGHT, _TILE_DARK, _RIM = (0.72, 0.035, 0.045), (0.42, 0.68, 0.66), (0.02, 0.19, 0.27), (0.55, 0.33, 0.16)
 _TILE = 0.20
+_WATER = (0.10, 0.42, 0.62)
 _SUN = (0.36, -0.48, 0.80)
 
 
@@ -71,7 +73,7 @@ class AnalyticScene:
         return Mesh(bare.vertices, bare.faces, srgb_from_linear(self.colour(bare.vertices, normals)), normals)
 
     def _parts(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points parts"]:
-        """Signed distances to the yellow body, the beak, the eyes, the ring and the plinth."""
+        """Signed distances to the yellow body, the beak, the eyes, the ring, the plinth and the water in the ring, which leaves no hollow."""
         mirrored = torch.stack([points[:, 0].abs(), points[:, 1], points[:, 2]], 1)
         trunk = _ellipsoid(points, (0.0, 0.06, -0.20), (0.33, 0.44, 0.27))
         tail = _ellipsoid(_pitched(points, (0.0, 0.47, -0.06), 0.75), (0.0, 0.0, 0.0), (0.13, 0.21, 0.075))
@@ -85,17 +87,18 @@ class AnalyticScene:
         beak = _blend(upper, lower, 0.02)
         eyes = (mirrored - points.new_tensor([0.125, -0.425, 0.425])).norm(dim=1) - 0.058
         around = (points[:, :2] - points.new_tensor([0.0, 0.06])).norm(dim=1) - 0.47
-        ring = torch.stack([around, points[:, 2] + 0.27], 1).norm(dim=1) - 0.135
+        ring = torch.stack([around, points[:, 2] + 0.29], 1).norm(dim=1) - 0.135
         radial = points[:, :2].norm(dim=1) - 0.62
         slab = torch.stack([radial, (points[:, 2] + 0.485).abs() - 0.05], 1)
         plinth = slab.clamp_min(0).norm(dim=1) + slab.amax(1).clamp_max(0) - 0.035
-        return torch.stack([body, beak, eyes, ring, plinth], 1)
+        water = torch.stack([around, (points[:, 2] + 0.36).abs() - 0.09], 1).amax(1)
+        return torch.stack([body, beak, eyes, ring, plinth, water], 1)
 
     def _albedo(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Linear reflectance of the nearest part: stripes around the ring, square tiles on the plinth, a spark of white in each eye."""
         part = self._parts(points).argmin(1)
         x, y, z = points.unbind(1)
-        plain = points.new_tensor([_YELLOW, _ORANGE, _BLACK, _RED, _RIM])[part]
+        plain = points.new_tensor([_YELLOW, _ORANGE, _BLACK, _RED, _RIM, _WATER])[part]
 
         angle = torch.atan2(y - 0.06, x)
         stripe = torch.sin(6 * angle) > 0
@@ -114,9 +117,9 @@ class AnalyticScene:
 def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supersampling: int = 2) -> Capture:
     """Square photos of the scene from all around, with masks, in a world that is also the source frame; every 8th view is held out.
 
-    Cameras stand on a spiral over the part of a sphere between 12 degrees below and 80 degrees above the horizon, look at the origin and have
-    a field of view of 40 degrees. A pixel is the mean over a square of rays: the mask is the share of rays that meet the scene, the colour
-    (straight alpha) the mean of the light they carry, encoded as sRGB.
+    Cameras stand on a spiral over the part of a sphere between 12 degrees below and 80 degrees above the horizon, look at the origin and
+    have a field of view of 40 degrees. A pixel is the mean over a square of rays: the mask is the share of rays that meet the scene, the
+    colour (straight alpha) the mean of the light they carry, encoded as sRGB.
 
     Args:
         views: how many photos.
@@ -134,12 +137,12 @@ def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supers
     masks = torch.empty(views, size, size, dtype=torch.uint8)
     scene = AnalyticScene()
     together = max(1, _PIXELS_AT_ONCE // size**2)
-    for first in range(0, views, together):
-        some = slice(first, first + together)
-        chosen = Cameras(cameras.world_from_camera[some], cameras.intrinsics[some], cameras.distortion[some], size, size)
-        colour, opacity = render_demo_views(scene, chosen, supersampling=supersampling)
-        images[some] = (srgb_from_linear(colour) * 255).round().to(torch.uint8)
-        masks[some] = (opacity * 255).round().to(torch.uint8)
+    with _one_thread():
+        for first in range(0, views, together):
+            some = slice(first, first + together)
+            colour, opacity = render_demo_views(scene, cameras[some], supersampling=supersampling)
+            images[some] = (srgb_from_linear(colour) * 255).round().to(torch.uint8)
+            masks[some] = (opacity * 255).round().to(torch.uint8)
     held_out = tuple(range(0, views, _HELD_OUT_EVERY)) if views > 1 else ()
     return Capture(
         name="demo",
@@ -196,7 +199,7 @@ def write_capture(capture: Capture, folder: str | Path) -> None:
     focal = float(cameras.intrinsics[0, 0])
     plain = torch.tensor([focal, focal, cameras.width / 2, cameras.height / 2])
     if not torch.allclose(cameras.intrinsics.cpu().float(), plain, rtol=1e-5) or bool((cameras.distortion != 0).any()):
-        raise ValueError(f"{capture.name}: this format holds one focal length, a centred principal point and no distortion; undistort first")
+        raise ValueError(f"{capture.name}: this format holds one focal length, a centred principal point and no distortion")
     similarity = capture.source_from_world.double().cpu()
     scale = torch.linalg.det(similarity[:3, :3]) ** (1 / 3)
     opengl_axes = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
@@ -214,6 +217,17 @@ def write_capture(capture: Capture, folder: str | Path) -> None:
             Image.fromarray(photo.numpy()).save(folder / part / f"{stem}.png")
         text = json.dumps({"camera_angle_x": 2 * math.atan(cameras.width / (2 * focal)), "frames": frames}, indent=2)
         (folder / f"transforms_{part}.json").write_text(text + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """PyTorch on one thread. The operations here are so short that handing them to several threads takes longer than doing them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _cameras_around(views: int, size: int, seed: int) -> Cameras:
@@ -247,8 +261,8 @@ def _walk(
 ) -> tuple[Float[Tensor, " cones"], Bool[Tensor, " cones"], Float[Tensor, "cones 3"]]:
     """How far every ray through a square of the image can go at least, whether that is within the scene, and the point on the axis there.
 
-    At a distance t all rays of the cone around the square are within t θ of its axis, so nothing is met while f - t θ is positive; f falls by
-    at most one and t θ grows by θ for each unit walked, so (f - t θ) / (1 + θ) can be walked.
+    At a distance t all rays of the cone around the square are within t θ of its axis, so nothing is met while f - t θ is positive; f falls
+    by at most one and t θ grows by θ for each unit walked, so (f - t θ) / (1 + θ) can be walked.
 
     Args:
         scene: what is walked through.

@@ -63,7 +63,7 @@ class Report:
 
 MEASURES: dict[str, tuple[str, str]] = {
     "psnr_masked": ("PSNR inside the mask", "{:.2f} dB"),
-    "chamfer_percent": ("of the diagonal: Chamfer distance to the truth", "{:.3f} %"),
+    "chamfer_percent": ("of the diagonal from the truth (Chamfer)", "{:.3f} %"),
     "f_score": ("F-score at 1 % of the diagonal", "{:.4f}"),
 }
 """How the numbers of ``RunRecord.measures`` are called and written; others appear under their own name."""
@@ -274,15 +274,16 @@ section { background: var(--card); border: 1px solid var(--line); border-radius:
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 10px; }
 .tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px 16px; }
 .tiles b { display: block; font-size: 1.6rem; line-height: 1.15; font-variant-numeric: tabular-nums; color: var(--accent); }
-.tiles span { font-size: 0.82rem; color: var(--soft); }
+.tiles span { display: block; font-size: 0.82rem; line-height: 1.3; margin-top: 3px; color: var(--soft); }
 .row { display: flex; gap: 8px; overflow-x: auto; scroll-snap-type: x proximity; padding-bottom: 4px; }
 .row figure { margin: 0; flex: 1 0 150px; max-width: 420px; scroll-snap-align: start; }
-.row img { display: block; width: 100%; height: auto; border-radius: 6px; background: #808080; }
+.row img { display: block; width: 100%; height: auto; border-radius: 6px; background: #808080; border: 1px solid var(--line); }
 figcaption { font-size: 0.76rem; color: var(--soft); text-align: center; padding-top: 3px; }
 .scales { display: flex; flex-wrap: wrap; gap: 6px 24px; font-size: 0.8rem; color: var(--soft); }
 .scales i { display: inline-block; width: 110px; height: 10px; border-radius: 5px; vertical-align: middle; margin: 0 4px; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 18px; }
-.chart { display: block; width: 100%; height: auto; }
+.pair > div { overflow-x: auto; }
+.chart { display: block; width: 100%; min-width: 460px; height: auto; }
 .chart text { fill: var(--soft); font-size: 12px; font-family: inherit; }
 .chart .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
 .chart .grid { stroke: var(--line); stroke-width: 1; }

@@ -158,6 +158,11 @@ class RunDirectory:
                 "make room or choose another output folder with --out"
             )
 
+    def remove_if_empty(self) -> None:
+        """Takes back :meth:`prepare` where nothing was written."""
+        if self.path.is_dir() and not any(self.path.iterdir()):
+            self.path.rmdir()
+
     def is_foreign(self) -> bool:
         """Whether the folder holds files but no run, so that writing into it could overwrite something else."""
         if not self.path.is_dir() or self.record_file.exists():

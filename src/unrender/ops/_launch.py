@@ -44,6 +44,7 @@ _start_warp()
 _SMALLEST_PIECE = 2048
 """Below this many work items a thread costs more (about 60 microseconds) than it saves."""
 
+_compiled: set[Any] = set()
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
 _pool_lock = threading.Lock()
@@ -76,6 +77,9 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         stream = wp.stream_from_torch(torch.cuda.current_stream(device))
         wp.launch(kernel, dim=count, inputs=[0, *ready], device=wp.device_from_torch(device), stream=stream)
         return
+    if kernel not in _compiled:  # on this thread: workers that meet a new module would each compile it
+        wp.load_module(kernel.module, device="cpu")
+        _compiled.add(kernel)
     threads = torch.get_num_threads()
     if pieces is None:
         pieces = min(threads, max(1, count // _SMALLEST_PIECE))

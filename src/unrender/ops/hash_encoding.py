@@ -105,7 +105,7 @@ class HashGrid:
         self, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
     ) -> Float[Tensor, "{self.entries} {self.features}"]:
         """A table to start from, uniform in ``[-1e-4, 1e-4]`` as published, float32; the same numbers on every device."""
-        return torch.empty(self.entries, self.features).uniform_(-1e-4, 1e-4, generator=generator).to(device)
+        return torch.empty(self.entries, self.features, device="cpu").uniform_(-1e-4, 1e-4, generator=generator).to(device)
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------
@@ -358,7 +358,7 @@ def hash_encode(
 
     Args:
         positions: points, float32, meant for ``[0, 1]^3``. Beyond it the lattice goes on (corner numbers are taken modulo 2^32, then
-            modulo the entries of the level): every finite point reads and trains entries within the table, unrelated to those nearby inside.
+            modulo the entries of the level): every finite point reads and trains entries within the table, unrelated to any inside.
             A point that is not finite gives features and gradients that are not finite.
         table: ``[grid.entries, grid.features]``, level after level; float32, or float16 on a GPU (its gradient is summed in float32).
         grid: the shape of the table.

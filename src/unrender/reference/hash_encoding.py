@@ -22,20 +22,20 @@ def hash_encode(
 
     Any floating dtype, the same for positions and table; differentiable as often as one likes.
     """
+    entries = [end - start for start, end in zip(grid.offsets, grid.offsets[1:], strict=False)]
     columns = []
-    for level in range(grid.levels if active_levels is None else active_levels):
+    for level, rows in enumerate(table.split(entries)[:active_levels]):
         place = positions * grid.scales[level] + 0.5
         cell = torch.floor(place.detach())
         fraction = place - cell
         if grid.interpolation == "smoothstep":
             fraction = fraction * fraction * (3.0 - 2.0 * fraction)
-        start, end = grid.offsets[level], grid.offsets[level + 1]
         features = table.new_zeros(len(positions), grid.features)
         for corner in ((x, y, z) for z in (0, 1) for y in (0, 1) for x in (0, 1)):
             step = torch.tensor(corner, device=positions.device)
-            weight = torch.where(step == 1, fraction, 1.0 - fraction).prod(dim=1, keepdim=True)
-            entry = corner_index(cell.nan_to_num().clamp(-(2.0**30), 2.0**30).long() + step, grid.resolutions[level], end - start)
-            features = features + weight * table[start + entry]
+            x_share, y_share, z_share = torch.where(step == 1, fraction, 1.0 - fraction).split(1, dim=1)
+            entry = corner_index(cell.nan_to_num().clamp(-(2.0**30), 2.0**30).long() + step, grid.resolutions[level], entries[level])
+            features = features + x_share * y_share * z_share * rows.index_select(0, entry)
         columns.append(features)
     return torch.cat(columns, dim=1)
 

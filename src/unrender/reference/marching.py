@@ -9,7 +9,7 @@ from torch import Tensor
 from unrender.cameras import Rays
 from unrender.ops.occupancy import OccupancyGrid
 from unrender.ops.samples import Samples
-from unrender.reference.occupancy import occupied_at
+from unrender.reference.occupancy import cell_at
 
 
 def aabb_intersection(rays: Rays, half_extent: float = 1.0) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
@@ -46,6 +46,7 @@ def march(
     # The lattice is formed in the numbers the kernel counts in, so that both place the same middles.
     lattice_step = torch.tensor(step, dtype=enter.dtype)
     cone = torch.tensor(cone_angle, dtype=enter.dtype)
+    occupied = grid.occupied()
     origin = enter + shift * torch.maximum(lattice_step, enter * cone)
     t = origin
     columns: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -55,7 +56,7 @@ def march(
         following = t + length if cone_angle > 0.0 else origin + (k + 1) * lattice_step
         end = torch.minimum(following, leave)
         middle = 0.5 * (t + end)
-        inside = occupied_at(grid, rays.origins + middle[:, None] * rays.directions, length)
+        inside = occupied[cell_at(grid, rays.origins + middle[:, None] * rays.directions, length)]
         columns.append((t, end, inside & (t < leave)))
         t = following
         k += 1

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.ops.occupancy import OccupancyGrid
 
 
-def occupied_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengths: Float[Tensor, " points"]) -> Bool[Tensor, " points"]:
-    """Whether a point's cell is occupied, in the finest level whose cube contains it and whose cells are no smaller than its length."""
+def cell_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengths: Float[Tensor, " points"]) -> Int[Tensor, " points"]:
+    """Index of a point's cell, in the finest level whose cube contains it and whose cells are no smaller than its length."""
     r = grid.resolution
     reach = positions.abs().amax(dim=1)
     level = torch.zeros(positions.shape[0], dtype=torch.int64)
@@ -22,7 +22,12 @@ def occupied_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengt
         level = torch.where((level == above - 1) & ((reach > below) | (below < lengths * (0.5 * r))), above, level)
     extent = torch.exp2(level.to(positions.dtype))[:, None]
     cell = ((positions / extent + 1.0) * (0.5 * r)).nan_to_num(0.0).floor().long().clamp(0, r - 1)
-    return grid.occupied()[((level * r + cell[:, 2]) * r + cell[:, 1]) * r + cell[:, 0]]
+    return ((level * r + cell[:, 2]) * r + cell[:, 1]) * r + cell[:, 0]
+
+
+def occupied_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengths: Float[Tensor, " points"]) -> Bool[Tensor, " points"]:
+    """Whether the cell that ``cell_at`` gives is occupied."""
+    return grid.occupied()[cell_at(grid, positions, lengths)]
 
 
 def seen_cells(

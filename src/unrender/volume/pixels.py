@@ -36,7 +36,7 @@ class PixelBatch:
 
 
 class PixelSampler:
-    """Draws pixels uniformly over all training views, with replacement.
+    """Draws pixels uniformly over all training views, with replacement, except those the capture says to ignore.
 
     ``downscale`` averages k × k pixels into one: early training sees a smooth image with fewer, wider pixels.
     """
@@ -59,11 +59,22 @@ class PixelSampler:
         self._shared = self._directions.shape[0] == self._pixels
         self._world_from_camera = cameras.world_from_camera.float().to(device)
         self._normals = None if capture.normals is None or downscale > 1 else capture.normals[views].reshape(-1, 3).to(device)
+        self._valid = None
+        if capture.ignored is not None:
+            ignored = capture.ignored[views]
+            if downscale > 1:
+                height, width = cameras.height, cameras.width
+                blocks = ignored[:, : height * downscale, : width * downscale]
+                ignored = blocks.reshape(-1, height, downscale, width, downscale).any(4).any(2)
+            self._valid = torch.nonzero(~ignored.reshape(-1))[:, 0].to(device)
         self._device = device
 
     def draw(self, count: int, generator: torch.Generator) -> PixelBatch:
         """``count`` pixels with their rays; the same generator state gives the same pixels."""
-        index = torch.randint(self._views * self._pixels, (count,), generator=generator, device=self._device)
+        if self._valid is None:
+            index = torch.randint(self._views * self._pixels, (count,), generator=generator, device=self._device)
+        else:
+            index = self._valid[torch.randint(self._valid.shape[0], (count,), generator=generator, device=self._device)]
         view = index // self._pixels
         rgba = self._rgba[index].view(torch.uint8).reshape(count, 4).float() * (1 / 255)
         in_camera = self._directions[index - view * self._pixels if self._shared else index]

@@ -1,0 +1,146 @@
+"""The recipes on a small analytic capture: they learn, they resume to the bit, and they survive what goes wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from unrender.capture import Capture
+from unrender.demo import make_demo_capture
+from unrender.recipes import nerf, neus
+from unrender.recipes.fitting import Clock, Fitting, Progress
+
+CPU = torch.device("cpu")
+NERF = replace(
+    nerf.PRESETS["cpu"], steps=60, max_seconds=None, levels=4, log2_entries=12, finest_resolution=64, target_samples=2**13,
+    occupancy_resolution=32, samples_per_ray=128, max_rays=2048,
+)  # fmt: skip
+NEUS = replace(
+    neus.PRESETS["cpu"], steps=60, max_seconds=None, stages=((0.0, 24, 12), (0.5, 32, 16)), target_samples=2**13,
+    occupancy_resolution=32, samples_per_ray=128, max_rays=2048,
+)  # fmt: skip
+HASH_NEUS = replace(
+    NEUS, field="hash", levels=4, log2_entries=12, base_resolution=8, finest_resolution=32, hidden=(32,), normals="taps4",
+    start_level=2, level_every=0.2, curvature_weight=1e-4, eikonal_uniform_weight=0.1, sparsity_weight=0.01, opaque_weight=0.01,
+    distortion_weight=0.01, steps=12,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def capture() -> Capture:
+    return make_demo_capture(views=12, size=40, seed=0)
+
+
+@pytest.mark.parametrize(("recipe", "config"), [(nerf, NERF), (neus, NEUS)])
+def test_a_short_fit_learns_the_scene(recipe, config, capture: Capture):
+    seen: list[Progress] = []
+    result = recipe.fit(capture, config, device=CPU, seed=0, observer=seen.append)
+    assert result.outcome == "finished" and result.steps == 60 and result.skipped_steps == 0
+    assert seen[-1].psnr > 17
+    rendering = result.scene.render_view(capture.cameras, capture.split.test[0])
+    assert rendering.colour.shape == (40, 40, 3) and bool(torch.isfinite(rendering.colour).all())
+    assert float(rendering.opacity.min()) >= 0 and float(rendering.opacity.max()) <= 1 + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("recipe", "config"),
+    [(nerf, NERF), (neus, NEUS), (neus, HASH_NEUS), (neus, replace(HASH_NEUS, normals="analytic", curvature_weight=0.0))],
+)
+def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, capture: Capture):
+    config = replace(config, steps=min(config.steps, 24))
+    whole = recipe.fit(capture, config, device=CPU, seed=3)
+
+    snapshots: list[dict[str, torch.Tensor]] = []
+
+    def interrupt(progress: Progress) -> None:
+        snapshots.append(progress.snapshot())
+        raise KeyboardInterrupt
+
+    monkey = pytest.MonkeyPatch()
+    monkey.setattr("unrender.recipes.fitting._REPORT_EVERY", 0.0)
+    try:
+        first = recipe.fit(capture, config, device=CPU, seed=3, observer=interrupt)
+    finally:
+        monkey.undo()
+    assert first.outcome == "interrupted" and first.steps < config.steps
+    # Resume once more in the middle, past a refinement of the grid.
+    resumed = recipe.fit(capture, config, device=CPU, seed=3, resume=snapshots[0])
+    for name, value in whole.scene.state_dict().items():
+        assert torch.equal(value, resumed.scene.state_dict()[name]), name
+
+
+def test_a_scene_is_rebuilt_from_its_snapshot(capture: Capture):
+    for recipe, config in ((nerf, NERF), (neus, NEUS)):
+        kept: list[dict[str, torch.Tensor]] = []
+        result = recipe.fit(capture, replace(config, steps=4), device=CPU, seed=0, observer=lambda p, kept=kept: kept.append(p.snapshot()))
+        again = recipe.load_scene(config, kept[-1], CPU)
+        a, b = result.scene.render_view(capture.cameras, 0), again.render_view(capture.cameras, 0)
+        assert torch.equal(a.colour, b.colour)
+
+
+def test_the_mesh_of_a_fit_is_in_the_source_frame(capture: Capture):
+    source_from_world = torch.eye(4, dtype=torch.float64)
+    source_from_world[:3, :3] *= 5.0
+    source_from_world[:3, 3] = torch.tensor([10.0, 20.0, 30.0], dtype=torch.float64)
+    result = neus.fit(replace(capture, source_from_world=source_from_world), replace(NEUS, steps=4), device=CPU, seed=0)
+    inner, outer = result.mesh(32, frame="normalized"), result.mesh(32)
+    assert not inner.is_empty
+    torch.testing.assert_close(outer.vertices, inner.vertices * 5 + torch.tensor([10.0, 20.0, 30.0]), atol=1e-4, rtol=1e-4)
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(capture: Capture, monkeypatch: pytest.MonkeyPatch):
+    original = Fitting.take_step
+    calls = {"n": 0}
+
+    def poisoned(self, losses, **rest):
+        calls["n"] += 1
+        if calls["n"] == 3:
+            before = {name: value.clone() for name, value in self.scene.state_dict().items()}
+            original(self, {"rgb": losses["rgb"] * float("nan")}, **rest)
+            for name, parameter in self.scene.named_parameters():
+                assert torch.equal(before[name], parameter), name
+        else:
+            original(self, losses, **rest)
+
+    monkeypatch.setattr(Fitting, "take_step", poisoned)
+    result = nerf.fit(capture, replace(NERF, steps=6), device=CPU, seed=0)
+    assert result.skipped_steps == 1 and result.steps == 6
+    assert all(bool(torch.isfinite(p).all()) for p in result.scene.parameters())
+
+
+def test_surroundings_are_learned_where_asked_for(capture: Capture):
+    result = neus.fit(capture, replace(NEUS, steps=3, learned_background=True), device=CPU, seed=0)
+    rendering = result.scene.render_view(capture.cameras, 0)
+    assert bool(torch.isfinite(rendering.colour).all())
+
+
+def test_priors_of_points_and_normals_enter_the_loss(capture: Capture):
+    normals = torch.zeros(*capture.images.shape)
+    normals[..., 2] = 1.0
+    seen: list[Progress] = []
+    primed = replace(capture, points=torch.rand(100, 3, generator=torch.Generator().manual_seed(0)) - 0.5, normals=normals)
+    neus.fit(primed, replace(NEUS, steps=2, downscale_first=1), device=CPU, seed=0, observer=seen.append)
+    assert {"points", "normal"} <= set(seen[-1].losses)
+
+
+def test_the_clock_follows_the_scarcer_of_steps_and_seconds():
+    clock = Clock(10, None)
+    clock.step = 5
+    assert clock.fraction == 0.5
+    clock = Clock(10, 100.0, done_steps=1, done_seconds=80.0)
+    assert clock.fraction == 0.8
+    with pytest.raises(ValueError, match="at least 1"):
+        Clock(0, None)
+    with pytest.raises(ValueError, match="positive number"):
+        Clock(1, -1.0)
+
+
+def test_settings_that_contradict_each_other_are_refused():
+    with pytest.raises(ValueError, match="curvature"):
+        replace(NEUS, curvature_weight=1e-4)
+    with pytest.raises(ValueError, match="must exceed"):
+        replace(NERF, finest_resolution=4)
+    with pytest.raises(ValueError, match="begin at 0"):
+        replace(NEUS, stages=((0.5, 32, 16),))
