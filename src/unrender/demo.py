@@ -73,7 +73,7 @@ class AnalyticScene:
         return Mesh(bare.vertices, bare.faces, srgb_from_linear(self.colour(bare.vertices, normals)), normals)
 
     def _parts(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points parts"]:
-        """Signed distances to the yellow body, the beak, the eyes, the ring, the plinth and the water in the ring, which leaves no hollow."""
+        """Signed distances to the body, the beak, the eyes, the ring, the plinth, and the water in the ring, which leaves no hollow."""
         mirrored = torch.stack([points[:, 0].abs(), points[:, 1], points[:, 2]], 1)
         trunk = _ellipsoid(points, (0.0, 0.06, -0.20), (0.33, 0.44, 0.27))
         tail = _ellipsoid(_pitched(points, (0.0, 0.47, -0.06), 0.75), (0.0, 0.0, 0.0), (0.13, 0.21, 0.075))
@@ -91,7 +91,7 @@ class AnalyticScene:
         radial = points[:, :2].norm(dim=1) - 0.62
         slab = torch.stack([radial, (points[:, 2] + 0.485).abs() - 0.05], 1)
         plinth = slab.clamp_min(0).norm(dim=1) + slab.amax(1).clamp_max(0) - 0.035
-        water = torch.stack([around, (points[:, 2] + 0.36).abs() - 0.09], 1).amax(1)
+        water = torch.stack([around, (points[:, 2] + 0.325).abs() - 0.155], 1).amax(1)
         return torch.stack([body, beak, eyes, ring, plinth, water], 1)
 
     def _albedo(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:

@@ -16,8 +16,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +51,33 @@ _pool_size = 0
 _pool_lock = threading.Lock()
 
 
+_kernel_threads: int | None = None
+
+
+def thread_count() -> int:
+    """Threads a kernel may use on a CPU: ``torch.get_num_threads()``, whatever :func:`pytorch_on_one_thread` makes of that."""
+    return torch.get_num_threads() if _kernel_threads is None else _kernel_threads
+
+
+@contextmanager
+def pytorch_on_one_thread() -> Iterator[None]:
+    """Within, PyTorch's own loops run on the calling thread, and kernels keep all threads.
+
+    The tensors between two kernels of a training step are small: on one thread an operation on them takes some ten microseconds, while the
+    barriers of OpenMP take milliseconds as soon as anything else runs on one of the cores.
+    """
+    global _kernel_threads
+    before = _kernel_threads
+    threads = thread_count()
+    _kernel_threads = threads
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        _kernel_threads = before
+        torch.set_num_threads(threads)
+
+
 def _workers(count: int) -> ThreadPoolExecutor:
     global _pool, _pool_size
     with _pool_lock:
@@ -80,7 +108,7 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
     if kernel not in _compiled:  # on this thread: workers that meet a new module would each compile it
         wp.load_module(kernel.module, device="cpu")
         _compiled.add(kernel)
-    threads = torch.get_num_threads()
+    threads = thread_count()
     if pieces is None:
         pieces = min(threads, max(1, count // _SMALLEST_PIECE))
     pieces = min(pieces, count)

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, thread_count
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -332,7 +332,7 @@ def _grid_gradient(positions: Tensor, grid: Tensor, value_cotangent: Tensor, jac
     jacobian = value_cotangent if jacobian_cotangent is None else jacobian_cotangent
     with_jacobian = jacobian_cotangent is not None
     if positions.device.type == "cpu":
-        slabs = min(4 * torch.get_num_threads(), grid.shape[0])
+        slabs = min(4 * thread_count(), grid.shape[0])
         items, block = (slabs, count) if count else (0, 0)
     else:
         slabs, items, block = 1, count, 1

@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from unrender.ops._hash_cpu import gather_cpu, scatter_cpu, slope_cpu
 from unrender.ops._hash_cuda import gather_cuda, scatter_cuda, slope_cuda
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, thread_count
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ def _gather_sum(lookup: _Lookup, positions: Tensor, table: Tensor, directions: T
     if device.type != "cpu":
         launch(gather_cuda, lookup.levels * count, [*constants, *tensors], device)
         return result
-    run_length = _run_length(count, -(-4 * torch.get_num_threads() // lookup.levels))
+    run_length = _run_length(count, -(-4 * thread_count() // lookup.levels))
     runs = -(-count // run_length)
     items = lookup.levels * runs
     pieces = max(1, min(items, lookup.levels * count // (8 * _SHORTEST_RUN)))
@@ -211,7 +211,7 @@ def _slope_sum(lookup: _Lookup, positions: Tensor, table: Tensor, cotangent: Ten
     if device.type != "cpu":
         launch(slope_cuda, count, [lookup.levels, *constants, *tensors], device)
         return result
-    run_length = _run_length(count, torch.get_num_threads())  # long runs: each goes through all tables once
+    run_length = _run_length(count, thread_count())  # long runs: each goes through all tables once
     runs = -(-count // run_length)
     launch(slope_cpu, runs, [run_length, lookup.levels, *constants, *tensors], device, pieces=runs)
     return result

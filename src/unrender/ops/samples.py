@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.cameras import Rays
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, thread_count
 
 wp.set_module_options({"enable_backward": False})
 
@@ -69,7 +69,7 @@ class Samples:
 
 def ray_pieces(samples: Samples) -> int:
     """How finely ``launch`` should cut a kernel whose work items are the rays of ``samples``."""
-    return min(torch.get_num_threads(), max(1, samples.starts.shape[0] // _SAMPLES_PER_PIECE))
+    return min(thread_count(), max(1, samples.starts.shape[0] // _SAMPLES_PER_PIECE))
 
 
 @no_type_check

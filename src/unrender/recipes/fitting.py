@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from unrender.cameras import Cameras, Rays
 from unrender.capture import Capture
 from unrender.geometry.mesh import Mesh
+from unrender.ops._launch import pytorch_on_one_thread
 from unrender.ops.samples import Samples
 from unrender.render.rendering import Rendering
 from unrender.volume.pixels import RayCount
@@ -179,6 +180,10 @@ class Fitting:
         self._reported = 0.0
 
     def __iter__(self) -> Iterator[int]:
+        with pytorch_on_one_thread():
+            yield from self._steps()
+
+    def _steps(self) -> Iterator[int]:
         started = False
         try:
             while self.clock.fraction < 1:

@@ -34,6 +34,7 @@ from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.rendering import Rendering
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
 
+
 @dataclass(frozen=True)
 class NerfConfig:
     """Settings of the ``nerf`` recipe."""

@@ -42,7 +42,7 @@ from unrender.ops.occupancy import OccupancyGrid
 from unrender.ops.samples import Samples
 from unrender.ops.spherical_harmonics_encoding import spherical_harmonics_encode
 from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
-from unrender.recipes.schedules import Ramp, exponential, linear, ramp, warm_up
+from unrender.recipes.schedules import Ramp, exponential, ramp, warm_up
 from unrender.render.rendering import Rendering
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
 
