@@ -11,7 +11,7 @@ from unrender.fields.grid_sdf import GridSdf, sphere_distance
 from unrender.fields.hash_sdf import HashSdf, Normals
 from unrender.fields.perceptron import truncated_exp
 from unrender.fields.radiance import RadianceField
-from unrender.geometry.visual_hull import hull_distance
+from unrender.geometry.first_surface import hull_distance
 from unrender.ops.hash_encoding import HashGrid
 from unrender.ops.occupancy import OccupancyGrid
 

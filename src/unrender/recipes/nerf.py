@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Rays
@@ -23,6 +24,7 @@ from unrender.fields.radiance import RadianceField
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.losses.photometric import l1, mse, smooth_l1
+from unrender.ops._launch import pytorch_on_one_thread
 from unrender.ops.compositing import composite, opacity_and_distance, weights_from_density
 from unrender.ops.distortion import distortion
 from unrender.ops.hash_encoding import HashGrid
@@ -31,8 +33,12 @@ from unrender.ops.occupancy import OccupancyGrid
 from unrender.ops.samples import Samples
 from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
 from unrender.recipes.schedules import exponential, steps_down, warm_up
-from unrender.render.rendering import Rendering
+from unrender.render.rendering import Rendering, concatenated
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
+
+
+_PIECE = 4096
+"""Rays rendered at once."""
 
 
 @dataclass(frozen=True)
@@ -179,21 +185,39 @@ class NerfScene(Scene):
     @torch.no_grad()
     def render_rays(self, rays: Rays) -> Rendering:
         parts = []
-        for k in range(0, rays.origins.shape[0], 4096):
-            piece = Rays(rays.origins[k : k + 4096].contiguous(), rays.directions[k : k + 4096].contiguous())
-            samples = self.prune(self.march(piece, None), piece)
-            background = torch.full_like(piece.origins, self.background)
-            rendering, weights = self.shade(samples, piece, background)
-            parts.append(replace(rendering, normal=self._normals(samples, piece, weights)))
-        return Rendering(*(torch.cat(fields) for fields in zip(*((p.colour, p.opacity, p.distance, p.normal) for p in parts), strict=True)))
+        with pytorch_on_one_thread():
+            for k in range(0, rays.origins.shape[0], _PIECE):
+                piece = Rays(rays.origins[k : k + _PIECE].contiguous(), rays.directions[k : k + _PIECE].contiguous())
+                samples = self.prune(self.march(piece, None), piece)
+                rendering, _ = self.shade(samples, piece, torch.full_like(piece.origins, self.background))
+                parts.append(replace(rendering, normal=self._normals(piece, rendering)))
+        return concatenated(parts)
 
-    def _normals(self, samples: Samples, rays: Rays, weights: Tensor) -> Tensor:
-        """Σ w n with n = -∇σ / |∇σ|."""
-        with torch.enable_grad():
-            positions = samples.positions(rays).requires_grad_()
-            density, _ = self.field.density(positions)
-            (slope,) = torch.autograd.grad(density.log().sum(), positions)
-        return composite(weights, -torch.nn.functional.normalize(slope, dim=-1), samples)
+    def _normals(self, rays: Rays, rendering: Rendering) -> Tensor:
+        """Opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences over two steps of the march."""
+        distance = rendering.distance / rendering.opacity.clamp_min(1e-6)
+        places = rays.origins + distance[:, None] * rays.directions
+        offsets = torch.eye(3, device=places.device) * (2 * self.step)
+        taps = torch.cat([places + offset for offset in (*offsets, *-offsets)])
+        ahead, back = self.field.density(taps)[0].log().reshape(2, 3, -1)
+        return torch.nn.functional.normalize((back - ahead).t(), dim=-1) * rendering.opacity[:, None]
+
+    @torch.no_grad()
+    def median_distance(self, rays: Rays) -> Float[Tensor, " rays"]:
+        """Where each ray has lost half of its light; infinite where it never does."""
+        parts = []
+        with pytorch_on_one_thread():
+            for k in range(0, rays.origins.shape[0], _PIECE):
+                piece = Rays(rays.origins[k : k + _PIECE].contiguous(), rays.directions[k : k + _PIECE].contiguous())
+                samples = self.march(piece, None)
+                weights = weights_from_density(self.field.density(samples.positions(piece))[0], samples)
+                before = torch.cat([weights.new_zeros(1), weights.cumsum(0)])
+                index = samples.ray_index.clamp_min(0).long()
+                passed = before[1:] - before[samples.first.long()][index] >= 0.5
+                distance = torch.full_like(piece.origins[:, 0], torch.inf)
+                seen = torch.where(passed & (samples.ray_index >= 0), samples.midpoints, torch.inf)
+                parts.append(distance.scatter_reduce(0, index, seen, "amin"))
+        return torch.cat(parts)
 
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
         """The surface where one step of the march absorbs half of the light, coloured as seen from straight above it."""

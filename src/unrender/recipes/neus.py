@@ -29,11 +29,12 @@ from unrender.fields.hash_sdf import HashSdf, Normals
 from unrender.fields.perceptron import Perceptron
 from unrender.fields.radiance import RadianceField
 from unrender.fields.surface import SurfaceField, SurfaceSample
+from unrender.geometry.first_surface import fuse_depth_maps, hull_distance
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
-from unrender.geometry.visual_hull import hull_distance
 from unrender.losses.photometric import l1, mse, smooth_l1
 from unrender.losses.regularizers import eikonal, laplacian_smoothness, mask_bce, opaque, sparsity
+from unrender.ops._launch import pytorch_on_one_thread
 from unrender.ops.compositing import composite, opacity_and_distance, sdf_alpha, weights_from_density, weights_from_sdf
 from unrender.ops.distortion import distortion
 from unrender.ops.hash_encoding import HashGrid
@@ -41,10 +42,17 @@ from unrender.ops.marching import aabb_intersection, march, prune, visible
 from unrender.ops.occupancy import OccupancyGrid
 from unrender.ops.samples import Samples
 from unrender.ops.spherical_harmonics_encoding import spherical_harmonics_encode
+from unrender.recipes import nerf
 from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
 from unrender.recipes.schedules import Ramp, exponential, ramp, warm_up
-from unrender.render.rendering import Rendering
+from unrender.render.rendering import Rendering, concatenated
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
+
+
+_PIECE = 4096
+"""Rays rendered at once."""
+_DEEP = 8.0
+"""Farther inside than this many widths 1/s of the surface, no light is left to see: such cells are not marched."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,9 @@ class NeusConfig:
     """Radius of the sphere a fit starts from, where no masks give a visual hull."""
     start_from_hull: bool = False
     """Grid field: start from the visual hull of the masks instead of a sphere."""
+    density_first: float = 0.0
+    """Grid field: for this share of the budget a radiance field finds out where things are; the surface starts from its depths. The
+    other shares and ramps count in parts of what remains."""
     sharpness: float = 0.3
     """v at the start: the surface has sharpness s = exp(10 v)."""
     sharpness_rate: float = 0.1
@@ -184,15 +195,16 @@ _CPU = NeusConfig(
     max_seconds=300.0,
     field="grid",
     start_from_hull=True,
+    density_first=0.25,
     colour_hidden=(32, 32),
     sharpness_rate=0.2,
     samples_per_ray=400,
     target_samples=2**16,
-    max_rays=8192,
+    max_rays=16_384,
     occupancy_resolution=64,
     downscale_first=2,
     eikonal_weight=0.1,
-    sharpness_cap=(40.0, 600.0),
+    sharpness_cap=(15.0, 240.0),
 )
 _PUBLISHED = NeusConfig()
 _BLENDER = replace(_PUBLISHED, loss="mse", rgb_weight=10.0, learned_background=False)
@@ -280,11 +292,23 @@ class NeusScene(Scene):
         capacity = None if rays.origins.device.type == "cpu" else 4 * self.config.target_samples
         return march(rays, self.occupancy, step=self.step, near=0.0, far=1e6, offsets=offsets, capacity=capacity)
 
+    def along(self, samples: Samples, rays: Rays) -> tuple[Tensor, Tensor]:
+        """Signed distance at the middle of each interval and its slope along the ray, from the distances at both ends.
+
+        With these the opacities of a ray telescope (equation 13 of the paper): whatever the normals do, a ray that goes from outside
+        to inside ends there.
+        """
+        index = samples.ray_index.clamp_min(0)
+        directions, origins = rays.directions.index_select(0, index), rays.origins.index_select(0, index)
+        ends = torch.cat([origins + samples.starts[:, None] * directions, origins + samples.ends[:, None] * directions])
+        before, after = self.surface.sdf(ends).chunk(2)
+        return 0.5 * (before + after), (after - before) / samples.lengths.clamp_min(1e-6)
+
     @torch.no_grad()
     def prune(self, samples: Samples, rays: Rays) -> Samples:
         """Drops what lies behind the surface, and what is too far in front to be seen at this sharpness."""
-        sdf = self.surface.sdf(samples.positions(rays))
-        alpha = sdf_alpha(sdf, -torch.ones_like(sdf), samples.lengths, self.sharpness(), 1.0)
+        middle, slope = self.along(samples, rays)
+        alpha = sdf_alpha(middle, slope, samples.lengths, self.sharpness(), float(self.anneal))
         return prune(samples, visible(samples, alpha, threshold=1e-3, alpha_threshold=1e-4))
 
     def shade(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, Tensor, SurfaceSample]:
@@ -294,8 +318,11 @@ class NeusScene(Scene):
         surface = self.surface.sample(positions)
         normals = F.normalize(surface.gradient, dim=-1, eps=1e-6)
         directions = rays.directions.index_select(0, index)
-        cosine = (directions * normals).sum(-1)
-        weights = weights_from_sdf(surface.sdf, cosine, samples, self.sharpness(), anneal=float(self.anneal))
+        if isinstance(self.surface, GridSdf):
+            middle, slope = self.along(samples, rays)
+        else:
+            middle, slope = surface.sdf, (directions * normals).sum(-1)
+        weights = weights_from_sdf(middle, slope, samples, self.sharpness(), anneal=float(self.anneal))
         harmonics = spherical_harmonics_encode(rays.directions, 4).t().index_select(1, index)
         colour = self.colour(positions, normals, harmonics, surface.features)
         opacity, distance = opacity_and_distance(weights, samples)
@@ -320,34 +347,45 @@ class NeusScene(Scene):
     @torch.no_grad()
     def render_rays(self, rays: Rays) -> Rendering:
         parts = []
-        for k in range(0, rays.origins.shape[0], 4096):
-            piece = Rays(rays.origins[k : k + 4096].contiguous(), rays.directions[k : k + 4096].contiguous())
-            background = torch.full_like(piece.origins, self.background)
-            if self.around is not None:
-                background, _ = self.surroundings(piece, None, background)
-            samples = self.prune(self.march(piece, None), piece)
-            parts.append(self.shade(samples, piece, background)[0])
-        return Rendering(*(torch.cat(fields) for fields in zip(*((p.colour, p.opacity, p.distance, p.normal) for p in parts), strict=True)))
+        with pytorch_on_one_thread():
+            for k in range(0, rays.origins.shape[0], _PIECE):
+                piece = Rays(rays.origins[k : k + _PIECE].contiguous(), rays.directions[k : k + _PIECE].contiguous())
+                background = torch.full_like(piece.origins, self.background)
+                if self.around is not None:
+                    background, _ = self.surroundings(piece, None, background)
+                samples = self.prune(self.march(piece, None), piece)
+                parts.append(self.shade(samples, piece, background)[0])
+        return concatenated(parts)
 
     @torch.no_grad()
     def refresh_occupancy(self, *, all_cells: bool, generator: torch.Generator) -> None:
         """Cells where a step at the centre of the surface's reach has an opacity above the threshold march."""
         threshold = self.config.occupancy_threshold
         if isinstance(self.surface, GridSdf):
-            # The grid is cheap to look up: every cell, with the distance at its centre less half its diagonal.
-            sdf = self.surface.sdf(self.occupancy.cell_centres())
-            reach = math.sqrt(3) / self.occupancy.resolution
-            nearest = torch.sign(sdf) * (sdf.abs() - reach).clamp_min(0)
-            length = torch.full_like(nearest, self.step)
-            alpha = sdf_alpha(nearest, -torch.ones_like(nearest), length, self.sharpness(), 1.0)
-            self.occupancy.set_from_values(alpha, threshold)
+            # The grid is cheap to look up: every cell at once, from the range of the distance at its corners, widened by a quarter
+            # because the distance is not linear within.
+            low, high = self._range_of_cells()
+            slack = 0.25 * (high - low)
+            low, high = low - slack, high + slack
+            nearest = torch.where(low > 0, low, torch.where(high < 0, high, 0.0))
+            alpha = sdf_alpha(nearest, -torch.ones_like(nearest), torch.full_like(nearest, self.step), self.sharpness(), 1.0)
+            self.occupancy.set_from_values(torch.where(high < -_DEEP / self.sharpness(), 0.0, alpha), threshold)
             return
+        reach = math.sqrt(3) / self.occupancy.resolution
 
         def opacity(positions: Tensor) -> Tensor:
             sdf = self.surface.sdf(positions)
-            return sdf_alpha(sdf, -torch.ones_like(sdf), torch.full_like(sdf, self.step), self.sharpness(), 1.0)
+            alpha = sdf_alpha(sdf, -torch.ones_like(sdf), torch.full_like(sdf, self.step), self.sharpness(), 1.0)
+            return torch.where(sdf + reach < -_DEEP / self.sharpness(), 0.0, alpha)
 
         self.occupancy.update(opacity, threshold=threshold, cells=None if all_cells else self.occupancy.values.shape[0] // 4, generator=generator)
+
+    def _range_of_cells(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest signed distance at the eight corners of every cell of the occupancy grid, in its order."""
+        axis = torch.linspace(-1, 1, self.occupancy.resolution + 1, device=self.sharpness_log.device)
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        corners = self.surface.sdf(torch.stack([x, y, z], dim=-1).reshape(-1, 3)).reshape(1, 1, *x.shape)
+        return -F.max_pool3d(-corners, 2, 1).reshape(-1), F.max_pool3d(corners, 2, 1).reshape(-1)
 
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
         """The zero set, coloured as seen from straight above it."""
@@ -389,8 +427,10 @@ def _beyond(rays: Rays, count: int, offsets: Tensor | None) -> Samples:
     )
 
 
-def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NeusScene:
-    """The scene a snapshot holds."""
+def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
+    """The scene a snapshot holds: in the first phase of a fit, that is a radiance field."""
+    if not _is_surface(tensors):
+        return nerf.load_scene(_density_config(config), tensors, device)
     surroundings, masked = (bool(x) for x in tensors["scene.kind"])
     scene = NeusScene(config, surroundings=surroundings, masked=masked, initial=None, generator=torch.Generator())
     scene.load_state_dict({name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")})
@@ -429,13 +469,22 @@ def fit(
     generator = torch.Generator(device).manual_seed(seed)
     masked = capture.masks is not None
     surroundings = (capture.unbounded and not masked) if config.learned_background is None else config.learned_background
-    cameras = capture.cameras.to(device)
+    first = None
+    if config.density_first > 0 and config.field == "grid" and not _is_surface(resume):
+        first = nerf.fit(capture, _density_config(config), device=device, seed=seed, resume=resume, observer=_in_the_first_phase(observer, config))
+        resume = None
+        if first.outcome == "interrupted":
+            return first
     hull = OccupancyGrid(config.occupancy_resolution).to(device)
     initial = None
     if resume is None:
-        hull.mark_seen(cameras, capture.split.train, masks=capture.masks)
-        if config.field == "grid" and config.start_from_hull and masked:
-            initial = hull_distance(hull)
+        # Only a field that starts inside the hull may rely on it: elsewhere closed cells would cut holes into the first sphere.
+        from_hull = config.field == "grid" and config.start_from_hull and masked
+        hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=capture.masks if from_hull else None)
+        initial = _first_surface(hull, config.initial_radius) if from_hull else None
+        if first is not None:
+            fused = _surface_of(first.scene, capture, config.stages[0][1])
+            initial = initial if fused is None else fused
     scene = NeusScene(config, surroundings=surroundings, masked=masked, initial=initial, generator=torch.Generator().manual_seed(seed))
     scene = scene.to(device)
     if resume is None:
@@ -445,13 +494,20 @@ def fit(
     points = None if capture.points is None else _within(capture.points.to(device))
     ray_count = RayCount(config.start_rays, config.max_rays, config.target_samples)
     optimiser = _optimiser(scene, config)
-    fitting = Fitting(scene, optimiser, generator, ray_count, Clock(config.steps, config.max_seconds), observer)
+    clock = Clock(
+        config.steps,
+        config.max_seconds,
+        done_steps=0 if first is None else first.steps,
+        done_seconds=0.0 if first is None else first.seconds,
+    )
+    fitting = Fitting(scene, optimiser, generator, ray_count, clock, observer)
     if resume is not None:
         fitting.restore(resume)
     photometric = {"l1": l1, "mse": mse, "smooth_l1": smooth_l1}[config.loss]
 
+    start = clock.step
     for step in fitting:
-        fraction = fitting.clock.fraction
+        fraction = max(0.0, fitting.clock.fraction - config.density_first) / (1 - config.density_first)
         scene.set_fraction(fraction)
         before = list(scene.surface.parameters())
         if scene.surface.advance(fraction):
@@ -459,8 +515,8 @@ def fit(
         fitting.set_learning_rate(
             exponential(config.final_rate, fraction, after=config.constant_until) * warm_up(fraction, over=config.warm_up)
         )
-        if step % config.occupancy_every == 0:
-            scene.refresh_occupancy(all_cells=step < 16 * config.occupancy_every, generator=generator)
+        if step % config.occupancy_every == 0 or step == start:
+            scene.refresh_occupancy(all_cells=step < start + 16 * config.occupancy_every, generator=generator)
 
         batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
         rays, count = batch.rays, batch.colour.shape[0]
@@ -503,6 +559,53 @@ def fit(
         error = mse(rendering.colour.detach(), truth)
         fitting.take_step(losses, colour_error=error, rays=count, samples=samples)
     return fitting.result(capture)
+
+
+def _density_config(config: NeusConfig) -> nerf.NerfConfig:
+    """The radiance field of the first phase, with its share of the budget."""
+    seconds = None if config.max_seconds is None else config.max_seconds * config.density_first
+    return replace(
+        nerf.PRESETS["cpu"],
+        steps=max(1, int(config.steps * config.density_first)),
+        max_seconds=seconds,
+        target_samples=config.target_samples,
+        occupancy_resolution=config.occupancy_resolution,
+    )
+
+
+def _is_surface(tensors: Mapping[str, Tensor] | None) -> bool:
+    """Whether a snapshot was taken in the second phase."""
+    return tensors is not None and "scene.sharpness_log" in tensors
+
+
+def _in_the_first_phase(observer: Observer | None, config: NeusConfig) -> Observer | None:
+    """Reports of the radiance field count for its share of the budget."""
+    if observer is None:
+        return None
+    return lambda progress: observer(replace(progress, fraction=progress.fraction * config.density_first))
+
+
+@torch.no_grad()
+def _surface_of(scene: Scene, capture: Capture, size: int) -> Tensor | None:
+    """Signed distance grid from how far the training views see into a radiance field, at about half a million pixels."""
+    assert isinstance(scene, nerf.NerfScene)
+    cameras = capture.cameras.select(capture.split.train)
+    shrink = math.ceil(math.sqrt(len(cameras) * cameras.height * cameras.width / 5e5))
+    cameras = cameras.downscaled(shrink).to(scene.field.table.device) if shrink > 1 else cameras.to(scene.field.table.device)
+    shape = (cameras.height, cameras.width)
+    distances = torch.stack([scene.median_distance(cameras.image_rays(view)).reshape(shape) for view in range(len(cameras))])
+    return fuse_depth_maps(cameras.to("cpu"), distances.cpu(), size, truncation=3 * 2.0 / size)
+
+
+def _first_surface(hull: OccupancyGrid, radius: float) -> Tensor | None:
+    """The visual hull where it closes within the cube; where photos crop the object and it does not, what of it lies in the first sphere."""
+    distance = hull_distance(hull)
+    if distance is None:
+        return None
+    faces = [distance.select(axis, end) for axis in range(3) for end in (0, -1)]
+    if all(bool((face > 0).all()) for face in faces):
+        return distance
+    return torch.maximum(distance, sphere_distance(distance.shape[0], radius))
 
 
 def _bending_of_a_slab(surface: GridSdf, generator: torch.Generator) -> Tensor:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,3 +22,13 @@ class Rendering:
     """Along the unit ray, in world units; the opacity-weighted mean Σ w t (not divided by the opacity)."""
     normal: Float[Tensor, "*shape 3"]
     """Σ w n, in the world frame; shorter than one where the opacity is below one."""
+
+
+def concatenated(parts: Sequence[Rendering]) -> Rendering:
+    """One rendering of all rays from renderings of consecutive pieces."""
+    return Rendering(
+        colour=torch.cat([part.colour for part in parts]),
+        opacity=torch.cat([part.opacity for part in parts]),
+        distance=torch.cat([part.distance for part in parts]),
+        normal=torch.cat([part.normal for part in parts]),
+    )

@@ -1,0 +1,80 @@
+"""A first surface as a signed distance grid: from the visual hull, or from depth maps."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy.ndimage import distance_transform_edt, gaussian_filter, label
+from torch import Tensor
+
+from unrender.cameras import Cameras
+from unrender.ops.occupancy import OccupancyGrid
+
+_SMALL = 0.02
+"""Pieces smaller than this share of the largest are specks of a noisy depth map."""
+
+
+def signed_distance(inside: Bool[Tensor, "Z Y X"]) -> Float[Tensor, "Z Y X"] | None:
+    """Signed distance to the border between the inside and outside vertices of a lattice over [-1, 1]³, smoothed over one cell.
+
+    The border runs half a cell from the vertices on either side. None where all vertices are on one side.
+    """
+    solid = inside.cpu().numpy()
+    if not solid.any() or solid.all():
+        return None
+    spacing = 2.0 / (solid.shape[0] - 1)
+    outward = distance_transform_edt(~solid)
+    inward = distance_transform_edt(solid)
+    distance = np.where(solid, 0.5 - inward, outward - 0.5) * spacing
+    return torch.from_numpy(gaussian_filter(distance, 1.0).astype(np.float32))
+
+
+def hull_distance(hull: OccupancyGrid) -> Float[Tensor, "Z Y X"] | None:
+    """Signed distance to the border of the seen cells of an occupancy grid over [-1, 1]³, at the corners of its cells.
+
+    A corner is inside if all cells around it are. None where the hull is empty or full.
+    """
+    size = hull.resolution
+    seen = hull.seen[: size**3].reshape(1, 1, size, size, size).float()
+    padded = torch.nn.functional.pad(seen, (1, 1, 1, 1, 1, 1))
+    return signed_distance(-torch.nn.functional.max_pool3d(-padded, 2, 1)[0, 0] > 0.5)
+
+
+def fuse_depth_maps(
+    cameras: Cameras, distances: Float[Tensor, "views height width"], size: int, truncation: float
+) -> Float[Tensor, "size size size"] | None:
+    """Signed distance at the vertices of a lattice over [-1, 1]³ from how far each pixel sees (Curless and Levoy 1996).
+
+    A view says of a vertex at distance r whose pixel sees to distance d: outside by d - r, at most ``truncation``, and nothing where
+    r > d + truncation. A vertex is outside if the views' mean says so, or if no view has it in its image; one that only lies behind what
+    is seen is inside. Specks are dropped. None where nothing, or everything, is inside.
+
+    Args:
+        cameras: the cameras of the depth maps.
+        distances: along the unit ray; infinite where a pixel sees no surface.
+        size: vertices along an axis.
+        truncation: world units.
+    """
+    axis = torch.linspace(-1, 1, size)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
+    total, count, behind = torch.zeros(size**3), torch.zeros(size**3), torch.zeros(size**3)
+    for view in range(len(cameras)):
+        pixels, depth = cameras.project(points, view)
+        column, row = pixels[:, 0].floor().nan_to_num(-1).long(), pixels[:, 1].floor().nan_to_num(-1).long()
+        within = (depth > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
+        index = row.clamp(0, cameras.height - 1) * cameras.width + column.clamp(0, cameras.width - 1)
+        away = (points - cameras.world_from_camera[view, :3, 3].to(points)).norm(dim=1)
+        outside_by = distances[view].reshape(-1)[index] - away
+        told = within & (outside_by >= -truncation)
+        total += torch.where(told, outside_by.clamp(max=truncation), 0.0)
+        count += told
+        behind += within & ~told
+    inside = torch.where(count > 0, total < 0, behind > 0).reshape(size, size, size)
+    pieces, number = label(inside.numpy())
+    if number > 1:
+        volume = np.bincount(pieces.reshape(-1))
+        volume[0] = 0
+        inside &= torch.from_numpy((volume > _SMALL * volume.max())[pieces])
+    return signed_distance(inside)
