@@ -39,6 +39,8 @@ from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_back
 
 _PIECE = 4096
 """Rays rendered at once."""
+_UNSEEN = 1e-4
+"""A sample that weighs less does not change an 8-bit pixel, even a hundred of them on one ray."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ _CPU = NerfConfig(
     target_samples=2**16,
     max_rays=16_384,
     occupancy_resolution=64,
+    cone_angle=1 / 100,
+    distortion=0.005,
 )
 
 PRESETS: dict[str, NerfConfig] = {
@@ -188,10 +192,22 @@ class NerfScene(Scene):
         with pytorch_on_one_thread():
             for k in range(0, rays.origins.shape[0], _PIECE):
                 piece = Rays(rays.origins[k : k + _PIECE].contiguous(), rays.directions[k : k + _PIECE].contiguous())
-                samples = self.prune(self.march(piece, None), piece)
-                rendering, _ = self.shade(samples, piece, torch.full_like(piece.origins, self.background))
+                rendering = self._look(piece)
                 parts.append(replace(rendering, normal=self._normals(piece, rendering)))
         return concatenated(parts)
+
+    def _look(self, rays: Rays) -> Rendering:
+        """As :meth:`shade`, with the colour network only where somebody sees it."""
+        samples = self.march(rays, None)
+        density, features = self.field.density(samples.positions(rays))
+        weights = weights_from_density(density, samples, early_stop=1e-3)
+        seen = torch.nonzero(weights > _UNSEEN)[:, 0]
+        harmonics = self.field.encode_directions(rays.directions)
+        colour = torch.zeros(3, weights.shape[0], device=weights.device)
+        colour[:, seen] = self.field.colour(features.t()[:, seen].t(), harmonics, samples.ray_index[seen]).t()
+        opacity, distance = opacity_and_distance(weights, samples)
+        background = (1 - opacity)[:, None] * self.background
+        return Rendering(composite(weights, colour.t(), samples) + background, opacity, distance, torch.zeros_like(rays.origins))
 
     def _normals(self, rays: Rays, rendering: Rendering) -> Tensor:
         """Opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences over two steps of the march."""
@@ -242,6 +258,11 @@ class NerfScene(Scene):
                 index = torch.arange(directions.shape[0], dtype=torch.int32, device=device)
                 colours.append(self.field.colour(features, self.field.encode_directions(directions), index).cpu())
         return replace(mesh, colours=torch.cat(colours))
+
+
+def _folded(samples: Samples) -> Samples:
+    """Distances t as t / (1 + t): what is far away shall not dominate how spread out a ray is (mip-NeRF 360, equation 14)."""
+    return replace(samples, starts=samples.starts / (1 + samples.starts), ends=samples.ends / (1 + samples.ends))
 
 
 def load_scene(config: NerfConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NerfScene:
@@ -305,6 +326,6 @@ def fit(
         rendering, weights = scene.shade(samples, rays, background)
         losses = {"rgb": photometric(rendering.colour, truth)}
         if config.distortion > 0:
-            losses["distortion"] = config.distortion * distortion(weights, samples).mean()
+            losses["distortion"] = config.distortion * distortion(weights, _folded(samples) if capture.unbounded else samples).mean()
         fitting.take_step(losses, colour_error=mse(rendering.colour.detach(), truth), rays=count, samples=samples)
     return fitting.result(capture)
