@@ -30,8 +30,7 @@ def test_a_hash_sdf_starts_as_a_sphere():
     points = _points()
     sdf = _hash_sdf().sdf(points).detach()
     wanted = points.norm(dim=1) - 0.5
-    assert float((sdf - wanted).abs().mean()) < 0.12
-    assert float(torch.corrcoef(torch.stack([sdf, wanted]))[0, 1]) > 0.98
+    assert float((sdf - wanted).abs().max()) < 0.05
 
 
 @pytest.mark.parametrize("normals", ["taps6", "taps4"])
@@ -42,8 +41,8 @@ def test_finite_differences_of_a_smooth_field_equal_its_analytic_gradient(normal
     a, b = exact.sample(points), taps.sample(points)
     torch.testing.assert_close(a.sdf, b.sdf)
     assert b.laplacian is not None
-    error = (a.gradient - b.gradient).norm(dim=1).detach()
-    assert float(error.median()) < 0.05 * float(a.gradient.norm(dim=1).median())
+    error = (a.gradient - b.gradient).detach().norm(dim=1)
+    assert float(error.median()) < 0.1
 
 
 def test_taps_find_the_laplacian_of_a_quadratic(monkeypatch: pytest.MonkeyPatch):
@@ -58,11 +57,14 @@ def test_taps_find_the_laplacian_of_a_quadratic(monkeypatch: pytest.MonkeyPatch)
 
 def test_an_analytic_normal_trains_every_parameter():
     field = _hash_sdf()
+    with torch.no_grad():  # the sphere starts without the features of the hash grid
+        field.directions[0].normal_(generator=torch.Generator().manual_seed(0))
     field.sample(_points()).gradient.square().sum().backward()
     for name, parameter in field.named_parameters():
-        assert parameter.grad is not None, name
-        if name != "biases.1":  # the last bias shifts f and leaves its slope alone
-            assert float(parameter.grad.abs().sum()) > 0, name
+        if name == "biases.1":  # the last bias shifts f and leaves its slope alone
+            assert parameter.grad is None
+        else:
+            assert parameter.grad is not None and float(parameter.grad.abs().sum()) > 0, name
 
 
 def test_levels_join_one_by_one():
@@ -101,7 +103,8 @@ def test_a_grid_sphere_has_unit_slope_and_the_right_sign():
     field = GridSdf(((0.0, 65, 9),), 1, sphere_distance(65, 0.5))
     sample = field.sample(_points() + 0.01)
     torch.testing.assert_close(sample.gradient.norm(dim=1).median().detach(), torch.tensor(1.0), atol=1e-2, rtol=0)
-    assert float(field.sdf(torch.zeros(1, 3))) < 0 < float(field.sdf(torch.full((1, 3), 0.9)))
+    with torch.no_grad():
+        assert float(field.sdf(torch.zeros(1, 3))) < 0 < float(field.sdf(torch.full((1, 3), 0.9)))
 
 
 def test_the_hull_distance_of_a_ball_of_cells_is_the_distance_to_the_ball():

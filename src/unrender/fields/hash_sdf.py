@@ -24,7 +24,8 @@ class HashSdf(SurfaceField):
 
     ``normals`` picks the gradient: ``analytic`` differentiates through the encoding (second order while fitting); ``taps6`` are central
     differences along the axes; ``taps4`` use the corners of a tetrahedron, (1/4ε) Σ k_i f(x + ε k_i). The step ε is one cell of the
-    finest active level. The weights start as a sphere (Atzmon and Lipman 2020) and are normalised row by row (Salimans and Kingma 2016).
+    finest active level. The weights start as a sphere (Atzmon and Lipman 2020; with one hidden layer its directions are spread evenly
+    instead of drawn, which makes the sphere round) and are normalised row by row (Salimans and Kingma 2016).
     """
 
     def __init__(
@@ -62,6 +63,8 @@ class HashSdf(SurfaceField):
                 bias = torch.zeros(outputs)
                 if layer == 0:
                     weight[:, 3:] = 0.0
+                    if len(hidden) == 1:
+                        weight[:, :3] = _even_directions(outputs) * (4 / math.sqrt(math.pi * outputs))
             self.directions.append(nn.Parameter(weight))
             self.gains.append(nn.Parameter(weight.norm(dim=1)))
             self.biases.append(nn.Parameter(bias))
@@ -120,3 +123,12 @@ class HashSdf(SurfaceField):
         """f at each position plus each offset, [samples, offsets]."""
         points = (positions[None] + offsets[:, None]).clamp(-1, 1).reshape(-1, 3)
         return self.sdf(points).reshape(offsets.shape[0], -1).t()
+
+
+def _even_directions(count: int) -> Float[Tensor, "count 3"]:
+    """Unit vectors spread evenly over the sphere along a golden spiral."""
+    index = torch.arange(count) + 0.5
+    height = 1 - 2 * index / count
+    angle = math.pi * (1 + math.sqrt(5)) * index
+    radius = (1 - height * height).sqrt()
+    return torch.stack([radius * angle.cos(), radius * angle.sin(), height], dim=-1)

@@ -17,7 +17,8 @@ _DENSITY_BIAS = -1.0
 
 
 class RadianceField(nn.Module):
-    """σ(x) = exp(g_0(h(x)) - 1) and c(x, d) = sigmoid(m(g(h(x)), Y(d))), with h a hash encoding, g and m perceptrons and Y spherical harmonics.
+    """σ(x) = exp(g_0(h(x)) - 1) and c(x, d) = sigmoid(m(g(h(x)), Y(d))), with h a hash encoding, g and m perceptrons and Y
+    spherical harmonics.
 
     The world cube [-1, 1]³ fills the hash grid; with ``unbounded`` all of space does, through the sphere contraction.
     """

@@ -33,11 +33,12 @@ def signed_distance(inside: Bool[Tensor, "Z Y X"]) -> Float[Tensor, "Z Y X"] | N
 def hull_distance(hull: OccupancyGrid) -> Float[Tensor, "Z Y X"] | None:
     """Signed distance to the border of the seen cells of an occupancy grid over [-1, 1]³, at the corners of its cells.
 
-    A corner is inside if all cells around it are. None where the hull is empty or full.
+    A corner is inside if all cells around it are; those beyond the cube are taken to be as their neighbours within, so that a hull cropped
+    by the cube reaches its faces. None where the hull is empty or full.
     """
     size = hull.resolution
     seen = hull.seen[: size**3].reshape(1, 1, size, size, size).float()
-    padded = torch.nn.functional.pad(seen, (1, 1, 1, 1, 1, 1))
+    padded = torch.nn.functional.pad(seen, (1, 1, 1, 1, 1, 1), mode="replicate")
     return signed_distance(-torch.nn.functional.max_pool3d(-padded, 2, 1)[0, 0] > 0.5)
 
 

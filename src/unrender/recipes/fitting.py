@@ -264,7 +264,9 @@ class Fitting:
             tensors |= {f"optimiser.{index}.{name}": value.detach().cpu().clone() for name, value in state.items()}
         tensors["generator"] = self.generator.get_state()
         tensors["clock"] = torch.tensor([float(self.clock.step), self.clock.seconds], dtype=torch.float64)
-        tensors["counts"] = torch.stack([torch.tensor(float(self.ray_count.rays)), self._skipped.cpu(), self._in_a_row.cpu(), self._error.cpu()])
+        tensors["counts"] = torch.stack(
+            [torch.tensor(float(self.ray_count.rays)), self._skipped.cpu(), self._in_a_row.cpu(), self._error.cpu()]
+        )
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:

@@ -36,7 +36,6 @@ from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.rendering import Rendering, concatenated
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
 
-
 _PIECE = 4096
 """Rays rendered at once."""
 _UNSEEN = 1e-4
@@ -112,7 +111,9 @@ class NerfConfig:
         if self.finest_resolution <= self.base_resolution:
             raise ValueError(f"finest_resolution is {self.finest_resolution}; it must exceed base_resolution {self.base_resolution}")
         if min(self.samples_per_ray, self.target_samples, self.start_rays, self.max_rays, self.occupancy_every, self.downscale_first) < 1:
-            raise ValueError("samples_per_ray, target_samples, start_rays, max_rays, occupancy_every and downscale_first must be at least 1")
+            raise ValueError(
+                "samples_per_ray, target_samples, start_rays, max_rays, occupancy_every and downscale_first must be at least 1"
+            )
 
 
 _CPU = NerfConfig(

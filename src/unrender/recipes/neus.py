@@ -48,9 +48,10 @@ from unrender.recipes.schedules import Ramp, exponential, ramp, warm_up
 from unrender.render.rendering import Rendering, concatenated
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
 
-
 _PIECE = 4096
 """Rays rendered at once."""
+_RECOGNISED = 0.8
+"""Share of the object's pixels that must be opaque before depths are trusted."""
 _DEEP = 8.0
 """Farther inside than this many widths 1/s of the surface, no light is left to see: such cells are not marched."""
 
@@ -187,7 +188,9 @@ class NeusConfig:
         if self.stages[0][0] != 0 or any(a[0] >= b[0] for a, b in zip(self.stages, self.stages[1:], strict=False)):
             raise ValueError(f"stages must begin at 0 and rise, got {[stage[0] for stage in self.stages]}")
         if min(self.samples_per_ray, self.target_samples, self.start_rays, self.max_rays, self.occupancy_every, self.downscale_first) < 1:
-            raise ValueError("samples_per_ray, target_samples, start_rays, max_rays, occupancy_every and downscale_first must be at least 1")
+            raise ValueError(
+                "samples_per_ray, target_samples, start_rays, max_rays, occupancy_every and downscale_first must be at least 1"
+            )
 
 
 _CPU = NeusConfig(
@@ -232,9 +235,7 @@ there are masks, and one for BlendedMVS in NeuS form."""
 class NeusScene(Scene):
     """A signed distance field with its colours, its sharpness and, where needed, the surroundings."""
 
-    def __init__(
-        self, config: NeusConfig, *, surroundings: bool, masked: bool, initial: Tensor | None, generator: torch.Generator
-    ) -> None:
+    def __init__(self, config: NeusConfig, *, surroundings: bool, masked: bool, initial: Tensor | None, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
         self.surface: SurfaceField
@@ -268,7 +269,9 @@ class NeusScene(Scene):
         self.around: RadianceField | None = None
         if surroundings:
             self.around = RadianceField(
-                HashGrid(16, 2, min(19, config.log2_entries), 32, 64 ** (1 / 15)) if config.field == "hash" else HashGrid(8, 4, 16, 16, 2.0**0.75),
+                HashGrid(16, 2, min(19, config.log2_entries), 32, 64 ** (1 / 15))
+                if config.field == "hash"
+                else HashGrid(8, 4, 16, 16, 2.0**0.75),
                 density_hidden=(64,) if config.field == "hash" else (32,),
                 colour_hidden=config.colour_hidden,
                 geometry_features=8,
@@ -378,7 +381,9 @@ class NeusScene(Scene):
             alpha = sdf_alpha(sdf, -torch.ones_like(sdf), torch.full_like(sdf, self.step), self.sharpness(), 1.0)
             return torch.where(sdf + reach < -_DEEP / self.sharpness(), 0.0, alpha)
 
-        self.occupancy.update(opacity, threshold=threshold, cells=None if all_cells else self.occupancy.values.shape[0] // 4, generator=generator)
+        self.occupancy.update(
+            opacity, threshold=threshold, cells=None if all_cells else self.occupancy.values.shape[0] // 4, generator=generator
+        )
 
     def _range_of_cells(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest signed distance at the eight corners of every cell of the occupancy grid, in its order."""
@@ -439,7 +444,7 @@ def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.
 
 
 def _optimiser(scene: NeusScene, config: NeusConfig) -> torch.optim.AdamW:
-    """Groups: networks, sharpness, then the field's grids; learning rates are relative to ``config.learning_rate`` except the distances'."""
+    """Groups: networks, sharpness, then the field's grids; rates are relative to ``config.learning_rate``, the distances' to a cell."""
     rate = config.learning_rate
     nets = list(scene.colour_net.parameters())
     groups = [{"params": [scene.sharpness_log], "lr": rate * config.sharpness_rate, "weight_decay": 0.0}]
@@ -471,7 +476,9 @@ def fit(
     surroundings = (capture.unbounded and not masked) if config.learned_background is None else config.learned_background
     first = None
     if config.density_first > 0 and config.field == "grid" and not _is_surface(resume):
-        first = nerf.fit(capture, _density_config(config), device=device, seed=seed, resume=resume, observer=_in_the_first_phase(observer, config))
+        first = nerf.fit(
+            capture, _density_config(config), device=device, seed=seed, resume=resume, observer=_in_the_first_phase(observer, config)
+        )
         resume = None
         if first.outcome == "interrupted":
             return first
@@ -587,18 +594,25 @@ def _in_the_first_phase(observer: Observer | None, config: NeusConfig) -> Observ
 
 @torch.no_grad()
 def _surface_of(scene: Scene, capture: Capture, size: int) -> Tensor | None:
-    """Signed distance grid from how far the training views see into a radiance field, at about half a million pixels."""
+    """Signed distance grid from how far the training views see into a radiance field, at about half a million pixels.
+
+    None where the field is still too thin to show what the masks say is there.
+    """
     assert isinstance(scene, nerf.NerfScene)
     cameras = capture.cameras.select(capture.split.train)
     shrink = math.ceil(math.sqrt(len(cameras) * cameras.height * cameras.width / 5e5))
     cameras = cameras.downscaled(shrink).to(scene.field.table.device) if shrink > 1 else cameras.to(scene.field.table.device)
     shape = (cameras.height, cameras.width)
     distances = torch.stack([scene.median_distance(cameras.image_rays(view)).reshape(shape) for view in range(len(cameras))])
+    if capture.masks is not None:
+        silhouettes = F.adaptive_avg_pool2d(capture.masks[list(capture.split.train)].float()[:, None], shape)[:, 0] > 127
+        if float((silhouettes & distances.cpu().isfinite()).sum()) < _RECOGNISED * float(silhouettes.sum()):
+            return None
     return fuse_depth_maps(cameras.to("cpu"), distances.cpu(), size, truncation=3 * 2.0 / size)
 
 
 def _first_surface(hull: OccupancyGrid, radius: float) -> Tensor | None:
-    """The visual hull where it closes within the cube; where photos crop the object and it does not, what of it lies in the first sphere."""
+    """The visual hull where it closes within the cube; where photos crop the object, what of it lies in the first sphere."""
     distance = hull_distance(hull)
     if distance is None:
         return None
