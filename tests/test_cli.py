@@ -22,11 +22,12 @@ import unrender.runs
 from tiny_recipe import PRESETS, TINY, TinyConfig, TinyScene, tiny_capture
 from unrender.arguments import sentence_of
 from unrender.capture import CaptureError
-from unrender.cli import FitOptions, main
+from unrender.cli import main
 from unrender.doctor import DeviceError, examine, select_device
 from unrender.geometry.mesh import read_mesh
 from unrender.io.checkpoints import find_checkpoint, same_tensors
 from unrender.io.run_directory import RunDirectory, config_from_json, config_to_json
+from unrender.options import FitOptions
 from unrender.recipes.fitting import Progress
 
 Run = Callable[..., tuple[int, str, str]]

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
 from unrender.capture import Capture
-from unrender.cli import DemoOptions, EvalOptions, ExportOptions, FitOptions, RenderOptions
 from unrender.display import Display
 from unrender.geometry.distances import surface_distance
 from unrender.geometry.mesh import Mesh
 from unrender.io import load_capture
 from unrender.io.run_directory import RunDirectory, RunRecord
 from unrender.io.video import write_video
+from unrender.options import DemoOptions, EvalOptions, ExportOptions, FitOptions, RenderOptions
 from unrender.outputs import (
     EMPTY_MESH,
     closing_sentence,

@@ -54,7 +54,7 @@ class GridSdf(SurfaceField):
         self.feature_grid = nn.Parameter(_resized(self.feature_grid, feature_size))
         return True
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """A saved state may be at any stage: take its sizes before its values."""
         saved = state_dict[f"{prefix}distance_grid"]
         self.distance_grid.data = torch.empty_like(saved, device=self.distance_grid.device)

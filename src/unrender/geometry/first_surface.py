@@ -24,8 +24,8 @@ def signed_distance(inside: Bool[Tensor, "Z Y X"]) -> Float[Tensor, "Z Y X"] | N
     if not solid.any() or solid.all():
         return None
     spacing = 2.0 / (solid.shape[0] - 1)
-    outward = distance_transform_edt(~solid)
-    inward = distance_transform_edt(solid)
+    outward = np.asarray(distance_transform_edt(~solid))
+    inward = np.asarray(distance_transform_edt(solid))
     distance = np.where(solid, 0.5 - inward, outward - 0.5) * spacing
     return torch.from_numpy(gaussian_filter(distance, 1.0).astype(np.float32))
 
@@ -73,7 +73,7 @@ def fuse_depth_maps(
         count += told
         behind += within & ~told
     inside = torch.where(count > 0, total < 0, behind > 0).reshape(size, size, size)
-    pieces, number = label(inside.numpy())
+    pieces, number = label(inside.numpy())  # pyright: ignore[reportGeneralTypeIssues]
     if number > 1:
         volume = np.bincount(pieces.reshape(-1))
         volume[0] = 0

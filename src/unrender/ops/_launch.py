@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -45,18 +46,26 @@ _start_warp()
 _SMALLEST_PIECE = 2048
 """Below this many work items a thread costs more (about 60 microseconds) than it saves."""
 
-_compiled: set[Any] = set()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+
+@dataclass
+class _Threads:
+    """What kernels on a CPU run on."""
+
+    kernel_threads: int | None = None
+    """Set within :func:`pytorch_on_one_thread`; elsewhere PyTorch's own number holds."""
+    pool: ThreadPoolExecutor | None = None
+    pool_size: int = 0
+
+
+_threads = _Threads()
 _pool_lock = threading.Lock()
-
-
-_kernel_threads: int | None = None
+"""Held while the pool is looked up or replaced."""
+_compiled: set[Any] = set()
 
 
 def thread_count() -> int:
     """Threads a kernel may use on a CPU: ``torch.get_num_threads()``, whatever :func:`pytorch_on_one_thread` makes of that."""
-    return torch.get_num_threads() if _kernel_threads is None else _kernel_threads
+    return torch.get_num_threads() if _threads.kernel_threads is None else _threads.kernel_threads
 
 
 @contextmanager
@@ -66,25 +75,22 @@ def pytorch_on_one_thread() -> Iterator[None]:
     The tensors between two kernels of a training step are small: on one thread an operation on them takes some ten microseconds, while the
     barriers of OpenMP take milliseconds as soon as anything else runs on one of the cores.
     """
-    global _kernel_threads
-    before = _kernel_threads
-    threads = thread_count()
-    _kernel_threads = threads
+    kernels, pytorch = _threads.kernel_threads, torch.get_num_threads()
+    _threads.kernel_threads = thread_count()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        _kernel_threads = before
-        torch.set_num_threads(threads)
+        _threads.kernel_threads = kernels
+        torch.set_num_threads(pytorch)
 
 
 def _workers(count: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
     with _pool_lock:
-        if _pool is None or _pool_size != count:
-            _pool = ThreadPoolExecutor(count, thread_name_prefix="unrender")
-            _pool_size = count
-        return _pool
+        if _threads.pool is None or _threads.pool_size != count:
+            _threads.pool = ThreadPoolExecutor(count, thread_name_prefix="unrender")
+            _threads.pool_size = count
+        return _threads.pool
 
 
 def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, pieces: int | None = None) -> None:

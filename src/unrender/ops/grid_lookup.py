@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import no_type_check
 
+import numpy as np
 import torch
 import warp as wp
 from jaxtyping import Float
@@ -328,7 +329,8 @@ def _blocks(count: int, device: torch.device) -> tuple[int, int]:
 def _grid_gradient(positions: Tensor, grid: Tensor, value_cotangent: Tensor, jacobian_cotangent: Tensor | None) -> Tensor:
     size, channels = _shape(grid)
     count = positions.shape[0]
-    gradient = torch.zeros_like(grid)
+    # NumPy asks for zeroed huge pages, so that what no point touches costs nothing.
+    gradient = torch.from_numpy(np.zeros(grid.shape, np.float32)) if grid.device.type == "cpu" else torch.zeros_like(grid)
     jacobian = value_cotangent if jacobian_cotangent is None else jacobian_cotangent
     with_jacobian = jacobian_cotangent is not None
     if positions.device.type == "cpu":
@@ -355,7 +357,7 @@ class _Lookup(torch.autograd.Function):
         return values.t()
 
     @staticmethod
-    def backward(ctx, value_cotangent: Tensor):
+    def backward(ctx, value_cotangent: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         positions, grid = ctx.saved_tensors
         to_positions = to_grid = None
         if ctx.needs_input_grad[0]:
@@ -375,7 +377,7 @@ class _ScatterValues(torch.autograd.Function):
         return _grid_gradient(positions, grid, value_cotangent.t().contiguous(), None)
 
     @staticmethod
-    def backward(ctx, grid_cotangent: Tensor):
+    def backward(ctx, grid_cotangent: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         positions, value_cotangent = ctx.saved_tensors
         values, jacobian = grid_lookup_with_jacobian(positions, grid_cotangent.contiguous())
         to_positions = (jacobian * value_cotangent[:, :, None]).sum(1) if ctx.needs_input_grad[0] else None
@@ -397,7 +399,7 @@ class _LookupWithJacobian(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, value_cotangent: Tensor, jacobian_cotangent: Tensor):
+    def backward(ctx, value_cotangent: Tensor, jacobian_cotangent: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         positions, grid = ctx.saved_tensors
         size, channels = _shape(grid)
         count = positions.shape[0]

@@ -282,7 +282,7 @@ class _FusedMlp(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, dy: Tensor):
+    def backward(ctx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         x, *parameters = ctx.saved_tensors
         weights, biases = parameters[0::2], parameters[1::2]
         up, down = _pack(weights, biases)

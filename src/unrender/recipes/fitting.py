@@ -22,6 +22,7 @@ from unrender.cameras import Cameras, Rays
 from unrender.capture import Capture
 from unrender.geometry.mesh import Mesh
 from unrender.ops._launch import pytorch_on_one_thread
+from unrender.ops.adam import Adam
 from unrender.ops.samples import Samples
 from unrender.render.rendering import Rendering
 from unrender.volume.pixels import RayCount
@@ -157,7 +158,7 @@ class Fitting:
     def __init__(
         self,
         scene: Scene,
-        optimiser: torch.optim.Optimizer,
+        optimiser: Adam,
         generator: torch.Generator,
         ray_count: RayCount,
         clock: Clock,
@@ -228,8 +229,7 @@ class Fitting:
                 if parameter.grad is not None:
                     finite = finite & torch.isfinite(parameter.grad.sum())
         skip = (~finite).float()
-        setattr(self.optimiser, "found_inf", skip)  # noqa: B010  the fused kernels read it and leave everything as it is where it is one
-        self.optimiser.step()
+        self.optimiser.step(skip=skip)
         self._skipped += skip
         self._in_a_row = (self._in_a_row + 1) * skip
         self._error = torch.where(finite, self._error.lerp(colour_error, 0.1 if self.clock.step else 1.0), self._error)

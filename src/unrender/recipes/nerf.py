@@ -25,6 +25,7 @@ from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.losses.photometric import l1, mse, smooth_l1
 from unrender.ops._launch import pytorch_on_one_thread
+from unrender.ops.adam import Adam
 from unrender.ops.compositing import composite, opacity_and_distance, weights_from_density
 from unrender.ops.distortion import distortion
 from unrender.ops.hash_encoding import HashGrid
@@ -292,9 +293,9 @@ def fit(
     coarse = PixelSampler(capture, device, downscale=config.downscale_first) if config.downscale_first > 1 else pixels
     ray_count = RayCount(config.start_rays, config.max_rays, config.target_samples)
     nets = [*scene.field.density_net.parameters(), *scene.field.colour_net.parameters()]
-    optimiser = torch.optim.AdamW(
+    optimiser = Adam(
         [{"params": [scene.field.table], "weight_decay": 0.0}, {"params": nets, "weight_decay": config.weight_decay}],
-        lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-15, fused=True,
+        lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-15,
     )  # fmt: skip
     fitting = Fitting(scene, optimiser, generator, ray_count, Clock(config.steps, config.max_seconds), observer)
     if resume is None:

@@ -34,7 +34,9 @@ from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.losses.photometric import l1, mse, smooth_l1
 from unrender.losses.regularizers import eikonal, laplacian_smoothness, mask_bce, opaque, sparsity
+from unrender.numerics import normalised
 from unrender.ops._launch import pytorch_on_one_thread
+from unrender.ops.adam import Adam
 from unrender.ops.compositing import composite, opacity_and_distance, sdf_alpha, weights_from_density, weights_from_sdf
 from unrender.ops.distortion import distortion
 from unrender.ops.hash_encoding import HashGrid
@@ -207,7 +209,7 @@ _CPU = NeusConfig(
     occupancy_resolution=64,
     downscale_first=2,
     eikonal_weight=0.1,
-    sharpness_cap=(15.0, 240.0),
+    sharpness_cap=(25.0, 240.0),
 )
 _PUBLISHED = NeusConfig()
 _BLENDER = replace(_PUBLISHED, loss="mse", rgb_weight=10.0, learned_background=False)
@@ -235,10 +237,13 @@ there are masks, and one for BlendedMVS in NeuS form."""
 class NeusScene(Scene):
     """A signed distance field with its colours, its sharpness and, where needed, the surroundings."""
 
+    surface: SurfaceField
+    anneal: Tensor
+    sharpness_limit: Tensor
+
     def __init__(self, config: NeusConfig, *, surroundings: bool, masked: bool, initial: Tensor | None, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
-        self.surface: SurfaceField
         if config.field == "grid":
             start = sphere_distance(config.stages[0][1], config.initial_radius) if initial is None else initial
             self.surface = GridSdf(config.stages, config.grid_features, start)
@@ -319,7 +324,7 @@ class NeusScene(Scene):
         positions = samples.positions(rays)
         index = samples.ray_index.clamp_min(0)
         surface = self.surface.sample(positions)
-        normals = F.normalize(surface.gradient, dim=-1, eps=1e-6)
+        normals = normalised(surface.gradient)
         directions = rays.directions.index_select(0, index)
         if isinstance(self.surface, GridSdf):
             middle, slope = self.along(samples, rays)
@@ -405,7 +410,7 @@ class NeusScene(Scene):
             points = mesh.vertices[k : k + 2**16]
             with torch.no_grad():
                 surface = self.surface.sample(points)
-                normal = F.normalize(surface.gradient, dim=-1, eps=1e-6)
+                normal = normalised(surface.gradient)
                 harmonics = spherical_harmonics_encode(-normal, 4).t()
                 colours.append(self.colour(points, normal, harmonics, surface.features))
                 normals.append(normal)
@@ -443,7 +448,7 @@ def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.
     return scene.to(device)
 
 
-def _optimiser(scene: NeusScene, config: NeusConfig) -> torch.optim.AdamW:
+def _optimiser(scene: NeusScene, config: NeusConfig) -> Adam:
     """Groups: networks, sharpness, then the field's grids; rates are relative to ``config.learning_rate``, the distances' to a cell."""
     rate = config.learning_rate
     nets = list(scene.colour_net.parameters())
@@ -458,7 +463,7 @@ def _optimiser(scene: NeusScene, config: NeusConfig) -> torch.optim.AdamW:
         groups.append({"params": [scene.around.table], "lr": rate, "weight_decay": 0.0})
         nets += [*scene.around.density_net.parameters(), *scene.around.colour_net.parameters()]
     groups.append({"params": nets, "lr": rate, "weight_decay": config.weight_decay})
-    return torch.optim.AdamW(groups, betas=(0.9, 0.99), eps=1e-15, fused=True)
+    return Adam(groups, lr=rate, betas=(0.9, 0.99), eps=1e-15)
 
 
 def fit(

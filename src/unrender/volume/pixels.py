@@ -90,6 +90,7 @@ class PixelSampler:
 
 def _averaged(images: Tensor, masks: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
     """Means over k × k pixels; colours are weighted by coverage, so that what lies outside the object does not bleed in."""
+
     def tiles(image: Tensor) -> Tensor:
         height, width = image.shape[0] // k, image.shape[1] // k
         return image[: height * k, : width * k].float().reshape(height, k, width, k, -1)

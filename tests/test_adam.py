@@ -1,0 +1,57 @@
+"""The sparse Adam against PyTorch's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from unrender.ops.adam import Adam
+
+
+def _run(make, gradients: list[torch.Tensor], start: torch.Tensor) -> torch.Tensor:
+    parameter = torch.nn.Parameter(start.clone())
+    optimiser = make([parameter])
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimiser.step()
+    return parameter.detach()
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_dense_gradients_give_the_steps_of_pytorch(weight_decay: float):
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(1000, 3, generator=generator)
+    gradients = [torch.randn(1000, 3, generator=generator) for _ in range(5)]
+    settings = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-15, "weight_decay": weight_decay}
+    ours = _run(lambda p: Adam(p, **settings), gradients, start)
+    theirs = _run(lambda p: torch.optim.AdamW(p, **settings), gradients, start)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_entries_never_touched_stay_and_touched_ones_move_as_in_pytorch():
+    generator = torch.Generator().manual_seed(1)
+    start = torch.randn(4096, generator=generator)
+    touched = torch.zeros(4096, dtype=torch.bool)
+    touched[100:300] = True
+    gradients = [torch.randn(4096, generator=generator) * touched for _ in range(4)]
+    ours = _run(lambda p: Adam(p, lr=0.1, eps=1e-8), gradients, start)
+    theirs = _run(lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.9, 0.99), eps=1e-8), gradients, start)
+    assert torch.equal(ours[~touched], start[~touched])
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_momentum_carries_on_where_the_gradient_has_gone():
+    start = torch.zeros(32)
+    gradients = [torch.ones(32), torch.zeros(32)]
+    ours = _run(lambda p: Adam(p, lr=0.1), gradients, start)
+    theirs = _run(lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.9, 0.99), eps=1e-15), gradients, start)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_skipped_step_changes_nothing():
+    parameter = torch.nn.Parameter(torch.ones(40))
+    optimiser = Adam([parameter], lr=0.1)
+    parameter.grad = torch.full((40,), float("nan"))
+    optimiser.step(skip=torch.ones(()))
+    assert torch.equal(parameter.detach(), torch.ones(40))
+    assert torch.equal(optimiser.state[parameter]["exp_avg"], torch.zeros(40))
