@@ -73,7 +73,8 @@ def run_tiny(path: Path, config: TinyConfig) -> RunDirectory:
 
 
 def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    text = run_tiny(tmp_path / "run", TinyConfig()).report_file.read_text(encoding="utf-8")
+    run = run_tiny(tmp_path / "run", TinyConfig())
+    text = run.report_file.read_text(encoding="utf-8")
     page = Page()
     page.feed(text)
     assert page.open == []
@@ -91,7 +92,9 @@ def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(tmp_path: Path
         "watertight",
     ):
         assert expected in words
-    assert text.count("<figure>") == 3 * 5 + 2
+    stages = run.stages()
+    assert "How it came along" in words and stages
+    assert text.count("<figure>") == 3 * 5 + 2 + len(stages) + 1
     assert text.count("<video") == 1
 
 

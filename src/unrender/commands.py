@@ -14,6 +14,7 @@ from rich.console import Console
 from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
 from unrender.capture import Capture
 from unrender.display import Display
+from unrender.figures import write_picture
 from unrender.geometry.distances import surface_distance
 from unrender.geometry.mesh import Mesh
 from unrender.io import load_capture
@@ -28,7 +29,6 @@ from unrender.outputs import (
     score_sentence,
     write_metrics,
     write_outputs,
-    write_picture,
 )
 from unrender.recipes.fitting import Scene
 from unrender.runs import Job, Recipe, check_folder, fit_into, open_run

@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Shaped, UInt8
@@ -16,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from unrender.geometry.mesh import Mesh
+from unrender.io.atomic import replacing
 from unrender.render.rendering import Rendering
 
 Picture = UInt8[ndarray, "height width 3"]
@@ -81,6 +83,22 @@ def normal_picture(rendering: Rendering) -> Picture:
 def _over_grey(picture: Picture, opacity: Shaped[ndarray, "height width"]) -> Picture:
     share = opacity[..., None]
     return np.round(picture * share + 128.0 * (1.0 - share)).astype(np.uint8)
+
+
+def write_picture(file: Path, picture: Picture) -> None:
+    """Writes a picture as PNG, all of it or nothing."""
+    with replacing(file) as partial:
+        Image.fromarray(picture).save(partial)
+
+
+def read_picture(file: Path) -> Picture:
+    """Reads a picture that :func:`write_picture` wrote.
+
+    Raises:
+        OSError: when the file cannot be read as a picture.
+    """
+    with Image.open(file) as image:
+        return np.array(image.convert("RGB"))
 
 
 def data_uri(picture: Picture, *, largest_side: int = 360, quality: int = 86) -> str:

@@ -12,21 +12,21 @@ from typing import Literal
 
 import torch
 from jaxtyping import UInt8
-from PIL import Image
 from torch import Tensor
 
 from unrender.cameras import Cameras, arc_cameras, interpolated_cameras, orbit_cameras
 from unrender.capture import Capture
 from unrender.display import Display, duration
-from unrender.evaluation import Evaluation, ViewScore, evaluate
-from unrender.figures import Picture, colour_picture, distance_picture, error_picture, normal_picture
+from unrender.evaluation import Evaluation, ViewScore, evaluate, truth_of
+from unrender.figures import colour_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
 from unrender.geometry.mesh import Mesh
-from unrender.io.atomic import replacing, write_json, write_text
+from unrender.io.atomic import write_json, write_text
 from unrender.io.run_directory import RunDirectory, RunRecord, finite
 from unrender.io.video import write_video
+from unrender.milestones import LARGEST_SIDE, one_above_the_other, shown_view
 from unrender.recipes.fitting import FitResult, Scene
 from unrender.render.rendering import Rendering
-from unrender.report import Report, ViewRow, build_report
+from unrender.report import Course, Report, ViewRow, build_report
 
 CameraPath = Literal["test", "orbit", "interpolated"]
 
@@ -111,7 +111,8 @@ def write_outputs(
     record = dataclasses.replace(record, timings=timings, measures=measures, remarks=list(dict.fromkeys(remarks)))
     directory.write_record(record)
     if report_missing and evaluation is not None:
-        report = Report(record, evaluation, tuple(rows), tuple(directory.read_history()), mesh, directory.video_file)
+        history, course = tuple(directory.read_history()), course_of(directory, capture)
+        report = Report(record, evaluation, course, tuple(rows), history, mesh, directory.video_file)
         write_text(directory.report_file, build_report(report))
     display.say(f"all of it on one page: {directory.report_file}")
     return record
@@ -138,6 +139,16 @@ def evaluate_into(
 
     evaluation = evaluate(scene, capture, split, device=device, on_view=on_view)
     return evaluation, rows
+
+
+def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
+    """The pictures taken while the fit ran, colour above normal, and the photo they approach; None where none was taken."""
+    stages = tuple((seconds, data_uri(one_above_the_other(read_picture(directory.stage_file(seconds))))) for seconds in directory.stages())
+    if not stages:
+        return None
+    view = shown_view(capture)
+    truth = colour_picture(truth_of(capture, view, capture.images.device))
+    return Course(capture.names[view], stages, data_uri(truth, largest_side=LARGEST_SIDE))
 
 
 def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None:
@@ -168,12 +179,6 @@ def write_meshes(directory: RunDirectory, mesh: Mesh) -> None:
     """Writes ``mesh.ply`` and ``mesh.glb``."""
     for suffix in ("ply", "glb"):
         mesh.export(directory.mesh_file(suffix))
-
-
-def write_picture(file: Path, picture: Picture) -> None:
-    """Writes a picture as PNG."""
-    with replacing(file) as partial:
-        Image.fromarray(picture).save(partial)
 
 
 def file_stem(view: int, name: str) -> str:

@@ -49,11 +49,23 @@ class ViewRow:
 
 
 @dataclass(frozen=True)
+class Course:
+    """One view while the fit ran; the pictures are ``data:`` addresses."""
+
+    name: str
+    """Of the view."""
+    stages: tuple[tuple[int, str], ...]
+    """Seconds of training, and the picture: colour above normal."""
+    truth: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What the page is made of."""
 
     record: RunRecord
     evaluation: Evaluation
+    course: Course | None
     rows: tuple[ViewRow, ...]
     history: tuple[HistoryLine, ...]
     mesh: Mesh | None
@@ -76,6 +88,7 @@ def build_report(report: Report) -> str:
     sections = [
         _headline(report, title),
         _remarks(record),
+        _course(report),
         _views(report),
         _curves(report),
         _surface(report),
@@ -120,6 +133,16 @@ def _remarks(record: RunRecord) -> str:
     if record.skipped_steps:
         sentences.append(f"{record.skipped_steps} steps were skipped because their loss or gradient was not finite")
     return "".join(f'<p class="remark">{html.escape(sentence)}.</p>' for sentence in sentences)
+
+
+def _course(report: Report) -> str:
+    course = report.course
+    if course is None:
+        return ""
+    strip = [_figure(source, f"{seconds:,} s", f"{course.name} after {seconds:,} s of training") for seconds, source in course.stages]
+    strip.append(_figure(course.truth, "truth", f"truth of {course.name}"))
+    note = f"{_kind(report).capitalize()} view {html.escape(course.name)} after so many seconds of training: colour above, normal below."
+    return f'<section><h2>How it came along</h2><p class="note">{note}</p><div class="row">{"".join(strip)}</div></section>'
 
 
 def _views(report: Report) -> str:

@@ -32,6 +32,7 @@ from unrender.io.run_directory import (
     differences,
     finite,
 )
+from unrender.milestones import Milestones
 from unrender.recipes.fitting import FitResult, Observer, Progress, Scene
 
 CHECKPOINT_EVERY = 30.0
@@ -187,12 +188,16 @@ def fit_into(
     if resume:
         display.say(f"resuming at step {resume.info.step} after {duration(resume.info.seconds)} of training")
     started = time.perf_counter()
+    seconds, fraction = (resume.info.seconds, resume.info.fraction) if resume else (0.0, 0.0)
+    milestones = Milestones(directory, job.capture, job.device, display, seconds=seconds, fraction=fraction)
     with display, _Stop(display) as stop:
-        watcher = _Watcher(directory, job.recipe.name, display, stop, observer)
+        watcher = _Watcher(directory, job.recipe.name, display, milestones, stop, observer)
         tensors = resume.tensors if resume else None
         result = job.recipe.fit(job.capture, job.config, device=job.device, seed=job.seed, resume=tensors, observer=watcher)
     if result.outcome != "interrupted" and watcher.last is not None:
-        watcher.save(watcher.last, step=result.steps, fraction=1.0, seconds=result.seconds)
+        last = dataclasses.replace(watcher.last, step=result.steps, fraction=1.0, seconds=result.seconds)
+        milestones(last)
+        watcher.save(last)
     directory.write_record(
         dataclasses.replace(
             record,
@@ -248,13 +253,16 @@ class _Stop:
 
 
 class _Watcher:
-    """The observer of a run: writes history and checkpoints, shows progress, and passes Ctrl-C on to the recipe."""
+    """The observer of a run: writes history, pictures and checkpoints, shows progress, and passes Ctrl-C on to the recipe."""
 
-    def __init__(self, directory: RunDirectory, recipe: str, display: Display, stop: _Stop, observer: Observer | None) -> None:
+    def __init__(
+        self, directory: RunDirectory, recipe: str, display: Display, milestones: Milestones, stop: _Stop, observer: Observer | None
+    ) -> None:
         self.last: Progress | None = None
         self._directory = directory
         self._recipe = recipe
         self._display = display
+        self._milestones = milestones
         self._stop = stop
         self._observer = observer
         self._saved_at = time.monotonic()
@@ -263,6 +271,7 @@ class _Watcher:
         self.last = progress
         self._directory.append_history(history_line(progress))
         self._display.follow(progress)
+        self._milestones(progress)
         try:
             if self._observer is not None:
                 self._observer(progress)
@@ -274,15 +283,15 @@ class _Watcher:
         if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY:
             self.save(progress)
 
-    def save(self, progress: Progress, *, step: int | None = None, fraction: float | None = None, seconds: float | None = None) -> None:
-        """Writes the present state; what is not given is as the last report said."""
+    def save(self, progress: Progress) -> None:
+        """Writes the present state."""
         save_checkpoint(
             self._directory.checkpoints,
             progress.snapshot(),
             recipe=self._recipe,
-            step=progress.step if step is None else step,
-            fraction=progress.fraction if fraction is None else fraction,
-            seconds=progress.seconds if seconds is None else seconds,
+            step=progress.step,
+            fraction=progress.fraction,
+            seconds=progress.seconds,
         )
         self._saved_at = time.monotonic()
 

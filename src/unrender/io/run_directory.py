@@ -5,7 +5,7 @@
 ``history.jsonl``    one line per report of the running fit: step, seconds, PSNR, losses
 ``checkpoints/``     the last two, see :mod:`unrender.io.checkpoints`
 ``metrics.json``     PSNR and SSIM of the held-out views
-``renders/``         every held-out view: colour, depth, normal
+``renders/``         every held-out view: colour, depth, normal; one view on its way there, as ``progress_060s.png``
 ``mesh.ply, .glb``   the surface, in the frame the poses came in
 ``video.mp4``        an orbit
 ``report.html``      all of it on one page
@@ -18,6 +18,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 import types
 import typing
@@ -134,6 +135,21 @@ class RunDirectory:
 
     def mesh_file(self, suffix: str) -> Path:
         return self.path / f"mesh.{suffix}"
+
+    def stage_file(self, seconds: int) -> Path:
+        """The picture of the fit after so many seconds of training."""
+        return self.renders / f"progress_{seconds:03d}s.png"
+
+    def stages(self) -> list[int]:
+        """Seconds of training at which there are pictures, in order."""
+        names = (re.fullmatch(r"progress_(\d+)s\.png", file.name) for file in self.renders.glob("progress_*s.png"))
+        return sorted(int(name.group(1)) for name in names if name is not None)
+
+    def drop_stages(self, after: float) -> None:
+        """Removes the pictures a fit that goes on after so many seconds of training has yet to take."""
+        for seconds in self.stages():
+            if seconds > after:
+                self.stage_file(seconds).unlink(missing_ok=True)
 
     def prepare(self) -> None:
         """Makes the folder and tries it out by writing to it, so that a fit does not end in a folder that takes nothing.

@@ -13,6 +13,7 @@ The field is a dense grid refined from coarse to fine (``field="grid"``, made fo
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -69,7 +70,7 @@ class NeusConfig:
     field: Literal["hash", "grid"] = "hash"
     """``hash``: hash grid and perceptron, as published; ``grid``: dense grids from coarse to fine, for a CPU."""
 
-    stages: tuple[Stage, ...] = ((0.0, 64, 32), (0.2, 96, 48), (0.5, 160, 80))
+    stages: tuple[Stage, ...] = ((0.0, 80, 40), (0.1, 112, 56), (0.35, 176, 88))
     """Grid field: (from this share of the budget, vertices of the distance grid, of the feature grid)."""
     grid_features: int = 8
     """Grid field: features of a vertex."""
@@ -200,6 +201,7 @@ _CPU = NeusConfig(
     max_seconds=300.0,
     field="grid",
     start_from_hull=True,
+    sharpness=0.36,
     density_first=0.25,
     colour_hidden=(32, 32),
     sharpness_rate=0.2,
@@ -209,7 +211,7 @@ _CPU = NeusConfig(
     occupancy_resolution=64,
     downscale_first=2,
     eikonal_weight=0.1,
-    sharpness_cap=(25.0, 240.0),
+    sharpness_cap=(40.0, 320.0),
 )
 _PUBLISHED = NeusConfig()
 _BLENDER = replace(_PUBLISHED, loss="mse", rgb_weight=10.0, learned_background=False)
@@ -495,8 +497,10 @@ def fit(
         hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=capture.masks if from_hull else None)
         initial = _first_surface(hull, config.initial_radius) if from_hull else None
         if first is not None:
+            begin = time.perf_counter()
             fused = _surface_of(first.scene, capture, config.stages[0][1])
             initial = initial if fused is None else fused
+            first = replace(first, seconds=first.seconds + time.perf_counter() - begin)
     scene = NeusScene(config, surroundings=surroundings, masked=masked, initial=initial, generator=torch.Generator().manual_seed(seed))
     scene = scene.to(device)
     if resume is None:
