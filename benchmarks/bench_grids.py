@@ -1,0 +1,100 @@
+"""Dense grids, fused perceptrons and the sparse optimiser against what PyTorch has for the same."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from harness import Row, compare
+from torch import Tensor, nn
+
+from unrender.ops.adam import Adam
+from unrender.ops.grid_lookup import grid_lookup, grid_lookup_with_jacobian
+from unrender.ops.mlp import mlp
+from unrender.reference.grid_lookup import grid_lookup_with_jacobian as twin_with_jacobian
+
+
+def rows(quick: bool) -> list[Row]:
+    """Grid lookup forward and back, value with Jacobian, the two perceptrons of ``nerf``, and a step of Adam on a grid."""
+    repeats = 3 if quick else 7
+    generator = torch.Generator(torch.get_default_device()).manual_seed(0)
+    points = torch.rand(2**15 if quick else 2**17, 3, generator=generator)
+    return [
+        *_lookups(points, generator, repeats),
+        *_perceptrons(points.shape[0], generator, repeats),
+        _optimiser(quick, generator, repeats),
+    ]
+
+
+def _lookups(points: Tensor, generator: torch.Generator, repeats: int) -> list[Row]:
+    count = points.shape[0]
+    grid = torch.randn(80, 80, 80, 8, generator=generator).requires_grad_()
+    volume = grid.detach().permute(3, 0, 1, 2)[None].contiguous().requires_grad_()
+    cotangent = torch.randn(8, count, generator=generator).t()
+
+    def ours() -> object:
+        return torch.autograd.grad(grid_lookup(points, grid), grid, cotangent)
+
+    def peer() -> object:
+        sampled = F.grid_sample(volume, points[None, None, None] * 2 - 1, align_corners=True, padding_mode="border")
+        return torch.autograd.grad(sampled[0, :, 0, 0].t(), volume, cotangent)
+
+    scalar = torch.randn(160, 160, 160, 1, generator=generator).requires_grad_()
+    of_value, of_slope = torch.randn(count, 1, generator=generator), torch.randn(count, 1, 3, generator=generator)
+
+    def surface(function) -> object:
+        return torch.autograd.grad(function(points, scalar), scalar, (of_value, of_slope))
+
+    return [
+        compare(
+            f"grid lookup 80³ × 8, {count:,} points, forward + backward", ours, peer, peer_name="grid_sample", items=count, repeats=repeats
+        ),
+        compare(
+            f"distance and normal from a 160³ grid, {count:,} points, forward + backward",
+            lambda: surface(grid_lookup_with_jacobian),
+            lambda: surface(twin_with_jacobian),
+            peer_name="PyTorch twin",
+            items=count,
+            repeats=repeats,
+        ),
+    ]
+
+
+def _perceptrons(count: int, generator: torch.Generator, repeats: int) -> list[Row]:
+    results = []
+    for sizes in ((32, 32, 16), (32, 64, 64, 3)):
+        weights = [(torch.randn(o, i, generator=generator) / i**0.5).requires_grad_() for i, o in zip(sizes, sizes[1:], strict=False)]
+        biases = [torch.zeros(o).requires_grad_() for o in sizes[1:]]
+        layers: list[nn.Module] = []
+        for weight, bias in zip(weights, biases, strict=True):
+            linear = nn.Linear(weight.shape[1], weight.shape[0])
+            linear.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
+            layers += [linear, nn.ReLU()]
+        network = nn.Sequential(*layers[:-1])
+        inputs = torch.randn(sizes[0], count, generator=generator).t().requires_grad_()
+        rows_first = inputs.detach().contiguous().requires_grad_()
+        cotangent = torch.randn(sizes[-1], count, generator=generator).t()
+
+        def ours(inputs=inputs, weights=weights, biases=biases, cotangent=cotangent) -> object:
+            return torch.autograd.grad(mlp(inputs, weights, biases), [inputs, *weights, *biases], cotangent)
+
+        def peer(network=network, rows_first=rows_first, cotangent=cotangent) -> object:
+            return torch.autograd.grad(network(rows_first), [rows_first, *network.parameters()], cotangent)
+
+        name = f"perceptron {'-'.join(str(size) for size in sizes)}, {count:,} samples, forward + backward"
+        results.append(compare(name, ours, peer, peer_name="nn.Sequential", items=count, repeats=repeats))
+    return results
+
+
+def _optimiser(quick: bool, generator: torch.Generator, repeats: int) -> Row:
+    """A twentieth of the entries has a gradient, in runs of 256, as where a surface crosses a grid."""
+    size = 2**20 if quick else 2**23
+    touched = (torch.rand(size // 256, 1, generator=generator) < 0.05).expand(-1, 256).reshape(-1)
+    gradient = torch.randn(size, generator=generator) * touched
+    parameters = [nn.Parameter(torch.zeros(size)) for _ in range(2)]
+    for parameter in parameters:
+        parameter.grad = gradient.clone()
+    sparse = Adam(parameters[:1], lr=1e-2)
+    dense = torch.optim.Adam(parameters[1:], lr=1e-2, fused=True)
+    return compare(
+        f"Adam, {size:,} entries, 5 % touched", sparse.step, dense.step, peer_name="torch.optim.Adam, fused", items=size, repeats=repeats
+    )
