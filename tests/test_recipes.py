@@ -9,6 +9,7 @@ import torch
 
 from unrender.capture import Capture
 from unrender.demo import make_demo_capture
+from unrender.fields.hash_sdf import HashSdf
 from unrender.recipes import nerf, neus
 from unrender.recipes.fitting import Clock, Fitting, Progress
 
@@ -49,15 +50,18 @@ def test_a_short_fit_learns_the_scene(recipe, config, capture: Capture):
     ("recipe", "config"),
     [(nerf, NERF), (neus, NEUS), (neus, HASH_NEUS), (neus, replace(HASH_NEUS, normals="analytic", curvature_weight=0.0))],
 )
-def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, capture: Capture):
-    config = replace(config, steps=min(config.steps, 24))
+@pytest.mark.parametrize("stop_at", [1, 20])
+def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, stop_at: int, capture: Capture):
+    """Step 1 of a grid surface lies in its density phase, step 20 behind a refinement."""
+    config = replace(config, steps=24)
     whole = recipe.fit(capture, config, device=CPU, seed=3)
 
     snapshots: list[dict[str, torch.Tensor]] = []
 
     def interrupt(progress: Progress) -> None:
-        snapshots.append(progress.snapshot())
-        raise KeyboardInterrupt
+        if progress.step == stop_at:
+            snapshots.append(progress.snapshot())
+            raise KeyboardInterrupt
 
     monkey = pytest.MonkeyPatch()
     monkey.setattr("unrender.recipes.fitting._REPORT_EVERY", 0.0)
@@ -66,10 +70,11 @@ def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, capture: C
     finally:
         monkey.undo()
     assert first.outcome == "interrupted" and first.steps < config.steps
-    # Resume once more in the middle, past a refinement of the grid.
+    kept = {name: value.clone() for name, value in snapshots[0].items()}
     resumed = recipe.fit(capture, config, device=CPU, seed=3, resume=snapshots[0])
     for name, value in whole.scene.state_dict().items():
         assert torch.equal(value, resumed.scene.state_dict()[name]), name
+    assert all(torch.equal(value, snapshots[0][name]) for name, value in kept.items())
 
 
 def test_a_scene_is_rebuilt_from_its_snapshot(capture: Capture):
@@ -111,10 +116,27 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(capture: Capture, monk
     assert all(bool(torch.isfinite(p).all()) for p in result.scene.parameters())
 
 
-def test_surroundings_are_learned_where_asked_for(capture: Capture):
-    result = neus.fit(capture, replace(NEUS, steps=3, learned_background=True), device=CPU, seed=0)
-    rendering = result.scene.render_view(capture.cameras, 0)
-    assert bool(torch.isfinite(rendering.colour).all())
+def test_surroundings_are_learned_where_there_are_no_masks(capture: Capture):
+    open_air = replace(capture, masks=None, unbounded=True, images=torch.full_like(capture.images, 200))
+    config = replace(NEUS, steps=40, density_first=0.0)
+    scene = neus.fit(open_air, config, device=CPU, seed=0).scene
+    colour = scene.render_view(capture.cameras, 0).colour
+    assert float((colour - 200 / 255).abs().mean()) < 0.1
+    with pytest.raises(ValueError, match="--no-masks"):
+        neus.fit(capture, replace(config, learned_background=True), device=CPU, seed=0)
+
+
+def test_a_scene_is_rebuilt_at_the_level_it_was_saved_at(capture: Capture):
+    kept: list[dict[str, torch.Tensor]] = []
+    neus.fit(capture, HASH_NEUS, device=CPU, seed=0, observer=lambda progress: kept.append(progress.snapshot()))
+    early = {**kept[-1], "scene.surface.level": torch.tensor(2)}
+    scene = neus.load_scene(HASH_NEUS, early, CPU)
+    assert isinstance(scene, neus.NeusScene) and isinstance(scene.surface, HashSdf)
+    assert scene.surface.active_levels == 2
+
+
+def test_a_fit_without_an_observer_still_keeps_its_history(capture: Capture):
+    assert nerf.fit(capture, replace(NERF, steps=3), device=CPU, seed=0).history[-1].step == 3
 
 
 def test_priors_of_points_and_normals_enter_the_loss(capture: Capture):

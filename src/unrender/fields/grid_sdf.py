@@ -59,7 +59,8 @@ class GridSdf(SurfaceField):
         saved = state_dict[f"{prefix}distance_grid"]
         self.distance_grid.data = torch.empty_like(saved, device=self.distance_grid.device)
         self.feature_grid.data = torch.empty_like(state_dict[f"{prefix}feature_grid"], device=self.feature_grid.device)
-        self.stage = max((k for k, (_, size, _) in enumerate(self.stages) if size <= saved.shape[0]), default=0)
+        sizes = (saved.shape[0], self.feature_grid.shape[0])
+        self.stage = max((k for k, stage in enumerate(self.stages) if stage[1:] == sizes), default=0)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,9 @@ class HashSdf(SurfaceField):
     instead of drawn, which makes the sphere round) and are normalised row by row (Salimans and Kingma 2016).
     """
 
+    level: Tensor
+    """Of ``active_levels``, for the saved state."""
+
     def __init__(
         self,
         grid: HashGrid,
@@ -48,6 +51,7 @@ class HashSdf(SurfaceField):
         self.level_every = level_every
         self.level_start = level_start
         self.active_levels = min(start_level, grid.levels)
+        self.register_buffer("level", torch.tensor(self.active_levels))
         self.table = nn.Parameter(grid.initial_table(generator))
         self.directions = nn.ParameterList()
         self.gains = nn.ParameterList()
@@ -80,7 +84,14 @@ class HashSdf(SurfaceField):
         else:
             gained = int(max(0.0, fraction - self.level_start) / self.level_every)
             self.active_levels = min(self.grid.levels, self.start_level + gained)
+        self.level.fill_(self.active_levels)
         return False
+
+    def _load_from_state_dict(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, state_dict: dict[str, Any], prefix: str, *rest: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.active_levels = int(state_dict[f"{prefix}level"])
 
     def outputs(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples outputs"]:
         encoded = hash_encode(positions * 0.5 + 0.5, self.table, self.grid, active_levels=self.active_levels)

@@ -485,8 +485,9 @@ def _empty(counts: Tensor, first: Tensor, capacity: int | None) -> Samples:
 
 
 @torch.no_grad()
-def prune(samples: Samples, keep: Bool[Tensor, " samples"]) -> Samples:
-    """The samples where ``keep`` holds, packed anew in the same order: exactly as many on a CPU, with the same capacity on a GPU.
+def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | None = None) -> Samples:
+    """The samples where ``keep`` holds, packed anew in the same order: exactly as many on a CPU, on a GPU with the same capacity or
+    the one given, beyond which rays lose their samples.
 
     >>> import torch
     >>> from unrender.ops.samples import Samples
@@ -500,7 +501,10 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"]) -> Samples:
     counts, first = torch.zeros_like(samples.count), torch.zeros_like(samples.first)
     pieces = ray_pieces(samples)
     launch(_keep_count_kernel, counts.shape[0], [flags, samples.first, samples.count, counts], device, pieces=pieces)
-    capacity = None if device.type == "cpu" else samples.starts.shape[0]
+    if device.type == "cpu":
+        capacity = None
+    elif capacity is None:
+        capacity = samples.starts.shape[0]
     _pack_rays(counts, first, capacity)
     kept = _empty(counts, first, capacity)
     launch(

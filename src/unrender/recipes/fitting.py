@@ -196,7 +196,7 @@ class Fitting:
                 if self._outcome != "finished":
                     break
                 last = self.clock.fraction >= 1
-                if self._observer is not None and (last or self.clock.seconds - self._reported >= _REPORT_EVERY):
+                if last or self.clock.seconds - self._reported >= _REPORT_EVERY:
                     self._report()
         except KeyboardInterrupt:
             self._outcome = "interrupted"
@@ -276,7 +276,7 @@ class Fitting:
         for name, value in tensors.items():
             if name.startswith("optimiser."):
                 _, index, key = name.split(".")
-                states.setdefault(int(index), {})[key] = value
+                states.setdefault(int(index), {})[key] = value.clone()
         self.optimiser.load_state_dict({"state": states, "param_groups": self.optimiser.state_dict()["param_groups"]})
         self.generator.set_state(tensors["generator"])
         self.clock = Clock(

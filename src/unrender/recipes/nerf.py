@@ -35,10 +35,9 @@ from unrender.ops.samples import Samples
 from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
 from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.rendering import Rendering, concatenated
+from unrender.volume.pieces import CANDIDATES, looking_capacity, pieces, samples_taken
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
 
-_PIECE = 4096
-"""Rays rendered at once."""
 _UNSEEN = 1e-4
 """A sample that weighs less does not change an 8-bit pixel, even a hundred of them on one ray."""
 
@@ -134,11 +133,13 @@ _CPU = NerfConfig(
     distortion=0.005,
 )
 
+_PUBLISHED = NerfConfig(decay="steps", warm_up=0.0, weight_decay=0.01)
+
 PRESETS: dict[str, NerfConfig] = {
     "cpu": _CPU,
-    "gpu": NerfConfig(decay="steps"),
-    "nerf-blender": NerfConfig(decay="steps", distortion=0.0),
-    "nerf-colmap": NerfConfig(decay="steps", distortion=0.001, start_rays=128, samples_per_ray=2048, background="random"),
+    "gpu": _PUBLISHED,
+    "nerf-blender": _PUBLISHED,
+    "nerf-colmap": replace(_PUBLISHED, distortion=0.001, start_rays=128, samples_per_ray=346, cone_angle=10 ** (4 / 2048) - 1, near=0.2),
 }
 """``cpu`` is made for two cores; ``gpu`` and the others are the published configurations of instant-nsr-pl."""
 
@@ -166,9 +167,8 @@ class NerfScene(Scene):
         self.background = 1.0 if masked else 0.0
         """Colour behind the scene when it is looked at: white for a cut-out object."""
 
-    def march(self, rays: Rays, offsets: Tensor | None) -> Samples:
+    def march(self, rays: Rays, offsets: Tensor | None, capacity: int | None) -> Samples:
         cone = self.config.cone_angle if self.unbounded else 0.0
-        capacity = None if rays.origins.device.type == "cpu" else 4 * self.config.target_samples
         return march(
             rays, self.occupancy, step=self.step, near=self.config.near, far=1e6, cone_angle=cone, offsets=offsets, capacity=capacity
         )
@@ -177,7 +177,7 @@ class NerfScene(Scene):
     def prune(self, samples: Samples, rays: Rays) -> Samples:
         density, _ = self.field.density(samples.positions(rays))
         alpha = 1 - torch.exp(-density * samples.lengths)
-        return prune(samples, visible(samples, alpha, threshold=1e-3))
+        return prune(samples, visible(samples, alpha, threshold=1e-3), capacity=2 * self.config.target_samples)
 
     def shade(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, Tensor]:
         """The rendering of the rays, and the weight of each sample."""
@@ -192,15 +192,14 @@ class NerfScene(Scene):
     def render_rays(self, rays: Rays) -> Rendering:
         parts = []
         with pytorch_on_one_thread():
-            for k in range(0, rays.origins.shape[0], _PIECE):
-                piece = Rays(rays.origins[k : k + _PIECE].contiguous(), rays.directions[k : k + _PIECE].contiguous())
+            for piece in pieces(rays):
                 rendering = self._look(piece)
                 parts.append(replace(rendering, normal=self._normals(piece, rendering)))
         return concatenated(parts)
 
     def _look(self, rays: Rays) -> Rendering:
         """As :meth:`shade`, with the colour network only where somebody sees it."""
-        samples = self.march(rays, None)
+        samples = self.march(rays, None, looking_capacity(rays, self.config.samples_per_ray))
         density, features = self.field.density(samples.positions(rays))
         weights = weights_from_density(density, samples, early_stop=1e-3)
         seen = torch.nonzero(weights > _UNSEEN)[:, 0]
@@ -217,7 +216,7 @@ class NerfScene(Scene):
         places = rays.origins + distance[:, None] * rays.directions
         offsets = torch.eye(3, device=places.device) * (2 * self.step)
         taps = torch.cat([places + offset for offset in (*offsets, *-offsets)])
-        ahead, back = self.field.density(taps)[0].log().reshape(2, 3, -1)
+        ahead, back = self.field.density(taps)[1][:, 0].reshape(2, 3, -1)
         return torch.nn.functional.normalize((back - ahead).t(), dim=-1) * rendering.opacity[:, None]
 
     @torch.no_grad()
@@ -225,9 +224,8 @@ class NerfScene(Scene):
         """Where each ray has lost half of its light; infinite where it never does."""
         parts = []
         with pytorch_on_one_thread():
-            for k in range(0, rays.origins.shape[0], _PIECE):
-                piece = Rays(rays.origins[k : k + _PIECE].contiguous(), rays.directions[k : k + _PIECE].contiguous())
-                samples = self.march(piece, None)
+            for piece in pieces(rays):
+                samples = self.march(piece, None, looking_capacity(piece, self.config.samples_per_ray))
                 weights = weights_from_density(self.field.density(samples.positions(piece))[0], samples)
                 before = torch.cat([weights.new_zeros(1), weights.cumsum(0)])
                 index = samples.ray_index.clamp_min(0).long()
@@ -238,7 +236,7 @@ class NerfScene(Scene):
         return torch.cat(parts)
 
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
-        """The surface where one step of the march absorbs half of the light, coloured as seen from straight above it."""
+        """The surface where two steps of the march absorb half of the light, coloured as seen from straight above it."""
         level = math.log(2) / (2 * self.step)
         device = self.field.table.device
 
@@ -306,7 +304,10 @@ def fit(
     photometric = {"l1": l1, "mse": mse, "smooth_l1": smooth_l1}[config.loss]
 
     def opacity_of_a_step(positions: Tensor) -> Tensor:
-        return scene.field.density(positions)[0] * scene.step
+        length = scene.step
+        if scene.unbounded:  # a step grows with the distance from the cameras, which stand around the origin
+            length = (config.cone_angle * positions.norm(dim=-1)).clamp_min(scene.step)
+        return scene.field.density(positions)[0] * length
 
     for step in fitting:
         fraction = fitting.clock.fraction
@@ -319,10 +320,14 @@ def fit(
 
         batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
         rays, count = batch.rays, batch.colour.shape[0]
-        samples = scene.march(rays, torch.rand(count, generator=generator, device=device))
+        samples = marched = scene.march(
+            rays,
+            torch.rand(count, generator=generator, device=device),
+            None if device.type == "cpu" else CANDIDATES * config.target_samples,
+        )
         if config.prune and fraction > 0.02:
             samples = scene.prune(samples, rays)
-        ray_count.observe(samples.used())
+        ray_count.observe(samples_taken(samples, marched, device))
         background = draw_background(config.background, batch.colour, generator)
         truth = batch.colour if batch.alpha is None else over(batch.colour, batch.alpha, background)
         rendering, weights = scene.shade(samples, rays, background)

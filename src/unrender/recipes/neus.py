@@ -49,10 +49,9 @@ from unrender.recipes import nerf
 from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
 from unrender.recipes.schedules import Ramp, exponential, ramp, warm_up
 from unrender.render.rendering import Rendering, concatenated
+from unrender.volume.pieces import CANDIDATES, looking_capacity, pieces, samples_taken
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
 
-_PIECE = 4096
-"""Rays rendered at once."""
 _RECOGNISED = 0.8
 """Share of the object's pixels that must be opaque before depths are trusted."""
 _DEEP = 8.0
@@ -77,7 +76,7 @@ class NeusConfig:
     grid_rate: float = 4.0
     """Grid field: learning rate of the features relative to ``learning_rate``."""
     distance_rate: float = 0.1
-    """Grid field: learning rate of the distances, in cells of the grid."""
+    """Grid field: learning rate of the distances, in cells of the first grid."""
     bending: Ramp = 1e-3
     """Grid field: weight of the squared second differences of the distance grid, which irons out bumps."""
 
@@ -118,7 +117,7 @@ class NeusConfig:
     sharpness_rate: float = 0.1
     """Learning rate of v relative to ``learning_rate``."""
     sharpness_cap: tuple[float, float] | None = None
-    """s is held below a value that grows geometrically from the first to the second number over the budget."""
+    """s is held below a value that grows geometrically from the first to the second number over four fifths of the budget."""
     cosine_anneal: float = 1.0
     """Share of the budget over which surfaces seen from behind stop counting."""
 
@@ -190,6 +189,10 @@ class NeusConfig:
             raise ValueError('curvature_weight needs field="hash" with normals="taps4" or "taps6": the curvature comes from the taps')
         if self.stages[0][0] != 0 or any(a[0] >= b[0] for a, b in zip(self.stages, self.stages[1:], strict=False)):
             raise ValueError(f"stages must begin at 0 and rise, got {[stage[0] for stage in self.stages]}")
+        if any(a[1] > b[1] or a[2] > b[2] for a, b in zip(self.stages, self.stages[1:], strict=False)):
+            raise ValueError(f"stages must not become coarser, got {self.stages}")
+        if not 0 <= self.density_first < 1:
+            raise ValueError(f"density_first is {self.density_first}; it is a share of the budget, from 0 to below 1")
         if min(self.samples_per_ray, self.target_samples, self.start_rays, self.max_rays, self.occupancy_every, self.downscale_first) < 1:
             raise ValueError(
                 "samples_per_ray, target_samples, start_rays, max_rays, occupancy_every and downscale_first must be at least 1"
@@ -210,21 +213,27 @@ _CPU = NeusConfig(
     max_rays=16_384,
     occupancy_resolution=64,
     downscale_first=2,
-    eikonal_weight=0.1,
     sharpness_cap=(40.0, 320.0),
 )
-_PUBLISHED = NeusConfig()
-_BLENDER = replace(_PUBLISHED, loss="mse", rgb_weight=10.0, learned_background=False)
+_PUBLISHED = NeusConfig(weight_decay=0.01)
+_BLENDER = replace(_PUBLISHED, loss="mse", rgb_weight=10.0, learned_background=False, constant_until=0.025, sharpness=0.341)
 _COLMAP = replace(
-    _BLENDER, mask_weight=0.0, learned_background=True, background_samples=256, start_level=4, level_every=0.05, colour_hidden=(64, 64)
+    _BLENDER,
+    mask_weight=0.0,
+    learned_background=True,
+    background_samples=256,
+    target_samples=327_680,
+    start_level=4,
+    level_every=0.05,
+    sharpness=0.249,
 )
-_DTU = replace(_PUBLISHED, warm_up=0.0, constant_until=0.25, mask_weight=0.0, learned_background=True)
-_DTU_MASK = replace(_DTU, mask_weight=0.1, learned_background=False, background="white")
+_DTU = replace(_PUBLISHED, warm_up=0.0, constant_until=0.25, mask_weight=0.0, learned_background=True, target_samples=278_528)
+_DTU_MASK = replace(_DTU, mask_weight=0.1, learned_background=False, background="white", target_samples=2**18)
 _NEURALANGELO = replace(_DTU_MASK, normals="taps6", start_level=4, level_every=0.05)
 
 PRESETS: dict[str, NeusConfig] = {
     "cpu": _CPU,
-    "gpu": replace(_PUBLISHED, mask_weight=0.1),
+    "gpu": _PUBLISHED,
     "neus-blender": _BLENDER,
     "neus-colmap": _COLMAP,
     "neus-dtu": _DTU,
@@ -269,6 +278,7 @@ class NeusScene(Scene):
         self.occupancy = OccupancyGrid(config.occupancy_resolution)
         self.register_buffer("kind", torch.tensor([surroundings, masked]))
         self.register_buffer("anneal", torch.zeros(()))
+        self.annealing = 0.0
         self.register_buffer("sharpness_limit", torch.tensor(math.inf))
         self.step = 2 * math.sqrt(3) / config.samples_per_ray
         self.background = 1.0 if masked else 0.0
@@ -293,13 +303,13 @@ class NeusScene(Scene):
     def set_fraction(self, fraction: float) -> None:
         """Moves the cosine annealing and the cap of the sharpness to this share of the budget."""
         end = self.config.cosine_anneal
-        self.anneal.fill_(1.0 if end <= 0 else min(1.0, fraction / end))
+        self.annealing = 1.0 if end <= 0 else min(1.0, fraction / end)
+        self.anneal.fill_(self.annealing)
         if self.config.sharpness_cap is not None:
             low, high = self.config.sharpness_cap
             self.sharpness_limit.fill_(low * (high / low) ** min(1.0, fraction / 0.8))
 
-    def march(self, rays: Rays, offsets: Tensor | None) -> Samples:
-        capacity = None if rays.origins.device.type == "cpu" else 4 * self.config.target_samples
+    def march(self, rays: Rays, offsets: Tensor | None, capacity: int | None) -> Samples:
         return march(rays, self.occupancy, step=self.step, near=0.0, far=1e6, offsets=offsets, capacity=capacity)
 
     def along(self, samples: Samples, rays: Rays) -> tuple[Tensor, Tensor]:
@@ -318,8 +328,9 @@ class NeusScene(Scene):
     def prune(self, samples: Samples, rays: Rays) -> Samples:
         """Drops what lies behind the surface, and what is too far in front to be seen at this sharpness."""
         middle, slope = self.along(samples, rays)
-        alpha = sdf_alpha(middle, slope, samples.lengths, self.sharpness(), float(self.anneal))
-        return prune(samples, visible(samples, alpha, threshold=1e-3, alpha_threshold=1e-4))
+        alpha = sdf_alpha(middle, slope, samples.lengths, self.sharpness(), self.annealing)
+        keep = visible(samples, alpha, threshold=1e-3, alpha_threshold=1e-4)
+        return prune(samples, keep, capacity=2 * self.config.target_samples)
 
     def shade(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, Tensor, SurfaceSample]:
         """The rendering of the rays over a background, the weight of each sample, and the field at the samples."""
@@ -332,7 +343,7 @@ class NeusScene(Scene):
             middle, slope = self.along(samples, rays)
         else:
             middle, slope = surface.sdf, (directions * normals).sum(-1)
-        weights = weights_from_sdf(middle, slope, samples, self.sharpness(), anneal=float(self.anneal))
+        weights = weights_from_sdf(middle, slope, samples, self.sharpness(), anneal=self.annealing)
         harmonics = spherical_harmonics_encode(rays.directions, 4).t().index_select(1, index)
         colour = self.colour(positions, normals, harmonics, surface.features)
         opacity, distance = opacity_and_distance(weights, samples)
@@ -358,12 +369,12 @@ class NeusScene(Scene):
     def render_rays(self, rays: Rays) -> Rendering:
         parts = []
         with pytorch_on_one_thread():
-            for k in range(0, rays.origins.shape[0], _PIECE):
-                piece = Rays(rays.origins[k : k + _PIECE].contiguous(), rays.directions[k : k + _PIECE].contiguous())
+            for piece in pieces(rays):
                 background = torch.full_like(piece.origins, self.background)
                 if self.around is not None:
                     background, _ = self.surroundings(piece, None, background)
-                samples = self.prune(self.march(piece, None), piece)
+                samples = self.march(piece, None, looking_capacity(piece, self.config.samples_per_ray))
+                samples = self.prune(samples, piece) if piece.origins.device.type == "cpu" else samples
                 parts.append(self.shade(samples, piece, background)[0])
         return concatenated(parts)
 
@@ -446,7 +457,7 @@ def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.
     surroundings, masked = (bool(x) for x in tensors["scene.kind"])
     scene = NeusScene(config, surroundings=surroundings, masked=masked, initial=None, generator=torch.Generator())
     scene.load_state_dict({name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")})
-    scene.surface.advance(float(tensors["fraction"]) if "fraction" in tensors else 1.0)
+    scene.annealing = float(scene.anneal)
     return scene.to(device)
 
 
@@ -481,6 +492,8 @@ def fit(
     generator = torch.Generator(device).manual_seed(seed)
     masked = capture.masks is not None
     surroundings = (capture.unbounded and not masked) if config.learned_background is None else config.learned_background
+    if surroundings and masked:
+        raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (--no-masks)")
     first = None
     if config.density_first > 0 and config.field == "grid" and not _is_surface(resume):
         first = nerf.fit(
@@ -521,7 +534,7 @@ def fit(
         fitting.restore(resume)
     photometric = {"l1": l1, "mse": mse, "smooth_l1": smooth_l1}[config.loss]
 
-    start = clock.step
+    start = 0 if first is None else first.steps
     for step in fitting:
         fraction = max(0.0, fitting.clock.fraction - config.density_first) / (1 - config.density_first)
         scene.set_fraction(fraction)
@@ -536,7 +549,8 @@ def fit(
 
         batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
         rays, count = batch.rays, batch.colour.shape[0]
-        samples = scene.march(rays, torch.rand(count, generator=generator, device=device))
+        capacity = None if device.type == "cpu" else CANDIDATES * config.target_samples
+        samples = marched = scene.march(rays, torch.rand(count, generator=generator, device=device), capacity)
         if config.prune:
             samples = scene.prune(samples, rays)
         background = draw_background(config.background, batch.colour, generator)
@@ -545,12 +559,13 @@ def fit(
         if scene.around is not None:
             offsets = torch.rand(count, generator=generator, device=device)
             background, extra = scene.surroundings(rays, offsets, background)
-        ray_count.observe(samples.used() + extra)
+        ray_count.observe(samples_taken(samples, marched, device) + extra)
         rendering, weights, surface = scene.shade(samples, rays, background)
 
+        used = (samples.ray_index >= 0).float()
         losses = {"rgb": ramp(config.rgb_weight, fraction) * photometric(rendering.colour, truth)}
         if (weight := ramp(config.eikonal_weight, fraction)) > 0:
-            losses["eikonal"] = weight * eikonal(surface.gradient)
+            losses["eikonal"] = weight * eikonal(surface.gradient, used)
         if batch.alpha is not None and (weight := ramp(config.mask_weight, fraction)) > 0:
             losses["mask"] = weight * mask_bce(rendering.opacity, batch.alpha)
         uniform_weight, sparsity_weight = ramp(config.eikonal_uniform_weight, fraction), ramp(config.sparsity_weight, fraction)
@@ -559,7 +574,7 @@ def fit(
             losses["eikonal_uniform"] = uniform_weight * eikonal(anywhere.gradient)
             losses["sparsity"] = sparsity_weight * sparsity(anywhere.sdf, scale=config.sparsity_scale)
         if surface.laplacian is not None and (weight := ramp(config.curvature_weight, fraction)) > 0:
-            losses["curvature"] = weight * surface.laplacian.abs().mean()
+            losses["curvature"] = weight * (used * surface.laplacian.abs()).sum() / used.sum().clamp_min(1)
         if (weight := ramp(config.opaque_weight, fraction)) > 0:
             losses["opaque"] = weight * opaque(rendering.opacity)
         if (weight := ramp(config.distortion_weight, fraction)) > 0:
@@ -571,7 +586,7 @@ def fit(
             chosen = points[torch.randint(points.shape[0], (2048,), generator=generator, device=device)]
             losses["points"] = weight * scene.surface.sdf(chosen).abs().mean()
         if isinstance(scene.surface, GridSdf) and (weight := ramp(config.bending, fraction)) > 0:
-            losses["bending"] = weight * _bending_of_a_slab(scene.surface, generator)
+            losses["bending"] = weight * _bending_of_a_slab(scene.surface, step)
         error = mse(rendering.colour.detach(), truth)
         fitting.take_step(losses, colour_error=error, rays=count, samples=samples)
     return fitting.result(capture)
@@ -631,11 +646,11 @@ def _first_surface(hull: OccupancyGrid, radius: float) -> Tensor | None:
     return torch.maximum(distance, sphere_distance(distance.shape[0], radius))
 
 
-def _bending_of_a_slab(surface: GridSdf, generator: torch.Generator) -> Tensor:
-    """The bending energy of a random slab of 16 layers: an unbiased tenth of the work of the whole grid."""
+def _bending_of_a_slab(surface: GridSdf, step: int) -> Tensor:
+    """The bending energy of a slab of 16 layers, another one in every step: a tenth of the work of the whole grid."""
     grid = surface.distance_grid[..., 0]
     thickness = min(16, grid.shape[0])
-    begin = int(torch.randint(grid.shape[0] - thickness + 1, (), generator=generator, device=generator.device))
+    begin = step * 7919 % (grid.shape[0] - thickness + 1)
     return laplacian_smoothness(grid[begin : begin + thickness] / surface.voxel, 1.0)
 
 

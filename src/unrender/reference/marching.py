@@ -70,8 +70,8 @@ def march(
     return _packed(starts, ends, keep, capacity)
 
 
-def prune(samples: Samples, keep: Bool[Tensor, " samples"]) -> Samples:
-    """The samples where ``keep`` holds, exactly as many."""
+def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | None = None) -> Samples:
+    """The samples where ``keep`` holds, exactly as many: the twin has no need of a ``capacity``."""
     kept = keep & (samples.ray_index >= 0)
     rays = samples.ray_index[kept]
     count = torch.bincount(rays.long(), minlength=samples.first.shape[0]).int()

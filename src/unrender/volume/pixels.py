@@ -117,22 +117,22 @@ class RayCount:
         self.rays = start
         self._most = most
         self._target = target_samples
-        self._pending: tuple[Tensor, torch.Event | None] | None = None
+        self._pending: tuple[Tensor, torch.Event, int] | None = None
 
     def observe(self, used: Tensor) -> None:
         """Takes the number of samples of the step just started, a tensor of one element on any device."""
         if used.device.type == "cpu":
-            self._adapt(int(used))
+            self._adapt(int(used), self.rays)
             return
         if self._pending is not None:
-            count, event = self._pending
-            if event is not None and not event.query():
+            count, event, rays = self._pending
+            if not event.query():
                 return
-            self._adapt(int(count))
+            self._adapt(int(count), rays)
         event = torch.Event(device=used.device)
-        self._pending = (used.to("cpu", non_blocking=True), event)
+        self._pending = (used.to("cpu", non_blocking=True), event, self.rays)
         event.record()
 
-    def _adapt(self, used: int) -> None:
-        wanted = self.rays * self._target / max(used, 1)
+    def _adapt(self, used: int, rays: int) -> None:
+        wanted = rays * self._target / max(used, 1)
         self.rays = max(64, min(self._most, int(0.9 * self.rays + 0.1 * wanted)))
