@@ -111,9 +111,10 @@ class Adam(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    self._step(parameter, group, torch.zeros(1, device=parameter.device) if skip is None else skip.reshape(1))
+                    unless = torch.zeros(1, device=parameter.device) if skip is None else skip.reshape(1)
+                    self._step(parameter, parameter.grad.contiguous(), group, unless)
 
-    def _step(self, parameter: Tensor, group: dict[str, Any], skip: Tensor) -> None:
+    def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], skip: Tensor) -> None:
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
@@ -125,7 +126,7 @@ class Adam(torch.optim.Optimizer):
         block = _BLOCK if parameter.device.type == "cpu" else 16
         count = parameter.numel()
         items = -(-count // block)
-        tensors = [parameter, parameter.grad.contiguous(), state["exp_avg"], state["exp_avg_sq"]]
+        tensors = [parameter, gradient, state["exp_avg"], state["exp_avg_sq"]]
         numbers = [
             wp.vec2(beta_1, beta_2),
             1 - group["lr"] * group["weight_decay"],
