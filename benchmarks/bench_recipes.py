@@ -23,10 +23,10 @@ def rows(quick: bool) -> list[Row]:
     """Network evaluations trained per second. Both count a sample each time the networks take it forward and back; the samples our
     recipe looks at without gradients, to drop those nobody sees, are not counted.
     """
-    rates = _samples_per_second(steps=120 if quick else 400)
+    rates = _samples_per_second(steps=60 if quick else 200)
     peer = _EagerNerf()
     peer.step()
-    times = [timed(peer.step) for _ in range(2 if quick else 5)]
+    times = [timed(peer.step) for _ in range(1 if quick else 3)]
     evaluations = _RAYS * (_COARSE + _COARSE + _FINE)
     ours = [evaluations / rate for rate in rates]
     return [
