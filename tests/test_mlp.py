@@ -69,3 +69,32 @@ def test_the_twin_passes_gradcheck():
 def test_layers_that_do_not_fit_are_named():
     with pytest.raises(ValueError, match="layer 1 has weights"):
         mlp(torch.zeros(1, 2), [torch.zeros(3, 2), torch.zeros(1, 4)], [torch.zeros(3), torch.zeros(1)])
+
+
+@pytest.mark.parametrize("samples", [1, 5000, 9000])
+def test_what_is_added_per_ray_equals_the_twin(samples: int):
+    """Rays of 1 to 3,000 samples, so that chunks begin in the middle of a ray, within one that spans several, and with unused samples."""
+    inputs, weights, biases, cotangent = _case((11, 19, 20, 3), samples)
+    generator = torch.Generator().manual_seed(samples)
+    lengths = torch.cat(
+        [torch.randint(0, 40, (50,), generator=generator), torch.tensor([3000, 0, 2500]), torch.randint(0, 9, (9,), generator=generator)]
+    )
+    ray_index = torch.repeat_interleave(torch.arange(62), lengths).int()[:samples]
+    ray_index = torch.cat([ray_index, torch.full((samples - ray_index.shape[0],), -1, dtype=torch.int32)])
+    per_ray = torch.randn(62, 19, generator=generator)
+    leaves = [t.requires_grad_() for t in (inputs, per_ray, *weights, *biases)]
+    ours, theirs = mlp(inputs, weights, biases, per_ray, ray_index), twin(inputs, weights, biases, per_ray, ray_index)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    outputs = twin(exact[0], exact[2:5], exact[5:], exact[1], ray_index)
+    wanted = torch.autograd.grad(outputs, exact, cotangent.double())
+    for a, b in zip(torch.autograd.grad(ours, leaves, cotangent), wanted, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=2e-5 * max(1.0, float(b.abs().max())), rtol=1e-4)
+
+
+def test_per_ray_and_ray_index_belong_together():
+    _, weights, biases, _ = _case((4, 8, 2), 1)
+    with pytest.raises(ValueError, match="both or neither"):
+        mlp(torch.zeros(3, 4), weights, biases, torch.zeros(2, 8))
+    with pytest.raises(ValueError, match="first layer has 8 units"):
+        mlp(torch.zeros(3, 4), weights, biases, torch.zeros(2, 7), torch.zeros(3, dtype=torch.int32))

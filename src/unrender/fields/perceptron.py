@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unrender.ops.mlp import mlp
@@ -27,6 +27,18 @@ class Perceptron(nn.Module):
 
     def forward(self, inputs: Float[Tensor, "samples features"]) -> Float[Tensor, "samples outputs"]:
         return mlp(inputs, tuple(self.weights), tuple(self.biases))
+
+    def along_rays(
+        self,
+        inputs: Float[Tensor, "samples features"],
+        shared: Float[Tensor, "rays shared"],
+        ray_index: Int[Tensor, " samples"],
+    ) -> Float[Tensor, "samples outputs"]:
+        """As ``self(cat([inputs, shared[ray_index]]))``; what the samples of a ray share passes the first layer once a ray."""
+        first = self.weights[0]
+        own = inputs.shape[1]
+        per_ray = shared @ first[:, own:].t()
+        return mlp(inputs, (first[:, :own], *list(self.weights)[1:]), tuple(self.biases), per_ray, ray_index)
 
 
 class _TruncatedExp(torch.autograd.Function):

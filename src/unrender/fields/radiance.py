@@ -56,5 +56,4 @@ class RadianceField(nn.Module):
         ray_index: Int[Tensor, " samples"],
     ) -> Float[Tensor, "samples 3"]:
         """sRGB colour seen along the ray of each sample; directions are encoded once per ray and shared by its samples."""
-        per_sample = harmonics.t().index_select(1, ray_index.clamp_min(0))
-        return torch.sigmoid(self.colour_net(torch.cat([features.t(), per_sample]).t()))
+        return torch.sigmoid(self.colour_net.along_rays(features, harmonics, ray_index))

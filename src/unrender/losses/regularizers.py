@@ -60,26 +60,12 @@ def sparsity(sdf: Float[Tensor, " samples"], scale: float, weight: Float[Tensor,
     return _weighted_mean(torch.exp(-scale * sdf.abs()), weight)
 
 
-def curvature(
-    plus: Float[Tensor, "samples 3"],
-    minus: Float[Tensor, "samples 3"],
-    centre: Float[Tensor, " samples"],
-    epsilon: float,
-    weight: Float[Tensor, " samples"] | None = None,
-) -> Float[Tensor, ""]:
-    """Mean of |Δf| with the Laplacian Δf = Σ_axis (f(x + ε e) + f(x - ε e) - 2 f(x)) / ε² (Neuralangelo, Li et al. 2023, eq. 9).
+def curvature(laplacian: Float[Tensor, " samples"], weight: Float[Tensor, " samples"] | None = None) -> Float[Tensor, ""]:
+    """Mean of |Δf|, which a smooth surface keeps small (Neuralangelo, Li et al. 2023, eq. 9).
 
-    Args:
-        plus: f at x + ε along each axis.
-        minus: f at x - ε along each axis.
-        centre: f at x.
-        epsilon: the step ε, in world units.
-        weight: per sample.
-
-    >>> curvature(torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 0.0]]), torch.tensor([0.0]), 1.0).item()
-    4.0
+    >>> curvature(torch.tensor([-4.0, 2.0])).item()
+    3.0
     """
-    laplacian = (plus + minus - 2 * centre[:, None]).sum(-1) / epsilon**2
     return _weighted_mean(laplacian.abs(), weight)
 
 

@@ -73,6 +73,16 @@ class HashGrid:
                 "lower levels or per_level_scale."
             )
 
+    @classmethod
+    def spanning(cls, base_resolution: int, finest_resolution: int, *, levels: int, features: int, log2_entries: int) -> HashGrid:
+        """Levels from one resolution to another, each b = (finest / base)^(1 / (levels - 1)) times the one before (equation 3).
+
+        >>> HashGrid.spanning(16, 64, levels=3, features=2, log2_entries=12).per_level_scale
+        2.0
+        """
+        scale = (finest_resolution / base_resolution) ** (1 / max(1, levels - 1))
+        return cls(levels, features, log2_entries, base_resolution, scale)
+
     @cached_property
     def scales(self) -> tuple[float, ...]:
         """Cells across the unit cube of each level, ``base_resolution * per_level_scale^l - 1``, rounded to float32."""

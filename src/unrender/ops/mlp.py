@@ -4,6 +4,9 @@ The networks of this field are tiny (16 to 64 units), so that the general path (
 writing activations to memory and reading them back. On a CPU all layers of 32 samples run inside the first-level cache; the
 backward pass recomputes the activations rather than storing them. On other devices the same function is a chain of PyTorch GEMMs.
 
+What all samples of a ray share, such as the encoding of its direction, need not pass through the first layer once a sample: its product
+with the weights is computed per ray by the caller, and added to the first layer here.
+
 Layout: inputs and outputs are transposed views of feature-major [features, samples] buffers, which is how the encodings write them.
 Inside a block, activations are [sample, unit] and every product runs over vectors of 16 units, forward, backward and for the weights.
 """
@@ -16,7 +19,7 @@ from typing import no_type_check
 import torch
 import torch.nn.functional as F
 import warp as wp
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -92,6 +95,13 @@ _FORWARD_BLOCK = """
         const float* bias = w + width[l] * width[l + 1];
         if (l == 0) product(input, 1, BLOCK, inputs, w, width[1], bias, hidden[0], BLOCK, false);
         else product(hidden[l - 1], width[l], 1, width[l], w, width[l + 1], bias, hidden[l], BLOCK, false);
+        if (l == 0 && with_rays)
+            for (int n = 0; n < used; n++) {
+                const int ray = ray_index.data[n0 + n];
+                if (ray < 0) continue;
+                const float* add = per_ray.data + (long long)ray * width[1];
+                for (int k = 0; k < width[1]; k++) hidden[0][n * width[1] + k] += add[k];
+            }
         if (l + 1 < layers)
             for (int k = 0; k < BLOCK * width[l + 1]; k++) hidden[l][k] = hidden[l][k] > 0.f ? hidden[l][k] : 0.f;
         w = bias + width[l + 1];
@@ -118,6 +128,9 @@ for (int n0 = begin; n0 < end; n0 += BLOCK) {"""
 def _forward_chunk(
     x: wp.array(dtype=wp.float32),
     weights: wp.array(dtype=wp.float32),
+    per_ray: wp.array(dtype=wp.float32),
+    ray_index: wp.array(dtype=wp.int32),
+    with_rays: bool,
     layers: int,
     inputs: int,
     units_1: int,
@@ -139,6 +152,10 @@ alignas(64) float delta[BLOCK * WIDEST];
 alignas(64) float below[BLOCK * WIDEST];
 float* gradient = weight_gradients.data + (long long)chunk * size;
 for (int k = 0; k < size; k++) gradient[k] = 0.f;
+// The ray a chunk begins with may have begun in the chunk before, which another thread works on.
+float* carry = carries.data + (long long)chunk * width[1];
+const int carried = with_rays ? ray_index.data[begin] : -1;
+if (with_rays) for (int k = 0; k < width[1]; k++) carry[k] = 0.f;
 for (int n0 = begin; n0 < end; n0 += BLOCK) {"""
     + _FORWARD_BLOCK
     + """
@@ -160,6 +177,13 @@ for (int n0 = begin; n0 < end; n0 += BLOCK) {"""
         float* db = dw + lower * units;
         for (int n = 0; n < BLOCK; n++)
             for (int k = 0; k < units; k++) db[k] += delta[n * units + k];
+        if (l == 0 && with_rays)
+            for (int n = 0; n < used; n++) {
+                const int ray = ray_index.data[n0 + n];
+                if (ray < 0) continue;
+                float* sum = ray == carried ? carry : ray_gradients.data + (long long)ray * units;
+                for (int k = 0; k < units; k++) sum[k] += delta[n * units + k];
+            }
         if (l == 0 && !with_inputs) break;
         product(delta, units, 1, units, weights_back.data + back, lower, nullptr, below, BLOCK, false);
         if (l > 0) {
@@ -180,6 +204,9 @@ def _backward_chunk(
     weights: wp.array(dtype=wp.float32),
     weights_back: wp.array(dtype=wp.float32),
     dy: wp.array(dtype=wp.float32),
+    per_ray: wp.array(dtype=wp.float32),
+    ray_index: wp.array(dtype=wp.int32),
+    with_rays: bool,
     layers: int,
     inputs: int,
     units_1: int,
@@ -194,6 +221,8 @@ def _backward_chunk(
     with_inputs: bool,
     dx: wp.array(dtype=wp.float32),
     weight_gradients: wp.array(dtype=wp.float32),
+    ray_gradients: wp.array(dtype=wp.float32),
+    carries: wp.array(dtype=wp.float32),
 ): ...
 
 
@@ -203,6 +232,9 @@ def _forward_kernel(
     first: int,
     x: wp.array(dtype=wp.float32),
     weights: wp.array(dtype=wp.float32),
+    per_ray: wp.array(dtype=wp.float32),
+    ray_index: wp.array(dtype=wp.int32),
+    with_rays: bool,
     layers: int,
     inputs: int,
     units: wp.vec4i,
@@ -213,7 +245,9 @@ def _forward_kernel(
     i = first + wp.tid()
     begin = i * chunk_size
     end = wp.min(count, begin + chunk_size)
-    _forward_chunk(x, weights, layers, inputs, units[0], units[1], units[2], units[3], count, begin, end, y)
+    _forward_chunk(
+        x, weights, per_ray, ray_index, with_rays, layers, inputs, units[0], units[1], units[2], units[3], count, begin, end, y
+    )  # fmt: skip
 
 
 @no_type_check
@@ -224,6 +258,9 @@ def _backward_kernel(
     weights: wp.array(dtype=wp.float32),
     weights_back: wp.array(dtype=wp.float32),
     dy: wp.array(dtype=wp.float32),
+    per_ray: wp.array(dtype=wp.float32),
+    ray_index: wp.array(dtype=wp.int32),
+    with_rays: bool,
     layers: int,
     inputs: int,
     units: wp.vec4i,
@@ -233,13 +270,15 @@ def _backward_kernel(
     with_inputs: bool,
     dx: wp.array(dtype=wp.float32),
     weight_gradients: wp.array(dtype=wp.float32),
+    ray_gradients: wp.array(dtype=wp.float32),
+    carries: wp.array(dtype=wp.float32),
 ):
     i = first + wp.tid()
     begin = i * chunk_size
     end = wp.min(count, begin + chunk_size)
     _backward_chunk(
-        x, weights, weights_back, dy, layers, inputs, units[0], units[1], units[2], units[3],
-        count, begin, end, i, size, with_inputs, dx, weight_gradients,
+        x, weights, weights_back, dy, per_ray, ray_index, with_rays, layers, inputs, units[0], units[1], units[2], units[3],
+        count, begin, end, i, size, with_inputs, dx, weight_gradients, ray_gradients, carries,
     )  # fmt: skip
 
 
@@ -271,29 +310,58 @@ def _unpack(packed: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 
 class _FusedMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx, x: Tensor, per_ray: Tensor | None, ray_index: Tensor | None, *parameters: Tensor) -> Tensor:
         weights, biases = parameters[0::2], parameters[1::2]
         up, _ = _pack(weights, biases)
         count = x.shape[1]
         y = x.new_empty(weights[-1].shape[0], count)
-        launch(_forward_kernel, -(-count // _CHUNK), [x.view(-1), up, *_sizes(weights), count, _CHUNK, y.view(-1)], x.device,
-               pieces=-(-count // _CHUNK))  # fmt: skip
-        ctx.save_for_backward(x, *parameters)
+        chunks = -(-count // _CHUNK)
+        rays = _ray_arguments(per_ray, ray_index)
+        launch(_forward_kernel, chunks, [x.view(-1), up, *rays, *_sizes(weights), count, _CHUNK, y.view(-1)], x.device, pieces=chunks)
+        ctx.save_for_backward(x, per_ray, ray_index, *parameters)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, *parameters = ctx.saved_tensors
+        x, per_ray, ray_index, *parameters = ctx.saved_tensors
         weights, biases = parameters[0::2], parameters[1::2]
         up, down = _pack(weights, biases)
         count = x.shape[1]
         chunks = -(-count // _CHUNK)
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else x.new_empty(1)
         gradients = x.new_empty(chunks, up.shape[0])
-        arguments = [x.view(-1), up, down, dy.contiguous().view(-1), *_sizes(weights), count, _CHUNK, up.shape[0]]
-        launch(_backward_kernel, chunks, [*arguments, ctx.needs_input_grad[0], dx.view(-1), gradients.view(-1)], x.device, pieces=chunks)
-        return (dx if ctx.needs_input_grad[0] else None), *_unpack(gradients.sum(0), weights)
+        rays = _ray_arguments(per_ray, ray_index)
+        ray_gradients, carries = torch.zeros_like(rays[0]), x.new_empty(chunks, _padded(weights[0].shape[0]))
+        launch(
+            _backward_kernel,
+            chunks,
+            [
+                *(x.view(-1), up, down, dy.contiguous().view(-1), *rays, *_sizes(weights), count, _CHUNK, up.shape[0]),
+                *(ctx.needs_input_grad[0], dx.view(-1), gradients.view(-1), ray_gradients, carries.view(-1)),
+            ],
+            x.device,
+            pieces=chunks,
+        )
+        if per_ray is not None:
+            ray_gradients = ray_gradients.view(per_ray.shape[0], -1)
+            begins = ray_index[::_CHUNK]
+            carried = begins >= 0
+            ray_gradients.index_add_(0, begins[carried], carries[carried])
+            ray_gradients = ray_gradients[:, : per_ray.shape[1]]
+        return (
+            dx if ctx.needs_input_grad[0] else None,
+            None if per_ray is None else ray_gradients,
+            None,
+            *_unpack(gradients.sum(0), weights),
+        )
+
+
+def _ray_arguments(per_ray: Tensor | None, ray_index: Tensor | None) -> tuple[Tensor, Tensor, bool]:
+    if per_ray is None or ray_index is None:
+        return torch.empty(0), torch.empty(0, dtype=torch.int32), False
+    units = per_ray.shape[1]
+    return F.pad(per_ray, (0, _padded(units) - units)).contiguous().view(-1), ray_index.contiguous(), True
 
 
 def _sizes(weights: Sequence[Tensor]) -> tuple[int, int, wp.vec4i]:
@@ -305,15 +373,24 @@ def mlp(
     inputs: Float[Tensor, "samples features"],
     weights: Sequence[Float[Tensor, "_ _"]],
     biases: Sequence[Float[Tensor, " _"]],
+    per_ray: Float[Tensor, "rays units"] | None = None,
+    ray_index: Int[Tensor, " samples"] | None = None,
 ) -> Float[Tensor, "samples outputs"]:
     """Applies a perceptron with ReLU between its layers and a linear last layer.
 
-    h_0 = inputs, h_l = relu(W_l h_{l-1} + b_l), result = W_L h_{L-1} + b_L. Differentiable once on the fused path (a CPU in float32, at
-    most 4 layers of at most 64 units), any number of times elsewhere. The result is the transposed view of an [outputs, samples]
-    buffer; inputs that are such a view are read without a copy.
+    h_0 = inputs, h_1 = relu(W_1 h_0 + b_1 + per_ray[ray_index]), h_l = relu(W_l h_{l-1} + b_l), result = W_L h_{L-1} + b_L. Differentiable
+    once on the fused path (a CPU in float32, at most 4 layers of at most 64 units), any number of times elsewhere. The result is the
+    transposed view of an [outputs, samples] buffer; inputs that are such a view are read without a copy.
+
+    Args:
+        inputs: one row a sample.
+        weights: [outputs, inputs] of each layer.
+        biases: of each layer.
+        per_ray: what is added to the first layer of every sample of a ray, before its ReLU.
+        ray_index: int32, the ray of each sample, in ascending order; -1 at the end for samples of no ray.
 
     Raises:
-        ValueError: where a layer does not fit the one before.
+        ValueError: where a layer does not fit the one before, or one of ``per_ray`` and ``ray_index`` is given without the other.
 
     >>> weights = [torch.tensor([[1.0, 1.0], [-1.0, 0.0]]), torch.tensor([[2.0, 5.0]])]
     >>> mlp(torch.tensor([[1.0, 2.0]]), weights, [torch.zeros(2), torch.ones(1)])
@@ -324,13 +401,19 @@ def mlp(
         if weight.shape[1] != before or bias.shape[0] != weight.shape[0]:
             raise ValueError(f"layer {layer} has weights {tuple(weight.shape)} and {bias.shape[0]} biases; it is given {before} inputs")
         before = weight.shape[0]
+    if (per_ray is None) != (ray_index is None):
+        raise ValueError("per_ray and ray_index belong together; give both or neither")
+    if per_ray is not None and per_ray.shape[1] != weights[0].shape[0]:
+        raise ValueError(f"per_ray has {per_ray.shape[1]} columns; the first layer has {weights[0].shape[0]} units")
     x = inputs.t().contiguous()
     narrow = max(x.shape[0], *(weight.shape[0] for weight in weights)) <= _WIDEST and len(weights) <= _LAYERS
     if x.device.type == "cpu" and x.dtype == torch.float32 and narrow:
         parameters = [p for pair in zip(weights, biases, strict=True) for p in pair]
-        return _FusedMlp.apply(x, *parameters).t()
+        return _FusedMlp.apply(x, per_ray, ray_index, *parameters).t()
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         x = torch.addmm(bias[:, None], weight, x)
+        if layer == 0 and per_ray is not None and ray_index is not None:
+            x = x + torch.where(ray_index >= 0, per_ray.t().index_select(1, ray_index.clamp_min(0)), 0.0)
         if layer + 1 < len(weights):
             x = torch.relu(x)
     return x.t()

@@ -29,7 +29,7 @@ from unrender.ops.adam import Adam
 from unrender.ops.compositing import composite, opacity_and_distance, weights_from_density
 from unrender.ops.distortion import distortion
 from unrender.ops.hash_encoding import HashGrid
-from unrender.ops.marching import march, prune, visible
+from unrender.ops.marching import march
 from unrender.ops.occupancy import OccupancyGrid
 from unrender.ops.samples import Samples
 from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
@@ -37,6 +37,7 @@ from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.rendering import Rendering, concatenated
 from unrender.volume.pieces import CANDIDATES, looking_capacity, pieces, samples_taken
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
+from unrender.volume.visibility import without_unseen
 
 _UNSEEN = 1e-4
 """A sample that weighs less does not change an 8-bit pixel, even a hundred of them on one ray."""
@@ -127,7 +128,7 @@ _CPU = NerfConfig(
     colour_hidden=(32, 32),
     samples_per_ray=512,
     target_samples=2**16,
-    max_rays=16_384,
+    max_rays=2**15,
     occupancy_resolution=64,
     cone_angle=1 / 100,
     distortion=0.005,
@@ -150,8 +151,13 @@ class NerfScene(Scene):
     def __init__(self, config: NerfConfig, *, unbounded: bool, masked: bool, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
-        scale = (config.finest_resolution / config.base_resolution) ** (1 / max(1, config.levels - 1))
-        grid = HashGrid(config.levels, config.features, config.log2_entries, config.base_resolution, scale)
+        grid = HashGrid.spanning(
+            config.base_resolution,
+            config.finest_resolution,
+            levels=config.levels,
+            features=config.features,
+            log2_entries=config.log2_entries,
+        )
         self.field = RadianceField(
             grid,
             density_hidden=config.density_hidden,
@@ -175,9 +181,10 @@ class NerfScene(Scene):
 
     @torch.no_grad()
     def prune(self, samples: Samples, rays: Rays) -> Samples:
-        density, _ = self.field.density(samples.positions(rays))
-        alpha = 1 - torch.exp(-density * samples.lengths)
-        return prune(samples, visible(samples, alpha, threshold=1e-3), capacity=2 * self.config.target_samples)
+        def opacity(part: Samples) -> Tensor:
+            return 1 - torch.exp(-self.field.density(part.positions(rays))[0] * part.lengths)
+
+        return without_unseen(samples, opacity, threshold=1e-3, capacity=2 * self.config.target_samples)
 
     def shade(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, Tensor]:
         """The rendering of the rays, and the weight of each sample."""
@@ -238,25 +245,20 @@ class NerfScene(Scene):
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
         """The surface where two steps of the march absorb half of the light, coloured as seen from straight above it."""
         level = math.log(2) / (2 * self.step)
-        device = self.field.table.device
 
-        @torch.no_grad()
         def density(positions: Tensor) -> Tensor:
-            return self.field.density(positions.to(device))[0].cpu()
+            return self.field.density(positions)[0]
 
-        mesh = extract_surface(density, resolution=resolution, level=level, keep_above=True)
+        mesh = extract_surface(density, resolution=resolution, level=level, keep_above=True, device=self.field.table.device)
         if mesh.is_empty:
             return mesh
-        mesh = mesh.largest_component() if largest_only else mesh
-        mesh = mesh.with_vertex_normals()
+        mesh = (mesh.largest_component() if largest_only else mesh).with_vertex_normals()
+        assert mesh.normals is not None
         colours = []
-        for k in range(0, mesh.vertices.shape[0], 2**16):
-            with torch.no_grad():
-                assert mesh.normals is not None
-                directions = -mesh.normals[k : k + 2**16].to(device)
-                _, features = self.field.density(mesh.vertices[k : k + 2**16].to(device))
-                index = torch.arange(directions.shape[0], dtype=torch.int32, device=device)
-                colours.append(self.field.colour(features, self.field.encode_directions(directions), index).cpu())
+        with torch.no_grad():
+            for points, normals in zip(mesh.vertices.split(2**16), mesh.normals.split(2**16), strict=True):
+                own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
+                colours.append(self.field.colour(self.field.density(points)[1], self.field.encode_directions(-normals), own_ray))
         return replace(mesh, colours=torch.cat(colours))
 
 

@@ -34,7 +34,7 @@ from unrender.geometry.first_surface import fuse_depth_maps, hull_distance
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.losses.photometric import l1, mse, smooth_l1
-from unrender.losses.regularizers import eikonal, laplacian_smoothness, mask_bce, opaque, sparsity
+from unrender.losses.regularizers import curvature, eikonal, laplacian_smoothness, mask_bce, opaque, sparsity
 from unrender.numerics import normalised
 from unrender.ops._launch import pytorch_on_one_thread
 from unrender.ops.adam import Adam
@@ -260,9 +260,14 @@ class NeusScene(Scene):
             self.surface = GridSdf(config.stages, config.grid_features, start)
             features = config.grid_features
         else:
-            scale = (config.finest_resolution / config.base_resolution) ** (1 / max(1, config.levels - 1))
             self.surface = HashSdf(
-                HashGrid(config.levels, config.features, config.log2_entries, config.base_resolution, scale),
+                HashGrid.spanning(
+                    config.base_resolution,
+                    config.finest_resolution,
+                    levels=config.levels,
+                    features=config.features,
+                    log2_entries=config.log2_entries,
+                ),
                 hidden=config.hidden,
                 features=config.geometry_features,
                 radius=config.initial_radius,
@@ -286,7 +291,7 @@ class NeusScene(Scene):
         self.around: RadianceField | None = None
         if surroundings:
             self.around = RadianceField(
-                HashGrid(16, 2, min(19, config.log2_entries), 32, 64 ** (1 / 15))
+                HashGrid.spanning(32, 2048, levels=16, features=2, log2_entries=min(19, config.log2_entries))
                 if config.field == "hash"
                 else HashGrid(8, 4, 16, 16, 2.0**0.75),
                 density_hidden=(64,) if config.field == "hash" else (32,),
@@ -344,16 +349,17 @@ class NeusScene(Scene):
         else:
             middle, slope = surface.sdf, (directions * normals).sum(-1)
         weights = weights_from_sdf(middle, slope, samples, self.sharpness(), anneal=self.annealing)
-        harmonics = spherical_harmonics_encode(rays.directions, 4).t().index_select(1, index)
-        colour = self.colour(positions, normals, harmonics, surface.features)
+        harmonics = spherical_harmonics_encode(rays.directions, 4)
+        colour = self.colour(positions, normals, surface.features, harmonics, samples.ray_index)
         opacity, distance = opacity_and_distance(weights, samples)
         seen = composite(weights, torch.cat([colour.t(), normals.t()]).t(), samples)
         rendering = Rendering(seen[:, :3] + (1 - opacity)[:, None] * background, opacity, distance, seen[:, 3:])
         return rendering, weights, surface
 
-    def colour(self, positions: Tensor, normals: Tensor, harmonics: Tensor, features: Tensor) -> Tensor:
-        """sRGB of the surface at a place, with harmonics [16, samples] of the viewing direction."""
-        return torch.sigmoid(self.colour_net(torch.cat([positions.t(), normals.t(), harmonics, features.t()]).t()))
+    def colour(self, positions: Tensor, normals: Tensor, features: Tensor, harmonics: Tensor, ray_index: Tensor) -> Tensor:
+        """sRGB of the surface at a place, with harmonics [rays, 16] of the viewing directions and the ray of each sample."""
+        place = torch.cat([positions.t(), normals.t(), features.t()]).t()
+        return torch.sigmoid(self.colour_net.along_rays(place, harmonics, ray_index))
 
     def surroundings(self, rays: Rays, offsets: Tensor | None, background: Tensor) -> tuple[Tensor, int]:
         """Colour of what lies beyond the cube, and how many samples it took."""
@@ -412,20 +418,17 @@ class NeusScene(Scene):
 
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
         """The zero set, coloured as seen from straight above it."""
-        device = self.sharpness_log.device
-        with torch.no_grad():
-            mesh = extract_surface(self.surface.sdf, resolution=resolution, device=device)
+        mesh = extract_surface(self.surface.sdf, resolution=resolution, device=self.sharpness_log.device)
         if mesh.is_empty:
             return mesh
         mesh = mesh.largest_component() if largest_only else mesh
         colours, normals = [], []
-        for k in range(0, mesh.vertices.shape[0], 2**16):
-            points = mesh.vertices[k : k + 2**16]
-            with torch.no_grad():
+        with torch.no_grad():
+            for points in mesh.vertices.split(2**16):
                 surface = self.surface.sample(points)
                 normal = normalised(surface.gradient)
-                harmonics = spherical_harmonics_encode(-normal, 4).t()
-                colours.append(self.colour(points, normal, harmonics, surface.features))
+                own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
+                colours.append(self.colour(points, normal, surface.features, spherical_harmonics_encode(-normal, 4), own_ray))
                 normals.append(normal)
         return replace(mesh, colours=torch.cat(colours), normals=torch.cat(normals))
 
@@ -574,7 +577,7 @@ def fit(
             losses["eikonal_uniform"] = uniform_weight * eikonal(anywhere.gradient)
             losses["sparsity"] = sparsity_weight * sparsity(anywhere.sdf, scale=config.sparsity_scale)
         if surface.laplacian is not None and (weight := ramp(config.curvature_weight, fraction)) > 0:
-            losses["curvature"] = weight * (used * surface.laplacian.abs()).sum() / used.sum().clamp_min(1)
+            losses["curvature"] = weight * curvature(surface.laplacian, used)
         if (weight := ramp(config.opaque_weight, fraction)) > 0:
             losses["opaque"] = weight * opaque(rendering.opacity)
         if (weight := ramp(config.distortion_weight, fraction)) > 0:

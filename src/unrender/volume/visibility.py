@@ -1,0 +1,43 @@
+"""Which samples of a ray anybody sees, found without looking at most of those that nobody does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.ops.ray_ranges import dim, ray_range
+from unrender.ops.samples import Samples
+
+_PORTIONS = (0.25, 0.5, 1.0)
+"""How far along its samples each ray is looked at, one after the other; most are dark before half of the way."""
+
+
+@torch.no_grad()
+def without_unseen(
+    samples: Samples, opacity: Callable[[Samples], Float[Tensor, " samples"]], *, threshold: float, capacity: int
+) -> Samples:
+    """The samples in front of which more light than ``threshold`` is left, packed anew.
+
+    On a CPU the field is asked about a portion of each ray at a time, and only on rays that are not dark by then. On a GPU, where counting
+    these would stop the device, it is asked about all samples at once.
+
+    Args:
+        samples: the intervals.
+        opacity: of each interval of the part it is given, from 0 to 1.
+        threshold: transmittance at which a ray ends.
+        capacity: length of the arrays returned on a GPU; on a CPU they are as long as needed.
+    """
+    light = torch.ones(samples.count.shape[0], device=samples.starts.device)
+    if samples.starts.device.type != "cpu":
+        _, lit = dim(samples, opacity(samples), light, threshold=threshold)
+        return ray_range(samples, torch.zeros_like(lit), lit, capacity=capacity)
+    reached = lit = torch.zeros_like(samples.count)
+    for portion in _PORTIONS:
+        until = torch.where(light > threshold, (samples.count * portion).ceil().int(), reached)
+        part = ray_range(samples, reached, until)
+        light, more = dim(part, opacity(part), light, threshold=threshold)
+        lit, reached = lit + more, until
+    return ray_range(samples, torch.zeros_like(lit), lit)
