@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -198,3 +200,16 @@ def test_a_broken_record_is_named(tmp_path: Path, content: Any) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json cannot be read"):
         RunDirectory(tmp_path).read_record()
+
+
+def test_a_folder_another_process_fits_into_is_refused(tmp_path: Path) -> None:
+    holder = "import sys; from pathlib import Path; from unrender.io.run_directory import RunDirectory\n"
+    holder += "with RunDirectory(Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", holder, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(OutputFolderError, match="another process is fitting"), RunDirectory(tmp_path).held():
+            pass
+        process.kill()
+    with RunDirectory(tmp_path).held():
+        pass
+    assert not RunDirectory(tmp_path).is_foreign()

@@ -160,13 +160,18 @@ def fit_into(
 
     Raises:
         RunConflictError: when the folder holds a run of another job.
-        OutputFolderError: when the folder cannot be written.
+        OutputFolderError: when the folder cannot be written, or another process is fitting into it.
         CaptureError: when there are no views to fit.
         CheckpointError: when a checkpoint there comes from another recipe.
     """
     check_folder(directory, overwrite=overwrite)
     if not job.capture.split.train:
         raise CaptureError(f"{job.capture.name}: there are no views to fit ({job.capture.split.rule}); hold out fewer views")
+    with directory.held():
+        return _fit_alone(directory, job, overwrite, display, observer)
+
+
+def _fit_alone(directory: RunDirectory, job: Job, overwrite: bool, display: Display, observer: Observer | None) -> FitResult:
     record = job.record()
     if overwrite:
         directory.clear()

@@ -22,10 +22,13 @@ import re
 import shutil
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from filelock import FileLock, Timeout
 
 from unrender.io.atomic import write_bytes, write_json
 
@@ -178,6 +181,23 @@ class RunDirectory:
         """Takes back :meth:`prepare` where nothing was written."""
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes from fitting into this folder meanwhile; the system lets go of it when the process ends, however it does.
+
+        Raises:
+            OutputFolderError: when another process holds it.
+        """
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            raise OutputFolderError(f"another process is fitting into {self.path}; wait for it to end or choose another --out") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def is_foreign(self) -> bool:
         """Whether the folder holds files but no run, so that writing into it could overwrite something else."""
