@@ -179,6 +179,52 @@ class Cameras:
         pixels = torch.stack((plane[:, 0] * fx + cx, plane[:, 1] * fy + cy), -1)
         return pixels, in_camera[:, 2]
 
+    def clip_from_camera(self, near: float, far: float) -> Float[Tensor, "views 4 4"]:
+        """The projection to clip space, in which x, y and z run from −w to w over the image and from ``near`` to ``far``.
+
+        y grows downwards, as the rows of an image do, so row 0 of a raster is the top of the photo. With w = z in the camera,
+
+            x / w = 2 (fx x / z + cx) / width − 1
+            y / w = 2 (fy y / z + cy) / height − 1
+            z / w = (far + near − 2 far near / z) / (far − near)
+
+        Raises:
+            ValueError: for a lens with distortion, which no matrix can express, or unless 0 < near < far.
+        """
+        if self.has_distortion:
+            lens = "a fisheye lens" if self.lens == "fisheye" else "lens distortion"
+            raise ValueError(f"triangles cannot be projected through {lens}: undistort the images first, or render cameras.pinhole(view)")
+        if not 0 < near < far:
+            raise ValueError(f"the near plane {near} and the far plane {far} must satisfy 0 < near < far")
+        fx, fy, cx, cy = self.intrinsics.unbind(-1)
+        zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+        rows = (
+            (2 * fx / self.width, zero, 2 * cx / self.width - 1, zero),
+            (zero, 2 * fy / self.height, 2 * cy / self.height - 1, zero),
+            (zero, zero, one * ((far + near) / (far - near)), one * (-2 * far * near / (far - near))),
+            (zero, zero, one, zero),
+        )
+        return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+    def clip_positions(self, points: Float[Tensor, "points 3"], near: float, far: float) -> Float[Tensor, "views points 4"]:
+        """World points in the clip space of every view, as :func:`unrender.ops.rasterize.rasterize` takes them.
+
+        Differentiable to the points, the poses and the intrinsics.
+
+        Raises:
+            ValueError: for a lens with distortion, or unless 0 < near < far.
+
+        >>> camera = Cameras(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), torch.zeros(1, 6), 64, 48)
+        >>> x, y, z, w = camera.clip_positions(torch.tensor([[0.1, -0.2, 2.0]]), 1.0, 100.0)[0, 0].tolist()
+        >>> column, row = 64 * (x / w + 1) / 2, 48 * (y / w + 1) / 2
+        >>> round(column, 4), round(row, 4), w
+        (37.0, 14.0, 2.0)
+        """
+        rotation, centre = self.world_from_camera[:, :3, :3], self.world_from_camera[:, :3, 3]
+        in_camera = (points - centre[:, None]) @ rotation
+        projection = self.clip_from_camera(near, far)
+        return in_camera @ projection[:, :, :3].mT + projection[:, None, :, 3]
+
     def _directions(
         self, pixels: Float[Tensor, "rays 2"], intrinsics: Float[Tensor, "*#rays 4"], distortion: Float[Tensor, "*#rays 6"]
     ) -> Float[Tensor, "rays 3"]:

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import trimesh
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from unrender.geometry import mesh_files
 from unrender.numerics import normalised
+from unrender.ops.ray_casting import TriangleTree
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles, counter-clockwise seen from outside, with optional colour and normal per vertex.
+    """Triangles, counter-clockwise seen from outside, with optional colour and normal per vertex and texture coordinates per corner.
 
     >>> square = Mesh(torch.tensor([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]]), torch.tensor([[0, 1, 2], [0, 2, 3]]))
     >>> square.area
@@ -33,6 +34,14 @@ class Mesh:
     colours: Float[Tensor, "vertices 3"] | None = None
     """sRGB, 0 to 1."""
     normals: Float[Tensor, "vertices 3"] | None = None
+    uvs: Float[Tensor, "coordinates 2"] | None = None
+    """Places in a texture: (0, 0) is the top left corner of its image, (1, 1) the bottom right one."""
+    uv_faces: Int[Tensor, "faces 3"] | None = None
+    """Rows of ``uvs``, one for each corner of each triangle; a vertex on a seam has several, so that it need not be split."""
+
+    def __post_init__(self) -> None:
+        if (self.uvs is None) != (self.uv_faces is None):
+            raise ValueError("a mesh has uvs and uv_faces, or neither; where each vertex has its own texture coordinate, uv_faces is faces")
 
     @property
     def is_empty(self) -> bool:
@@ -81,8 +90,10 @@ class Mesh:
         normals = None
         if self.normals is not None:
             normals = normalised(self.normals.double() @ torch.linalg.inv(linear)).to(self.normals.dtype)
-        faces = self.faces if determinant > 0 else self.faces.flip(1)
-        return replace(self, vertices=vertices.to(self.vertices.dtype), faces=faces, normals=normals)
+        faces, uv_faces = self.faces, self.uv_faces
+        if determinant < 0:
+            faces, uv_faces = faces.flip(1), None if uv_faces is None else uv_faces.flip(1)
+        return replace(self, vertices=vertices.to(self.vertices.dtype), faces=faces, normals=normals, uv_faces=uv_faces)
 
     def with_vertex_normals(self) -> Mesh:
         """The mesh with unit normals n = Σ (b − a) × (c − a) / |…| over the triangles around each vertex, that is, weighted by area.
@@ -109,16 +120,28 @@ class Mesh:
 
     def submesh(self, keep: Tensor) -> Mesh:
         """The triangles where the boolean tensor ``keep`` [faces] is true, and the vertices they use, in their old order."""
-        faces = self.faces[keep]
-        used = torch.zeros(self.vertices.shape[0], dtype=torch.bool, device=self.vertices.device)
-        used[faces.reshape(-1).long()] = True
-        renumbered = (used.cumsum(0) - 1).to(faces.dtype)
+        faces, used = _renumbered(self.faces[keep], self.vertices.shape[0])
+        uvs, uv_faces = self.uvs, self.uv_faces
+        if uvs is not None and uv_faces is not None:
+            uv_faces, uvs_used = _renumbered(uv_faces[keep], uvs.shape[0])
+            uvs = uvs[uvs_used]
         return Mesh(
             vertices=self.vertices[used],
-            faces=renumbered[faces.long()],
+            faces=faces,
             colours=None if self.colours is None else self.colours[used],
             normals=None if self.normals is None else self.normals[used],
+            uvs=uvs,
+            uv_faces=uv_faces,
         )
+
+    def ray_tree(self) -> TriangleTree:
+        """The triangles as :func:`unrender.ops.ray_casting.cast_rays` takes them; it does not follow vertices that move later."""
+        return TriangleTree(self.vertices, self.faces)
+
+    def to(self, device: torch.device | str) -> Mesh:
+        """The mesh with all its tensors on another device."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
 
     def sample_surface(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "count 3"], Float[Tensor, "count 3"]]:
         """Points spread evenly over the surface, and the unit normals of the triangles they lie on.
@@ -177,7 +200,7 @@ class Mesh:
 
 
 def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
-    """Reads the positions, triangles and vertex colours of a PLY, OBJ, GLB, STL or OFF file.
+    """Reads positions, triangles and vertex colours of a PLY, OBJ, GLB, STL or OFF file, and texture coordinates of an OBJ or a GLB.
 
     Args:
         path: the file.
@@ -190,7 +213,17 @@ def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
     arrays = mesh_files.read(Path(path), z_up=z_up)
     colours = None if arrays.colours is None else torch.from_numpy(arrays.colours.astype(np.float32))
     vertices = torch.from_numpy(arrays.vertices.astype(np.float32))
-    return Mesh(vertices, torch.from_numpy(arrays.faces.astype(np.int64)), colours)
+    uvs = uv_faces = None
+    if arrays.uvs is not None and arrays.uv_faces is not None:
+        uvs, uv_faces = torch.from_numpy(arrays.uvs.astype(np.float32)), torch.from_numpy(arrays.uv_faces.astype(np.int64))
+    return Mesh(vertices, torch.from_numpy(arrays.faces.astype(np.int64)), colours, uvs=uvs, uv_faces=uv_faces)
+
+
+def _renumbered(faces: Int[Tensor, "faces 3"], count: int) -> tuple[Int[Tensor, "faces 3"], Bool[Tensor, " rows"]]:
+    """The same corners counted among the rows in use, and which of the ``count`` rows these are."""
+    used = torch.zeros(count, dtype=torch.bool, device=faces.device)
+    used[faces.reshape(-1).long()] = True
+    return (used.cumsum(0) - 1).to(faces.dtype)[faces.long()], used
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:

@@ -25,6 +25,7 @@ from jaxtyping import Float, Int
 from trimesh.exchange.obj import export_obj
 from trimesh.exchange.ply import export_ply
 from trimesh.visual.color import ColorVisuals
+from trimesh.visual.texture import TextureVisuals
 
 from unrender.color import linear_from_srgb, srgb_from_linear
 
@@ -47,6 +48,9 @@ class MeshArrays(NamedTuple):
     colours: Float[np.ndarray, "vertices 3"] | None = None
     """sRGB, 0 to 1."""
     normals: Float[np.ndarray, "vertices 3"] | None = None
+    uvs: Float[np.ndarray, "coordinates 2"] | None = None
+    """(0, 0) is the top left corner of the texture's image, as in glTF; an OBJ counts v upwards, and is turned round when read."""
+    uv_faces: Int[np.ndarray, "faces 3"] | None = None
 
 
 def write(path: Path, arrays: MeshArrays, *, z_up: bool) -> None:
@@ -68,9 +72,9 @@ def write(path: Path, arrays: MeshArrays, *, z_up: bool) -> None:
 
 
 def read(path: Path, *, z_up: bool) -> MeshArrays:
-    """Reads positions, triangles and vertex colours; polygons become triangles, the parts of a scene one mesh.
+    """Reads positions, triangles, vertex colours and texture coordinates; polygons become triangles, the parts of a scene one mesh.
 
-    The colours of a GLB are read where it has one part only.
+    The colours and texture coordinates of a GLB are read where it has one part only.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -86,16 +90,60 @@ def read(path: Path, *, z_up: bool) -> MeshArrays:
     if len(faces) == 0:
         raise ValueError(f"{path} holds no triangles; a point cloud is not a mesh")
     vertices = np.asarray(loaded.vertices)
+    uvs = uv_faces = None
     if path.suffix.lower() == ".glb":
         if z_up:
             vertices = vertices @ _Y_UP_FROM_Z_UP[:3, :3]
         colours = _glb_colours(path.read_bytes())
         if colours is not None and len(colours) != len(vertices):
             colours = None
+        uv = loaded.visual.uv if isinstance(loaded.visual, TextureVisuals) else None
+        if uv is not None and len(uv) == len(vertices):
+            uvs, uv_faces = np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1), faces
     else:
         visual = loaded.visual
         colours = visual.vertex_colors[:, :3] / 255.0 if isinstance(visual, ColorVisuals) and visual.kind == "vertex" else None
-    return MeshArrays(vertices, faces, colours)
+        if path.suffix.lower() == ".obj":
+            textured = _obj_corners(path)
+            if textured is not None:
+                vertices, faces, uvs, uv_faces = textured
+                colours = None if colours is None or len(colours) != len(vertices) else colours
+    return MeshArrays(vertices, faces, colours, uvs=uvs, uv_faces=uv_faces)
+
+
+def _obj_corners(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """Positions and texture coordinates of an OBJ, each with the triangles that name its rows; None unless every corner has both.
+
+    Trimesh keeps one coordinate per vertex, which tears the texture at its seams or the mesh along them.
+    """
+    positions: list[list[str]] = []
+    coordinates: list[list[str]] = []
+    corners: list[tuple[int, int]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").replace("\\\n", " ").splitlines():
+        kind, *words = line.split() or [""]
+        if kind == "v":
+            positions.append(words[:3])
+        elif kind == "vt":
+            coordinates.append(words[:2])
+        elif kind == "f":
+            polygon = []
+            for word in words:
+                names = word.split("/")
+                if len(names) < 2 or not names[1]:
+                    return None
+                v, t = int(names[0]), int(names[1])
+                polygon.append((v - 1 if v > 0 else len(positions) + v, t - 1 if t > 0 else len(coordinates) + t))
+            for k in range(1, len(polygon) - 1):
+                corners += [polygon[0], polygon[k], polygon[k + 1]]
+    if not corners or not coordinates:
+        return None
+    index = np.array(corners, np.int64).reshape(-1, 3, 2)
+    vertices, uvs = np.array(positions, np.float64), np.array(coordinates, np.float64)
+    for kind, rows, used in (("position", vertices, index[..., 0]), ("texture coordinate", uvs, index[..., 1])):
+        if used.min() < 0 or used.max() >= len(rows):
+            raise ValueError(f"{path} cannot be read as a mesh: a face names a {kind} that is not among its {len(rows)}")
+    uvs[:, 1] = 1 - uvs[:, 1]
+    return vertices, index[..., 0], uvs, index[..., 1]
 
 
 def _trimesh_bytes(arrays: MeshArrays, kind: str) -> bytes:
