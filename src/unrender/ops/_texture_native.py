@@ -1,0 +1,238 @@
+"""The C++ that the kernels of :mod:`unrender.ops.texture` share: where a sample falls, at which level, and which texels it mixes.
+
+It is text, put in front of each kernel's own loop; ``lookup`` is the struct of that name. Coordinates follow OpenGL: texel (column, row)
+of a w × h level covers [column/w, (column + 1)/w] × [row/h, (row + 1)/h] of (s, t), and the faces of a cube are +x −x +y −y +z −z.
+"""
+
+from __future__ import annotations
+
+WRAP, CLAMP, ZERO, CUBE = range(4)
+"""The values of ``lookup.boundary``, which the text below writes as numbers."""
+NEAREST, LINEAR, LINEAR_MIPMAP_NEAREST, LINEAR_MIPMAP_LINEAR = range(4)
+"""The values of ``lookup.filter``; from 2 on there are levels."""
+
+PLACE = """
+const int channels = lookup.channels;
+const bool cube = lookup.boundary == 3;
+const float* const uv = (const float*)lookup.uv;
+const float* const uv_derivatives = (const float*)lookup.uv_derivatives;
+const float* const level_bias = (const float*)lookup.level_bias;
+
+struct Place {
+    bool known;            // false where a coordinate is not finite, or a direction is zero
+    int face;              // 0 unless the texture is a cube
+    float s, t;            // in [0, 1] on a cube
+    float s_side, t_side;  // on a cube, the coordinates across the face before they are divided by the major one
+    float major;           // on a cube, the length along the face's axis
+};
+struct Footprint {
+    int taps;              // 0, 1 or 4
+    int row[4], texel[4];  // the row and the texel, counted through all faces and views
+    float weight[4], by_s[4], by_t[4];
+};
+// The axes that s and t of a face run along, and their directions.
+struct Face {
+    int major, s, t;
+    float major_sign, s_sign, t_sign;
+};
+
+auto face_axes = [](int face) {
+    Face f;
+    f.major = face >> 1;
+    f.major_sign = face & 1 ? -1.f : 1.f;
+    f.s = f.major == 0 ? 2 : 0;
+    f.t = f.major == 1 ? 2 : 1;
+    f.s_sign = face == 0 || face == 5 ? -1.f : 1.f;
+    f.t_sign = f.major == 1 ? f.major_sign : -1.f;
+    return f;
+};
+
+auto locate = [&](int n) {
+    Place p;
+    p.face = 0;
+    p.s_side = p.t_side = p.major = 0.f;
+    if (!cube) {
+        p.s = uv[2 * n];
+        p.t = uv[2 * n + 1];
+        p.known = p.s - p.s == 0.f && p.t - p.t == 0.f;
+        return p;
+    }
+    const float x[3] = {uv[3 * n], uv[3 * n + 1], uv[3 * n + 2]};
+    const float ax = fabsf(x[0]), ay = fabsf(x[1]), az = fabsf(x[2]);
+    const int axis = ax >= ay && ax >= az ? 0 : (ay >= az ? 1 : 2);
+    p.face = 2 * axis + (x[axis] < 0.f ? 1 : 0);
+    const Face f = face_axes(p.face);
+    p.major = fabsf(x[axis]);
+    p.s_side = f.s_sign * x[f.s];
+    p.t_side = f.t_sign * x[f.t];
+    p.known = x[0] - x[0] == 0.f && x[1] - x[1] == 0.f && x[2] - x[2] == 0.f && p.major > 0.f;
+    p.s = p.known ? 0.5f * (p.s_side / p.major + 1.f) : 0.f;
+    p.t = p.known ? 0.5f * (p.t_side / p.major + 1.f) : 0.f;
+    return p;
+};
+"""
+"""Where sample n falls."""
+
+LEVEL = """
+// The derivatives of s and t along x and y of the picture, from those of the coordinates that were given.
+struct Slopes {
+    float s_x, s_y, t_x, t_y;
+};
+auto slopes_of = [&](int n, const Place& p) {
+    Slopes d;
+    if (!cube) {
+        const float* given = uv_derivatives + 4 * n;
+        d.s_x = given[0];
+        d.s_y = given[1];
+        d.t_x = given[2];
+        d.t_y = given[3];
+        return d;
+    }
+    const float* given = uv_derivatives + 6 * n;
+    const Face f = face_axes(p.face);
+    const float half = 0.5f / p.major;
+    const float s = p.s_side / p.major, t = p.t_side / p.major;
+    const float major_x = f.major_sign * given[2 * f.major], major_y = f.major_sign * given[2 * f.major + 1];
+    d.s_x = half * (f.s_sign * given[2 * f.s] - s * major_x);
+    d.s_y = half * (f.s_sign * given[2 * f.s + 1] - s * major_y);
+    d.t_x = half * (f.t_sign * given[2 * f.t] - t * major_x);
+    d.t_y = half * (f.t_sign * given[2 * f.t + 1] - t * major_y);
+    return d;
+};
+
+// ½ log2 of the squared length, in texels, of the longer axis of the ellipse a pixel covers; clamped to the levels there are.
+auto level_of = [&](int n, const Place& p) {
+    float level = 0.f;
+    if (lookup.has_derivatives) {
+        const Slopes d = slopes_of(n, p);
+        const float sx = d.s_x * lookup.width, sy = d.s_y * lookup.width, tx = d.t_x * lookup.height, ty = d.t_y * lookup.height;
+        const float a = sx * sx + tx * tx, b = sy * sy + ty * ty, c = sx * sy + tx * ty;
+        const float half = 0.5f * (a - b), mean = 0.5f * (a + b);
+        level = 0.5f * log2f(mean - mean == 0.f ? mean + sqrtf(half * half + c * c) : mean);
+    }
+    if (lookup.has_bias) level += level_bias[n];
+    const float top = (float)lookup.top;
+    return level > 0.f ? (level < top ? level : top) : 0.f;  // what is not a number fails both comparisons
+};
+"""
+"""The mip level of sample n."""
+
+FOOTPRINT = """
+// Moves a texel one step outside one side of a face of w × w texels to where it lies on the neighbouring face, whose number is returned.
+// Texel centres are the points (2i + 1 − w, 2j + 1 − w) of the face at height w: folding the edge swaps the step with that height.
+auto fold = [&](int face, int w, int& i, int& j) {
+    const Face f = face_axes(face);
+    int a = 2 * i + 1 - w, b = 2 * j + 1 - w;
+    const bool over_s = a > w || a < -w;
+    a = a > w ? w : (a < -w ? -w : a);
+    b = b > w ? w : (b < -w ? -w : b);
+    int point[3];
+    point[f.major] = (int)f.major_sign * (w - 1);
+    point[f.s] = (int)f.s_sign * a;
+    point[f.t] = (int)f.t_sign * b;
+    const int axis = over_s ? f.s : f.t;
+    const int next = 2 * axis + (point[axis] < 0 ? 1 : 0);
+    const Face g = face_axes(next);
+    i = ((int)g.s_sign * point[g.s] + w - 1) / 2;
+    j = ((int)g.t_sign * point[g.t] + w - 1) / 2;
+    return next;
+};
+
+auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
+    const int w = (lookup.width >> level) > 1 ? lookup.width >> level : 1;
+    const int h = (lookup.height >> level) > 1 ? lookup.height >> level : 1;
+    const int boundary = lookup.boundary;
+    const float s = boundary == 0 ? p.s - floorf(p.s) : p.s, t = boundary == 0 ? p.t - floorf(p.t) : p.t;
+    if (lookup.filter == 0) {
+        const float x = floorf(s * w), y = floorf(t * h);
+        out.taps = boundary == 2 && !(x >= 0.f && x < w && y >= 0.f && y < h) ? 0 : 1;
+        int i = x > 0.f ? (x < w ? (int)x : (boundary == 0 ? 0 : w - 1)) : 0;
+        int j = y > 0.f ? (y < h ? (int)y : (boundary == 0 ? 0 : h - 1)) : 0;
+        out.row[0] = ((cube ? view * 6 + p.face : view) * h + j);
+        out.texel[0] = out.row[0] * w + i;
+        out.weight[0] = 1.f;
+        return;
+    }
+    float x = s * w - 0.5f, y = t * h - 0.5f;
+    float slope_s = (float)w, slope_t = (float)h;
+    if (boundary == 1) {
+        if (!(x >= 0.f && x <= w - 1)) { slope_s = 0.f; x = x > 0.f ? w - 1 : 0.f; }
+        if (!(y >= 0.f && y <= h - 1)) { slope_t = 0.f; y = y > 0.f ? h - 1 : 0.f; }
+    }
+    if (boundary == 2 && !(x > -1.f && x < w && y > -1.f && y < h)) {
+        out.taps = 0;
+        return;
+    }
+    out.taps = 4;
+    const float x_floor = floorf(x), y_floor = floorf(y);
+    const float f = x - x_floor, g = y - y_floor, f0 = 1.f - f, g0 = 1.f - g;
+    int i0 = (int)x_floor, j0 = (int)y_floor, i1 = i0 + 1, j1 = j0 + 1;
+    out.weight[0] = f0 * g0;
+    out.weight[1] = f * g0;
+    out.weight[2] = f0 * g;
+    out.weight[3] = f * g;
+    out.by_s[0] = -slope_s * g0;
+    out.by_s[1] = slope_s * g0;
+    out.by_s[2] = -slope_s * g;
+    out.by_s[3] = slope_s * g;
+    out.by_t[0] = -slope_t * f0;
+    out.by_t[1] = -slope_t * f;
+    out.by_t[2] = slope_t * f0;
+    out.by_t[3] = slope_t * f;
+    if (boundary == 3) {
+        const bool inside = i0 >= 0 && i1 < w && j0 >= 0 && j1 < w;
+        const int first_face = view * 6;
+        if (!inside) {
+            int missing = -1, other = 0;
+            for (int k = 0; k < 4; k++) {
+                int i = k & 1 ? i1 : i0, j = k & 2 ? j1 : j0, face = p.face;
+                const bool over_s = i < 0 || i >= w, over_t = j < 0 || j >= w;
+                if (over_s && over_t) { missing = k; continue; }
+                if (over_s || over_t) face = fold(face, w, i, j);
+                out.row[k] = (first_face + face) * w + j;
+                out.texel[k] = out.row[k] * w + i;
+                other = k;
+            }
+            if (missing >= 0) {  // at a corner of the cube three texels meet: their mean stands for the fourth
+                for (int k = 0; k < 4; k++) {
+                    if (k == missing) continue;
+                    out.weight[k] += out.weight[missing] * (1.f / 3.f);
+                    out.by_s[k] += out.by_s[missing] * (1.f / 3.f);
+                    out.by_t[k] += out.by_t[missing] * (1.f / 3.f);
+                }
+                out.row[missing] = out.row[other];
+                out.texel[missing] = out.texel[other];
+                out.weight[missing] = out.by_s[missing] = out.by_t[missing] = 0.f;
+            }
+            return;
+        }
+        out.row[0] = out.row[1] = (first_face + p.face) * w + j0;
+        out.row[2] = out.row[3] = out.row[0] + 1;
+    } else {
+        if (boundary == 2) {
+            const bool no_i0 = i0 < 0, no_i1 = i1 >= w, no_j0 = j0 < 0, no_j1 = j1 >= h;
+            for (int k = 0; k < 4; k++)
+                if ((k & 1 ? no_i1 : no_i0) || (k & 2 ? no_j1 : no_j0)) out.weight[k] = out.by_s[k] = out.by_t[k] = 0.f;
+            if (no_i0) i0 = i1;
+            if (no_i1) i1 = i0;
+            if (no_j0) j0 = j1;
+            if (no_j1) j1 = j0;
+        } else {
+            if (i0 < 0) i0 = boundary == 0 ? w - 1 : 0;
+            if (j0 < 0) j0 = boundary == 0 ? h - 1 : 0;
+            if (i1 >= w) i1 = boundary == 0 ? 0 : w - 1;
+            if (j1 >= h) j1 = boundary == 0 ? 0 : h - 1;
+        }
+        out.row[0] = out.row[1] = view * h + j0;
+        out.row[2] = out.row[3] = view * h + j1;
+    }
+    out.texel[0] = out.row[0] * w + i0;
+    out.texel[1] = out.row[1] * w + i1;
+    out.texel[2] = out.row[2] * w + i0;
+    out.texel[3] = out.row[3] * w + i1;
+};
+
+// Rows are dealt to the bands in groups, the same part of the texture to the same band on every level: a sample seldom meets two.
+auto band_of = [&](int row, int level) { return (int)((((unsigned)row << level) >> lookup.band_shift) & (unsigned)(lookup.bands - 1)); };
+"""
+"""The texels of one level that sample p mixes, their weights, and the derivatives of these to s and t."""

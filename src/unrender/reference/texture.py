@@ -1,0 +1,179 @@
+"""Texture lookups in plain PyTorch: the twin of :mod:`unrender.ops.texture`, in any floating type."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unrender.reference.mips import build_mips
+
+_FACES = torch.tensor(
+    [
+        [[0, 0, -1], [0, -1, 0], [1, 0, 0]],
+        [[0, 0, 1], [0, -1, 0], [-1, 0, 0]],
+        [[1, 0, 0], [0, 0, 1], [0, 1, 0]],
+        [[1, 0, 0], [0, 0, -1], [0, -1, 0]],
+        [[1, 0, 0], [0, -1, 0], [0, 0, 1]],
+        [[-1, 0, 0], [0, -1, 0], [0, 0, -1]],
+    ]
+)
+"""Of the faces +x −x +y −y +z −z: the directions of their s, t and outward axis (OpenGL 4.6, table 8.19)."""
+
+
+def texture(
+    texels: Float[Tensor, ...],
+    uv: Float[Tensor, ...],
+    uv_derivatives: Float[Tensor, ...] | None = None,
+    level_bias: Float[Tensor, ...] | None = None,
+    *,
+    mips: Sequence[Tensor] | None = None,
+    filter: Literal["auto", "nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear"] = "auto",
+    boundary: Literal["wrap", "clamp", "zero", "cube"] = "wrap",
+    max_level: int | None = None,
+) -> Float[Tensor, "views height width channels"]:
+    """Every sample looked up in every level, and the levels weighted; see :func:`unrender.ops.texture.texture`."""
+    cube = boundary == "cube"
+    if filter == "auto":
+        filter = "linear" if uv_derivatives is None and level_bias is None else "linear-mipmap-linear"
+    levels = [texels]
+    if "mipmap" in filter:
+        levels += build_mips(texels, max_level, cube=cube) if mips is None else list(mips[:max_level])
+    known = uv.isfinite().all(-1) & (uv.abs().amax(-1) > 0 if cube else True)
+    safe = torch.where(known[..., None], uv, torch.ones_like(uv))
+    derivatives = None if "mipmap" not in filter else uv_derivatives
+    face, st, slopes = _project(safe, derivatives) if cube else (torch.zeros_like(safe[..., 0], dtype=torch.long), safe, derivatives)
+    if "mipmap" not in filter:
+        values = _lookup(texels, face, st, boundary, nearest=filter == "nearest")
+        return torch.where(known[..., None], values, torch.zeros_like(values))
+    level = _level(slopes, level_bias, texels.shape[-3], texels.shape[-2], len(levels) - 1)
+    whole = level.detach().floor()
+    between = level - whole if filter == "linear-mipmap-linear" else torch.zeros_like(level)
+    total = texels.new_zeros(*uv.shape[:-1], texels.shape[-1])
+    for k, of_level in enumerate(levels):
+        weight = torch.where(whole == k, 1 - between, torch.where(whole == k - 1, between, torch.zeros_like(between)))
+        total = total + weight[..., None] * _lookup(of_level, face, st, boundary, nearest=False)
+    return torch.where(known[..., None], total, torch.zeros_like(total))
+
+
+def _project(
+    directions: Float[Tensor, "*pixels 3"], derivatives: Float[Tensor, "*pixels 6"] | None
+) -> tuple[Int[Tensor, "*pixels"], Float[Tensor, "*pixels 2"], Float[Tensor, "*pixels 4"] | None]:
+    """The face that a direction meets, (s, t) in [0, 1] on it, and the derivatives of these by the chain rule."""
+    size = directions.detach().abs()
+    x, y, z = size.unbind(-1)
+    axis = torch.where((x >= y) & (x >= z), 0, torch.where(y >= z, 1, 2))
+    face = 2 * axis + (directions.detach().gather(-1, axis[..., None])[..., 0] < 0).long()
+    axes = _FACES.to(directions)[face]
+    s, t, major = (axes * directions[..., None, :]).sum(-1).unbind(-1)
+    st = torch.stack([(s / major + 1) / 2, (t / major + 1) / 2], dim=-1)
+    if derivatives is None:
+        return face, st, None
+    along = axes @ derivatives.unflatten(-1, (3, 2))
+    of_major = along[..., 2, :]
+    slopes = [(along[..., k, :] - (value / major)[..., None] * of_major) / (2 * major[..., None]) for k, value in ((0, s), (1, t))]
+    return face, st, torch.cat(slopes, dim=-1)
+
+
+def _level(
+    slopes: Float[Tensor, "*pixels 4"] | None, bias: Float[Tensor, "*pixels"] | None, height: int, width: int, top: int
+) -> Float[Tensor, "*pixels"]:
+    """½ log₂ of the squared longer axis of a pixel's footprint, plus the bias, clamped; no gradient where clamped or not a number."""
+    if slopes is None:
+        level = torch.zeros(()) if bias is None else bias
+    else:
+        sizes = slopes.new_tensor([width, width, height, height])
+        longest = _longer_axis((slopes * sizes).detach())
+        usable = longest.isfinite() & (longest > 0)
+        unit = slopes.new_tensor([1.0, 0.0, 0.0, 0.5])  # stands in where there is no gradient, to keep it finite
+        level = torch.where(usable, _longer_axis(torch.where(usable[..., None], slopes * sizes, unit)).log2(), longest.log2()) / 2
+        level = level if bias is None else level + bias
+    interior = (level > 0) & (level < top)
+    clamped = level.detach().nan_to_num(nan=0.0, posinf=float(top), neginf=0.0).clamp(0, top)
+    return torch.where(interior, level, clamped)
+
+
+def _longer_axis(slopes: Float[Tensor, "*pixels 4"]) -> Float[Tensor, "*pixels"]:
+    """(a + b)/2 + √((a − b)²/4 + c²); the root of zero has no gradient."""
+    sx, sy, tx, ty = slopes.unbind(-1)
+    a, b, c = sx**2 + tx**2, sy**2 + ty**2, sx * sy + tx * ty
+    square = (a - b) ** 2 / 4 + c**2
+    round_ = square == 0
+    root = torch.where(round_, square.detach(), torch.where(round_, torch.ones_like(square), square).sqrt())
+    return torch.where((a + b).isfinite(), (a + b) / 2 + root, a + b)
+
+
+def _lookup(
+    texels: Float[Tensor, ...], face: Int[Tensor, "*pixels"], st: Float[Tensor, "*pixels 2"], boundary: str, *, nearest: bool
+) -> Float[Tensor, "*pixels channels"]:
+    """One level, nearest or bilinear: texels are padded by one on every side, which makes the boundary a matter of the padding."""
+    height, width = texels.shape[-3:-1]
+    size = st.new_tensor([width, height])
+    if boundary == "wrap":
+        st = st - st.detach().floor()
+    elif boundary == "clamp" and nearest:
+        st = st.clamp(0, 1)
+    padded = _pad(texels, boundary)
+    view = torch.arange(st.shape[0], device=st.device).reshape(-1, 1, 1).clamp(max=texels.shape[0] - 1)
+    if nearest:
+        column, row = (st.detach() * size).floor().unbind(-1)
+        if boundary == "wrap":
+            column, row = column % width, row % height
+        if boundary != "zero":
+            column, row = column.clamp(0, width - 1), row.clamp(0, height - 1)
+        return padded[view, face, row.clamp(-1, height).long() + 1, column.clamp(-1, width).long() + 1]
+    x, y = (st * size - 0.5).unbind(-1)
+    inside = torch.ones_like(x, dtype=torch.bool)
+    if boundary == "clamp":
+        x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    elif boundary == "zero":
+        inside = (x > -1) & (x < width) & (y > -1) & (y < height)
+        x, y = torch.where(inside, x, torch.zeros_like(x)), torch.where(inside, y, torch.zeros_like(y))
+    i, j = x.detach().floor(), y.detach().floor()
+    f, g = (x - i)[..., None], (y - j)[..., None]
+    i, j = i.long() + 1, j.long() + 1
+    near = (1 - f) * padded[view, face, j, i] + f * padded[view, face, j, i + 1]
+    far = (1 - f) * padded[view, face, j + 1, i] + f * padded[view, face, j + 1, i + 1]
+    return ((1 - g) * near + g * far) * inside[..., None]
+
+
+def _pad(texels: Float[Tensor, ...], boundary: str) -> Float[Tensor, "views faces padded_height padded_width channels"]:
+    """[views, faces, height + 2, width + 2, channels]: the texels with what lies one step outside of them."""
+    if boundary == "cube":
+        return _pad_cube(texels)
+    height, width = texels.shape[1:3]
+    rows, columns = torch.arange(-1, height + 1), torch.arange(-1, width + 1)
+    if boundary == "wrap":
+        padded = texels[:, rows % height][:, :, columns % width]
+    else:
+        padded = texels[:, rows.clamp(0, height - 1)][:, :, columns.clamp(0, width - 1)]
+    if boundary == "zero":
+        inside = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
+        padded = padded * inside[..., None].to(padded)
+    return padded[:, None]
+
+
+def _pad_cube(texels: Float[Tensor, "views 6 side side channels"]) -> Float[Tensor, "views 6 padded padded channels"]:
+    """Each face with the rows of its four neighbours, found by folding the texels' centres over the edge, and the corners' means."""
+    side = texels.shape[2]
+    middle = torch.arange(side + 2).clamp(1, side) - 1
+    centres = 2.0 * middle - (side - 1)
+    outside = torch.arange(side + 2) - 1 - middle
+    corner = (outside[:, None] * outside[None, :]) != 0
+    # A step outside along s swaps s with the height of the face: the point lies on the neighbour, one texel from the edge.
+    s = torch.where(outside[None, :] != 0, side * outside[None, :], centres[None, :]).expand(side + 2, -1)
+    t = torch.where(outside[:, None] != 0, side * outside[:, None], centres[:, None]).expand(-1, side + 2)
+    height = torch.where((outside[None, :] != 0) | (outside[:, None] != 0), side - 1.0, float(side)).expand(side + 2, -1)
+    points = torch.stack([s, t, height], dim=-1) @ _FACES.float()[:, None]
+    face, st, _ = _project(points, None)
+    column, row = (st * side).floor().clamp(0, side - 1).long().unbind(-1)
+    padded = texels[:, face, row, column]
+    ends = torch.tensor([0, side + 1])
+    beside = torch.tensor([1, side])
+    mean = padded[:, :, beside][:, :, :, beside] + padded[:, :, ends][:, :, :, beside] + padded[:, :, beside][:, :, :, ends]
+    rows, columns = corner.nonzero(as_tuple=True)
+    return padded.index_put((torch.arange(texels.shape[0])[:, None, None], torch.arange(6)[:, None], rows, columns),
+                            (mean / 3).reshape(texels.shape[0], 6, 4, texels.shape[-1]))  # fmt: skip
