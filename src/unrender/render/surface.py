@@ -1,0 +1,222 @@
+"""Meshes rendered by rasterisation: mesh, material, lights and cameras become a :class:`~unrender.render.rendering.Rendering`.
+
+For each of ``layers`` peeled surfaces: ``rasterize`` finds the triangle at every pixel, ``interpolate`` makes a
+:class:`~unrender.shading.gbuffer.GBuffer` of it, the material turns that into colour and opacity. From the farthest layer to the nearest,
+with straight colour c and opacity α,
+
+    C ← α c + (1 − α) C,    A ← α + (1 − α) A,
+
+each followed by ``antialias`` at that layer's silhouettes, which is where gradients of visibility come from. Distances and normals are
+composited like colours. At the end, C + (1 − A) background.
+
+Everything is differentiable to vertices, vertex attributes, textures, lights and poses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from unrender.cameras import Cameras
+from unrender.color import linear_from_srgb
+from unrender.geometry.mesh import Mesh
+from unrender.numerics import normalised
+from unrender.ops.antialias import antialias
+from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
+from unrender.ops.raster import Raster
+from unrender.ops.rasterize import rasterize, rasterize_layers
+from unrender.ops.topology import Topology, edge_topology
+from unrender.render.rendering import Rendering
+from unrender.shading.gbuffer import GBuffer
+from unrender.shading.lights import Light
+from unrender.shading.materials import Material
+
+_PACKED_WIDTH = 256
+"""Pixels in a row of the image that is shaded on a CPU; rows are what kernels share between threads."""
+
+
+def render_surface(
+    mesh: Mesh,
+    material: Material,
+    lights: Sequence[Light],
+    cameras: Cameras,
+    *,
+    background: Float[Tensor, "*#shape 3"] | None = None,
+    samples: int = 1,
+    layers: int = 1,
+    antialiasing: Literal["walk", "owner"] | None = "walk",
+    topology: Topology | None = None,
+    depth_range: tuple[float, float] = (0.1, 100.0),
+) -> Rendering:
+    """Renders a mesh as all cameras see it; the fields of the result are [views, height, width, ...] in linear light.
+
+    Args:
+        mesh: world units. Normals are interpolated where it has some; otherwise every triangle is flat. Both sides are seen.
+        material: what the surface does with light; a function of a GBuffer and lights is one. It treats pixels one by one: on a CPU it gets
+            the covered pixels of all views as one image without gaps.
+        lights: any number.
+        cameras: pinholes; only their own size is rendered.
+        background: linear light behind everything: one colour, or an image [height, width, 3] or [views, height, width, 3]; black if left
+            out.
+        samples: along each side of a pixel, so ``samples``² of them are shaded and averaged; textures are looked up at the mip level of a
+            sample's own footprint.
+        layers: how many surfaces behind each other are looked at; more than one shows through materials that are not opaque.
+        antialiasing: the rule at silhouettes (:func:`unrender.ops.antialias.antialias`); None for bare coverage, which has no gradient
+            of visibility.
+        topology: ``edge_topology(mesh.faces)``, worth keeping by who renders the same triangles often.
+        depth_range: nearest and farthest depth that is seen.
+
+    Raises:
+        ValueError: for cameras with lens distortion, or fewer than one sample or layer.
+    """
+    if samples < 1 or layers < 1:
+        raise ValueError(f"rendering takes at least one sample and one layer, got samples={samples} and layers={layers}")
+    clip_positions = cameras.clip_positions(mesh.vertices, *depth_range)
+    resolution = samples * cameras.height, samples * cameras.width
+    rasters = rasterize_layers(clip_positions, mesh.faces, resolution, layers=layers, derivatives=mesh.uvs is not None)
+    if antialiasing is not None and topology is None:
+        topology = edge_topology(mesh.faces)
+
+    def smoothed(fields: Tensor, raster: Raster) -> Tensor:
+        if antialiasing is None:
+            return fields
+        return antialias(fields, raster, clip_positions, mesh.faces, topology, rule=antialiasing)
+
+    *nearer, farthest = rasters
+    layered = smoothed(_shaded(mesh, farthest, cameras.positions, material, lights), farthest)
+    for raster in reversed(nearer):
+        fields = _shaded(mesh, raster, cameras.positions, material, lights)
+        layered = smoothed(fields + (1 - fields[..., 3:4]) * layered, raster)
+    if samples > 1:
+        layered = avg_pool2d(layered.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
+    colour, opacity, distance, normal = layered[..., :3], layered[..., 3], layered[..., 4], layered[..., 5:]
+    if background is not None:
+        colour = colour + (1 - opacity)[..., None] * background
+    return Rendering(colour, opacity, distance, normal)
+
+
+def surface_seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"]) -> GBuffer:
+    """The surface points that a raster of ``mesh`` found, seen from the camera centres ``eyes``.
+
+    A triangle seen from behind gets its normals turned round. The texture coordinates' derivatives need the raster's.
+    """
+    return _seen(mesh, raster, eyes[:, None, None])
+
+
+def surface_in_texture(mesh: Mesh, resolution: tuple[int, int]) -> GBuffer:
+    """The surface point of every texel of the mesh's texture: what baking and painting work on.
+
+    The triangles are rasterised where ``uvs`` puts them, row 0 being v = 0; the result is one view, [1, height, width, ...]. Nobody looks,
+    so each point is seen along its own normal, from a distance of zero. Of triangles that overlap in the texture the lowest is kept.
+
+    Raises:
+        ValueError: for a mesh without texture coordinates.
+    """
+    if mesh.uvs is None or mesh.uv_faces is None:
+        raise ValueError("the mesh has no texture coordinates: give it uvs and uv_faces")
+    zero, one = torch.zeros_like(mesh.uvs[:, :1]), torch.ones_like(mesh.uvs[:, :1])
+    raster = rasterize(torch.cat([2 * mesh.uvs - 1, zero, one], dim=-1)[None], mesh.uv_faces, resolution, derivatives=True)
+    position, normal, colour = _inside(mesh, raster)
+    return GBuffer(raster, position, normal, normal, torch.zeros_like(raster.depth), colour, *_texture_coordinates(mesh, raster))
+
+
+def _shaded(
+    mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"], material: Material, lights: Sequence[Light]
+) -> Float[Tensor, "views height width 8"]:
+    """Colour, one, distance and normal of one layer, each multiplied by its opacity."""
+    if raster.face.device.type != "cpu":
+        return _fields(_seen(mesh, raster, eyes[:, None, None]), material, lights)
+    views, height, width = raster.face.shape
+    pixels = (raster.face.reshape(-1) >= 0).nonzero()[:, 0]
+    packed = _fields(_seen(mesh, *_packed(raster, eyes, pixels)), material, lights)
+    empty = packed.new_zeros(views * height * width, packed.shape[-1])
+    return empty.index_copy(0, pixels, packed.flatten(0, 2)[: len(pixels)]).view(views, height, width, -1)
+
+
+def _packed(
+    raster: Raster, eyes: Float[Tensor, "views 3"], pixels: Int[Tensor, " covered"]
+) -> tuple[Raster, Float[Tensor, "1 rows columns 3"]]:
+    """The covered pixels as one image without gaps, and the eye that sees each; the end of its last row is empty.
+
+    On a CPU this is what is shaded, since most pixels of a picture of an object are background. On a GPU one would have to wait for their
+    number.
+    """
+    count = len(pixels)
+    rows = max(1, -(-count // _PACKED_WIDTH))
+    taken = torch.nn.functional.pad(pixels, (0, rows * _PACKED_WIDTH - count))
+    views, height, width = raster.face.shape
+    face = raster.face.reshape(-1)[taken]
+    face[count:] = -1
+
+    def image(tensor: Tensor) -> Tensor:
+        return tensor.flatten(0, 2)[taken].view(1, rows, _PACKED_WIDTH, *tensor.shape[3:])
+
+    slopes = None if raster.barycentric_derivatives is None else image(raster.barycentric_derivatives)
+    seen = Raster(face.view(1, rows, _PACKED_WIDTH), image(raster.barycentrics), image(raster.depth), slopes)
+    return seen, eyes[taken // (height * width)].view(1, rows, _PACKED_WIDTH, 3)
+
+
+def _fields(surface: GBuffer, material: Material, lights: Sequence[Light]) -> Float[Tensor, "views height width 8"]:
+    colour, opacity = material(surface, lights)
+    fields = torch.cat([colour, torch.ones_like(opacity)[..., None], surface.distance[..., None], surface.normal], dim=-1)
+    return torch.where(surface.covered[..., None], opacity[..., None] * fields, 0.0)
+
+
+def _seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "#views #height #width 3"]) -> GBuffer:
+    covered = (raster.face >= 0)[..., None]
+    position, normal, colour = _inside(mesh, raster)
+    offset = torch.where(covered, eyes - position, 1.0)
+    distance = offset.square().sum(-1, keepdim=True).sqrt()
+    to_viewer = torch.where(covered, offset / distance, 0.0)
+    turned = torch.where(_seen_from_behind(mesh, raster, to_viewer), -normal, normal)
+    distance = torch.where(covered, distance, 0.0)[..., 0]
+    return GBuffer(raster, position, turned, to_viewer, distance, colour, *_texture_coordinates(mesh, raster))
+
+
+def _inside(
+    mesh: Mesh, raster: Raster
+) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"] | None]:
+    """Position, unit normal and linear colour at every pixel."""
+    attributes = [mesh.vertices]
+    if mesh.normals is not None:
+        attributes.append(mesh.normals)
+    if mesh.colours is not None:
+        attributes.append(linear_from_srgb(mesh.colours))
+    found = list(interpolate(torch.cat(attributes, dim=-1), raster, mesh.faces).split(3, dim=-1))
+    position = found.pop(0)
+    normal = found.pop(0) if mesh.normals is not None else interpolate(_face_normals(mesh), raster, _each_face_itself(mesh.faces))
+    return position, normalised(normal), found.pop(0) if found else None
+
+
+def _texture_coordinates(
+    mesh: Mesh, raster: Raster
+) -> tuple[Float[Tensor, "views height width 2"] | None, Float[Tensor, "views height width 4"] | None]:
+    if mesh.uvs is None or mesh.uv_faces is None:
+        return None, None
+    if raster.barycentric_derivatives is None:
+        return interpolate(mesh.uvs, raster, mesh.uv_faces), None
+    return interpolate_with_derivatives(mesh.uvs, raster, mesh.uv_faces)
+
+
+def _face_normals(mesh: Mesh) -> Float[Tensor, "faces 3"]:
+    a, b, c = mesh.vertices[mesh.faces.long()].unbind(1)
+    return normalised(torch.linalg.cross(b - a, c - a))
+
+
+def _each_face_itself(faces: Int[Tensor, "faces 3"]) -> Int[Tensor, "faces 3"]:
+    """Triangles whose three corners are one row each: what is interpolated with them is constant on every triangle."""
+    return torch.arange(faces.shape[0], dtype=faces.dtype, device=faces.device)[:, None].expand(-1, 3).contiguous()
+
+
+def _seen_from_behind(mesh: Mesh, raster: Raster, to_viewer: Float[Tensor, "views height width 3"]) -> Bool[Tensor, "views height width 1"]:
+    """Whether the eye is on the inner side of the triangle's plane."""
+    with torch.no_grad():
+        if mesh.is_empty:
+            return torch.zeros_like(to_viewer[..., :1], dtype=torch.bool)
+        outward = _face_normals(mesh)[raster.face.clamp_min(0).long()]
+        return (outward * to_viewer).sum(-1, keepdim=True) < 0
