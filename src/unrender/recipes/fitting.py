@@ -176,6 +176,7 @@ class Fitting:
         self._skipped = torch.zeros((), device=device)
         self._in_a_row = torch.zeros((), device=device)
         self._error = torch.ones((), device=device)
+        self._first_step = clock.step
         self._samples_in_use = torch.ones(1, dtype=torch.int32, device=device)
         self._outcome: Outcome = "finished"
         self._reported = 0.0
@@ -232,7 +233,7 @@ class Fitting:
         self.optimiser.step(skip=skip)
         self._skipped += skip
         self._in_a_row = (self._in_a_row + 1) * skip
-        self._error = torch.where(finite, self._error.lerp(colour_error, 0.1 if self.clock.step else 1.0), self._error)
+        self._error = torch.where(finite, self._error.lerp(colour_error, 1.0 if self.clock.step == self._first_step else 0.1), self._error)
         self._samples_in_use = samples.used()
         self._rays = rays
         self._losses = {name: value.detach() for name, value in losses.items()}

@@ -37,7 +37,7 @@ from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.rendering import Rendering, concatenated
 from unrender.volume.pieces import CANDIDATES, looking_capacity, pieces, samples_taken
 from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
-from unrender.volume.visibility import without_unseen
+from unrender.volume.visibility import Opacity, reach, without_unseen
 
 _UNSEEN = 1e-4
 """A sample that weighs less does not change an 8-bit pixel, even a hundred of them on one ray."""
@@ -145,27 +145,28 @@ PRESETS: dict[str, NerfConfig] = {
 """``cpu`` is made for two cores; ``gpu`` and the others are the published configurations of instant-nsr-pl."""
 
 
+def radiance_field(config: NerfConfig, *, unbounded: bool, generator: torch.Generator) -> RadianceField:
+    """The field of a configuration, with initial weights."""
+    grid = HashGrid.spanning(
+        config.base_resolution, config.finest_resolution, levels=config.levels, features=config.features, log2_entries=config.log2_entries
+    )
+    return RadianceField(
+        grid,
+        density_hidden=config.density_hidden,
+        colour_hidden=config.colour_hidden,
+        geometry_features=config.geometry_features,
+        unbounded=unbounded,
+        generator=generator,
+    )
+
+
 class NerfScene(Scene):
     """A radiance field with its occupancy grid."""
 
     def __init__(self, config: NerfConfig, *, unbounded: bool, masked: bool, generator: torch.Generator) -> None:
         super().__init__()
         self.config = config
-        grid = HashGrid.spanning(
-            config.base_resolution,
-            config.finest_resolution,
-            levels=config.levels,
-            features=config.features,
-            log2_entries=config.log2_entries,
-        )
-        self.field = RadianceField(
-            grid,
-            density_hidden=config.density_hidden,
-            colour_hidden=config.colour_hidden,
-            geometry_features=config.geometry_features,
-            unbounded=unbounded,
-            generator=generator,
-        )
+        self.field = radiance_field(config, unbounded=unbounded, generator=generator)
         self.occupancy = OccupancyGrid(config.occupancy_resolution, config.occupancy_levels if unbounded else 1)
         self.register_buffer("kind", torch.tensor([unbounded, masked]))
         self.unbounded = unbounded
@@ -181,10 +182,10 @@ class NerfScene(Scene):
 
     @torch.no_grad()
     def prune(self, samples: Samples, rays: Rays) -> Samples:
-        def opacity(part: Samples) -> Tensor:
-            return 1 - torch.exp(-self.field.density(part.positions(rays))[0] * part.lengths)
+        return without_unseen(samples, self._opacity(rays), threshold=1e-3, capacity=2 * self.config.target_samples)
 
-        return without_unseen(samples, opacity, threshold=1e-3, capacity=2 * self.config.target_samples)
+    def _opacity(self, rays: Rays) -> Opacity:
+        return lambda part: 1 - torch.exp(-self.field.density(part.positions(rays))[0] * part.lengths)
 
     def shade(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, Tensor]:
         """The rendering of the rays, and the weight of each sample."""
@@ -233,13 +234,10 @@ class NerfScene(Scene):
         with pytorch_on_one_thread():
             for piece in pieces(rays):
                 samples = self.march(piece, None, looking_capacity(piece, self.config.samples_per_ray))
-                weights = weights_from_density(self.field.density(samples.positions(piece))[0], samples)
-                before = torch.cat([weights.new_zeros(1), weights.cumsum(0)])
-                index = samples.ray_index.clamp_min(0).long()
-                passed = before[1:] - before[samples.first.long()][index] >= 0.5
-                distance = torch.full_like(piece.origins[:, 0], torch.inf)
-                seen = torch.where(passed & (samples.ray_index >= 0), samples.midpoints, torch.inf)
-                parts.append(distance.scatter_reduce(0, index, seen, "amin"))
+                light, lit = reach(samples, self._opacity(piece), threshold=0.5)
+                last = (samples.first + lit - 1).clamp_min(0)
+                middle = torch.cat([samples.midpoints, samples.starts.new_zeros(1)])[last.long()]  # there may be no sample at all
+                parts.append(torch.where(light <= 0.5, middle, torch.inf))
         return torch.cat(parts)
 
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:

@@ -112,6 +112,8 @@ class NeusConfig:
     density_first: float = 0.0
     """Grid field: for this share of the budget a radiance field finds out where things are; the surface starts from its depths. The
     other shares and ramps count in parts of what remains."""
+    density_first_unmasked: float = 0.0
+    """The same share where the surroundings are learned too. The radiance field then also says what lies beyond the cube, and needs longer."""
     sharpness: float = 0.3
     """v at the start: the surface has sharpness s = exp(10 v)."""
     sharpness_rate: float = 0.1
@@ -191,8 +193,9 @@ class NeusConfig:
             raise ValueError(f"stages must begin at 0 and rise, got {[stage[0] for stage in self.stages]}")
         if any(a[1] > b[1] or a[2] > b[2] for a, b in zip(self.stages, self.stages[1:], strict=False)):
             raise ValueError(f"stages must not become coarser, got {self.stages}")
-        if not 0 <= self.density_first < 1:
-            raise ValueError(f"density_first is {self.density_first}; it is a share of the budget, from 0 to below 1")
+        if not 0 <= min(self.density_first, self.density_first_unmasked) <= max(self.density_first, self.density_first_unmasked) < 1:
+            shares = f"{self.density_first} and {self.density_first_unmasked}"
+            raise ValueError(f"density_first and density_first_unmasked are {shares}; they are shares of the budget, from 0 to below 1")
         if min(self.samples_per_ray, self.target_samples, self.start_rays, self.max_rays, self.occupancy_every, self.downscale_first) < 1:
             raise ValueError(
                 "samples_per_ray, target_samples, start_rays, max_rays, occupancy_every and downscale_first must be at least 1"
@@ -206,6 +209,7 @@ _CPU = NeusConfig(
     start_from_hull=True,
     sharpness=0.36,
     density_first=0.25,
+    density_first_unmasked=0.5,
     colour_hidden=(32, 32),
     sharpness_rate=0.2,
     samples_per_ray=400,
@@ -290,16 +294,7 @@ class NeusScene(Scene):
         """Colour behind the scene when it is looked at: white for a cut-out object."""
         self.around: RadianceField | None = None
         if surroundings:
-            self.around = RadianceField(
-                HashGrid.spanning(32, 2048, levels=16, features=2, log2_entries=min(19, config.log2_entries))
-                if config.field == "hash"
-                else HashGrid(8, 4, 16, 16, 2.0**0.75),
-                density_hidden=(64,) if config.field == "hash" else (32,),
-                colour_hidden=config.colour_hidden,
-                geometry_features=8,
-                unbounded=True,
-                generator=generator,
-            )
+            self.around = nerf.radiance_field(_around_config(config), unbounded=True, generator=generator)
 
     def sharpness(self) -> Tensor:
         """s = exp(10 v), held below the cap."""
@@ -497,6 +492,8 @@ def fit(
     surroundings = (capture.unbounded and not masked) if config.learned_background is None else config.learned_background
     if surroundings and masked:
         raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (--no-masks)")
+    if surroundings:
+        config = replace(config, density_first=config.density_first_unmasked)
     first = None
     if config.density_first > 0 and config.field == "grid" and not _is_surface(resume):
         first = nerf.fit(
@@ -521,6 +518,8 @@ def fit(
     scene = scene.to(device)
     if resume is None:
         scene.occupancy.load_state_dict(hull.state_dict())
+        if first is not None and scene.around is not None and isinstance(first.scene, nerf.NerfScene):
+            scene.around.load_state_dict(first.scene.field.state_dict())
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=config.downscale_first) if config.downscale_first > 1 else pixels
     points = None if capture.points is None else _within(capture.points.to(device))
@@ -604,6 +603,20 @@ def _density_config(config: NeusConfig) -> nerf.NerfConfig:
         max_seconds=seconds,
         target_samples=config.target_samples,
         occupancy_resolution=config.occupancy_resolution,
+        cone_angle=1 / 50,
+    )
+
+
+def _around_config(config: NeusConfig) -> nerf.NerfConfig:
+    """What lies beyond the cube: with a grid the field of the first phase, which has seen it already."""
+    if config.field == "grid":
+        return _density_config(config)
+    return nerf.NerfConfig(
+        base_resolution=32,
+        finest_resolution=2048,
+        log2_entries=min(19, config.log2_entries),
+        colour_hidden=config.colour_hidden,
+        geometry_features=8,
     )
 
 
@@ -621,13 +634,13 @@ def _in_the_first_phase(observer: Observer | None, config: NeusConfig) -> Observ
 
 @torch.no_grad()
 def _surface_of(scene: Scene, capture: Capture, size: int) -> Tensor | None:
-    """Signed distance grid from how far the training views see into a radiance field, at about half a million pixels.
+    """Signed distance grid from how far the training views see into a radiance field, at so many pixels that a grid is well covered.
 
     None where the field is still too thin to show what the masks say is there.
     """
     assert isinstance(scene, nerf.NerfScene)
     cameras = capture.cameras.select(capture.split.train)
-    shrink = math.ceil(math.sqrt(len(cameras) * cameras.height * cameras.width / 5e5))
+    shrink = math.ceil(math.sqrt(len(cameras) * cameras.height * cameras.width / (1.5e5 if scene.unbounded else 5e5)))
     cameras = cameras.downscaled(shrink).to(scene.field.table.device) if shrink > 1 else cameras.to(scene.field.table.device)
     shape = (cameras.height, cameras.width)
     distances = torch.stack([scene.median_distance(cameras.image_rays(view)).reshape(shape) for view in range(len(cameras))])
