@@ -130,7 +130,7 @@ _CPU = NerfConfig(
     target_samples=2**16,
     max_rays=2**15,
     occupancy_resolution=64,
-    cone_angle=1 / 100,
+    cone_angle=1 / 50,
     distortion=0.005,
 )
 

@@ -603,7 +603,6 @@ def _density_config(config: NeusConfig) -> nerf.NerfConfig:
         max_seconds=seconds,
         target_samples=config.target_samples,
         occupancy_resolution=config.occupancy_resolution,
-        cone_angle=1 / 50,
     )
 
 

@@ -1,0 +1,127 @@
+"""Recover a pose: how is the cube turned in this picture?
+
+    python examples/10_recover_a_pose.py [OUTPUT_FOLDER] [--pictures COUNT]
+
+A gradient only finds the nearest valley, so the search begins everywhere: a thousand orientations, spread evenly, are rendered in one call
+at 32 pixels and compared. The best few then follow the gradient together, as views of one batch, from 64 to 256 pixels; the quaternions are
+brought back to length one after each step. Writes pose.png: target | best of the thousand | found.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from unrender.cameras import Cameras
+from unrender.ops.antialias import antialias
+from unrender.ops.interpolate import interpolate
+from unrender.ops.rasterize import rasterize
+from unrender.ops.topology import edge_topology
+from unrender.rotations import matrix_from_wxyz
+
+SIZE = 256
+DISTANCE = 3.5
+VERTICES = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
+SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
+FACES = torch.tensor([face for a, b, c, d in SIDES for face in ((a, b, c), (a, c, d))], dtype=torch.int32)
+COLOUR_OF_SIDE = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.8, 0.3], [0.2, 0.3, 0.9], [0.9, 0.8, 0.2], [0.8, 0.3, 0.8], [0.2, 0.8, 0.8]])
+# Darker towards one corner: where a single side is seen, it still tells which way it is turned.
+COLOURS = (COLOUR_OF_SIDE[:, None] * torch.tensor([1.0, 0.8, 0.6, 0.8])[:, None]).reshape(24, 3)
+COLOUR_FACES = torch.arange(24, dtype=torch.int32).reshape(6, 4)[:, [[0, 1, 2], [0, 2, 3]]].reshape(12, 3)
+TOPOLOGY = edge_topology(FACES)
+CAMERA = Cameras(torch.eye(4)[None], torch.tensor([[1.25 * SIZE, 1.25 * SIZE, SIZE / 2, SIZE / 2]]), torch.zeros(1, 6), SIZE, SIZE)
+CLIP_FROM_CAMERA = CAMERA.clip_from_camera(near=1.0, far=10.0)[0]
+
+
+def render(wxyz: Tensor, size: int) -> Tensor:
+    """Pictures [candidates, size, size, 3] of the cube turned by each quaternion [candidates, 4]."""
+    in_camera = VERTICES @ matrix_from_wxyz(normalize(wxyz, dim=-1)).mT + torch.tensor([0.0, 0.0, DISTANCE])
+    positions = in_camera @ CLIP_FROM_CAMERA[:, :3].mT + CLIP_FROM_CAMERA[:, 3]
+    raster = rasterize(positions, FACES, (size, size))
+    return antialias(interpolate(COLOURS, raster, COLOUR_FACES), raster, positions, FACES, TOPOLOGY)
+
+
+def evenly_spread(count: int) -> Tensor:
+    """Quaternions, a spiral through the rotations (Alexa, "Super-Fibonacci spirals", 2022)."""
+    s = torch.arange(count) + 0.5
+    inner, outer = torch.sqrt(s / count), torch.sqrt(1 - s / count)
+    a, b = 2 * math.pi * s / math.sqrt(2), 2 * math.pi * s / 1.533751168755204
+    return torch.stack((inner * torch.sin(a), inner * torch.cos(a), outer * torch.sin(b), outer * torch.cos(b)), -1)
+
+
+def difference(pictures: Tensor, target: Tensor) -> Tensor:
+    """One number per candidate, for the target [SIZE, SIZE, 3] at the pictures' size."""
+    block = SIZE // pictures.shape[1]
+    smaller = avg_pool2d(target.movedim(-1, 0), block).movedim(0, -1)
+    return (pictures - smaller).square().mean((1, 2, 3))
+
+
+def find(target: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """The best of the evenly spread quaternions, and the one found from there."""
+    with torch.no_grad():
+        spread = evenly_spread(1024)
+        wxyz = spread[difference(render(spread, 32), target).argsort()[:8]]
+        start = wxyz[0].clone()
+    for size, candidates, rate in ((64, 8, 0.05), (128, 2, 0.01), (256, 1, 0.002)):
+        with torch.no_grad():
+            wxyz = wxyz[difference(render(wxyz, size), target).argsort()[:candidates]]
+        wxyz.requires_grad_()
+        optimiser = torch.optim.Adam([wxyz], lr=rate, betas=(0.8, 0.95))
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1 / steps))
+        for _ in range(steps):
+            optimiser.zero_grad()
+            difference(render(wxyz, size), target).sum().backward()
+            optimiser.step()
+            schedule.step()
+            with torch.no_grad():
+                wxyz.copy_(normalize(wxyz, dim=-1))
+        wxyz = wxyz.detach()
+    return start, wxyz[0]
+
+
+def degrees_between(a: Tensor, b: Tensor) -> float:
+    a, b = normalize(a.double(), dim=-1), normalize(b.double(), dim=-1)
+    return math.degrees(4 * math.asin(min(1.0, 0.5 * float(torch.minimum((a - b).norm(), (a + b).norm())))))
+
+
+def main(
+    folder: tyro.conf.Positional[Path] = Path("runs/10_recover_a_pose"),
+    *,
+    pictures: int = 2,
+    steps: int = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "40")),
+) -> None:
+    """Finds how the cube is turned in pictures of random orientations.
+
+    Args:
+        folder: where pose.png goes.
+        pictures: how many to search.
+        steps: that the candidates follow the gradient at each of three sizes.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    errors, began = [], time.perf_counter()
+    for seed in range(pictures):
+        truth = torch.randn(4, generator=torch.Generator().manual_seed(seed))
+        target = render(truth[None], SIZE)[0]
+        start, found = find(target, steps)
+        errors.append(degrees_between(found, truth))
+        print(f"picture {seed}: {degrees_between(start, truth):.1f} degrees off at the start, {errors[-1]:.4f} in the end")
+        if seed == 0:
+            row = torch.cat([target, *render(torch.stack((start, found)), SIZE)], 1)
+            Image.fromarray((row.clamp(0, 1) * 255).round().byte().numpy()).save(folder / "pose.png")
+
+    near = sum(error < 0.1 for error in errors)
+    print(f"{near} of {pictures} within 0.1 degrees, {(time.perf_counter() - began) / pictures:.1f} s each; wrote {folder}/pose.png")
+    if steps >= 40 and near < 0.95 * pictures:
+        raise SystemExit("fewer than 95 % of the poses were found")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

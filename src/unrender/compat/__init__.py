@@ -1,0 +1,71 @@
+"""Stand-ins for other projects' modules, so that programs written for those run on this package.
+
+>>> import unrender.compat
+>>> unrender.compat.install()                       # ``import nvdiffrast.torch as dr`` now works where nvdiffrast is not installed
+True
+
+Where a program must not be touched at all, ``python -m unrender.compat PROGRAM.py ARGUMENTS`` installs and runs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+__all__ = ["install"]
+
+_STAND_INS = {
+    "nvdiffrast": "unrender.compat.nvdiffrast",
+    "nvdiffrast.torch": "unrender.compat.nvdiffrast.torch",
+}
+"""What is imported for which name."""
+
+
+class _OtherName(Loader):
+    """Loads a module under a second name: there is one module, whichever name it is imported by."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+        self._own_spec: ModuleSpec | None = None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(self._module)
+        self._own_spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._own_spec  # the import system has set it to the spec of the second name
+
+
+class _Finder(MetaPathFinder):
+    """Finds the stand-ins; imports nothing before one is asked for."""
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        module = _STAND_INS.get(fullname)
+        return None if module is None else ModuleSpec(fullname, _OtherName(module), origin=module, is_package=fullname == "nvdiffrast")
+
+
+def install(*, replace: bool = False) -> bool:
+    """Makes ``import nvdiffrast`` and ``import nvdiffrast.torch`` give :mod:`unrender.compat.nvdiffrast` in this process.
+
+    Nothing is imported yet, and nothing is written to the disk. An nvdiffrast that is installed is left alone.
+
+    Args:
+        replace: take the place of an installed nvdiffrast too. Modules that have imported it already keep it.
+
+    Returns:
+        whether programs now get the stand-in.
+    """
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        return True
+    if not replace and ("nvdiffrast" in sys.modules or importlib.util.find_spec("nvdiffrast") is not None):
+        return False
+    for name in [name for name in sys.modules if name.split(".")[0] == "nvdiffrast"]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, _Finder())
+    return True

@@ -1,0 +1,392 @@
+"""The functions of ``nvdiffrast.torch``, version 0.4, on tensors of a CPU or a GPU.
+
+Arguments, defaults and layouts are nvdiffrast's, described in its manual; the formulas are those of :mod:`unrender.ops`, which these
+functions pass on to. Row 0 of every image tensor is y = −1 in normalised device coordinates, the bottom in OpenGL's terms.
+
+Gradients: to ``pos`` (x, y and w) from u, v and ``rast_db``, and from colours through :func:`antialias`; to attributes, textures, texture
+coordinates and their derivatives. None to z, none from z / w, none from which triangle is seen. :func:`unrender.ops.rasterize.rasterize`
+has a differentiable depth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.compat.nvdiffrast.packing import pack, unpack, unpack_visibility
+from unrender.ops import antialias as _antialias
+from unrender.ops import interpolate as _interpolate
+from unrender.ops import rasterize as _rasterize
+from unrender.ops import texture as _texture
+from unrender.ops.mips import build_mips
+from unrender.ops.raster import Raster
+from unrender.ops.topology import Topology, edge_topology
+
+__all__ = [
+    "DepthPeeler",
+    "RasterizeCudaContext",
+    "RasterizeGLContext",
+    "antialias",
+    "antialias_construct_topology_hash",
+    "get_log_level",
+    "interpolate",
+    "rasterize",
+    "set_log_level",
+    "texture",
+    "texture_construct_mip",
+]
+
+_NAMES = {
+    "clip_positions": "pos",
+    "faces": "triangles",
+    "attributes": "attr",
+    "the raster": "rast",
+    "colour": "color",
+    "uv_derivatives": "uv_da",
+    "level_bias": "mip_level_bias",
+    "max_level": "max_mip_level",
+    "clip positions": "pos",
+    "position_gradient_scale": "pos_gradient_boost",
+    "edge_topology": "antialias_construct_topology_hash",
+}
+"""Names of arguments in :mod:`unrender.ops` and here."""
+_NAME = re.compile(r"\b(" + "|".join(_NAMES) + r")\b")
+
+
+@contextmanager
+def _errors_in_these_names() -> Iterator[None]:
+    """What :mod:`unrender.ops` says about an argument, said about the one the caller knows."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(_NAME.sub(lambda match: _NAMES[match.group()], str(error))) from None
+
+
+class RasterizeCudaContext:
+    """What :func:`rasterize` takes as its first argument. It holds no resources; the device follows the tensors.
+
+    Args:
+        device: of the tensors; not used.
+    """
+
+    def __init__(self, device: torch.device | str | int | None = None) -> None:
+        self.output_db = True
+        self.active_depth_peeler: DepthPeeler | None = None
+
+
+class RasterizeGLContext(RasterizeCudaContext):
+    """The same as :class:`RasterizeCudaContext`, for programs that ask for OpenGL. None is used, and derivatives are always there.
+
+    Args:
+        output_db: not used.
+        mode: "automatic" or "manual"; there is nothing to be set or released.
+        device: not used.
+    """
+
+    def __init__(self, output_db: bool = True, mode: str = "automatic", device: torch.device | str | int | None = None) -> None:
+        if mode not in ("automatic", "manual"):
+            raise ValueError(f'the mode of a RasterizeGLContext is "automatic" or "manual", got {mode!r}')
+        super().__init__(device)
+
+    def set_context(self) -> None:
+        """Does nothing."""
+
+    def release_context(self) -> None:
+        """Does nothing."""
+
+
+_log_level = 1
+
+
+def get_log_level() -> int:
+    """0 information, 1 warnings, 2 errors, 3 fatal errors."""
+    return _log_level
+
+
+def set_log_level(level: int) -> None:
+    """Sets what :func:`get_log_level` returns. Nothing here writes a log: what is wrong is raised."""
+    global _log_level  # noqa: PLW0603
+    _log_level = int(level)
+
+
+def _check_mesh(glctx: RasterizeCudaContext, pos: Tensor, tri: Tensor, ranges: Tensor | None) -> None:
+    if not isinstance(glctx, RasterizeCudaContext):
+        raise TypeError(f"the first argument is a RasterizeCudaContext or a RasterizeGLContext, got {type(glctx).__name__}")
+    for name, tensor in (("pos", pos), ("tri", tri)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} is a tensor, got {type(tensor).__name__}: use torch.as_tensor")
+    if ranges is None and pos.ndim != 3:
+        raise ValueError(f"without ranges, pos is [minibatch, vertices, 4], got {tuple(pos.shape)}: add the dimension, or pass ranges")
+    if ranges is not None and not isinstance(ranges, Tensor):
+        raise TypeError(f"ranges is an int32 tensor [minibatch, 2], got {type(ranges).__name__}: use torch.as_tensor")
+    if ranges is not None and (ranges.ndim != 2 or ranges.shape[1] != 2):
+        raise ValueError(f"ranges is [minibatch, 2], a first triangle and a number of them, got {tuple(ranges.shape)}")
+
+
+def _check_rast(rast: Tensor, name: str) -> None:
+    if rast.ndim != 4 or rast.shape[3] != 4 or rast.dtype != torch.float32:
+        what = f"{rast.dtype} {tuple(rast.shape)}"
+        raise ValueError(f"{name} is a float32 tensor [minibatch, height, width, 4] that rasterize made, got {what}")
+
+
+def _layer(
+    pos: Tensor, tri: Tensor, resolution: Sequence[int], ranges: Tensor | None, grad_db: bool, behind: Raster | None
+) -> tuple[Raster, Tensor, Tensor]:
+    """One layer as a raster and as the two tensors that are returned."""
+    if len(resolution) != 2:
+        raise ValueError(f"resolution is (height, width), got {tuple(resolution)}")
+    size = (int(resolution[0]), int(resolution[1]))
+    with _errors_in_these_names():
+        raster = _rasterize.rasterize(pos, tri, size, ranges, derivatives=True, behind=behind)
+    derivatives = raster.barycentric_derivatives
+    assert derivatives is not None  # they were asked for
+    return raster, pack(raster, tri.shape[0]), derivatives if grad_db else derivatives.detach()
+
+
+def rasterize(
+    glctx: RasterizeCudaContext,
+    pos: Tensor,
+    tri: Tensor,
+    resolution: Sequence[int],
+    ranges: Tensor | None = None,
+    grad_db: bool = True,
+) -> tuple[Float[Tensor, "views height width 4"], Float[Tensor, "views height width 4"]]:
+    """Which triangle is seen at every pixel; see :func:`unrender.ops.rasterize.rasterize`.
+
+    Args:
+        glctx: a context.
+        pos: [minibatch, vertices, 4] in clip space, or [vertices, 4] with ``ranges``.
+        tri: [triangles, 3] rows of vertices, int32.
+        resolution: (height, width).
+        ranges: [minibatch, 2] first triangle and number of triangles of each image, on the CPU as in nvdiffrast, or elsewhere.
+        grad_db: whether the second result has a gradient.
+
+    Returns:
+        (u, v, z / w, triangle + 1), zero where there is nothing, see :mod:`unrender.compat.nvdiffrast.packing`; and
+        (∂u/∂X, ∂u/∂Y, ∂v/∂X, ∂v/∂Y) per pixel.
+
+    Raises:
+        TypeError: for what is no context or no tensor.
+        ValueError: for wrong types, shapes and devices.
+        RuntimeError: while a :class:`DepthPeeler` uses the context.
+
+    >>> corners = torch.tensor([[[-1.0, -1.0, 0.0, 1.0], [3.0, -1.0, 0.0, 1.0], [-1.0, 3.0, 0.5, 1.0]]])
+    >>> rast, rast_db = rasterize(RasterizeCudaContext(), corners, torch.tensor([[0, 1, 2]], dtype=torch.int32), (2, 2))
+    >>> rast[0, 0].tolist()
+    [[0.75, 0.125, 0.0625, 1.0], [0.5, 0.375, 0.0625, 1.0]]
+    """
+    _check_mesh(glctx, pos, tri, ranges)
+    if glctx.active_depth_peeler is not None:
+        raise RuntimeError(
+            "rasterize was called inside of a DepthPeeler of the same context: use rasterize_next_layer, or a second context"
+        )
+    _, rast, rast_db = _layer(pos, tri, resolution, ranges, grad_db, None)
+    return rast, rast_db
+
+
+class DepthPeeler:
+    """Rasterizes layer by layer, from the nearest surface to the farthest.
+
+    >>> glctx = RasterizeCudaContext()
+    >>> corners = torch.tensor([[[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1], [-1, -1, 0.5, 1], [3, -1, 0.5, 1], [-1, 3, 0.5, 1]]])
+    >>> with DepthPeeler(glctx, corners, torch.tensor([[0, 1, 2], [3, 4, 5]], dtype=torch.int32), (1, 1)) as peeler:
+    ...     [peeler.rasterize_next_layer()[0][0, 0, 0, 3].item() for _ in range(3)]
+    [1.0, 2.0, 0.0]
+    """
+
+    def __init__(
+        self,
+        glctx: RasterizeCudaContext,
+        pos: Tensor,
+        tri: Tensor,
+        resolution: Sequence[int],
+        ranges: Tensor | None = None,
+        grad_db: bool = True,
+    ) -> None:
+        """Takes the arguments of :func:`rasterize`."""
+        _check_mesh(glctx, pos, tri, ranges)
+        self._glctx = glctx
+        self._scene = (pos, tri, resolution, ranges, grad_db)
+        self._last: Raster | None = None
+
+    def __enter__(self) -> DepthPeeler:
+        if self._glctx.active_depth_peeler is not None:
+            raise RuntimeError("a DepthPeeler was entered inside of another one of the same context: use a second context")
+        self._glctx.active_depth_peeler = self
+        self._last = None
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._glctx.active_depth_peeler = None
+        self._last = None
+
+    def rasterize_next_layer(self) -> tuple[Float[Tensor, "views height width 4"], Float[Tensor, "views height width 4"]]:
+        """The nearest surface on the first call, then what lies strictly behind the last one; results as :func:`rasterize`.
+
+        Raises:
+            RuntimeError: outside of the ``with`` block.
+        """
+        if self._glctx.active_depth_peeler is not self:
+            raise RuntimeError("rasterize_next_layer works inside of the block of its DepthPeeler: with DepthPeeler(...) as peeler: ...")
+        self._last, rast, rast_db = _layer(*self._scene, self._last)
+        return rast, rast_db
+
+
+def interpolate(
+    attr: Tensor,
+    rast: Tensor,
+    tri: Tensor,
+    rast_db: Tensor | None = None,
+    diff_attrs: Sequence[int] | Literal["all"] | None = None,
+) -> tuple[Float[Tensor, "views height width channels"], Float[Tensor, "views height width columns"]]:
+    """Vertex attributes at every pixel; see :func:`unrender.ops.interpolate.interpolate_with_derivatives`.
+
+    Args:
+        attr: [minibatch or 1, vertices, channels], or [vertices, channels].
+        rast: the first result of :func:`rasterize`.
+        tri: [triangles, 3] rows of vertices.
+        rast_db: the second result of :func:`rasterize`.
+        diff_attrs: "all", or the channels to differentiate, negative ones counted from the end.
+
+    Returns:
+        the values, zero where there is nothing; and (∂A/∂X, ∂A/∂Y) of each channel of ``diff_attrs``, which is
+        [minibatch, height, width, 0] unless both ``rast_db`` and ``diff_attrs`` are given.
+
+    Raises:
+        ValueError: for wrong types, shapes and devices, or a channel that does not exist.
+    """
+    _check_rast(rast, "rast")
+    if isinstance(diff_attrs, str) and diff_attrs != "all":
+        raise ValueError(f'diff_attrs is "all" or a list of channels, got {diff_attrs!r}')
+    if rast_db is None or diff_attrs is None or len(diff_attrs) == 0:
+        with _errors_in_these_names():
+            values = _interpolate.interpolate(attr, unpack(rast, tri.shape[0]), tri)
+        return values, values.new_empty(*values.shape[:3], 0)
+    _check_rast(rast_db, "rast_db")
+    channels = None if isinstance(diff_attrs, str) else [int(channel) for channel in diff_attrs]
+    with _errors_in_these_names():
+        return _interpolate.interpolate_with_derivatives(attr, unpack(rast, tri.shape[0], rast_db), tri, channels)
+
+
+@dataclass(frozen=True)
+class _MipStack:
+    """What :func:`texture_construct_mip` returns."""
+
+    levels: tuple[Tensor, ...]
+    """1, 2, ..., without gradients."""
+    shape: torch.Size
+    """Of the base."""
+    cube: bool
+
+
+class _LevelsOf(torch.autograd.Function):
+    """Finished levels as a function of the texture they were made from: what arrives at them is handed down to it."""
+
+    @staticmethod
+    def forward(ctx: Any, tex: Tensor, stack: _MipStack) -> tuple[Tensor, ...]:
+        ctx.stack = stack
+        return tuple(level.detach() for level in stack.levels)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        stack: _MipStack = ctx.stack
+        with torch.enable_grad():
+            base = cotangents[0].new_zeros(stack.shape).requires_grad_()
+            levels = build_mips(base, len(stack.levels), cube=stack.cube)
+        return torch.autograd.grad(levels, base, cotangents)[0], None
+
+
+def texture(
+    tex: Tensor,
+    uv: Tensor,
+    uv_da: Tensor | None = None,
+    mip_level_bias: Tensor | None = None,
+    mip: _MipStack | Sequence[Tensor] | None = None,
+    filter_mode: _texture.Filter = "auto",
+    boundary_mode: _texture.Boundary = "wrap",
+    max_mip_level: int | None = None,
+) -> Float[Tensor, "views height width channels"]:
+    """Looks up a texture or a cube map; see :func:`unrender.ops.texture.texture`.
+
+    Args:
+        tex: [minibatch or 1, height, width, channels]; with ``boundary_mode="cube"``, [minibatch or 1, 6, side, side, channels].
+        uv: [minibatch, height, width, 2], or 3 for a cube map.
+        uv_da: [minibatch, height, width, 4 or 6], the second result of :func:`interpolate`.
+        mip_level_bias: [minibatch, height, width], added to the mip level, or the level itself without ``uv_da``.
+        mip: from :func:`texture_construct_mip`, whose gradients go to ``tex``; or a list of levels 1, 2, ..., which have their own.
+        filter_mode: "auto", "nearest", "linear", "linear-mipmap-nearest" or "linear-mipmap-linear".
+        boundary_mode: "wrap", "clamp", "zero" or "cube".
+        max_mip_level: the coarsest mip level to make and use.
+
+    Raises:
+        ValueError: for wrong types, shapes, devices and names, and where a mip level to be halved has an odd side.
+    """
+    levels: Sequence[Tensor] | None = None
+    if isinstance(mip, _MipStack):
+        if mip.shape != tex.shape or mip.cube != (boundary_mode == "cube"):
+            made_for = "a cube map" if mip.cube else "a texture"
+            raise ValueError(f"mip was made for {made_for} of shape {tuple(mip.shape)}, and tex is {tuple(tex.shape)}: make it of this tex")
+        levels = _LevelsOf.apply(tex, mip) if mip.levels else ()
+    elif mip is not None:
+        levels = list(mip)
+    with _errors_in_these_names():
+        return _texture.texture(
+            tex, uv, uv_da, mip_level_bias, mips=levels, filter=filter_mode, boundary=boundary_mode, max_level=max_mip_level
+        )
+
+
+def texture_construct_mip(tex: Tensor, max_mip_level: int | None = None, cube_mode: bool = False) -> _MipStack:
+    """The mip levels of a texture that stays as it is, for the argument ``mip`` of :func:`texture`.
+
+    Raises:
+        ValueError: for wrong types and shapes, and where a level to be halved has an odd side.
+    """
+    with _errors_in_these_names():
+        levels = build_mips(tex.detach(), max_mip_level, cube=cube_mode)
+    return _MipStack(tuple(levels), tex.shape, cube_mode)
+
+
+def antialias(
+    color: Tensor,
+    rast: Tensor,
+    pos: Tensor,
+    tri: Tensor,
+    topology_hash: Topology | None = None,
+    pos_gradient_boost: float = 1.0,
+) -> Float[Tensor, "views height width channels"]:
+    """Blends pixels along silhouettes by the published rule; see :func:`unrender.ops.antialias.antialias`, which has a better one.
+
+    Args:
+        color: [minibatch, height, width, channels].
+        rast: the first result of :func:`rasterize`.
+        pos: [minibatch, vertices, 4] in clip space, or [vertices, 4].
+        tri: [triangles, 3] rows of vertices.
+        topology_hash: from :func:`antialias_construct_topology_hash`; left out, it is made anew.
+        pos_gradient_boost: multiplies the gradient to ``pos``.
+
+    Raises:
+        TypeError: for another kind of topology_hash.
+        ValueError: for wrong types, shapes and devices.
+    """
+    _check_rast(rast, "rast")
+    if topology_hash is not None and not isinstance(topology_hash, Topology):
+        kind = type(topology_hash).__name__
+        raise TypeError(f"topology_hash comes from antialias_construct_topology_hash, got {kind}")
+    with _errors_in_these_names():
+        visible = unpack_visibility(rast, tri.shape[0])
+        return _antialias.antialias(
+            color, visible, pos, tri, topology_hash, rule="owner", position_gradient_scale=float(pos_gradient_boost)
+        )
+
+
+def antialias_construct_topology_hash(tri: Tensor) -> Topology:
+    """Which triangles share which edges: while ``tri`` stays the same, made once for all calls of :func:`antialias`."""
+    with _errors_in_these_names():
+        return edge_topology(tri)
