@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,50 @@ def test_float32_rays_are_exact_to_a_ten_thousandth_of_a_pixel(lens: LensModel, 
     pose = double.world_from_camera[0]
     pixels, _ = double.project(pose[:3, 3] + directions @ pose[:3, :3].T, 0)
     assert float((pixels - double.pixel_centres()).abs().max()) < 1e-4
+
+
+def test_autocast_leaves_cameras_alone() -> None:
+    cameras = cameras_around(3, dtype=torch.float32)
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    views, pixels = torch.tensor([0, 2]), torch.tensor([[3.5, 4.5], [60.25, 40.0]])
+
+    def everything() -> list[torch.Tensor]:
+        image, some = cameras.image_rays(1), cameras.rays(views, pixels)
+        return [cameras.clip_positions(points, 0.1, 10.0), *cameras.project(points, 2), image.directions, some.directions]
+
+    exact = everything()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = everything()
+    for here, there in zip(exact, cast, strict=True):
+        assert there.dtype == torch.float32 and torch.equal(here, there)
+
+
+def test_a_far_plane_at_infinity_is_the_limit_of_far_ones() -> None:
+    cameras = cameras_around(2)
+    points = torch.randn(40, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    endless = cameras.clip_positions(points, 0.1, math.inf)
+    torch.testing.assert_close(endless, cameras.clip_positions(points, 0.1, 1e12), atol=1e-9, rtol=0)
+    depth = endless[..., 3]
+    torch.testing.assert_close(endless[..., 2], depth - 0.2, atol=1e-12, rtol=0)
+    for near, far in ((math.inf, math.inf), (0.1, math.nan), (math.nan, 1.0)):
+        with pytest.raises(ValueError, match="0 < near < far"):
+            cameras.clip_from_camera(near, far)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_a_point_that_is_not_finite_spoils_no_gradient(broken: float) -> None:
+    points = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    spoilt = torch.cat([points, torch.tensor([[0.0, broken, 0.0]], dtype=torch.float64)])
+    gradients = []
+    for given in (points, spoilt):
+        cameras, leaf = cameras_around(2), given.clone().requires_grad_()
+        pose = cameras.world_from_camera.clone().requires_grad_()
+        clip = replace(cameras, world_from_camera=pose).clip_positions(leaf, 0.1, 10.0)
+        assert clip[:, 5:].isnan().all()
+        gradients.append(torch.autograd.grad(clip[:, :5].square().sum(), (leaf, pose)))
+    (of_points, of_pose), (of_spoilt, of_spoilt_pose) = gradients
+    assert torch.equal(of_spoilt[:5], of_points) and torch.equal(of_spoilt[5], torch.zeros(3, dtype=torch.float64))
+    torch.testing.assert_close(of_spoilt_pose, of_pose)
 
 
 def test_projection_follows_the_published_polynomial() -> None:

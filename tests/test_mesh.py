@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import torch
 import trimesh
 from trimesh.visual.color import ColorVisuals
+from trimesh.visual.texture import TextureVisuals
 
 from unrender.geometry.mesh import Mesh, read_mesh
 
@@ -38,6 +40,25 @@ def joined(*meshes: Mesh) -> Mesh:
 def signed_volume(mesh: Mesh) -> float:
     a, b, c = mesh.vertices[mesh.faces].double().unbind(1)
     return float((a * torch.linalg.cross(b, c)).sum() / 6)
+
+
+def wrapped() -> Mesh:
+    """A coloured tube whose texture goes round it once: along its seam each vertex has two texture coordinates."""
+    around, along = 8, 3
+    generator = torch.Generator().manual_seed(5)
+    i, j = torch.meshgrid(torch.arange(along), torch.arange(around), indexing="ij")
+    angle = 2 * math.pi * j / around
+    vertices = torch.stack([torch.cos(angle), torch.sin(angle), 0.3 * i], -1).reshape(-1, 3)
+    u, v = torch.meshgrid(torch.arange(around + 1) / around, torch.arange(along) / (along - 1), indexing="xy")
+    faces, uv_faces = [], []
+    for row in range(along - 1):
+        for column in range(around):
+            for columns, rows in (((0, 1, 1), (0, 0, 1)), ((0, 1, 0), (0, 1, 1))):
+                faces.append([(row + r) * around + (column + c) % around for c, r in zip(columns, rows, strict=True)])
+                uv_faces.append([(row + r) * (around + 1) + column + c for c, r in zip(columns, rows, strict=True)])
+    colours = torch.rand(len(vertices), 3, generator=generator)
+    uvs = torch.stack([u, 0.9 * v + 0.03], -1).reshape(-1, 2)
+    return Mesh(vertices, torch.tensor(faces), colours, uvs=uvs, uv_faces=torch.tensor(uv_faces))
 
 
 def similarity(scale: float, reflect: bool) -> torch.Tensor:
@@ -169,6 +190,139 @@ def test_a_written_mesh_reads_back_the_same(tmp_path: Path, suffix: str) -> None
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("with_normals", [False, True])
+@pytest.mark.parametrize("with_colours", [False, True])
+@pytest.mark.parametrize("suffix", ["obj", "glb"])
+def test_texture_coordinates_read_back_at_every_corner(tmp_path: Path, suffix: str, with_colours: bool, with_normals: bool) -> None:
+    mesh = wrapped() if with_colours else replace(wrapped(), colours=None)
+    mesh = mesh.with_vertex_normals() if with_normals else mesh
+    mesh.export(tmp_path / f"mesh.{suffix}")
+    back = read_mesh(tmp_path / f"mesh.{suffix}")
+    assert mesh.uvs is not None and mesh.uv_faces is not None and back.uvs is not None and back.uv_faces is not None
+    assert torch.equal(back.vertices[back.faces], mesh.vertices[mesh.faces])
+    torch.testing.assert_close(back.uvs[back.uv_faces], mesh.uvs[mesh.uv_faces], atol=1e-8, rtol=1e-7)
+    assert (back.colours is None) == (mesh.colours is None)
+    if back.colours is not None and mesh.colours is not None:
+        torch.testing.assert_close(back.colours[back.faces], mesh.colours[mesh.faces], atol=1e-7, rtol=0)
+    if suffix == "obj":
+        assert torch.equal(back.faces, mesh.faces) and torch.equal(back.uv_faces, mesh.uv_faces)
+    else:
+        assert len(back.vertices) == len(mesh.vertices) + 3  # those along the seam twice
+    other = trimesh.load_mesh(tmp_path / f"mesh.{suffix}", process=False)
+    assert isinstance(other.visual, TextureVisuals) and other.visual.uv is not None
+    upwards = mesh.uvs[mesh.uv_faces] * torch.tensor([1.0, -1.0]) + torch.tensor([0.0, 1.0])
+    np.testing.assert_allclose(other.visual.uv[other.faces], upwards.numpy(), atol=1e-6)
+
+
+def test_a_glb_of_another_writer_may_interleave_its_texture_coordinates(tmp_path: Path) -> None:
+    mesh, path = wrapped(), tmp_path / "mesh.glb"
+    mesh.export(path)
+    document, buffer = parts_of_glb(path)
+    accessor = document["accessors"][document["meshes"][0]["primitives"][0]["attributes"]["TEXCOORD_0"]]
+    view = document["bufferViews"][accessor["bufferView"]]
+    uvs = np.frombuffer(buffer, "<f4", 2 * accessor["count"], view["byteOffset"]).reshape(-1, 2)
+    spaced = np.pad(uvs, ((0, 0), (1, 2)), constant_values=7.0)
+    view.update(byteOffset=len(buffer), byteLength=spaced.nbytes, byteStride=20)
+    accessor["byteOffset"] = 4
+    rewrite_glb(path, document, buffer + spaced.tobytes())
+    back = read_mesh(path)
+    assert back.uvs is not None
+    np.testing.assert_array_equal(back.uvs.numpy(), uvs)
+
+
+def read_obj(path: Path, text: str) -> Mesh:
+    path.write_text(text)
+    return read_mesh(path)
+
+
+SQUARE = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
+
+
+@pytest.mark.parametrize(
+    "faces",
+    [
+        "f 1 2 3 4",
+        "f -4 -3 -2 -1",
+        "f 1 2 3 # a half\nf 1 3 4 #and the other",
+        "f 1 2 \\\n 3 4",
+        "f 1// 2// 3// 4//",
+        "vn 0 0 1\nf 1//1 2//1 3//1 4//1",
+        "# f 9 9 9\no one\ng two\nusemtl three#4\ns off\nl 1 2\nf 1 2 3\nf 1 3 4",
+        "vt 0 0\nf 1/1 2/1 3/1\nf 1 3 4",
+    ],
+)
+def test_an_obj_names_its_corners_in_many_ways(tmp_path: Path, faces: str) -> None:
+    mesh = read_obj(tmp_path / "mesh.obj", SQUARE + faces + "\n")
+    assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]] and mesh.vertices[2].tolist() == [1, 1, 0]
+    assert mesh.uvs is None and mesh.colours is None
+
+
+def test_an_obj_counts_backwards_from_where_the_face_stands(tmp_path: Path) -> None:
+    mesh = read_obj(tmp_path / "mesh.obj", f"{SQUARE}f -4 -3 -2\nv 5 5 5\nf -4 -3 -2\r\nf 5 1 2\n")
+    assert mesh.faces.tolist() == [[0, 1, 2], [1, 2, 3], [4, 0, 1]]
+
+
+def test_a_texture_coordinate_of_one_number_lies_on_the_bottom_edge(tmp_path: Path) -> None:
+    mesh = read_obj(tmp_path / "mesh.obj", SQUARE + "vt 0.25\nf 1/1 2/1 3/1\n")
+    assert mesh.uvs is not None and mesh.uvs.tolist() == [[0.25, 1.0]]
+
+
+def test_colours_of_an_obj_may_be_given_up_to_255(tmp_path: Path) -> None:
+    mesh = read_obj(tmp_path / "mesh.obj", "v 0 0 0 255 0 51\nv 1 0 0 0 0 0\nv 1 1 0 0 0 0\nf 1 2 3\n")
+    assert mesh.colours is not None
+    torch.testing.assert_close(mesh.colours[0], torch.tensor([1.0, 0.0, 0.2]))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("v 0 0\n", "line 5.*'v 0 0'.*three coordinates"),
+        ("v 0 0 zero\n", "line 5.*zero"),
+        ("vt\nf 1 2 3\n", "line 5.*at least one number"),
+        ("f 1 2\n", "line 5.*three corners"),
+        ("\nf 1 2 x\n", "line 6.*'f 1 2 x'"),
+        ("f 0 1 2\n", "line 5.*no row 0"),
+        ("f 1 2 -5\n", "line 5.*no row -5"),
+        ("f 1 2 99999999999999999999\n", "line 5.*no row 9"),
+        ("f 1 2 3\nf 1 2 5\n", "line 6.*position that is not among its 4"),
+        ("vt 0 0\nf 1/1 2/1 3/2\n", "line 6.*texture coordinate that is not among its 1"),
+        ("", "no triangles"),
+    ],
+)
+def test_a_broken_obj_is_refused_with_its_line(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=f"broken.obj.*{complaint}"):
+        read_obj(tmp_path / "broken.obj", SQUARE + text)
+
+
+def check_mesh(**tensors: object) -> None:
+    """What a mesh of these says, without the tests' own type checker, which would refuse them first."""
+    mesh = object.__new__(Mesh)
+    for name, tensor in tensors.items():
+        object.__setattr__(mesh, name, tensor)
+    mesh.__post_init__()
+
+
+def test_rows_of_a_mesh_must_match() -> None:
+    vertices, faces, uvs = torch.zeros(4, 3), torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.zeros(6, 2)
+    check_mesh(vertices=vertices, faces=faces, colours=vertices, normals=vertices, uvs=uvs, uv_faces=faces.int())
+    with pytest.raises(ValueError, match="2 faces needs as many rows of uv_faces, got 1"):
+        check_mesh(vertices=vertices, faces=faces, uvs=uvs, uv_faces=faces[:1])
+    with pytest.raises(ValueError, match="4 vertices needs as many rows of colours, got 3"):
+        check_mesh(vertices=vertices, faces=faces, colours=torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="4 vertices needs as many rows of normals, got 5"):
+        check_mesh(vertices=vertices, faces=faces, normals=torch.zeros(5, 3))
+    with pytest.raises(ValueError, match=r"faces of a mesh are of shape \[faces, 3\], got \(2, 4\)"):
+        check_mesh(vertices=vertices, faces=torch.zeros(2, 4, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"uvs of a mesh are of shape \[uvs, 2\], got \(6, 3\)"):
+        check_mesh(vertices=vertices, faces=faces, uvs=torch.zeros(6, 3), uv_faces=faces)
+    with pytest.raises(ValueError, match=r"uv_faces of a mesh are of shape \[faces, 3\], got \(6,\)"):
+        check_mesh(vertices=vertices, faces=faces, uvs=uvs, uv_faces=faces.reshape(-1))
+    with pytest.raises(ValueError, match="int32 or int64 rows, got torch.float32"):
+        check_mesh(vertices=vertices, faces=faces.float())
+    with pytest.raises(ValueError, match="its vertices are of type ndarray"):
+        check_mesh(vertices=vertices.numpy(), faces=faces)
+
+
 @pytest.mark.parametrize("suffix", ["ply", "obj", "glb"])
 def test_a_mesh_without_colours_or_normals_reads_back_without_colours(tmp_path: Path, suffix: str) -> None:
     box().export(tmp_path / f"mesh.{suffix}")
@@ -218,6 +372,14 @@ def parts_of_glb(path: Path) -> tuple[dict[str, Any], bytes]:
     binary_length, binary_kind = struct.unpack_from("<II", data, 20 + length)
     assert binary_kind == 0x004E4942 and binary_length == document["buffers"][0]["byteLength"] == len(data) - 28 - length
     return document, data[28 + length :]
+
+
+def rewrite_glb(path: Path, document: dict[str, Any], buffer: bytes) -> None:
+    document["buffers"][0]["byteLength"] = len(buffer)
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    head = struct.pack("<IIIII", 0x46546C67, 2, 28 + len(text) + len(buffer), len(text), 0x4E4F534A)
+    path.write_bytes(head + text + struct.pack("<II", len(buffer), 0x004E4942) + buffer)
 
 
 def attribute_of_glb(path: Path, name: str) -> np.ndarray:
@@ -272,11 +434,7 @@ def test_integer_colours_of_other_writers_are_read(tmp_path: Path, kind: str, co
     document["accessors"].append(accessor)
     document["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"] = len(document["accessors"]) - 1
     buffer += codes.tobytes()
-    document["buffers"][0]["byteLength"] = len(buffer)
-    text = json.dumps(document).encode()
-    text += b" " * (-len(text) % 4)
-    head = struct.pack("<IIIII", 0x46546C67, 2, 28 + len(text) + len(buffer), len(text), 0x4E4F534A)
-    path.write_bytes(head + text + struct.pack("<II", len(buffer), 0x004E4942) + buffer)
+    rewrite_glb(path, document, buffer)
     back = read_mesh(path)
     assert back.colours is not None and mesh.colours is not None
     rounded = codes[:, :3] / one
@@ -294,6 +452,10 @@ def test_writing_refuses_what_cannot_be_written(tmp_path: Path) -> None:
     broken = Mesh(torch.full_like(box().vertices, torch.nan), box().faces)
     with pytest.raises(ValueError, match="8 of 8 vertices"):
         broken.export(tmp_path / "mesh.ply")
+    tube = wrapped()
+    assert tube.uvs is not None
+    with pytest.raises(ValueError, match="27 of 27 texture coordinates"):
+        replace(tube, uvs=tube.uvs * torch.nan).export(tmp_path / "mesh.glb")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +22,11 @@ from unrender.numerics import normalised
 from unrender.ops.rasterize import rasterize
 from unrender.ops.ray_casting import cast_rays
 from unrender.ops.topology import edge_topology
-from unrender.render.surface import render_surface, surface_in_texture, surface_seen
+from unrender.render.rendering import Rendering
+from unrender.render.surface import _face_normals, render_surface, surface_in_texture, surface_seen
 from unrender.rotations import look_at
 from unrender.shading.gbuffer import GBuffer
-from unrender.shading.lights import AmbientLight, DirectionalLight, EnvironmentLight, Light, PointLight, cube_directions
+from unrender.shading.lights import AmbientLight, DirectionalLight, EnvironmentLight, Light, PointLight, _cosine_weights, cube_directions
 from unrender.shading.materials import BlinnPhong, Lambert, Shaded, Texture, Uniform, Unlit, VertexColour
 
 WHITE = torch.ones(3)
@@ -66,6 +67,11 @@ def by_triangle(mesh: Mesh, colours: Tensor) -> Unlit:
     """A material with one colour and opacity for each triangle."""
     assert len(colours) == len(mesh.faces)
     return Unlit(lambda surface: colours[surface.raster.face.clamp_min(0).long()])
+
+
+def unchecked(function: Callable[..., Rendering]) -> Callable[..., Rendering]:
+    """Without the tests' own type checker, which would refuse bad arguments first."""
+    return getattr(function, "__wrapped__", function)
 
 
 # Cameras
@@ -223,6 +229,20 @@ def test_the_irradiance_of_a_sky_that_brightens_upwards_is_analytic() -> None:
     torch.testing.assert_close(rendering.colour[clear][:, 0], 1 + 2 / 3 * (normal[clear] @ k), atol=1e-2, rtol=0)
 
 
+def test_irradiance_is_the_same_under_autocast_and_after_inference_mode() -> None:
+    texels = torch.rand(6, 8, 8, 3, generator=torch.Generator().manual_seed(0))
+    _cosine_weights.cache_clear()
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        first = EnvironmentLight(texels).irradiance().clone()
+    leaf = texels.clone().requires_grad_()
+    later = EnvironmentLight(leaf).irradiance()
+    later.sum().backward()
+    _cosine_weights.cache_clear()
+    assert first.dtype == torch.float32 and torch.equal(first, later) and torch.equal(first, EnvironmentLight(texels).irradiance())
+    assert leaf.grad is not None
+    torch.testing.assert_close(leaf.grad.sum(), torch.tensor(6.0 * 8 * 8 * 3))
+
+
 def test_a_mirror_shows_the_environment_along_the_reflected_ray() -> None:
     directions = normalised(cube_directions(64))
     light = EnvironmentLight(directions * 0.5 + 0.5)
@@ -303,6 +323,15 @@ def test_a_background_may_be_an_image() -> None:
     assert torch.equal(rendering.colour[0], torch.where(rendering.opacity[0, ..., None] > 0, 1.0, background))
 
 
+def test_a_background_of_another_size_is_refused() -> None:
+    rendering = render_surface(square(0.4), SHOW, [], camera(16), background=torch.rand(1, 16, 1, 3))
+    assert rendering.colour.shape == (1, 16, 16, 3)
+    for shape in ((16, 3), (8, 16, 3), (2, 16, 16, 3), (16, 16, 4), (1, 1, 16, 16, 3), ()):
+        with pytest.raises(ValueError, match=r"background is one colour.*for 1 views of 16 x 16 pixels") as complaint:
+            unchecked(render_surface)(square(0.4), SHOW, [], camera(16), background=torch.zeros(shape))
+        assert f"got {shape}" in str(complaint.value)
+
+
 def test_a_picture_has_its_first_row_at_the_top_and_its_first_column_on_the_left() -> None:
     picture = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0))
     cameras = replace(camera(8), intrinsics=torch.tensor([[12.0, 12, 4, 4]]))
@@ -320,6 +349,53 @@ def test_an_empty_mesh_shows_the_background() -> None:
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
     rendering = render_surface(empty, SHOW, [], camera(8), background=torch.tensor([0.5, 0.25, 1.0]))
     assert torch.equal(rendering.colour, torch.tensor([0.5, 0.25, 1.0]).expand(1, 8, 8, 3)) and rendering.opacity.abs().max() == 0
+
+
+def test_no_cameras_make_no_pictures() -> None:
+    mesh = replace(ball(1), colours=torch.rand(42, 3))
+    for samples in (1, 2):
+        rendering = render_surface(mesh, Lambert(VertexColour()), [AmbientLight(WHITE)], camera(8)[:0], samples=samples, background=WHITE)
+        assert rendering.colour.shape == (0, 8, 8, 3) and rendering.distance.shape == (0, 8, 8)
+
+
+def test_a_far_plane_at_infinity_shows_what_a_far_one_shows() -> None:
+    light: list[Light] = [DirectionalLight(torch.tensor([0.3, -1, 0.5]), WHITE)]
+    near, endless = (
+        render_surface(ball(2), Lambert(Uniform(WHITE)), light, camera(24), depth_range=(0.1, far)) for far in (50.0, math.inf)
+    )
+    assert near.opacity.max() == 1
+    for field in ("colour", "opacity", "distance", "normal"):
+        torch.testing.assert_close(getattr(endless, field), getattr(near, field), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+@pytest.mark.parametrize("smooth", [False, True])
+def test_a_vertex_that_is_not_finite_spoils_no_gradient(smooth: bool, broken: float) -> None:
+    """Its triangles are left out: what is seen, and every gradient, is as without them."""
+    whole = ball(1) if smooth else replace(ball(1), normals=None)
+    bad = 5
+    kept = (whole.faces != bad).all(-1)
+    spoilt = torch.where(torch.arange(42)[:, None] == bad, torch.tensor([0.0, broken, 0.0]), whole.vertices)
+    results = []
+    for vertices, faces in ((whole.vertices, whole.faces[kept]), (spoilt, whole.faces)):
+        leaf, pose = vertices.clone().requires_grad_(), camera().world_from_camera.requires_grad_()
+        cameras = replace(camera(24), world_from_camera=pose)
+        lights: list[Light] = [PointLight(torch.tensor([1.0, -2, 1]), WHITE)]
+        mesh = replace(whole, vertices=leaf, faces=faces)
+        rendering = render_surface(mesh, Lambert(Uniform(WHITE)), lights, cameras, layers=2)
+        gradients = torch.autograd.grad(_loss(rendering), (leaf, pose))
+        results.append([rendering.colour, rendering.opacity, rendering.normal, gradients[0], gradients[1]])
+    for without, with_it in zip(*results, strict=True):
+        assert with_it.isfinite().all()
+        torch.testing.assert_close(with_it, without, atol=1e-4, rtol=1e-4)
+
+
+def test_a_triangle_whose_corner_does_not_exist_has_a_harmless_normal() -> None:
+    """As on a GPU, where nobody looks at the faces before they are used."""
+    mesh = Mesh(square().vertices, torch.tensor([[0, 1, 2], [0, 1, 4], [-1, 1, 2]]))
+    normals = _face_normals(mesh)
+    assert torch.equal(normals[0], torch.tensor([0.0, -1.0, 0.0])) and normals.isfinite().all()
+    assert torch.equal(_face_normals(Mesh(torch.zeros(0, 3), mesh.faces)), torch.zeros(3, 3))
 
 
 @pytest.mark.parametrize("half", [0.0, 0.7, 4.0])
@@ -527,6 +603,11 @@ def test_what_is_missing_is_said() -> None:
     for samples, layers in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="at least one sample and one layer"):
             render_surface(ball(1), SHOW, [], camera(8), samples=samples, layers=layers)
+    for counts in ({"samples": 1.5}, {"layers": 1.5}):
+        with pytest.raises(ValueError, match="whole numbers.*=1.5"):
+            unchecked(render_surface)(ball(1), SHOW, [], camera(8), **counts)
+    with pytest.raises(ValueError, match="samples=1025 makes 8200 x 8200 samples of 8 x 8 pixels"):
+        render_surface(ball(1), SHOW, [], camera(8), samples=1025)
 
 
 @pytest.mark.gpu
@@ -545,6 +626,17 @@ def test_a_gpu_renders_what_the_cpu_renders() -> None:
         results.append([rendering.colour, rendering.opacity, rendering.normal, *gradients])
     for here, there in zip(*results, strict=True):
         torch.testing.assert_close(here, there.cpu(), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_leaves_out_triangles_whose_corners_do_not_exist() -> None:
+    mesh, cameras = square(0.8), camera(16)
+    more = Mesh(mesh.vertices, torch.cat([mesh.faces, torch.tensor([[0, 1, 4], [-1, 1, 2]])])).to("cuda")
+    rendering = render_surface(more, Unlit(Uniform(WHITE.to("cuda"))), [], cameras.to("cuda"), antialiasing=None)
+    expected = render_surface(mesh, SHOW, [], cameras, antialiasing=None)
+    torch.testing.assert_close(rendering.colour.cpu(), expected.colour)
+    torch.testing.assert_close(rendering.normal.cpu(), expected.normal)
 
 
 def test_spot_looks_like_spot(data_dir: Path) -> None:

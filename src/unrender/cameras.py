@@ -152,14 +152,14 @@ class Cameras:
         """The rays of one image's pixel centres in row-major order, height x width of them."""
         directions = self._directions(self.pixel_centres(), self.intrinsics[view], self.distortion[view])
         pose = self.world_from_camera[view]
-        return Rays(pose[:3, 3].expand_as(directions), directions @ pose[:3, :3].T)
+        return Rays(pose[:3, 3].expand_as(directions), _times(directions, pose[:3, :3].T))
 
     def rays(self, views: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
         """The rays through ``pixels`` (x, y; the centre of column i and row j is (i + 0.5, j + 0.5)) of the images ``views``."""
         index = views.long()
         directions = self._directions(pixels, self.intrinsics[index], self.distortion[index])
         pose = self.world_from_camera[index]
-        return Rays(pose[:, :3, 3], (pose[:, :3, :3] @ directions[..., None])[..., 0])
+        return Rays(pose[:, :3, 3], _times(pose[:, :3, :3], directions[..., None])[..., 0])
 
     def project(self, points: Float[Tensor, "points 3"], view: int) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
         """Where world points appear in one image: pixel coordinates and camera depth z, the inverse of :meth:`rays`.
@@ -173,7 +173,7 @@ class Cameras:
         ([[37.0, 14.0]], [2.0])
         """
         pose = self.world_from_camera[view]
-        in_camera = (points - pose[:3, 3]) @ pose[:3, :3]
+        in_camera = _times(points - pose[:3, 3], pose[:3, :3])
         fx, fy, cx, cy = self.intrinsics[view].unbind()
         plane = _distorted(in_camera, self.distortion[view], self.lens) if self.has_distortion else _on_plane(in_camera)
         pixels = torch.stack((plane[:, 0] * fx + cx, plane[:, 1] * fy + cy), -1)
@@ -188,6 +188,8 @@ class Cameras:
             y / w = 2 (fy y / z + cy) / height − 1
             z / w = (far + near − 2 far near / z) / (far − near)
 
+        ``far`` may be infinite: then z / w = 1 − 2 near / z.
+
         Raises:
             ValueError: for a lens with distortion, which no matrix can express, or unless 0 < near < far.
         """
@@ -198,10 +200,11 @@ class Cameras:
             raise ValueError(f"the near plane {near} and the far plane {far} must satisfy 0 < near < far")
         fx, fy, cx, cy = self.intrinsics.unbind(-1)
         zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+        ratio = near / far
         rows = (
             (2 * fx / self.width, zero, 2 * cx / self.width - 1, zero),
             (zero, 2 * fy / self.height, 2 * cy / self.height - 1, zero),
-            (zero, zero, one * ((far + near) / (far - near)), one * (-2 * far * near / (far - near))),
+            (zero, zero, one * ((1 + ratio) / (1 - ratio)), one * (-2 * near / (1 - ratio))),
             (zero, zero, one, zero),
         )
         return torch.stack([torch.stack(row, -1) for row in rows], -2)
@@ -209,7 +212,7 @@ class Cameras:
     def clip_positions(self, points: Float[Tensor, "points 3"], near: float, far: float) -> Float[Tensor, "views points 4"]:
         """World points in the clip space of every view, as :func:`unrender.ops.rasterize.rasterize` takes them.
 
-        Differentiable to the points, the poses and the intrinsics.
+        Differentiable to the points, the poses and the intrinsics. A point that is not finite is NaN in all views and gets no gradient.
 
         Raises:
             ValueError: for a lens with distortion, or unless 0 < near < far.
@@ -221,9 +224,11 @@ class Cameras:
         (37.0, 14.0, 2.0)
         """
         rotation, centre = self.world_from_camera[:, :3, :3], self.world_from_camera[:, :3, 3]
-        in_camera = (points - centre[:, None]) @ rotation
+        finite = points.isfinite().all(-1, keepdim=True)
+        in_camera = _times(torch.where(finite, points, 0.0) - centre[:, None], rotation)
         projection = self.clip_from_camera(near, far)
-        return in_camera @ projection[:, :, :3].mT + projection[:, None, :, 3]
+        clip = _times(in_camera, projection[:, :, :3].mT) + projection[:, None, :, 3]
+        return torch.where(finite, clip, torch.nan)
 
     def _directions(
         self, pixels: Float[Tensor, "rays 2"], intrinsics: Float[Tensor, "*#rays 4"], distortion: Float[Tensor, "*#rays 6"]
@@ -234,6 +239,12 @@ class Cameras:
         exact = plane.double()
         undo = _undistorted_perspective if self.lens == "opencv" else _undistorted_fisheye
         return undo(exact, distortion.double()).to(plane.dtype)
+
+
+def _times(rows: Float[Tensor, "... rows 3"], columns: Float[Tensor, "... 3 columns"]) -> Float[Tensor, "... rows columns"]:
+    """``rows @ columns`` in the type they have: half precision, which autocast would choose, moves points by pixels."""
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ columns
 
 
 def _on_plane(in_camera: Float[Tensor, "points 3"]) -> Float[Tensor, "points 2"]:

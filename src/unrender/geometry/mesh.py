@@ -42,6 +42,20 @@ class Mesh:
     def __post_init__(self) -> None:
         if (self.uvs is None) != (self.uv_faces is None):
             raise ValueError("a mesh has uvs and uv_faces, or neither; where each vertex has its own texture coordinate, uv_faces is faces")
+        for field in fields(self):
+            tensor = getattr(self, field.name)
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise ValueError(f"a mesh is made of tensors and its {field.name} are of type {type(tensor).__name__}: use torch.as_tensor")
+        self._check_rows("vertices", 3)
+        self._check_rows("faces", 3)
+        self._check_rows("colours", 3, "vertices")
+        self._check_rows("normals", 3, "vertices")
+        self._check_rows("uvs", 2)
+        self._check_rows("uv_faces", 3, "faces")
+        for name in ("faces", "uv_faces"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.dtype not in (torch.int32, torch.int64):
+                raise ValueError(f"the {name} of a mesh are int32 or int64 rows, got {tensor.dtype}")
 
     @property
     def is_empty(self) -> bool:
@@ -168,13 +182,15 @@ class Mesh:
     def export(self, path: str | Path, *, z_up: bool = True) -> None:
         """Writes the mesh as .ply, .obj or .glb, whichever the suffix says, so that no half-written file can be seen.
 
+        Texture coordinates go into .obj and .glb, but not into .ply; in a .glb the vertices along their seams are split.
+
         Args:
             path: where to; an existing file is replaced.
             z_up: the mesh's up axis is +Z. A GLB is +Y up by definition and gets a root node that turns it upright; the other formats hold
                 the coordinates as they are.
 
         Raises:
-            ValueError: for an empty mesh, an unknown suffix, or vertices that are not finite.
+            ValueError: for an empty mesh, an unknown suffix, or vertices or texture coordinates that are not finite.
             FileNotFoundError: when the folder does not exist.
         """
         path = Path(path)
@@ -182,7 +198,21 @@ class Mesh:
             raise ValueError(f"there is no surface to write to {path}: the mesh has no triangles; see explain_empty for the usual reasons")
         colours = None if self.colours is None else _numpy(self.colours)
         normals = None if self.normals is None else _numpy(self.normals)
-        mesh_files.write(path, mesh_files.MeshArrays(_numpy(self.vertices), _numpy(self.faces), colours, normals), z_up=z_up)
+        uvs = None if self.uvs is None else _numpy(self.uvs)
+        uv_faces = None if self.uv_faces is None else _numpy(self.uv_faces)
+        arrays = mesh_files.MeshArrays(_numpy(self.vertices), _numpy(self.faces), colours, normals, uvs, uv_faces)
+        mesh_files.write(path, arrays, z_up=z_up)
+
+    def _check_rows(self, name: str, columns: int, like: str | None = None) -> None:
+        """[rows, columns], with as many rows as the tensor ``like``."""
+        tensor = getattr(self, name)
+        if tensor is None:
+            return
+        if tensor.ndim != 2 or tensor.shape[1] != columns:
+            raise ValueError(f"the {name} of a mesh are of shape [{like or name}, {columns}], got {tuple(tensor.shape)}")
+        if like is not None and tensor.shape[0] != getattr(self, like).shape[0]:
+            count = getattr(self, like).shape[0]
+            raise ValueError(f"a mesh with {count} {like} needs as many rows of {name}, got {tensor.shape[0]}")
 
     def _face_crosses(self) -> Float[Tensor, "faces 3"]:
         """(b − a) × (c − a): the outward normal times twice the area."""

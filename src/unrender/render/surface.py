@@ -26,6 +26,7 @@ from unrender.cameras import Cameras
 from unrender.color import linear_from_srgb
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalised
+from unrender.ops._mesh_checks import LARGEST_SIDE
 from unrender.ops.antialias import antialias
 from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
 from unrender.ops.raster import Raster
@@ -61,8 +62,8 @@ def render_surface(
             the covered pixels of all views as one image without gaps.
         lights: any number.
         cameras: pinholes; only their own size is rendered.
-        background: linear light behind everything: one colour, or an image [height, width, 3] or [views, height, width, 3]; black if left
-            out.
+        background: linear light behind everything: one colour, or an image [height, width, 3] or [views, height, width, 3], where any of
+            these sizes may be one; black if left out.
         samples: along each side of a pixel, so ``samples``² of them are shaded and averaged; textures are looked up at the mip level of a
             sample's own footprint.
         layers: how many surfaces behind each other are looked at; more than one shows through materials that are not opaque.
@@ -72,10 +73,10 @@ def render_surface(
         depth_range: nearest and farthest depth that is seen.
 
     Raises:
-        ValueError: for cameras with lens distortion, or fewer than one sample or layer.
+        ValueError: for cameras with lens distortion, fewer than one sample or layer, more than 8192 samples along a side of the picture,
+            or a background of another size.
     """
-    if samples < 1 or layers < 1:
-        raise ValueError(f"rendering takes at least one sample and one layer, got samples={samples} and layers={layers}")
+    _check(cameras, background, samples, layers)
     clip_positions = cameras.clip_positions(mesh.vertices, *depth_range)
     resolution = samples * cameras.height, samples * cameras.width
     rasters = rasterize_layers(clip_positions, mesh.faces, resolution, layers=layers, derivatives=mesh.uvs is not None)
@@ -98,6 +99,27 @@ def render_surface(
     if background is not None:
         colour = colour + (1 - opacity)[..., None] * background
     return Rendering(colour, opacity, distance, normal)
+
+
+def _check(cameras: Cameras, background: Tensor | None, samples: int | float, layers: int | float) -> None:
+    whole = isinstance(samples, int) and isinstance(layers, int)
+    if not whole or samples < 1 or layers < 1:
+        raise ValueError(f"rendering takes whole numbers, at least one sample and one layer, got samples={samples} and layers={layers}")
+    views, height, width = len(cameras), cameras.height, cameras.width
+    if samples * max(height, width) > LARGEST_SIDE:
+        raise ValueError(
+            f"samples={samples} makes {samples * height} x {samples * width} samples of {height} x {width} pixels,"
+            f" and at most {LARGEST_SIDE} fit along a side: use fewer samples or smaller images"
+        )
+    if background is None:
+        return
+    *sizes, channels = background.shape or (0,)
+    fits = all(size in (1, wanted) for size, wanted in zip(reversed(sizes), (width, height, views), strict=False))
+    if channels != 3 or len(sizes) not in (0, 2, 3) or not fits:
+        raise ValueError(
+            "a background is one colour [3], or an image [height, width, 3] or [views, height, width, 3],"
+            f" got {tuple(background.shape)} for {views} views of {height} x {width} pixels"
+        )
 
 
 def surface_seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"]) -> GBuffer:
@@ -129,7 +151,7 @@ def _shaded(
     mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"], material: Material, lights: Sequence[Light]
 ) -> Float[Tensor, "views height width 8"]:
     """Colour, one, distance and normal of one layer, each multiplied by its opacity."""
-    if raster.face.device.type != "cpu":
+    if raster.face.device.type != "cpu" or raster.face.numel() == 0:
         return _fields(_seen(mesh, raster, eyes[:, None, None]), material, lights)
     views, height, width = raster.face.shape
     pixels = (raster.face.reshape(-1) >= 0).nonzero()[:, 0]
@@ -204,7 +226,16 @@ def _texture_coordinates(
 
 
 def _face_normals(mesh: Mesh) -> Float[Tensor, "faces 3"]:
-    a, b, c = mesh.vertices[mesh.faces.long()].unbind(1)
+    """Unit normals; a triangle that is never drawn, for a corner that is not finite or does not exist, has one that does no harm."""
+    count = mesh.vertices.shape[0]
+    if count == 0:
+        return mesh.vertices.new_zeros(mesh.faces.shape[0], 3)
+    index = mesh.faces.long()
+    exist = ((index >= 0) & (index < count)).all(-1)
+    corners = mesh.vertices[index.clamp(0, count - 1)]
+    sound = exist & corners.isfinite().flatten(1).all(-1)
+    harmless = torch.eye(3, dtype=corners.dtype, device=corners.device)
+    a, b, c = torch.where(sound[:, None, None], corners, harmless).unbind(1)
     return normalised(torch.linalg.cross(b - a, c - a))
 
 

@@ -104,8 +104,9 @@ class EnvironmentLight:
         if texels.shape[1] > _IRRADIANCE_SIZE:
             texels = adaptive_avg_pool2d(texels.permute(0, 3, 1, 2), _IRRADIANCE_SIZE).permute(0, 2, 3, 1)
         size = texels.shape[1]
-        weights = _cosine_weights(size, texels.dtype, texels.device)
-        return (weights @ texels.reshape(-1, 3)).reshape(6, size, size, 3)
+        with torch.autocast(texels.device.type, enabled=False):
+            weights = _cosine_weights(size, texels.dtype, texels.device)
+            return (weights @ texels.reshape(-1, 3)).reshape(6, size, size, 3)
 
     def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
         return texture(self.irradiance()[None], surface.normal, filter="linear", boundary="cube")
@@ -137,13 +138,17 @@ def cube_directions(size: int, dtype: torch.dtype = torch.float32, device: torch
 
 @lru_cache(maxsize=4)
 def _cosine_weights(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "normals texels"]:
-    """Rows that sum to one: solid angle of each texel times the cosine to each normal."""
-    texels = cube_directions(size, dtype, device).reshape(-1, 3)
-    solid_angle = texels.square().sum(-1) ** -1.5
-    unit = normalised(texels)
-    cosine = (unit @ unit.T).clamp_min(0)
-    weights = cosine * solid_angle
-    return weights / weights.sum(-1, keepdim=True)
+    """Rows that sum to one: solid angle of each texel times the cosine to each normal.
+
+    The result outlives the call, so it is an ordinary tensor also where the caller is in inference mode.
+    """
+    with torch.inference_mode(False):
+        texels = cube_directions(size, dtype, device).reshape(-1, 3)
+        solid_angle = texels.square().sum(-1) ** -1.5
+        unit = normalised(texels)
+        cosine = (unit @ unit.T).clamp_min(0)
+        weights = cosine * solid_angle
+        return weights / weights.sum(-1, keepdim=True)
 
 
 def _cosine(surface: GBuffer, towards: Float[Tensor, "views height width 3"]) -> Float[Tensor, "views height width 1"]:
