@@ -547,6 +547,35 @@ def test_bad_arguments_are_refused_with_a_sentence():
         antialias(colour, raster, clip, faces, position_gradient_scale=float("nan"))
     with pytest.raises(ValueError, match="type int32 or int64"):
         edge_topology(faces.short())
+    for wrong in (torch.zeros(2, 4, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)):
+        with pytest.raises(ValueError, match=r"edge_topology takes faces of shape \[faces, 3\]"):
+            getattr(edge_topology, "__wrapped__", edge_topology)(wrong)
+    with pytest.raises(ValueError, match="topology of type int32, got torch.int64"):
+        antialias(colour, raster, clip, faces, Topology(edge_topology(faces).across.long()))
+
+
+@pytest.mark.parametrize("name", ["face", "barycentrics", "depth"])
+def test_a_raster_whose_tensors_do_not_fit_each_other_is_refused(name: str):
+    colour, raster, clip, faces = _small()
+    object.__setattr__(raster, name, getattr(raster, name)[:, :5])
+    with pytest.raises(ValueError, match="^antialias: the raster's face is"):
+        antialias(colour, raster, clip, faces)
+
+
+def test_more_numbers_than_32_bits_count_are_refused():
+    _, _, clip, faces = _small()
+    face = torch.zeros(1, 1, 1, dtype=torch.int32).expand(1, 2**15, 2**15)
+    zero = torch.zeros(1, 1, 1).expand(1, 2**15, 2**15)
+    raster = Raster(face, zero[..., None].expand(1, 2**15, 2**15, 2), zero)
+    with pytest.raises(ValueError, match=r"antialias deals with fewer than 2\^31 numbers"):
+        antialias(zero[..., None].expand(1, 2**15, 2**15, 2), raster, clip, faces)
+
+
+def test_a_second_derivative_is_refused_by_name():
+    colour, raster, clip, faces = _small()
+    (slope,) = torch.autograd.grad(antialias(colour, raster, clip.requires_grad_(), faces).sum(), clip, create_graph=True)
+    with pytest.raises(RuntimeError, match="antialias has a first derivative only"):
+        torch.autograd.grad(slope.square().sum(), clip)
 
 
 def test_non_contiguous_arguments_give_the_same():
@@ -575,7 +604,10 @@ def test_a_neighbour_that_is_not_finite_counts_as_none(value: float, rule):
 def test_empty_meshes_pictures_and_channels_come_back_empty():
     colour, raster, clip, faces = _small()
     nothing = replace(raster, face=torch.full_like(raster.face, -1))
-    assert torch.equal(antialias(colour, nothing, clip, faces[:0]), colour)
+    leaf = clip.clone().requires_grad_()
+    without_faces = antialias(colour, nothing, leaf, faces[:0])
+    assert torch.equal(without_faces, colour)
+    assert torch.equal(torch.autograd.grad(without_faces.sum(), leaf)[0], torch.zeros_like(clip))
     assert torch.equal(antialias(colour, nothing, clip, faces), colour)
     assert antialias(colour[..., :0], raster, clip, faces).shape == (1, 8, 8, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
@@ -209,7 +210,10 @@ def test_no_chosen_channel_gives_no_derivative():
     "change, message",
     [
         (lambda a, r, f: (a.double(), r, f), "attributes is torch.float64"),
-        (lambda a, r, f: (a, dataclasses.replace(r, barycentrics=r.barycentrics.double()), f), "the raster is torch.float64"),
+        (
+            lambda a, r, f: (a, dataclasses.replace(r, barycentrics=r.barycentrics.double()), f),
+            "barycentrics is torch.float64",
+        ),
         (lambda a, r, f: (a[0, 0], r, f), r"attributes of shape \[views or 1, vertices, channels\]"),
         (lambda a, r, f: (a.expand(3, -1, -1), r, f), "attributes of 3 views and a raster of 2"),
         (lambda a, r, f: (a[:, :, :0], r, f), "at least one channel"),
@@ -227,6 +231,33 @@ def test_bad_input_is_named(change, message: str):
         interpolate(*change(attributes, raster, faces))
 
 
+@pytest.mark.parametrize("name", ["face", "barycentrics", "depth", "barycentric_derivatives"])
+def test_a_raster_whose_tensors_do_not_fit_each_other_is_refused(name: str):
+    attributes, raster, faces, _ = _case(10, 30, 12, 2, 1)
+    for function in (interpolate, interpolate_with_derivatives):
+        broken = dataclasses.replace(raster)
+        object.__setattr__(broken, name, getattr(raster, name)[:, :5])
+        with pytest.raises(ValueError, match=f"^{function.__name__}: the raster's face is"):
+            function(attributes, broken, faces)
+
+
+@pytest.mark.parametrize("name", ["faces", "face"])
+def test_a_triangle_that_is_changed_before_the_gradient_is_noticed(name: str):
+    attributes, raster, faces, _ = _case(10, 30, 12, 2, 1)
+    faces = faces.int()
+    values = interpolate(attributes, raster, faces)
+    (faces if name == "faces" else raster.face).add_(0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        values.sum().backward()
+
+
+def test_a_second_derivative_is_refused_by_name():
+    attributes, raster, faces, _ = _case(10, 30, 12, 2, 1)
+    (gradient,) = torch.autograd.grad(interpolate(attributes, raster, faces).sum(), raster.barycentrics, create_graph=True)
+    with pytest.raises(RuntimeError, match="interpolate has a first derivative only"):
+        torch.autograd.grad(gradient.sum(), attributes)
+
+
 def test_derivatives_need_a_raster_that_has_them():
     attributes, raster, faces, _ = _case(10, 8, 12, 2, 1)
     with pytest.raises(ValueError, match="pass derivatives=True"):
@@ -237,6 +268,9 @@ def test_a_channel_that_does_not_exist_is_named():
     attributes, raster, faces, _ = _case(10, 8, 12, 2, 1)
     with pytest.raises(ValueError, match="channel 2 of attributes with 2 channels"):
         interpolate_with_derivatives(attributes, raster, faces, [0, 2])
+    with pytest.raises(ValueError, match="whole number as a channel, got 0.5"):
+        unchecked: Any = getattr(interpolate_with_derivatives, "__wrapped__", interpolate_with_derivatives)
+        unchecked(attributes, raster, faces, [0.5])
 
 
 @pytest.mark.gpu

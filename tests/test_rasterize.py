@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import sys
+import time
+import warnings
 
 import pytest
 import torch
@@ -10,7 +15,7 @@ from torch import Tensor
 
 from raster_scenes import cube, in_clip_space, orthographic_square, perspective, random_closed_meshes, sphere, turned
 from unrender.geometry.mesh import read_mesh
-from unrender.ops import _mesh_checks
+from unrender.ops import _launch, _mesh_checks
 from unrender.ops import rasterize as rasterize_module
 from unrender.ops.raster import Raster
 from unrender.ops.rasterize import rasterize, rasterize_layers
@@ -64,13 +69,13 @@ def crossings(positions: Tensor, faces: Tensor, size: int) -> tuple[Tensor, Tens
 def test_front_and_back_of_random_closed_meshes_cover_each_pixel_equally_often():
     """A ray from outside enters a closed surface as often as it leaves it: one crack or one double hit on an edge breaks the sum."""
     hits = 0
-    for seed in range(10):
+    for seed in range(5):
         vertices, faces = random_closed_meshes(100, seed)
         clip_from_world = perspective(near=0.01) @ turned(0.7 * seed, 0.3, 1.8)
         total, count = crossings(in_clip_space(0.5 * vertices, clip_from_world), faces, 32)
         assert (total == 0).all()
         hits += int(count.sum())
-    assert hits > 400_000
+    assert hits > 200_000
 
 
 def test_a_closed_mesh_around_the_eye_is_crossed_equally_often_in_every_direction():
@@ -104,7 +109,7 @@ def test_a_plane_cut_into_triangles_is_covered_exactly_once(size, seed):
 
 def test_slivers_thinner_than_float64_sees_leave_no_crack():
     """Two triangles between which a third has a width of one float32 step, in perspective, through a corner beside pixel centres."""
-    for seed in range(50):
+    for seed in range(25):
         generator = torch.Generator().manual_seed(seed)
         scale = 0.5 + torch.rand(5, 1, generator=generator)
         middle = torch.tensor([0.3, -0.2])
@@ -135,7 +140,7 @@ def test_every_pixel_has_the_triangle_of_the_float64_twin(seed, resolution):
 def test_a_sphere_has_the_triangles_of_the_float64_twin(yaw):
     vertices, faces = sphere(3)
     positions = in_clip_space(vertices, perspective() @ turned(yaw, 0.3, 3.0))[None]
-    assert torch.equal(rasterize(positions, faces, (128, 128)).face, twin.rasterize(positions.double(), faces, (128, 128)).face)
+    assert torch.equal(rasterize(positions, faces, (64, 64)).face, twin.rasterize(positions.double(), faces, (64, 64)).face)
 
 
 @pytest.mark.data
@@ -144,7 +149,7 @@ def test_spot_has_the_triangles_of_the_float64_twin(data_dir):
     mesh = read_mesh(data_dir / "meshes" / "spot.obj")
     positions = in_clip_space(mesh.vertices, perspective() @ turned(0.5, 0.3, 2.6))[None]
     faces = mesh.faces.int()
-    assert torch.equal(rasterize(positions, faces, (320, 320)).face, twin.rasterize(positions.double(), faces, (320, 320)).face)
+    assert torch.equal(rasterize(positions, faces, (128, 128)).face, twin.rasterize(positions.double(), faces, (128, 128)).face)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -243,7 +248,7 @@ def test_views_are_independent_and_ranges_name_parts_of_the_faces():
 
 
 def test_the_twin_has_the_gradient_of_finite_differences():
-    positions, faces = scene(1, views=2, vertices=12, faces=8)
+    positions, faces = scene(1, views=2, vertices=8, faces=8)
     seen = twin.rasterize(positions.double(), faces, (5, 4)).face
 
     def function(p: Tensor) -> tuple[Tensor, ...]:
@@ -306,6 +311,53 @@ def test_results_have_the_same_bits_with_any_number_of_threads():
     torch.set_num_threads(before)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_a_gradient_that_is_no_number_is_handed_on():
+    positions, faces = scene(3)
+    x = positions.requires_grad_()
+    raster = rasterize(x, faces, (31, 37))
+    cotangent = torch.zeros_like(raster.depth)
+    view, row, column = torch.nonzero(raster.face >= 0)[0].tolist()
+    cotangent[view, row, column] = math.nan
+    (gradient,) = torch.autograd.grad(raster.depth, x, cotangent)
+    seen = faces[int(raster.face[view, row, column])].long()
+    assert gradient[view, seen].isnan().any(1).all()
+    assert gradient.isnan().any(-1).sum() == len(seen.unique())
+
+
+@pytest.mark.parametrize("what", ["a function of the gradient", "the gradient to one vertex alone"])
+def test_a_second_derivative_is_refused_by_name(what):
+    positions, faces = scene(3)
+    x = positions.requires_grad_()
+    (gradient,) = torch.autograd.grad(rasterize(x, faces, (8, 8)).depth.sum(), x, create_graph=True)
+    assert gradient.requires_grad
+    again = gradient.square().sum() if what == "a function of the gradient" else gradient[0, 0].sum()
+    with pytest.raises(RuntimeError, match="rasterize has a first derivative only"):
+        torch.autograd.grad(again, x)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_a_forked_process_starts_its_own_threads():
+    """It inherits the pool, whose threads do not run in it: what is handed to them would never be done."""
+    _launch.run_in_threads(lambda k: None, 8, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python warns of forks beside threads, which is the point
+        child = os.fork()
+    if child == 0:
+        done: list[int] = []
+        _launch.run_in_threads(done.append, 8, 3)
+        os._exit(0 if sorted(done) == list(range(8)) else 1)
+    for _ in range(200):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child did not end")
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 # Peeling.
@@ -379,12 +431,55 @@ def test_errors_say_what_is_wrong_and_where():
         rasterize(positions, faces, (8, 8), behind=rasterize(positions, faces, (8, 9)))
     with pytest.raises(ValueError, match="at least 1 layer"):
         rasterize_layers(positions, faces, (8, 8), layers=0)
+    with pytest.raises(ValueError, match="whole number as the number of layers, got 1.5"):
+        _mesh_checks.check_whole(1.5, "the number of layers", "rasterize_layers")
+    for resolution in ((4.5, 4), 4, ("4", 4), (4, 4, 4), (True, 4), (4,)):
+        with pytest.raises(ValueError, match=r"two whole numbers, \(height, width\)"):
+            _mesh_checks.check_resolution(resolution, "rasterize")
+    for ranges in (torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(1, 2, 2, dtype=torch.int32)):
+        with pytest.raises(ValueError, match=r"ranges of shape \[views, 2\]"):
+            _mesh_checks.check_ranges(ranges, 40, "rasterize")
     with pytest.raises(ValueError, match=r"\[views, vertices, 4\] or \[vertices, 4\], got \(2, 30, 3\)"):
         _mesh_checks.check_clip_positions(positions[..., :3], "rasterize")
     with pytest.raises(ValueError, match=r"\[faces, 3\], got \(40, 2\)"):
         _mesh_checks.check_faces(faces[:, :2], 30, "rasterize")
     with pytest.raises(ValueError, match="clip_positions on cpu, faces on meta"):
         rasterize(positions, faces.to("meta"), (8, 8))
+
+
+@pytest.mark.parametrize(
+    "name, change, message",
+    [
+        ("face", lambda t: t[0], r"face is \[views, height, width\], got \(8, 9\)"),
+        ("face", lambda t: t.long(), "face is int32, got torch.int64"),
+        ("face", lambda t: t[:, :4], r"face is \(2, 4, 9\) and so its barycentrics \(2, 4, 9, 2\), got \(2, 8, 9, 2\)"),
+        ("depth", lambda t: t[:1], r"its depth \(2, 8, 9\), got \(1, 8, 9\)"),
+        ("depth", lambda t: t.double(), "depth is torch.float64"),
+        ("barycentrics", lambda t: t[..., :1], r"its barycentrics \(2, 8, 9, 2\), got \(2, 8, 9, 1\)"),
+        ("barycentric_derivatives", lambda t: t[..., :2], r"its barycentric_derivatives \(2, 8, 9, 4\)"),
+        ("depth", lambda t: t.to("meta"), "one device"),
+    ],
+)
+def test_a_raster_whose_tensors_do_not_fit_each_other_is_refused(name, change, message):
+    positions, faces = scene(0)
+    raster = rasterize(positions, faces, (8, 9), derivatives=True)
+    object.__setattr__(raster, name, change(getattr(raster, name)))
+    with pytest.raises(ValueError, match=message):
+        _mesh_checks.check_raster(raster, "rasterize")
+    with pytest.raises(ValueError, match=message):
+        rasterize(positions, faces, (8, 9), behind=raster)
+
+
+def test_a_tensor_is_no_raster():
+    with pytest.raises(ValueError, match="takes a Raster, as rasterize returns it, got Tensor"):
+        _mesh_checks.check_raster(torch.zeros(1, 8, 8, 4), "rasterize")
+
+
+def test_more_numbers_than_32_bits_count_are_refused():
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 numbers, and the clip positions are 2147483648: split the call"):
+        _mesh_checks.check_clip_positions(torch.empty(1, 2**29, 4, device="meta"), "rasterize")
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 numbers"):
+        _mesh_checks.check_face_list(torch.empty(2**30, 3, dtype=torch.int32, device="meta"), "rasterize")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

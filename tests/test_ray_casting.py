@@ -265,16 +265,69 @@ def test_tensors_that_are_not_contiguous_are_accepted():
     assert torch.equal(cast_rays(tree, torch.zeros(1, 3).expand(100, 3), directions).distance, expected.distance)
 
 
+def _unchecked(function):
+    """Without the tests' own type checker, which would refuse the arguments first."""
+    return getattr(function, "__wrapped__", function)
+
+
 def test_wrong_types_and_faces_are_refused():
     vertices, faces = _sphere(1)
     with pytest.raises(ValueError, match="float32.*unrender.reference"):
         TriangleTree(vertices.double(), faces)
     with pytest.raises(ValueError, match="float32.*unrender.reference"):
         cast_rays(TriangleTree(vertices, faces), torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3))
-    with pytest.raises(ValueError, match=r"face 1 is \[0, 42, 1\], but there are 42 vertices"):
+    with pytest.raises(ValueError, match="corner 1 of face 1 is vertex 42, and the 42 vertices"):
         TriangleTree(vertices, torch.tensor([[0, 1, 2], [0, 42, 1]]))
     with pytest.raises(ValueError, match="one device"):
         cast_rays(TriangleTree(vertices, faces), torch.zeros(1, 3, device="meta"), torch.ones(1, 3, device="meta"))
+
+
+@pytest.mark.parametrize(
+    "vertices, faces, message",
+    [
+        (torch.zeros(3, 2), torch.zeros(1, 3, dtype=torch.int32), r"vertices of shape \[vertices, 3\], got \(3, 2\)"),
+        (torch.zeros(9), torch.zeros(1, 3, dtype=torch.int32), r"vertices of shape \[vertices, 3\], got \(9,\)"),
+        (torch.zeros(3, 3), torch.zeros(1, 4, dtype=torch.int32), r"faces of shape \[faces, 3\], got \(1, 4\)"),
+        (torch.zeros(3, 3), torch.zeros(3, dtype=torch.int32), r"faces of shape \[faces, 3\], got \(3,\)"),
+        (torch.zeros(3, 3), torch.zeros(1, 3), "faces of type int32 or int64, got torch.float32"),
+    ],
+)
+def test_meshes_of_other_shapes_are_refused(vertices: Tensor, faces: Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        ops._check_mesh(vertices, faces)
+
+
+@pytest.mark.parametrize(
+    "origins, directions, limit, message",
+    [
+        (torch.zeros(4, 2), torch.zeros(4, 3), INF, r"origins of shape \[rays, 3\], got \(4, 2\)"),
+        (torch.zeros(3), torch.zeros(1, 3), INF, r"origins of shape \[rays, 3\], got \(3,\)"),
+        (torch.zeros(4, 3), torch.zeros(4, 4), INF, r"directions of shape \[rays, 3\], got \(4, 4\)"),
+        (torch.zeros(4, 3), torch.zeros(1, 3), INF, "one direction for each origin, got 1 and 4"),
+        (torch.zeros(1, 3), torch.zeros(4, 3), INF, "one direction for each origin, got 4 and 1"),
+        (torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(3), r"one for each of the 4 rays, got \(3,\)"),
+    ],
+)
+def test_rays_of_other_shapes_are_refused(origins: Tensor, directions: Tensor, limit, message: str):
+    tree = TriangleTree(*_sphere(1))
+    for function in (cast_rays, occluded):
+        with pytest.raises(ValueError, match=message):
+            _unchecked(function)(tree, origins, directions, max_distance=limit)
+
+
+def test_more_rays_than_32_bits_count_are_refused():
+    tree = TriangleTree(*_sphere(1))
+    many = torch.zeros(1, 3).expand(716_000_000, 3)
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 numbers"):
+        cast_rays(tree, many, many)
+
+
+def test_a_face_whose_vertex_does_not_exist_has_no_corners():
+    """On a GPU, where looking at the faces would make it wait, such a triangle has corners that are no numbers: it is never met."""
+    faces = torch.tensor([[0, 1, 2], [0, 1, 3], [-1, 1, 2]])
+    corners = ops._corners(torch.rand(3, 3), faces)
+    assert corners.isnan().flatten(1).all(1).tolist() == [False, True, True] and corners[0].isfinite().all()
+    assert ops._corners(torch.zeros(0, 3), faces).isnan().all()
 
 
 @pytest.mark.gpu
@@ -297,3 +350,14 @@ def test_no_ray_slips_through_a_closed_surface_on_a_gpu():
     targets = vertices[edges].mean(1)
     hits = cast_rays(TriangleTree(vertices, faces), torch.zeros_like(targets), targets)
     assert (hits.face >= 0).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_face_whose_vertex_does_not_exist_is_never_met_on_a_gpu():
+    vertices = torch.tensor([[0.0, 0, 2], [4, 0, 2], [0, 4, 2]], device="cuda", requires_grad=True)
+    tree = TriangleTree(vertices, torch.tensor([[0, 1, 9], [-4, 1, 2], [0, 1, 2]], device="cuda"))
+    origins = torch.tensor([[1.0, 1, 0], [9, 9, 0]], device="cuda")
+    hits = cast_rays(tree, origins, torch.tensor([[0.0, 0, 1]], device="cuda").expand(2, 3))
+    (gradient,) = torch.autograd.grad(hits.barycentrics.sum() + hits.distance[0], vertices)
+    assert hits.face.tolist() == [2, -1] and bool(gradient.isfinite().all())

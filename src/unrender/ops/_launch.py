@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -55,11 +56,11 @@ class _Threads:
     """Set within :func:`pytorch_on_one_thread`; elsewhere PyTorch's own number holds."""
     pool: ThreadPoolExecutor | None = None
     pool_size: int = 0
+    lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+    """Held while the pool is looked up or replaced."""
 
 
 _threads = _Threads()
-_pool_lock = threading.Lock()
-"""Held while the pool is looked up or replaced."""
 _compiled: set[Any] = set()
 
 
@@ -85,8 +86,18 @@ def pytorch_on_one_thread() -> Iterator[None]:
         torch.set_num_threads(pytorch)
 
 
+def _forget_threads() -> None:
+    """In a process made by ``fork``, which inherits the pool and its lock but none of its threads."""
+    _threads.lock = threading.Lock()
+    _threads.pool = None
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
 def _workers(count: int) -> ThreadPoolExecutor:
-    with _pool_lock:
+    with _threads.lock:
         if _threads.pool is None or _threads.pool_size != count:
             _threads.pool = ThreadPoolExecutor(count, thread_name_prefix="unrender")
             _threads.pool_size = count

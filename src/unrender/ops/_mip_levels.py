@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, no_type_check
 
-import numpy as np
 import torch
 import warp as wp
 from torch import Tensor
 
 from unrender.ops._launch import launch
+from unrender.ops._mesh_checks import MOST_NUMBERS, check_count, check_float32, check_whole
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -209,8 +209,10 @@ def level_sizes(height: int, width: int, max_level: int | None) -> list[tuple[in
     """(height, width) of the levels 0 to ``max_level``, or to the one of a single texel if that comes first.
 
     Raises:
-        ValueError: where a level that has to be halved has an odd side.
+        ValueError: where a level that has to be halved has an odd side, or for a ``max_level`` that is none.
     """
+    if max_level is not None:
+        check_whole(max_level, "max_level", "texture")
     if max_level is not None and max_level < 0:
         raise ValueError(f"max_level is the coarsest mip level to use, 0 or more, got {max_level}")
     sizes = [(height, width)]
@@ -263,9 +265,14 @@ def build_levels(texels: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
     return above
 
 
-def rows_of_levels(levels: Sequence[Tensor]) -> Tensor:
-    """uint8 [levels, rows of level 0 in all views and faces], zero: which rows of the gradients have been written."""
+def rows_of_levels(levels: Sequence[Tensor]) -> Tensor | None:
+    """uint8 [levels, rows of level 0 in all views and faces], zero: which rows of the gradients have been written.
+
+    None where a kernel could not count them; all rows are then read.
+    """
     rows = levels[0].numel() // (levels[0].shape[-1] * levels[0].shape[-2])
+    if len(levels) * rows > MOST_NUMBERS:
+        return None
     return torch.zeros(len(levels), rows, dtype=torch.uint8, device=levels[0].device)
 
 
@@ -285,17 +292,9 @@ def pull_to_base(gradients: Sequence[Tensor], sizes: list[tuple[int, int]], writ
             launch(_spread_kernel, below.numel(), [_as_images(gradients[level]), _as_images(below)], below.device)
 
 
-def zeros(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Zeros, of which a CPU's memory holds only what is written: NumPy asks the system for zeroed pages instead of writing them."""
-    if device.type == "cpu":
-        return torch.from_numpy(np.zeros(tuple(shape), np.float32))
-    return torch.zeros(tuple(shape), dtype=torch.float32, device=device)
-
-
 def check_texels(texels: Tensor, *, cube: bool, what: str) -> None:
-    """Raises ValueError for what is no texture: [views, height, width, channels], of a cube [views, 6, side, side, channels]."""
-    if texels.dtype != torch.float32:
-        raise ValueError(f"{what} works in float32, got texels of {texels.dtype}: convert them, or use unrender.reference for other types")
+    """What is a texture: [views, height, width, channels], of a cube [views, 6, side, side, channels]."""
+    check_float32(texels, "texels", what)
     shape = tuple(texels.shape)
     if cube and (texels.ndim != 5 or shape[1] != 6 or shape[2] != shape[3]):
         raise ValueError(f"the texels of a cube map are [views, 6, side, side, channels], got {shape}")
@@ -303,5 +302,4 @@ def check_texels(texels: Tensor, *, cube: bool, what: str) -> None:
         raise ValueError(f"texels are [views, height, width, channels], got {shape}; a cube map needs cube boundaries")
     if min(shape) < 1 or max(shape[-3:-1]) > LARGEST_SIDE:
         raise ValueError(f"a texture has sides of 1 to {LARGEST_SIDE} texels and at least one view and channel, got {shape}")
-    if texels.numel() >= 2**31:
-        raise ValueError(f"a texture holds fewer than 2^31 numbers, got {texels.numel()}: use fewer views or smaller ones")
+    check_count(texels.numel(), "the texels", what)

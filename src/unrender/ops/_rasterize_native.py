@@ -6,6 +6,8 @@ from typing import no_type_check
 
 import warp as wp
 
+from unrender.ops._work import ADD, FORGET_ADD
+
 # What the code below shares. Products and sums that must not be contracted, or be so in one way only, are spelled out for a GPU.
 _ARITHMETIC = """
 #if defined(__CUDA_ARCH__)
@@ -514,22 +516,13 @@ def fill_face(
 ): ...
 
 
-_ADD = """
-#if defined(__CUDA_ARCH__)
-#define UNRENDER_ADD(address, amount) atomicAdd(address, amount)
-#else
-#define UNRENDER_ADD(address, amount) *(address) += (amount)
-#endif
-"""
-
-
 @no_type_check
 @wp.func_native(
     """
 {
 """
     + _ARITHMETIC
-    + _ADD
+    + ADD
     + """
 const long long picture = (long long)view * height * width;
 long long n = begin;
@@ -592,17 +585,17 @@ while (n < end) {
             along_x += amount * a[j]; along_y += amount * b[j]; along_w += amount * c[j];
         }
         float* corner = gradient.data + 4 * ((long long)slot * vertices + faces.data[3 * (long long)triangle + i]);
-        // A sliver too thin for its slope to have a number in float32 pulls at nothing.
+        // A sliver too thin for its slope to have a number in float32 pulls at nothing; a gradient that is no number is handed on.
         const double size = along_x * along_x + along_y * along_y + along_w * along_w + to_z[i] * to_z[i];
-        if (!(size < 1e60)) continue;
+        if (size >= 1e60) continue;
         UNRENDER_ADD(corner, (float)along_x);
         UNRENDER_ADD(corner + 1, (float)along_y);
         UNRENDER_ADD(corner + 2, (float)to_z[i]);
         UNRENDER_ADD(corner + 3, (float)along_w);
     }
 }
-#undef UNRENDER_ADD
 """
+    + FORGET_ADD
     + _FORGET_ARITHMETIC
     + """
 }

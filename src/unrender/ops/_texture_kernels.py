@@ -8,6 +8,7 @@ import warp as wp
 
 from unrender.ops import _texture_native as native
 from unrender.ops._mip_levels import Levels
+from unrender.ops._work import ADD, FORGET_ADD, SKIP_OTHERS
 
 # Packing neighbouring scalars into vectors makes loads wait for the stores before them: a bilinear lookup takes a quarter longer.
 wp.set_module_options({"enable_backward": False, "optimization_level": 3, "cpu_compiler_flags": "-fno-slp-vectorize"})
@@ -69,14 +70,14 @@ for (int n = begin; n < end; n++) {
     if (!p.known) {
         for (int c = 0; c < channels; c++) out[c] = 0.f;
         if (lookup.bands > 1) reach.data[n] = 0;
-        if (lookup.filter >= 2) chosen.data[n] = 0.f;
+        if (lookup.filter >= LINEAR_MIPMAP_NEAREST) chosen.data[n] = 0.f;
         continue;
     }
     const int view = lookup.texture_views > 1 ? n / lookup.samples_per_view : 0;
-    const float level = lookup.filter >= 2 ? level_of(n, p) : 0.f;
+    const float level = lookup.filter >= LINEAR_MIPMAP_NEAREST ? level_of(n, p) : 0.f;
     const int level_0 = (int)level;
-    const float between = lookup.filter == 3 ? level - level_0 : 0.f;
-    if (lookup.filter >= 2) chosen.data[n] = level;
+    const float between = lookup.filter == LINEAR_MIPMAP_LINEAR ? level - level_0 : 0.f;
+    if (lookup.filter >= LINEAR_MIPMAP_NEAREST) chosen.data[n] = level;
     Footprint fine, coarse;
     footprint(p, view, level_0, fine);
     const float* base = (const float*)lookup.levels[level_0];
@@ -149,6 +150,7 @@ auto project = [&](const Place& p, int view, int level, const float* g, float& v
     }
 };
 const int axes = cube ? 3 : 2;
+const int TO_UV = 1, TO_UV_DERIVATIVES = 2, TO_BIAS = 4;
 for (int n = begin; n < end; n++) {
     float d_uv[3] = {0.f, 0.f, 0.f}, d_derivatives[6] = {0.f, 0.f, 0.f, 0.f, 0.f, 0.f}, d_level = 0.f;
     const float* g = cotangent.data + (long long)n * channels;
@@ -157,9 +159,9 @@ for (int n = begin; n < end; n++) {
     const Place p = locate(n);
     if (p.known && !idle) {
         const int view = lookup.texture_views > 1 ? n / lookup.samples_per_view : 0;
-        const float level = lookup.filter >= 2 ? chosen.data[n] : 0.f;
+        const float level = lookup.filter >= LINEAR_MIPMAP_NEAREST ? chosen.data[n] : 0.f;
         const int level_0 = (int)level;
-        const bool interior = lookup.filter == 3 && level > 0.f && level < (float)lookup.top;
+        const bool interior = lookup.filter == LINEAR_MIPMAP_LINEAR && level > 0.f && level < (float)lookup.top;
         float value, by_s, by_t;
         project(p, view, level_0, g, value, by_s, by_t);
         if (interior) {
@@ -219,11 +221,11 @@ for (int n = begin; n < end; n++) {
             d_uv[f.major] = f.major_sign * d_major;
         }
     }
-    if (wanted & 1)
+    if (wanted & TO_UV)
         for (int k = 0; k < axes; k++) to_uv.data[axes * n + k] = d_uv[k];
-    if (wanted & 2)
+    if (wanted & TO_UV_DERIVATIVES)
         for (int k = 0; k < 2 * axes; k++) to_derivatives.data[2 * axes * n + k] = d_derivatives[k];
-    if (wanted & 4) to_bias.data[n] = d_level;
+    if (wanted & TO_BIAS) to_bias.data[n] = d_level;
 }
 """
 )
@@ -240,7 +242,7 @@ def _sample_gradients(
 ): ...
 
 
-_ADD = """
+_ADD_FOOTPRINT = """
         for (int k = 0; k < foot.taps; k++) {
             if (foot.weight[k] == 0.f || (lookup.bands > 1 && band_of(foot.row[k], level) != band)) continue;
             const float weight = share * foot.weight[k];
@@ -253,13 +255,7 @@ _ADD = """
 
 @no_type_check
 @wp.func_native(
-    """
-#if defined(__CUDA_ARCH__)
-#define UNRENDER_ADD(address, amount) atomicAdd(address, amount)
-#else
-#define UNRENDER_ADD(address, amount) *(address) += (amount)
-#endif
-"""
+    ADD
     + native.PLACE
     + native.FOOTPRINT
     + """
@@ -269,19 +265,15 @@ auto add = [&](const Place& p, int view, int level, float share, const float* g)
     footprint(p, view, level, foot);
     float* texels = (float*)gradients[level];
 """
-    + _by_channels(_ADD)
+    + _by_channels(_ADD_FOOTPRINT)
     + """
 };
 const int bit = 1 << band;
 const int* mask = reach.data;
 for (int n = begin; n < end; n++) {
-    if (lookup.bands > 1) {
-        if (n + 8 <= end) {
-            int any = 0;
-            for (int k = 0; k < 8; k++) any |= mask[n + k];
-            if (!(any & bit)) { n += 7; continue; }
-        }
-        if (!(mask[n] & bit)) continue;
+    if (lookup.bands > 1) {"""
+    + SKIP_OTHERS
+    + """
     }
     const float* g = cotangent.data + (long long)n * channels;
     bool idle = true;
@@ -290,15 +282,15 @@ for (int n = begin; n < end; n++) {
     const Place p = locate(n);
     if (!p.known) continue;
     const int view = lookup.texture_views > 1 ? n / lookup.samples_per_view : 0;
-    const float level = lookup.filter >= 2 ? chosen.data[n] : 0.f;
+    const float level = lookup.filter >= LINEAR_MIPMAP_NEAREST ? chosen.data[n] : 0.f;
     const int level_0 = (int)level;
-    const float between = lookup.filter == 3 ? level - level_0 : 0.f;
+    const float between = lookup.filter == LINEAR_MIPMAP_LINEAR ? level - level_0 : 0.f;
     add(p, view, level_0, 1.f - between, g);
     if (between > 0.f) add(p, view, level_0 + 1, between, g);
 }
 (void)uv_derivatives; (void)level_bias;
-#undef UNRENDER_ADD
 """
+    + FORGET_ADD
 )
 def _scatter(
     lookup: Lookup,

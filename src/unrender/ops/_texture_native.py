@@ -7,19 +7,30 @@ of a w × h level covers [column/w, (column + 1)/w] × [row/h, (row + 1)/h] of (
 from __future__ import annotations
 
 WRAP, CLAMP, ZERO, CUBE = range(4)
-"""The values of ``lookup.boundary``, which the text below writes as numbers."""
+"""The values of ``lookup.boundary``."""
 NEAREST, LINEAR, LINEAR_MIPMAP_NEAREST, LINEAR_MIPMAP_LINEAR = range(4)
-"""The values of ``lookup.filter``; from 2 on there are levels."""
+"""The values of ``lookup.filter``; from LINEAR_MIPMAP_NEAREST on there are levels."""
+SHORTEST_DIRECTION = 1e-30
+"""Along the major axis; the gradient to a shorter direction could leave float32."""
 
-PLACE = """
+_NAMES = f"""
+const int WRAP = {WRAP}, CLAMP = {CLAMP}, ZERO = {ZERO}, CUBE = {CUBE};
+const int NEAREST = {NEAREST}, LINEAR_MIPMAP_NEAREST = {LINEAR_MIPMAP_NEAREST}, LINEAR_MIPMAP_LINEAR = {LINEAR_MIPMAP_LINEAR};
+const float SHORTEST_DIRECTION = {SHORTEST_DIRECTION}f;
+(void)WRAP; (void)CLAMP; (void)ZERO; (void)NEAREST; (void)LINEAR_MIPMAP_NEAREST; (void)LINEAR_MIPMAP_LINEAR;
+"""
+
+PLACE = (
+    _NAMES
+    + """
 const int channels = lookup.channels;
-const bool cube = lookup.boundary == 3;
+const bool cube = lookup.boundary == CUBE;
 const float* const uv = (const float*)lookup.uv;
 const float* const uv_derivatives = (const float*)lookup.uv_derivatives;
 const float* const level_bias = (const float*)lookup.level_bias;
 
 struct Place {
-    bool known;            // false where a coordinate is not finite, or a direction is zero
+    bool known;            // false where a coordinate is not finite, or a direction is as good as zero
     int face;              // 0 unless the texture is a cube
     float s, t;            // in [0, 1] on a cube
     float s_side, t_side;  // on a cube, the coordinates across the face before they are divided by the major one
@@ -65,12 +76,13 @@ auto locate = [&](int n) {
     p.major = fabsf(x[axis]);
     p.s_side = f.s_sign * x[f.s];
     p.t_side = f.t_sign * x[f.t];
-    p.known = x[0] - x[0] == 0.f && x[1] - x[1] == 0.f && x[2] - x[2] == 0.f && p.major > 0.f;
+    p.known = x[0] - x[0] == 0.f && x[1] - x[1] == 0.f && x[2] - x[2] == 0.f && p.major >= SHORTEST_DIRECTION;
     p.s = p.known ? 0.5f * (p.s_side / p.major + 1.f) : 0.f;
     p.t = p.known ? 0.5f * (p.t_side / p.major + 1.f) : 0.f;
     return p;
 };
 """
+)
 """Where sample n falls."""
 
 LEVEL = """
@@ -142,12 +154,12 @@ auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
     const int w = (lookup.width >> level) > 1 ? lookup.width >> level : 1;
     const int h = (lookup.height >> level) > 1 ? lookup.height >> level : 1;
     const int boundary = lookup.boundary;
-    const float s = boundary == 0 ? p.s - floorf(p.s) : p.s, t = boundary == 0 ? p.t - floorf(p.t) : p.t;
-    if (lookup.filter == 0) {
+    const float s = boundary == WRAP ? p.s - floorf(p.s) : p.s, t = boundary == WRAP ? p.t - floorf(p.t) : p.t;
+    if (lookup.filter == NEAREST) {
         const float x = floorf(s * w), y = floorf(t * h);
-        out.taps = boundary == 2 && !(x >= 0.f && x < w && y >= 0.f && y < h) ? 0 : 1;
-        int i = x > 0.f ? (x < w ? (int)x : (boundary == 0 ? 0 : w - 1)) : 0;
-        int j = y > 0.f ? (y < h ? (int)y : (boundary == 0 ? 0 : h - 1)) : 0;
+        out.taps = boundary == ZERO && !(x >= 0.f && x < w && y >= 0.f && y < h) ? 0 : 1;
+        int i = x > 0.f ? (x < w ? (int)x : (boundary == WRAP ? 0 : w - 1)) : 0;
+        int j = y > 0.f ? (y < h ? (int)y : (boundary == WRAP ? 0 : h - 1)) : 0;
         out.row[0] = ((cube ? view * 6 + p.face : view) * h + j);
         out.texel[0] = out.row[0] * w + i;
         out.weight[0] = 1.f;
@@ -155,11 +167,11 @@ auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
     }
     float x = s * w - 0.5f, y = t * h - 0.5f;
     float slope_s = (float)w, slope_t = (float)h;
-    if (boundary == 1) {
+    if (boundary == CLAMP) {
         if (!(x >= 0.f && x <= w - 1)) { slope_s = 0.f; x = x > 0.f ? w - 1 : 0.f; }
         if (!(y >= 0.f && y <= h - 1)) { slope_t = 0.f; y = y > 0.f ? h - 1 : 0.f; }
     }
-    if (boundary == 2 && !(x > -1.f && x < w && y > -1.f && y < h)) {
+    if (boundary == ZERO && !(x > -1.f && x < w && y > -1.f && y < h)) {
         out.taps = 0;
         return;
     }
@@ -179,7 +191,7 @@ auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
     out.by_t[1] = -slope_t * f;
     out.by_t[2] = slope_t * f0;
     out.by_t[3] = slope_t * f;
-    if (boundary == 3) {
+    if (boundary == CUBE) {
         const bool inside = i0 >= 0 && i1 < w && j0 >= 0 && j1 < w;
         const int first_face = view * 6;
         if (!inside) {
@@ -209,7 +221,7 @@ auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
         out.row[0] = out.row[1] = (first_face + p.face) * w + j0;
         out.row[2] = out.row[3] = out.row[0] + 1;
     } else {
-        if (boundary == 2) {
+        if (boundary == ZERO) {
             const bool no_i0 = i0 < 0, no_i1 = i1 >= w, no_j0 = j0 < 0, no_j1 = j1 >= h;
             for (int k = 0; k < 4; k++)
                 if ((k & 1 ? no_i1 : no_i0) || (k & 2 ? no_j1 : no_j0)) out.weight[k] = out.by_s[k] = out.by_t[k] = 0.f;
@@ -218,10 +230,10 @@ auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
             if (no_j0) j0 = j1;
             if (no_j1) j1 = j0;
         } else {
-            if (i0 < 0) i0 = boundary == 0 ? w - 1 : 0;
-            if (j0 < 0) j0 = boundary == 0 ? h - 1 : 0;
-            if (i1 >= w) i1 = boundary == 0 ? 0 : w - 1;
-            if (j1 >= h) j1 = boundary == 0 ? 0 : h - 1;
+            if (i0 < 0) i0 = boundary == WRAP ? w - 1 : 0;
+            if (j0 < 0) j0 = boundary == WRAP ? h - 1 : 0;
+            if (i1 >= w) i1 = boundary == WRAP ? 0 : w - 1;
+            if (j1 >= h) j1 = boundary == WRAP ? 0 : h - 1;
         }
         out.row[0] = out.row[1] = view * h + j0;
         out.row[2] = out.row[3] = view * h + j1;

@@ -42,10 +42,10 @@ import torch
 import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from unrender.ops._launch import launch, thread_count
-from unrender.ops._mesh_checks import check_clip_positions, check_faces, check_float32, check_same_device
+from unrender.ops._mesh_checks import check_clip_positions, check_count, check_faces, check_float32, check_raster, check_same_device
+from unrender.ops._work import differentiable_once
 from unrender.ops.raster import Raster
 from unrender.ops.topology import Topology, edge_topology
 
@@ -56,6 +56,23 @@ _BAND = 8
 
 _PIECES_PER_THREAD = 4
 """How finely the bands are dealt out."""
+
+_MOST_STEPS = 64
+"""Edges that a walk crosses before it gives up, and faces looked at around one edge."""
+
+_FARTHEST_BACK = 3.0
+"""Pixels behind its beginning at which a walk that has turned back ends."""
+
+_OWNER_REACH = 0.0625
+"""Pixels beyond the two centres at which the rule "owner" still finds an edge."""
+
+_OWNER_SOFTENING = 1e-3
+"""Of the product of the ends' w: keeps the derivative of the rule "owner" finite for edges that the line hardly crosses."""
+
+_LIMITS = f"""
+    const int most_steps = {_MOST_STEPS};
+    const double farthest_back = {_FARTHEST_BACK}, owner_reach = {_OWNER_REACH};
+"""
 
 # A vertex as seen from the centre of (column, row): `along` and `beside` are s and t before the sign of the direction.
 _VIEWPOINT = """
@@ -79,6 +96,7 @@ _VIEWPOINT = """
 # found_edge (-1: none), found_s, found_w: the outline between a pixel and its neighbour; found_backwards: seen from the second.
 _SEARCH = (
     _VIEWPOINT
+    + _LIMITS
     + """
     int found_edge = -1;
     double found_s = 0.0, found_w = 1.0;
@@ -117,13 +135,13 @@ _SEARCH = (
         leave(face);
         if (edge < 0) return false;
         bool forward = true;
-        for (int n = 0; n < 64; n++) {
+        for (int n = 0; n < most_steps; n++) {
             if (forward) { if (!(at_w > 0.0 && at_s <= at_w)) return true; }
-            else if (!(at_w > 0.0 && at_s > -3.0 * at_w)) return false;
+            else if (!(at_w > 0.0 && at_s > -farthest_back * at_w)) return false;
             int entered = across.data[edge], chosen = -1, chosen_vertex = -1;
             bool chosen_upper = false, onward = false;
             double c_s = 0.0, c_t = 0.0, c_w = 0.0, chosen_s = 0.0, chosen_w = 0.0, new_s = 0.0, new_t = 0.0, new_w = 0.0;
-            for (int m = 0; m < 64 && entered >= 0 && entered < 3 * face_count && entered != edge; m++) {
+            for (int m = 0; m < most_steps && entered >= 0 && entered < 3 * face_count && entered != edge; m++) {
                 const int next = entered / 3, i = entered - 3 * next;
                 if (next == goal) return false;
                 const int vertex = faces.data[3 * next + (i > 0 ? i - 1 : 2)];
@@ -161,12 +179,12 @@ _SEARCH = (
     auto own_edge = [&](int face) -> void {
         found_edge = -1;
         leave(face);
-        if (edge < 0 || !(at_w > 0.0 && at_s > -0.0625 * at_w && at_s < 1.0625 * at_w) || !steep(edge)) return;
+        if (edge < 0 || !(at_w > 0.0 && at_s > -owner_reach * at_w && at_s < (1.0 + owner_reach) * at_w) || !steep(edge)) return;
         const int i = edge - 3 * face;
         const int a = faces.data[edge], b = faces.data[3 * face + (i < 2 ? i + 1 : 0)];
         const double own = side(a, b, faces.data[3 * face + (i > 0 ? i - 1 : 2)]);
         int entered = across.data[edge];
-        for (int m = 0; m < 64 && entered >= 0 && entered < 3 * face_count && entered != edge; m++) {
+        for (int m = 0; m < most_steps && entered >= 0 && entered < 3 * face_count && entered != edge; m++) {
             const int next = entered / 3, k = entered - 3 * next;
             if (!(own * side(a, b, faces.data[3 * next + (k > 0 ? k - 1 : 2)]) > 0.0)) return;
             entered = across.data[entered];
@@ -207,7 +225,11 @@ _SEARCH = (
 )
 
 # share_a[3], share_b[3]: the derivatives of alpha to (x, y, w) of the ends `vertex_a`, `vertex_b` of edge `hit_edge`, times `amount`.
-_DERIVATIVE = """
+_DERIVATIVE = (
+    f"""
+    const double owner_softening = {_OWNER_SOFTENING};
+"""
+    + """
     auto derivative = [&](
         int hit_edge, bool backwards, double amount, int& vertex_a, int& vertex_b, float* share_a, float* share_b
     ) -> void {
@@ -221,7 +243,7 @@ _DERIVATIVE = """
         if (!(d >= 0.0 && d <= 1.0)) factor = 0.0;
         if (!walk) {
             const double extent = w < 0.0 ? -w : w, scale = wa * wb < 0.0 ? -wa * wb : wa * wb;
-            factor = d > 0.0 && d < 1.0 ? factor * extent / (extent + 1e-3 * scale) : 0.0;
+            factor = d > 0.0 && d < 1.0 ? factor * extent / (extent + owner_softening * scale) : 0.0;
         }
         factor /= w;
         const double to_sa = -tb * factor * direction, to_ta = (sb - d * wb) * factor, to_wa = d * tb * factor;
@@ -233,6 +255,7 @@ _DERIVATIVE = """
         share_b[2] = (float)(to_wb + centre_x * xb + centre_y * yb);
     };
 """
+)
 
 
 @no_type_check
@@ -620,6 +643,40 @@ class _Scene(NamedTuple):
         return (self.height + _BAND - 1) // _BAND
 
 
+class _Hits(NamedTuple):
+    """On a CPU: the outlines found between neighbouring pixels, band after band."""
+
+    edge: Tensor
+    """int32 number of the edge"""
+    place: Tensor
+    """int32, 4 · pixel + 2 if the second pixel is below the first + 1 if the search started from the second"""
+    alpha: Tensor
+    """float32, how much the first takes of the second's colour, or if negative the second of the first's"""
+    first: Tensor
+    """int64 [bands of all views + 1], where each band's begin"""
+
+
+class _Mesh(NamedTuple):
+    """What a search for outlines looks at."""
+
+    face: Tensor
+    depth: Tensor
+    positions: Tensor
+    faces: Tensor
+    across: Tensor
+
+    def flat(self) -> list[Tensor]:
+        return [tensor.view(-1) for tensor in self]
+
+
+class _Wanted(NamedTuple):
+    """What the kernel of a GPU makes: the picture, or on the way back one gradient or both."""
+
+    back: bool
+    to_colour: bool
+    to_positions: bool
+
+
 def _pieces(items: int) -> int:
     return min(items, _PIECES_PER_THREAD * thread_count())
 
@@ -631,93 +688,76 @@ class _Antialias(torch.autograd.Function):
     ) -> Tensor:
         result = colour.clone()
         ctx.scene = scene
+        mesh = _Mesh(face, depth, positions, faces, across)
         if colour.device.type != "cpu":
-            ctx.save_for_backward(colour, positions, face, depth, faces, across)
-            _at_pixels(scene, face, depth, positions, faces, across, (False, False, False), colour, colour, result, positions)
+            ctx.save_for_backward(colour, *mesh)
+            _at_pixels(scene, mesh, _Wanted(back=False, to_colour=False, to_positions=False), colour, colour, result, positions)
             return result
-        hits = _hits(scene, [face.view(-1), depth.view(-1), positions.view(-1), faces.view(-1), across.view(-1)], faces.shape[0])
+        hits = _hits(scene, mesh)
         _apply(scene, colour, False, hits, result)
         ctx.save_for_backward(colour, positions, faces, *hits)
         return result
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("antialias")
     def backward(ctx, cotangent: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         scene: _Scene = ctx.scene
         to_colour, to_positions = ctx.needs_input_grad[:2]
         cotangent = cotangent.contiguous()
-        positions = ctx.saved_tensors[1]
         colour_gradient = cotangent.clone() if to_colour else None
-        position_gradient = torch.zeros_like(positions) if to_positions else None
         if cotangent.device.type != "cpu":
-            colour, _, face, depth, faces, across = ctx.saved_tensors
+            colour, *rest = ctx.saved_tensors
+            mesh = _Mesh(*rest)
+            position_gradient = torch.zeros_like(mesh.positions) if to_positions else None
             into = cotangent if colour_gradient is None else colour_gradient
-            onto = positions if position_gradient is None else position_gradient
-            _at_pixels(scene, face, depth, positions, faces, across, (True, to_colour, to_positions), colour, cotangent, into, onto)
+            onto = mesh.positions if position_gradient is None else position_gradient
+            _at_pixels(scene, mesh, _Wanted(True, to_colour, to_positions), colour, cotangent, into, onto)
             return colour_gradient, position_gradient, *[None] * 5
-        colour, _, faces, *hits = ctx.saved_tensors
+        colour, positions, faces, *rest = ctx.saved_tensors
+        hits = _Hits(*rest)
+        position_gradient = torch.zeros_like(positions) if to_positions else None
         if colour_gradient is not None:
             _apply(scene, cotangent, True, hits, colour_gradient)
         if position_gradient is not None:
             items = scene.views * scene.bands
-            hit_edge, _, _, first_hit = hits
-            shares = colour.new_empty(6 * hit_edge.shape[0])
+            shares = colour.new_empty(6 * hits.edge.shape[0])
             arguments = [colour.view(-1), cotangent.view(-1), positions.view(-1), faces.view(-1), scene.vertices, scene.view_stride]
             arguments += [scene.channels, scene.height, scene.width, scene.walk, scene.gradient_scale, scene.bands, *hits, shares]
             launch(_share_hits_kernel, items, arguments, colour.device, pieces=_pieces(items))
             owners, lists = (scene.views, scene.bands) if scene.view_stride else (1, items)
-            arguments = [shares, faces.view(-1), scene.view_stride, scene.bands, lists, hit_edge, first_hit, position_gradient.view(-1)]
+            arguments = [shares, faces.view(-1), scene.view_stride, scene.bands, lists, hits.edge, hits.first, position_gradient.view(-1)]
             launch(_add_shares_kernel, owners, arguments, colour.device, pieces=owners)
         return colour_gradient, position_gradient, *[None] * 5
 
 
-def _hits(scene: _Scene, mesh: list[Tensor], face_count: int) -> list[Tensor]:
-    """On a CPU: the edge, the place and alpha of each outline found, band after band, and where each band's begin."""
-    bands, items, device = scene.bands, scene.views * scene.bands, mesh[0].device
+def _hits(scene: _Scene, mesh: _Mesh) -> _Hits:
+    bands, items, device = scene.bands, scene.views * scene.bands, mesh.face.device
     # Room for an outline between any two pixels: memory that is never written costs nothing.
     room = 2 * scene.views * scene.height * scene.width
     edge, place, alpha = (torch.empty(room, dtype=dtype, device=device) for dtype in (torch.int32, torch.int32, torch.float32))
     count = torch.empty(items, dtype=torch.int32, device=device)
-    counts = [scene.vertices, face_count, scene.view_stride, scene.height, scene.width, scene.walk, bands, _BAND]
-    launch(_list_hits_kernel, items, [*mesh, *counts, edge, place, alpha, count], device, pieces=_pieces(items))
-    first_hit = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), count.cumsum(0)])
+    counts = [scene.vertices, mesh.faces.shape[0], scene.view_stride, scene.height, scene.width, scene.walk, bands, _BAND]
+    launch(_list_hits_kernel, items, [*mesh.flat(), *counts, edge, place, alpha, count], device, pieces=_pieces(items))
+    first = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), count.cumsum(0)])
     view, band = torch.arange(scene.views, device=device)[:, None], torch.arange(bands, device=device)
     begin = 2 * scene.width * (view * scene.height + band * _BAND).flatten()
-    used = torch.repeat_interleave(begin - first_hit[:-1], count) + torch.arange(int(first_hit[-1]), device=device)
-    return [edge[used], place[used], alpha[used], first_hit]
+    used = torch.repeat_interleave(begin - first[:-1], count) + torch.arange(int(first[-1]), device=device)
+    return _Hits(edge[used], place[used], alpha[used], first)
 
 
-def _apply(scene: _Scene, original: Tensor, back: bool, hits: list[Tensor], result: Tensor) -> None:
-    arguments = [original.view(-1), back, scene.channels, scene.height, scene.width, scene.bands, *hits[1:], result.view(-1)]
+def _apply(scene: _Scene, original: Tensor, back: bool, hits: _Hits, result: Tensor) -> None:
+    counts = [scene.channels, scene.height, scene.width, scene.bands]
+    arguments = [original.view(-1), back, *counts, hits.place, hits.alpha, hits.first, result.view(-1)]
     launch(_apply_hits_kernel, scene.views, arguments, original.device, pieces=scene.views)
 
 
 def _at_pixels(
-    scene: _Scene,
-    face: Tensor,
-    depth: Tensor,
-    positions: Tensor,
-    faces: Tensor,
-    across: Tensor,
-    back_to_colour_to_positions: tuple[bool, bool, bool],
-    colour: Tensor,
-    cotangent: Tensor,
-    result: Tensor,
-    position_gradient: Tensor,
+    scene: _Scene, mesh: _Mesh, wanted: _Wanted, colour: Tensor, cotangent: Tensor, result: Tensor, position_gradient: Tensor
 ) -> None:
-    mesh = [face.view(-1), depth.view(-1), positions.view(-1), faces.view(-1), across.view(-1)]
-    counts = [
-        scene.vertices,
-        faces.shape[0],
-        scene.view_stride,
-        scene.height,
-        scene.width,
-        scene.walk,
-        scene.channels,
-        scene.gradient_scale,
-    ]
+    sizes = [scene.vertices, mesh.faces.shape[0], scene.view_stride, scene.height, scene.width]
+    how = [scene.walk, scene.channels, scene.gradient_scale, *wanted]
     pictures = [colour.view(-1), cotangent.view(-1), result.view(-1), position_gradient.view(-1)]
-    launch(_pixels_kernel, face.numel(), [*mesh, *counts, *back_to_colour_to_positions, *pictures], colour.device)
+    launch(_pixels_kernel, mesh.face.numel(), [*mesh.flat(), *sizes, *how, *pictures], colour.device)
 
 
 def antialias(
@@ -753,6 +793,7 @@ def antialias(
     Raises:
         ValueError: for other types than float32, shapes that do not fit each other, tensors on several devices, a corner that is no
             vertex, a topology of other faces, or another rule.
+        RuntimeError: where the derivative of the gradient is asked for.
 
     A triangle whose right edge is a quarter of a pixel beyond the centre of the pixel it ends in:
 
@@ -767,7 +808,7 @@ def antialias(
     views, height, width, channels = colour.shape
     across = (edge_topology(faces) if topology is None else topology).across
     if colour.numel() == 0 or faces.shape[0] == 0:
-        return colour.clone()
+        return colour + clip_positions[..., :0].sum()  # a sum of nothing: the positions have a gradient, of zeros
     vertices = clip_positions.shape[-2]
     stride = 4 * vertices if clip_positions.ndim == 3 else 0
     scene = _Scene(rule == "walk", position_gradient_scale, views, height, width, channels, vertices, stride)
@@ -785,23 +826,26 @@ def _check(
     rule: str,
     position_gradient_scale: float,
 ) -> None:
+    verb = "antialias"
     if colour.ndim != 4:
         raise ValueError(f"antialias takes a colour of shape [views, height, width, channels], got {tuple(colour.shape)}")
-    check_float32(colour, "colour", "antialias")
-    check_clip_positions(clip_positions, "antialias")
-    check_faces(faces, clip_positions.shape[-2], "antialias")
+    check_float32(colour, "colour", verb)
+    check_raster(raster, verb)
+    check_clip_positions(clip_positions, verb)
+    check_faces(faces, clip_positions.shape[-2], verb)
     tensors: dict[str, Tensor | None] = {"colour": colour, "raster": raster.face, "clip_positions": clip_positions, "faces": faces}
-    check_same_device(tensors | {"topology": None if topology is None else topology.across}, "antialias")
-    if raster.face.dtype != torch.int32 or raster.depth.dtype != torch.float32:
-        raise ValueError(f"antialias takes a raster of int32 and float32, got {raster.face.dtype} and {raster.depth.dtype}: use rasterize")
-    if raster.face.shape != colour.shape[:3] or raster.depth.shape != colour.shape[:3]:
+    check_same_device(tensors | {"topology": None if topology is None else topology.across}, verb)
+    if raster.face.shape != colour.shape[:3]:
         raise ValueError(
             f"antialias: the colour has views, height and width {tuple(colour.shape[:3])} and the raster {tuple(raster.face.shape)}: "
             "they must be equal"
         )
+    check_count(raster.face.numel() * max(colour.shape[3], 4), "the pixels' channels or neighbours", verb)
     if clip_positions.ndim == 3 and clip_positions.shape[0] != colour.shape[0]:
         raise ValueError(f"antialias: {clip_positions.shape[0]} views of clip positions for {colour.shape[0]} views of colour")
-    if topology is not None and (topology.across.shape != faces.shape or topology.across.dtype != torch.int32):
+    if topology is not None and topology.across.dtype != torch.int32:
+        raise ValueError(f"antialias takes a topology of type int32, got {topology.across.dtype}: call edge_topology(faces)")
+    if topology is not None and topology.across.shape != faces.shape:
         raise ValueError(
             f"antialias: the topology is of {topology.across.shape[0]} faces and the mesh has {faces.shape[0]}: call edge_topology(faces)"
         )

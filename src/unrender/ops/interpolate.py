@@ -7,36 +7,30 @@ With the barycentric weights (u, v) of a pixel in a triangle whose corners carry
 and so for y. Both are the same sum with other weights: (u, v, 1 − u − v) for the value, (∂u, ∂v, −∂u − ∂v) for a derivative; so one kernel
 serves both, and likewise one for each gradient.
 
-On a CPU the gradient to the attributes is made without atomics. Where the mesh has many vertices, these are cut into up to sixteen ranges,
-the forward pass notes for each pixel which of them its triangle touches, and each range is one work item that walks over its pixels in
-order. Where it has few, eight fixed pieces of the picture have a copy of the gradient each, and these are added up. Either way the sums
-come out the same whatever the number of threads.
+On a CPU the gradient to the attributes is made in ranges of vertices or, where these are few, in copies (:mod:`unrender.ops._work`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, no_type_check
+from typing import Any, NamedTuple, no_type_check
 
 import torch
 import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from unrender.ops._launch import launch, thread_count
-from unrender.ops._mesh_checks import check_faces, check_float32, check_same_device
-from unrender.ops._mip_levels import zeros
+from unrender.ops._launch import launch
+from unrender.ops._mesh_checks import check_count, check_faces, check_float32, check_raster, check_same_device, check_whole
+from unrender.ops._work import ADD, COPIES, FORGET_ADD, MOST_RANGES, SKIP_OTHERS, blocks, differentiable_once, moved, zeros
 from unrender.ops.raster import Raster
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
 _SMALLEST_BLOCK = 8192
 """Pixels of one work item on a CPU, at least: to start one costs as much as some hundred pixels."""
-_MOST_RANGES = 16
-_COPIES = 8
-"""Copies of the gradient to few vertices; fixed, because the sums must not depend on the number of threads."""
+_VALUES, _DERIVATIVES = 1, 2
+"""The numbers of directions: the value itself, or its derivatives along x and y."""
 
 
 class _Pixels:
@@ -62,16 +56,17 @@ Pixels = wp.struct(_Pixels)
 
 def _specialised(body: str) -> str:
     """The loop once for each frequent number of columns, which the compiler then unrolls, and for any other; per number of directions."""
+    chosen = "(list ? list[k] : k)"
     cases = "".join(
-        f"if (pixels.directions == {d} && columns == {n} && !list) {{{_fill(body, str(d), str(n), 'k')}}} else "
-        for d, n in ((1, 1), (1, 2), (1, 3), (1, 4))
+        f"if (pixels.directions == {d} && columns == {n} && !list) {{{_fill(body, d, str(n), 'k')}}} else "
+        for d, n in ((_VALUES, 1), (_VALUES, 2), (_VALUES, 3), (_VALUES, 4))
     )
-    any_values = f"if (pixels.directions == 1) {{{_fill(body, '1', 'columns', '(list ? list[k] : k)')}}} else "
-    return cases + any_values + f"{{{_fill(body, '2', 'columns', '(list ? list[k] : k)')}}}"
+    any_values = f"if (pixels.directions == {_VALUES}) {{{_fill(body, _VALUES, 'columns', chosen)}}} else "
+    return cases + any_values + f"{{{_fill(body, _DERIVATIVES, 'columns', chosen)}}}"
 
 
-def _fill(body: str, directions: str, columns: str, channel: str) -> str:
-    return body.replace("DIRECTIONS", directions).replace("COLUMNS", columns).replace("CHANNEL", channel)
+def _fill(body: str, directions: int, columns: str, channel: str) -> str:
+    return body.replace("DIRECTIONS", str(directions)).replace("COLUMNS", columns).replace("CHANNEL", channel)
 
 
 _SETUP = """
@@ -157,15 +152,12 @@ for (int n = begin; n < end; n++) {
 def _to_weights(pixels: Pixels, begin: int, end: int, cotangent: wp.array(dtype=wp.float32), to_weights: wp.array(dtype=wp.float32)): ...
 
 
-_SCATTER = """
+_SCATTER = (
+    """
 for (int n = begin; n < end; n++) {
-    if (pixels.shift >= 0 && range >= 0) {
-        if (n + 8 <= end) {
-            int any = 0;
-            for (int k = 0; k < 8; k++) any |= mask[n + k];
-            if (!(any & bit)) { n += 7; continue; }
-        }
-        if (!(mask[n] & bit)) continue;
+    if (pixels.shift >= 0 && range >= 0) {"""
+    + SKIP_OTHERS
+    + """
     }
     int i0, i1, i2;
     if (!corners_of(n, i0, i1, i2)) continue;
@@ -185,17 +177,12 @@ for (int n = begin; n < end; n++) {
     }
 }
 """
+)
 
 
 @no_type_check
 @wp.func_native(
-    """
-#if defined(__CUDA_ARCH__)
-#define UNRENDER_ADD(address, amount) atomicAdd(address, amount)
-#else
-#define UNRENDER_ADD(address, amount) *(address) += (amount)
-#endif
-"""
+    ADD
     + _SETUP
     + """
 float* const gradient = to_attributes.data + copy_offset;
@@ -203,9 +190,7 @@ const int* const mask = reach.data;
 const int bit = range >= 0 ? 1 << range : 0;
 """
     + _specialised(_SCATTER)
-    + """
-#undef UNRENDER_ADD
-"""
+    + FORGET_ADD
 )
 def _scatter(
     pixels: Pixels,
@@ -263,8 +248,7 @@ def _scatter_kernel(
     _scatter(pixels, begin, end, own, cotangent, reach, to_attributes, piece * numbers_per_copy)
 
 
-@dataclass(frozen=True)
-class _Where:
+class _Where(NamedTuple):
     """Which triangle every pixel sees; everything that has no gradient."""
 
     face: Tensor
@@ -273,11 +257,9 @@ class _Where:
     """int32 [faces, 3]"""
     columns: Tensor | None
     """int32, the channels to use; None for all in their order"""
-    directions: int
-    """1 for values, 2 for derivatives along x and y"""
 
 
-def _describe(where: _Where, attributes: Tensor, weights: Tensor, shift: int) -> Any:
+def _describe(where: _Where, directions: int, attributes: Tensor, weights: Tensor, shift: int) -> Any:
     pixels = Pixels()
     pixels.attributes, pixels.weights = attributes.data_ptr(), weights.data_ptr()
     pixels.face, pixels.faces = where.face.data_ptr(), where.faces.data_ptr()
@@ -285,61 +267,52 @@ def _describe(where: _Where, attributes: Tensor, weights: Tensor, shift: int) ->
     pixels.face_count, pixels.vertex_count = where.faces.shape[0], attributes.shape[1]
     pixels.channels = attributes.shape[2]
     pixels.column_count = attributes.shape[2] if where.columns is None else where.columns.shape[0]
-    pixels.directions, pixels.several, pixels.shift = where.directions, int(attributes.shape[0] > 1), shift
+    pixels.directions, pixels.several, pixels.shift = directions, int(attributes.shape[0] > 1), shift
     pixels.pixels_per_view = max(where.face.shape[1] * where.face.shape[2], 1)
     return pixels
 
 
-def _blocks(where: _Where) -> tuple[int, int]:
-    """Work items, and pixels of each, where an item owns what it writes."""
-    count = where.face.numel()
-    if where.face.device.type != "cpu":
-        return count, 1
-    block = max(_SMALLEST_BLOCK, -(-count // (4 * thread_count())))
-    return -(-count // block), block
-
-
 def _shift(attributes: Tensor, pixel_count: int) -> int:
     """Vertex >> shift is the range that a vertex belongs to; -1 where copies of the gradient share the work instead."""
-    if attributes.numel() * _COPIES <= max(pixel_count * attributes.shape[2], 4096):
+    if attributes.numel() * COPIES <= max(pixel_count * attributes.shape[2], 4096):
         return -1
     vertices = attributes.shape[0] * attributes.shape[1]
-    return max((vertices - 1).bit_length() - (_MOST_RANGES - 1).bit_length(), 0)
+    return max((vertices - 1).bit_length() - (MOST_RANGES - 1).bit_length(), 0)
 
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, where: _Where, attributes: Tensor, weights: Tensor) -> Tensor:
-        count = where.face.numel()
-        on_cpu = attributes.device.type == "cpu"
-        shift = _shift(attributes, count) if on_cpu and ctx.needs_input_grad[1] else -1
-        pixels = _describe(where, attributes, weights, shift)
-        values = weights.new_empty(*where.face.shape, pixels.column_count * where.directions)
-        reach = where.face.new_empty(count if shift >= 0 else 0)
-        items, block = _blocks(where)
-        launch(_values_kernel, items, [pixels, count, block, values.view(-1), reach], attributes.device, pieces=items)
-        ctx.where, ctx.shift = where, shift
-        ctx.save_for_backward(attributes, weights, reach)
+    def forward(ctx, face: Tensor, faces: Tensor, columns: Tensor | None, directions: int, attributes: Tensor, weights: Tensor) -> Tensor:
+        where = _Where(face, faces, columns)
+        count, device = face.numel(), attributes.device
+        shift = _shift(attributes, count) if device.type == "cpu" and ctx.needs_input_grad[4] else -1
+        pixels = _describe(where, directions, attributes, weights, shift)
+        values = weights.new_empty(*face.shape, pixels.column_count * directions)
+        reach = face.new_empty(count if shift >= 0 else 0)
+        items, block = blocks(count, _SMALLEST_BLOCK, device)
+        launch(_values_kernel, items, [pixels, count, block, values.view(-1), reach], device, pieces=items)
+        ctx.directions, ctx.shift = directions, shift
+        ctx.save_for_backward(face, faces, columns, attributes, weights, reach)
         return values
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("interpolate")
     def backward(ctx, cotangent: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        attributes, weights, reach = ctx.saved_tensors
-        where, shift = ctx.where, ctx.shift
+        *places, attributes, weights, reach = ctx.saved_tensors
+        where, shift = _Where(*places), ctx.shift
         count, device = where.face.numel(), attributes.device
         cotangent = cotangent.contiguous().view(-1)
-        pixels = _describe(where, attributes, weights, shift)
+        pixels = _describe(where, ctx.directions, attributes, weights, shift)
         to_attributes = to_weights = None
-        if ctx.needs_input_grad[2]:
+        if ctx.needs_input_grad[5]:
             to_weights = torch.empty_like(weights)
-            items, block = _blocks(where)
+            items, block = blocks(count, _SMALLEST_BLOCK, device)
             launch(_to_weights_kernel, items, [pixels, count, block, cotangent, to_weights.view(-1)], device, pieces=items)
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[4]:
             by_range = shift >= 0
-            pieces = 1 if by_range else _COPIES if device.type == "cpu" else count
+            pieces = 1 if by_range else COPIES if device.type == "cpu" else count
             ranges = ((attributes.shape[0] * attributes.shape[1] - 1) >> shift) + 1 if by_range else 1
-            copies = zeros((_COPIES if device.type == "cpu" and not by_range else 1, *attributes.shape), device)
+            copies = zeros((COPIES if device.type == "cpu" and not by_range else 1, *attributes.shape), device)
             stride = attributes.numel() if len(copies) > 1 else 0
             items = pieces * ranges if count else 0
             arguments = [pixels, count, pieces, ranges, stride, cotangent, reach, copies.view(-1)]
@@ -347,19 +320,17 @@ class _Interpolate(torch.autograd.Function):
             to_attributes = copies[0]
             for copy in copies[1:]:
                 to_attributes += copy
-        return None, to_attributes, to_weights
+        return None, None, None, None, to_attributes, to_weights
 
 
-def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, weights: Tensor, verb: str) -> tuple[Tensor, Tensor]:
+def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, verb: str) -> tuple[Tensor, Tensor]:
     """The attributes as [views or 1, vertices, channels], and the triangles in int32, once both fit the raster."""
     if attributes.ndim not in (2, 3):
         shape = tuple(attributes.shape)
         raise ValueError(f"{verb} takes attributes of shape [views or 1, vertices, channels] or [vertices, channels], got {shape}")
     check_float32(attributes, "attributes", verb)
-    check_float32(weights, "the raster", verb)
-    check_same_device({"attributes": attributes, "the raster": weights, "faces": faces}, verb)
-    if raster.face.dtype != torch.int32:
-        raise ValueError(f"{verb} takes a raster whose face is int32, got {raster.face.dtype}: convert it")
+    check_raster(raster, verb)
+    check_same_device({"attributes": attributes, "the raster": raster.face, "faces": faces}, verb)
     attributes = attributes if attributes.ndim == 3 else attributes[None]
     views = raster.face.shape[0]
     if attributes.shape[0] not in (1, views):
@@ -369,10 +340,8 @@ def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, weights: Tensor,
     if attributes.shape[2] < 1:
         raise ValueError(f"{verb} takes attributes with at least one channel, got {tuple(attributes.shape)}")
     check_faces(faces, attributes.shape[1], verb)
-    if attributes.numel() >= 2**31 or raster.face.numel() * max(attributes.shape[2], 4) >= 2**31:
-        raise ValueError(
-            f"{verb} deals with fewer than 2^31 numbers, got {tuple(attributes.shape)} attributes: use fewer views or channels"
-        )
+    check_count(attributes.numel(), "the attributes", verb)
+    check_count(raster.face.numel() * max(attributes.shape[2], 4), "the pixels' attributes or weights", verb)
     return attributes.contiguous(), faces.to(torch.int32).contiguous()
 
 
@@ -385,18 +354,19 @@ def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tenso
     Args:
         attributes: [views or 1, vertices, channels], or [vertices, channels] for all views.
         raster: which triangle is where.
-        faces: [faces, 3] the vertices of each triangle, the ones the raster was made with.
+        faces: [faces, 3] the vertices of each triangle, the ones the raster was made with. A pixel whose triangle is beyond them counts
+            as empty: fewer rows than the raster was made with give zeros, not an error.
 
     Raises:
         ValueError: for wrong types, shapes and devices, and on a CPU for a face whose vertex does not exist.
+        RuntimeError: where the derivative of the gradient is asked for.
 
     >>> raster = Raster(torch.tensor([[[0, -1]]], dtype=torch.int32), torch.tensor([[[[0.5, 0.25], [0.0, 0.0]]]]), torch.zeros(1, 1, 2))
     >>> interpolate(torch.tensor([[1.0], [2.0], [4.0]]), raster, torch.tensor([[0, 1, 2]])).flatten().tolist()
     [2.0, 0.0]
     """
-    attributes, faces = _prepare(attributes, raster, faces, raster.barycentrics, "interpolate")
-    where = _Where(raster.face.contiguous(), faces, None, 1)
-    return _Interpolate.apply(where, attributes, raster.barycentrics.contiguous())
+    attributes, faces = _prepare(attributes, raster, faces, "interpolate")
+    return _Interpolate.apply(raster.face.contiguous(), faces, None, _VALUES, attributes, raster.barycentrics.contiguous())
 
 
 def interpolate_with_derivatives(
@@ -423,17 +393,19 @@ def interpolate_with_derivatives(
     >>> [round(slope, 4) for slope in slopes.flatten().tolist()]
     [-0.3, -0.4]
     """
+    verb = "interpolate_with_derivatives"
+    attributes, faces = _prepare(attributes, raster, faces, verb)
     derivatives = raster.barycentric_derivatives
     if derivatives is None:
-        raise ValueError("interpolate_with_derivatives needs a raster with derivatives: pass derivatives=True to rasterize")
-    values = interpolate(attributes, raster, faces)
-    attributes, faces = _prepare(attributes, raster, faces, derivatives, "interpolate_with_derivatives")
+        raise ValueError(f"{verb} needs a raster with derivatives: pass derivatives=True to rasterize")
     columns = None
     if channels is not None:
         count = attributes.shape[2]
         for channel in channels:
+            check_whole(channel, "a channel", verb)
             if not -count <= channel < count:
-                raise ValueError(f"interpolate_with_derivatives got channel {channel} of attributes with {count} channels")
-        columns = torch.tensor([channel % count for channel in channels], dtype=torch.int32, device=attributes.device)
-    where = _Where(raster.face.contiguous(), faces, columns, 2)
-    return values, _Interpolate.apply(where, attributes, derivatives.contiguous())
+                raise ValueError(f"{verb} got channel {channel} of attributes with {count} channels")
+        columns = moved(torch.tensor([channel % count for channel in channels], dtype=torch.int32), attributes.device)
+    face = raster.face.contiguous()
+    values = _Interpolate.apply(face, faces, None, _VALUES, attributes, raster.barycentrics.contiguous())
+    return values, _Interpolate.apply(face, faces, columns, _DERIVATIVES, attributes, derivatives.contiguous())

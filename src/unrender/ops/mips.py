@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from unrender.ops._mip_levels import build_levels, check_texels, level_sizes, pull_to_base, zeros
+from unrender.ops._mip_levels import build_levels, check_texels, level_sizes, pull_to_base
+from unrender.ops._work import differentiable_once, zeros
 
 
 class _BuildMips(torch.autograd.Function):
@@ -22,7 +22,7 @@ class _BuildMips(torch.autograd.Function):
         return tuple(build_levels(texels, sizes))
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("build_mips")
     def backward(ctx, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         base = zeros(ctx.shape, cotangents[0].device)
         pull_to_base([base, *(cotangent.clone(memory_format=torch.contiguous_format) for cotangent in cotangents)], ctx.sizes)

@@ -30,11 +30,19 @@ import torch
 import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from unrender.ops._launch import launch, thread_count
-from unrender.ops._mesh_checks import check_clip_positions, check_faces, check_ranges, check_resolution, check_same_device
+from unrender.ops._mesh_checks import (
+    check_clip_positions,
+    check_faces,
+    check_ranges,
+    check_raster,
+    check_resolution,
+    check_same_device,
+    check_whole,
+)
 from unrender.ops._rasterize_native import fill_band, fill_face, pull_back, resolve, rows_of
+from unrender.ops._work import COPIES, differentiable_once, moved
 from unrender.ops.raster import Raster
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -59,9 +67,6 @@ _LANES = 64
 
 _LARGE_FACE_GROUPS = 4096
 """Groups of lanes that take the large triangles in turn."""
-
-_PIECES = 8
-"""Partial sums of the gradient on a CPU, whatever the number of threads."""
 
 _MOST_PIECE_ENTRIES = 2**24
 """Numbers in all partial sums together, beyond which there are fewer of them."""
@@ -442,12 +447,12 @@ def _backward_on_cpu(common: list[Any], shape: _Shape, face: Tensor, cotangents:
     shared = shape.view_stride == 0
     groups = 1 if shared else shape.views
     numbers = groups * 4 * shape.vertices
-    pieces = max(1, min(-(-_PIECES // max(1, groups)), _MOST_PIECE_ENTRIES // max(1, numbers)))
+    pieces = max(1, min(-(-COPIES // max(1, groups)), _MOST_PIECE_ENTRIES // max(1, numbers)))
     rows_of_group = shape.height * (shape.views if shared else 1)
     # NumPy asks for zeroed huge pages, so that what no pixel touches costs nothing.
     partial = torch.from_numpy(np.zeros((groups, pieces, 4 * shape.vertices), np.float32))
     arguments = [*common, shape.height, shape.width, pieces, rows_of_group, face, *cotangents, partial.view(-1)]
-    launch(_backward_kernel, groups * pieces, arguments, face.device, pieces=min(groups * pieces, _PIECES))
+    launch(_backward_kernel, groups * pieces, arguments, face.device, pieces=min(groups * pieces, COPIES))
     gradient = partial[:, 0]
     for piece in range(1, pieces):
         gradient = gradient + partial[:, piece]
@@ -500,7 +505,7 @@ class _Rasterize(torch.autograd.Function):
         return face, out.weights.view(*grid, 2), out.depth.view(grid), None if out.slopes is None else out.slopes.view(*grid, 4)
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("rasterize")
     def backward(ctx, _, to_weights: Tensor | None, to_depth: Tensor | None, to_slopes: Tensor | None):  # pyright: ignore[reportIncompatibleMethodOverride]
         positions, faces, face = ctx.saved_tensors
         shape: _Shape = ctx.shape
@@ -532,7 +537,7 @@ def rasterize(
     both sides. Every pixel inside a surface belongs to exactly one of the triangles that meet there; of equal depths the lower face wins.
 
     Weights, their derivatives and the depth are differentiable to x, y, z and w of the positions. Which triangle is seen is not:
-    the gradient of silhouettes comes from antialiasing.
+    the gradient of silhouettes comes from antialiasing. There is no second derivative.
 
     Args:
         clip_positions: (x, y, z, w) in clip space, float32; [views, vertices, 4], or [vertices, 4] shared by all views.
@@ -547,6 +552,7 @@ def rasterize(
     Raises:
         ValueError: for other types, shapes or devices, a corner that is no vertex (on a CPU; on a GPU that triangle is left out), a
             range that leaves the faces, or a resolution out of bounds.
+        RuntimeError: where the derivative of the gradient is asked for.
 
     >>> corners = torch.tensor([[-1.0, -1.0, 0.0, 1.0], [3.0, -1.0, 0.0, 1.0], [-1.0, 3.0, 0.5, 1.0]])
     >>> raster = rasterize(corners, torch.tensor([[0, 1, 2]], dtype=torch.int32), (2, 2))
@@ -556,7 +562,7 @@ def rasterize(
     ([[0.75, 0.125], [0.5, 0.375]], [[0.0625, 0.0625], [0.1875, 0.1875]])
     """
     _check(clip_positions, faces, resolution, ranges, behind)
-    height, width = int(resolution[0]), int(resolution[1])
+    height, width = resolution
     device = clip_positions.device
     vertices = clip_positions.shape[-2]
     most = faces.shape[0]
@@ -574,13 +580,13 @@ def rasterize(
         else:  # not read back, and so not checked: what lies outside the faces is left out
             start = ranges[:, 0].clamp(0, most)
             ranges = torch.stack([start, torch.minimum(ranges[:, 1].clamp_min(0), most - start)], dim=1)
-        spans = ranges.to(device=device, dtype=torch.int32).contiguous()
+        spans = moved(ranges.int(), device).contiguous()
         stride = 0
     face_bits = max(_FACE_BITS, int(faces.shape[0]).bit_length())
     shape = _Shape(views, vertices, stride, most, face_bits, height, width)
     earlier = None
     if behind is not None:
-        earlier = (behind.face.int().contiguous().flatten(1), behind.depth.detach().float().contiguous().flatten(1))
+        earlier = (behind.face.contiguous().flatten(1), behind.depth.detach().contiguous().flatten(1))
     flat_positions = positions.contiguous().flatten(1)
     flat_faces = faces.int().contiguous().view(-1)
     face, weights, depth, slopes = _Rasterize.apply(flat_positions, flat_faces, spans.view(-1), shape, derivatives, earlier)
@@ -604,6 +610,7 @@ def rasterize_layers(
     Raises:
         ValueError: for fewer than one layer, and as :func:`rasterize`.
     """
+    check_whole(layers, "the number of layers", "rasterize_layers")
     if layers < 1:
         raise ValueError(f"rasterize_layers peels at least 1 layer, got {layers}")
     found: list[Raster] = []
@@ -625,9 +632,10 @@ def _check(clip_positions: Tensor, faces: Tensor, resolution: tuple[int, int], r
         check_ranges(ranges, faces.shape[0], verb)
         views = ranges.shape[0]
     if behind is not None:
-        check_same_device({"clip_positions": clip_positions, "behind.face": behind.face, "behind.depth": behind.depth}, verb)
+        check_raster(behind, verb)
+        check_same_device({"clip_positions": clip_positions, "behind": behind.face}, verb)
         wanted = (views, *resolution)
-        if tuple(behind.face.shape) != wanted or tuple(behind.depth.shape) != wanted:
+        if tuple(behind.face.shape) != wanted:
             raise ValueError(
                 f"rasterize: behind is a raster of {tuple(behind.face.shape)}, and this one is of {wanted} (views, height, width)"
             )

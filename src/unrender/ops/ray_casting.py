@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unrender.ops._launch import launch
+from unrender.ops._mesh_checks import check_count, check_faces, check_float32, check_same_device
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -143,8 +144,8 @@ class TriangleTree:
     Triangles without area, or with a vertex that is not finite, are never met; a mesh without triangles is allowed.
 
     Raises:
-        ValueError: for vertices that are not float32, tensors on two devices, or (on a CPU, where looking is free) a face that names a
-            vertex which does not exist.
+        ValueError: for other shapes, vertices that are not float32, tensors on two devices, or (on a CPU, where looking is free) a face
+            that names a vertex which does not exist; on a GPU that triangle is never met.
     """
 
     def __init__(self, vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> None:
@@ -152,10 +153,7 @@ class TriangleTree:
         self.vertices = vertices
         self.faces = faces
         with torch.no_grad():
-            index = faces.long()
-            if vertices.device.type != "cpu" and vertices.shape[0] > 0:
-                index = index.clamp(0, vertices.shape[0] - 1)
-            corners = vertices.detach()[index].contiguous()
+            corners = _corners(vertices.detach(), faces).contiguous()
             self._corners = corners.view(-1)
             finite = corners.isfinite().all(-1).all(-1)
             safe = torch.where(finite[:, None, None], corners, torch.zeros_like(corners))
@@ -175,7 +173,7 @@ class TriangleTree:
         self, origins: Tensor, directions: Tensor, min_distance: float, max_distance: float | Tensor, any_hit: bool
     ) -> tuple[Tensor, Tensor]:
         """(t, u, v) in float64 [rays, 3], t the limit for a miss, and the face, -1 for a miss."""
-        _check_rays(self, origins, directions)
+        _check_rays(self, origins, directions, max_distance)
         rays, device = origins.shape[0], origins.device
         hits = torch.zeros(rays, 3, dtype=torch.float64, device=device)
         hits[:, 0] = max_distance
@@ -199,25 +197,37 @@ def _built(lower: Tensor, upper: Tensor) -> wp.Bvh:
         return wp.Bvh(*boxes)
 
 
+def _corners(vertices: Tensor, faces: Tensor) -> Tensor:
+    """[faces, 3, 3]; not numbers where a face names a vertex that does not exist, as it may on a GPU."""
+    index, count = faces.long(), vertices.shape[0]
+    if count == 0:
+        return vertices.new_full((faces.shape[0], 3, 3), torch.nan)
+    known = ((index >= 0) & (index < count)).all(1)
+    return torch.where(known[:, None, None], vertices[index.clamp(0, count - 1)], torch.nan)
+
+
 def _check_mesh(vertices: Tensor, faces: Tensor) -> None:
-    if vertices.dtype != torch.float32:
-        raise ValueError(f"rays are cast in float32, got vertices of {vertices.dtype}; unrender.reference.ray_casting has other types")
-    if vertices.device != faces.device:
-        raise ValueError(f"vertices are on {vertices.device} and faces on {faces.device}; move both to one device")
-    if vertices.device.type == "cpu" and faces.shape[0] > 0:
-        wrong = ((faces < 0) | (faces >= vertices.shape[0])).any(1).nonzero()
-        if len(wrong) > 0:
-            face = int(wrong[0])
-            raise ValueError(f"face {face} is {faces[face].tolist()}, but there are {vertices.shape[0]} vertices, numbered from 0")
+    verb = "TriangleTree"
+    if vertices.ndim != 2 or vertices.shape[1] != 3:
+        raise ValueError(f"{verb} takes vertices of shape [vertices, 3], got {tuple(vertices.shape)}")
+    check_float32(vertices, "vertices", verb)
+    check_same_device({"vertices": vertices, "faces": faces}, verb)
+    check_faces(faces, vertices.shape[0], verb)
 
 
-def _check_rays(tree: TriangleTree, origins: Tensor, directions: Tensor) -> None:
-    if origins.dtype != torch.float32 or directions.dtype != torch.float32:
-        types = f"origins {origins.dtype} and directions {directions.dtype}"
-        raise ValueError(f"rays are cast in float32, got {types}; unrender.reference.ray_casting has other types")
-    if not tree.vertices.device == origins.device == directions.device:
-        places = f"the mesh is on {tree.vertices.device}, origins on {origins.device} and directions on {directions.device}"
-        raise ValueError(f"{places}; move all to one device")
+def _check_rays(tree: TriangleTree, origins: Tensor, directions: Tensor, max_distance: float | Tensor) -> None:
+    verb = "cast_rays"
+    for name, tensor in (("origins", origins), ("directions", directions)):
+        if tensor.ndim != 2 or tensor.shape[1] != 3:
+            raise ValueError(f"{verb} takes {name} of shape [rays, 3], got {tuple(tensor.shape)}")
+        check_float32(tensor, name, verb)
+    if origins.shape != directions.shape:
+        raise ValueError(f"{verb} takes one direction for each origin, got {directions.shape[0]} and {origins.shape[0]}")
+    limit = max_distance if isinstance(max_distance, Tensor) else None
+    if limit is not None and limit.ndim > 0 and limit.shape != origins.shape[:1]:
+        raise ValueError(f"{verb} takes one max_distance, or one for each of the {origins.shape[0]} rays, got {tuple(limit.shape)}")
+    check_same_device({"the mesh": tree.vertices, "origins": origins, "directions": directions, "max_distance": limit}, verb)
+    check_count(origins.numel(), "the coordinates of the rays", verb)
 
 
 def cast_rays(
@@ -242,7 +252,7 @@ def cast_rays(
         max_distance: nothing farther is met; one for all rays or one each.
 
     Raises:
-        ValueError: for other types than float32, or tensors on another device than the tree.
+        ValueError: for other types than float32, other shapes, or tensors on another device than the tree.
 
     >>> tree = TriangleTree(torch.tensor([[0.0, 0, 2], [4, 0, 2], [0, 4, 2]]), torch.tensor([[0, 1, 2]]))
     >>> hits = cast_rays(tree, torch.tensor([[1.0, 2, 0], [3, 3, 0]]), torch.tensor([[0.0, 0, 5], [0, 0, 5]]))
@@ -269,7 +279,7 @@ def occluded(
     """Whether anything lies along each ray: ``cast_rays(...).face >= 0``, stopping at the first triangle found.
 
     Raises:
-        ValueError: for other types than float32, or tensors on another device than the tree.
+        ValueError: for other types than float32, other shapes, or tensors on another device than the tree.
 
     >>> tree = TriangleTree(torch.tensor([[0.0, 0, 2], [4, 0, 2], [0, 4, 2]]), torch.tensor([[0, 1, 2]]))
     >>> up = torch.tensor([[0.0, 0, 1], [0, 0, 1]])
@@ -281,11 +291,11 @@ def occluded(
 
 def _on_plane(tree: TriangleTree, face: Tensor, hit: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Distance and weights once more, in differentiable operations; rays without a hit get a triangle and a ray that do no harm."""
-    if tree.faces.shape[0] == 0:
+    if tree.faces.shape[0] == 0 or tree.vertices.shape[0] == 0:
         nothing = (tree.vertices.sum() + origins.sum() + directions.sum()) * 0
         return nothing.expand(len(face)), nothing.expand(len(face), 2)
     away = torch.eye(3, dtype=torch.float64, device=face.device)
-    corners = tree.vertices[tree.faces[face].long()].double()
+    corners = _corners(tree.vertices, tree.faces[face]).double()
     corners = torch.where(hit[:, None, None], corners, away)
     a, b, c = (corners - torch.where(hit[:, None], origins, 0.0).double()[:, None]).unbind(1)
     d = torch.where(hit[:, None], directions, 1.0).double()

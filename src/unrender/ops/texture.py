@@ -10,10 +10,8 @@ c = x_X x_Y + y_X y_Y, the longer axis of the ellipse that a pixel covers has th
 
     level = ½ log₂ m + bias,    clamped to the levels there are.
 
-On a CPU the gradient to the texels is made without atomics in one of two ways. The rows of every level are dealt to sixteen bands; the
-forward pass notes for each sample the bands it touches, and on the way back each band is one work item that walks over its samples in
-order. A texture much smaller than the picture has no rows to share: there, eight fixed pieces of the picture have a copy of the gradient
-each, and these are added up. Either way the sums come out the same whatever the number of threads.
+On a CPU the gradient to the texels is made in ranges, here called bands, to which the rows of every level are dealt; for a texture much
+smaller than the picture, which has too few rows to share, in copies (:mod:`unrender.ops._work`).
 """
 
 from __future__ import annotations
@@ -25,12 +23,13 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from unrender.ops import _texture_native as native
-from unrender.ops._launch import launch, thread_count
-from unrender.ops._mip_levels import addresses, build_levels, check_texels, level_sizes, pull_to_base, rows_of_levels, zeros
+from unrender.ops._launch import launch
+from unrender.ops._mesh_checks import check_count, check_float32, check_same_device
+from unrender.ops._mip_levels import addresses, build_levels, check_texels, level_sizes, pull_to_base, rows_of_levels
 from unrender.ops._texture_kernels import Lookup, sample_gradients_kernel, scatter_kernel, values_kernel
+from unrender.ops._work import COPIES, MOST_RANGES, blocks, differentiable_once, zeros
 
 Filter = Literal["auto", "nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear"]
 Boundary = Literal["wrap", "clamp", "zero", "cube"]
@@ -45,9 +44,6 @@ _BOUNDARIES = {"wrap": native.WRAP, "clamp": native.CLAMP, "zero": native.ZERO, 
 
 _SMALLEST_BLOCK = 4096
 """Samples of one work item on a CPU, at least: to start one costs as much as some hundred samples."""
-_MOST_BANDS = 16
-_COPIES = 8
-"""Copies of the gradient to a small texture; fixed, because the sums must not depend on the number of threads."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +76,13 @@ def _describe(
     return lookup
 
 
-def _blocks(count: int, device: torch.device) -> tuple[int, int]:
-    """Work items, and samples of each, where an item owns what it writes."""
-    if device.type != "cpu":
-        return count, 1
-    block = max(_SMALLEST_BLOCK, -(-count // (4 * thread_count())))
-    return -(-count // block), block
-
-
 def _bands(levels: Sequence[Tensor], count: int) -> int:
     """Work items that share the gradient to the texels on a CPU; 0 where copies of it do so instead."""
     numbers = sum(level.numel() for level in levels)
-    if numbers * _COPIES <= max(count * levels[0].shape[-1], 4096):
+    if numbers * COPIES <= max(count * levels[0].shape[-1], 4096):
         return 0
     bands = 1
-    while bands < _MOST_BANDS and bands * 4096 < count:
+    while bands < MOST_RANGES and bands * 4096 < count:
         bands *= 2
     return bands
 
@@ -111,7 +99,7 @@ class _Texture(torch.autograd.Function):
         values = uv.new_empty(*uv.shape[:-1], levels[0].shape[-1])
         chosen = uv.new_empty(count if settings.filter >= native.LINEAR_MIPMAP_NEAREST else 0)
         reach = uv.new_empty(count if noted else 0, dtype=torch.int32)
-        items, block = _blocks(count, uv.device)
+        items, block = blocks(count, _SMALLEST_BLOCK, uv.device)
         lookup = _describe(settings, levels, uv, derivatives, bias, bands if noted else 1)
         launch(values_kernel, items, [lookup, count, block, values.view(-1), chosen, reach], uv.device, pieces=items)
         ctx.settings, ctx.bands, ctx.has = settings, bands, (derivatives is not None, bias is not None)
@@ -120,7 +108,7 @@ class _Texture(torch.autograd.Function):
         return values
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("texture")
     def backward(ctx, cotangent: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
         uv, chosen, reach, *rest = ctx.saved_tensors
         derivatives = rest.pop(0) if ctx.has[0] else None
@@ -157,7 +145,7 @@ def _gradients_to_samples(
     wanted = sum(1 << k for k, result in enumerate(results) if result is not None)
     if wanted:
         count = uv.numel() // uv.shape[-1]
-        items, block = _blocks(count, uv.device)
+        items, block = blocks(count, _SMALLEST_BLOCK, uv.device)
         nothing = uv.new_empty(0)
         outputs = [nothing if result is None else result.view(-1) for result in results]
         lookup = _describe(settings, levels, uv, derivatives, bias, 1)
@@ -178,7 +166,7 @@ def _gradients_to_levels(
         copies, pieces, stride = None, 1 if on_cpu else count, 0
     else:
         stride = sum(level.numel() for level in levels)
-        copies, pieces = torch.zeros(_COPIES, stride), _COPIES
+        copies, pieces = torch.zeros(COPIES, stride), COPIES
         parts = copies[0].split([level.numel() for level in levels])
         gradients = [part.view(level.shape) for part, level in zip(parts, levels, strict=True)]
     written = rows_of_levels(levels) if on_cpu and bands and settings.own_mips else None
@@ -206,14 +194,10 @@ def _check_samples(uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, 
     if texels.shape[0] not in (1, uv.shape[0]):
         raise ValueError(f"the texture has {texels.shape[0]} views and uv has {uv.shape[0]}: pass 1 texture for all views or one for each")
     for name, tensor in (("uv", uv), ("uv_derivatives", derivatives), ("level_bias", bias)):
-        if tensor is not None and tensor.dtype != torch.float32:
-            raise ValueError(
-                f"texture works in float32, got {name} of {tensor.dtype}: convert it, or use unrender.reference for other types"
-            )
-        if tensor is not None and tensor.device != texels.device:
-            raise ValueError(f"{name} is on {tensor.device} and the texels are on {texels.device}: move them to one device")
-    if uv.numel() // axes * max(texels.shape[-1], 2 * axes) >= 2**31:
-        raise ValueError(f"a lookup gives fewer than 2^31 numbers, got {pixels} pixels of {texels.shape[-1]} channels: use fewer views")
+        if tensor is not None:
+            check_float32(tensor, name, "texture")
+    check_same_device({"texels": texels, "uv": uv, "uv_derivatives": derivatives, "level_bias": bias}, "texture")
+    check_count(uv.numel() // axes * max(texels.shape[-1], 2 * axes), "the pixels' channels or derivatives", "texture")
 
 
 def _check_mips(texels: Tensor, mips: Sequence[Tensor], sizes: list[tuple[int, int]]) -> None:
@@ -221,10 +205,8 @@ def _check_mips(texels: Tensor, mips: Sequence[Tensor], sizes: list[tuple[int, i
         expected = (*texels.shape[:-3], height, width, texels.shape[-1])
         if tuple(given.shape) != expected:
             raise ValueError(f"mip level {level} of a texture {tuple(texels.shape)} is {expected}, got {tuple(given.shape)}")
-        if given.dtype != torch.float32 or given.device != texels.device:
-            raise ValueError(
-                f"mip level {level} is {given.dtype} on {given.device} and must be {texels.dtype} on {texels.device} like the texels"
-            )
+        check_float32(given, f"mip level {level}", "texture")
+        check_same_device({"texels": texels, f"mip level {level}": given}, "texture")
 
 
 def texture(
@@ -245,7 +227,8 @@ def texture(
     for the ellipse). A cube map is looked up along a direction of any length; its faces are +x −x +y −y +z −z with OpenGL's axes, it is
     filtered across its edges, and at its corners the mean of the three texels that meet stands for the fourth.
 
-    Where a coordinate is not finite, or a direction is zero, the value is 0 and has no gradient. A level that is not a number counts as 0.
+    Where a coordinate is not finite, or no coordinate of a direction reaches 1e-30, the value is 0 and has no gradient. A level that is
+    not a number counts as 0.
 
     Args:
         texels: [views or 1, height, width, channels]; a cube map is [views or 1, 6, side, side, channels].
@@ -264,6 +247,7 @@ def texture(
 
     Raises:
         ValueError: for wrong types, shapes, devices and names, for a mip filter without derivatives or bias, and for odd sides with mips.
+        RuntimeError: where the derivative of the gradient is asked for.
 
     >>> texels = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 2, 2, 1)
     >>> uv = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.5, 0.5]]).reshape(1, 1, 3, 2)

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from unrender.ops._mesh_checks import check_face_list
+
 
 @dataclass(frozen=True)
 class Topology:
@@ -28,16 +30,13 @@ def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
     Depends on ``faces`` alone: a mesh whose vertices move keeps it.
 
     Raises:
-        ValueError: for other types than int32 and int64, or more than 2³¹ / 3 faces.
+        ValueError: for other shapes, other types than int32 and int64, or more than 2³¹ / 3 faces.
 
     >>> edge_topology(torch.tensor([[0, 1, 2], [2, 1, 3]])).across.tolist()
     [[-1, 3, -1], [1, -1, -1]]
     """
-    if faces.dtype not in (torch.int32, torch.int64):
-        raise ValueError(f"edge_topology takes faces of type int32 or int64, got {faces.dtype}: convert them")
+    check_face_list(faces, "edge_topology")
     edges = 3 * faces.shape[0]
-    if edges >= 2**31:
-        raise ValueError(f"edge_topology numbers edges in 31 bits and the mesh has {faces.shape[0]} faces: split it")
     if edges == 0:
         return Topology(torch.empty(0, 3, dtype=torch.int32, device=faces.device))
     corner = faces.long()

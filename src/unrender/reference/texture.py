@@ -23,6 +23,9 @@ _FACES = torch.tensor(
 )
 """Of the faces +x −x +y −y +z −z: the directions of their s, t and outward axis (OpenGL 4.6, table 8.19)."""
 
+_SHORTEST_DIRECTION = 1e-30
+"""Along the major axis, as in the kernel."""
+
 
 def texture(
     texels: Float[Tensor, ...],
@@ -42,7 +45,7 @@ def texture(
     levels = [texels]
     if "mipmap" in filter:
         levels += build_mips(texels, max_level, cube=cube) if mips is None else list(mips[:max_level])
-    known = uv.isfinite().all(-1) & (uv.abs().amax(-1) > 0 if cube else True)
+    known = uv.isfinite().all(-1) & (uv.abs().amax(-1) >= _SHORTEST_DIRECTION if cube else True)
     safe = torch.where(known[..., None], uv, torch.ones_like(uv))
     derivatives = None if "mipmap" not in filter else uv_derivatives
     face, st, slopes = _project(safe, derivatives) if cube else (torch.zeros_like(safe[..., 0], dtype=torch.long), safe, derivatives)
