@@ -113,7 +113,7 @@ class NeusConfig:
     """Grid field: for this share of the budget a radiance field finds out where things are; the surface starts from its depths. The
     other shares and ramps count in parts of what remains."""
     density_first_unmasked: float = 0.0
-    """The same share where the surroundings are learned too. The radiance field then also says what lies beyond the cube, and needs longer."""
+    """The same share where the surroundings are learned too: the radiance field then also says what lies beyond the cube."""
     sharpness: float = 0.3
     """v at the start: the surface has sharpness s = exp(10 v)."""
     sharpness_rate: float = 0.1

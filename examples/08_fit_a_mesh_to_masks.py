@@ -1,0 +1,165 @@
+"""Fit a mesh to masks: a sphere becomes the shape whose outlines are seen from all around.
+
+    python examples/08_fit_a_mesh_to_masks.py [OUTPUT_FOLDER] [--size PIXELS] [--views VIEWS] [--steps STEPS] [--rule walk|owner]
+
+A mask has no colour and no shading, so everything is learned through antialiased outlines. Vertices that no outline touches are carried by
+their neighbours: the unknowns u are such that the vertices v solve (I + 5 L) v = u, L being the mesh's Laplacian (Nicolet, Jacobson,
+Jakob, Large Steps in Inverse Rendering of Geometry, 2021), so that a step moves whole regions. Dents are in no outline and stay unknown.
+Writes masks.png: truth | start | fitted, and mesh.ply.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import tyro
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, normalize
+
+from unrender.cameras import Cameras
+from unrender.geometry.distances import surface_distance
+from unrender.geometry.isosurface import extract_surface
+from unrender.geometry.mesh import Mesh
+from unrender.ops.antialias import antialias
+from unrender.ops.rasterize import rasterize
+from unrender.ops.topology import Topology, edge_topology
+from unrender.render.surface import render_surface
+from unrender.rotations import look_at
+from unrender.shading.lights import AmbientLight, DirectionalLight
+from unrender.shading.materials import Lambert, Uniform
+
+Rule = Literal["walk", "owner"]
+
+
+class Fit(NamedTuple):
+    start: Mesh
+    end: Mesh
+    truth: Mesh
+    overlap: float
+    """Intersection over union of masks from directions that were not fitted to."""
+    chamfer: float
+
+
+def teddy(points: Tensor) -> Tensor:
+    """About the signed distance from a body, a head, two ears and two feet that grow into each other."""
+    centres = torch.tensor([[0, 0, -0.25], [0, 0, 0.35], [-0.25, 0, 0.6], [0.25, 0, 0.6], [-0.3, -0.3, -0.55], [0.3, -0.3, -0.55]])
+    radii = torch.tensor([0.45, 0.3, 0.16, 0.16, 0.2, 0.2])
+    return -torch.logsumexp(20 * (radii - (points[:, None] - centres).norm(dim=-1)), -1) / 20
+
+
+def sphere(subdivisions: int) -> tuple[Tensor, Tensor]:
+    """An octahedron whose triangles are split into four, ``subdivisions`` times, and pushed out."""
+    vertices = torch.cat((torch.eye(3), -torch.eye(3)))
+    faces = torch.tensor([[0, 1, 2], [1, 3, 2], [3, 4, 2], [4, 0, 2], [1, 0, 5], [3, 1, 5], [4, 3, 5], [0, 4, 5]])
+    for _ in range(subdivisions):
+        ends, edge = torch.unique(torch.stack((faces, faces.roll(-1, 1)), -1).sort(-1).values.view(-1, 2), dim=0, return_inverse=True)
+        (a, b, c), (ab, bc, ca) = faces.unbind(1), (len(vertices) + edge.view(-1, 3)).unbind(1)
+        faces = torch.stack((a, ab, ca, ab, b, bc, ca, bc, c, ab, bc, ca), 1).view(-1, 3)
+        vertices = normalize(torch.cat((vertices, vertices[ends].sum(1))), dim=1)
+    return vertices, faces.int()
+
+
+def laplacian(vertices: int, faces: Tensor) -> Tensor:
+    """The matrix of (number of neighbours) v - Σ neighbours."""
+    matrix = torch.zeros(vertices, vertices)
+    matrix[faces.long(), faces.roll(-1, 1).long()] = -1
+    matrix = torch.minimum(matrix, matrix.T)
+    return matrix - torch.diag(matrix.sum(1))
+
+
+def cameras_around(views: int, size: int, turn: float = 0.0) -> Cameras:
+    """Cameras on a spiral from pole to pole, evenly spread by area."""
+    number = torch.arange(views) + 0.5
+    z, azimuth = 1 - 2 * number / views, 2.399963 * number + turn
+    around = (1 - z * z).sqrt()
+    positions = 3 * torch.stack((around * azimuth.cos(), around * azimuth.sin(), z), -1)
+    poses = look_at(positions, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]).expand(views, 3))
+    return Cameras(poses, torch.tensor([1.4 * size, 1.4 * size, size / 2, size / 2]).expand(views, 4), torch.zeros(views, 6), size, size)
+
+
+def exact_masks(mesh: Mesh, cameras: Cameras) -> Tensor:
+    """Coverage counted at 8 x 8 points of each pixel."""
+    clip_positions = cameras.clip_positions(mesh.vertices, 0.1, 10.0)
+    raster = rasterize(clip_positions, mesh.faces, (8 * cameras.height, 8 * cameras.width))
+    return avg_pool2d((raster.face >= 0).float(), 8)
+
+
+def masks(vertices: Tensor, faces: Tensor, topology: Topology, cameras: Cameras, rule: Rule) -> Tensor:
+    """Coverage that is differentiable to the vertices."""
+    clip_positions = cameras.clip_positions(vertices, 0.1, 10.0)
+    raster = rasterize(clip_positions, faces, (cameras.height, cameras.width))
+    covered = (raster.face >= 0).float()[..., None]
+    return antialias(covered, raster, clip_positions, faces, topology, rule=rule)[..., 0]
+
+
+def fit(
+    size: int, views: int, steps: int, *, rule: Rule = "walk", subdivisions: int = 4, spreading: float = 5.0, smoothness: float = 1.0
+) -> Fit:
+    """All views at every step."""
+    truth = extract_surface(teddy, resolution=96)
+    cameras = cameras_around(views, size)
+    wanted = exact_masks(truth, cameras)
+
+    vertices, faces = sphere(subdivisions)
+    start = Mesh(0.7 * vertices, faces)
+    topology = edge_topology(faces)
+    bend = laplacian(len(vertices), faces)
+    spread = torch.linalg.inv(torch.eye(len(vertices)) + 5 * bend)
+    unknowns = torch.linalg.solve(spread, start.vertices).requires_grad_()
+    optimiser = torch.optim.Adam([unknowns], lr=0.02, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.1 ** (step / steps))
+    for _ in range(steps):
+        moved = spread @ unknowns
+        loss = (masks(moved, faces, topology, cameras, rule) - wanted).square().mean() + (bend @ moved).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    end = Mesh((spread @ unknowns).detach(), faces)
+
+    elsewhere = cameras_around(12, 64, turn=1.0)
+    ours, theirs = exact_masks(end, elsewhere), exact_masks(truth, elsewhere)
+    overlap = float(torch.minimum(ours, theirs).sum() / torch.maximum(ours, theirs).sum())
+    distance = surface_distance(end, truth, generator=torch.Generator().manual_seed(0))
+    return Fit(start, end, truth, overlap, distance.chamfer)
+
+
+def main(
+    folder: tyro.conf.Positional[Path] = Path("runs/08_fit_a_mesh_to_masks"),
+    *,
+    size: int = 64,
+    views: int = 16,
+    steps: int = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "300")),
+    rule: Rule = "walk",
+) -> None:
+    """Fits a sphere of 2,048 triangles to masks.
+
+    Args:
+        folder: where the results go.
+        size: pixels along each side of a mask.
+        views: masks.
+        steps: of the optimiser.
+        rule: of antialiasing.
+    """
+    found = fit(size, views, steps, rule=rule)
+    print(f"{views} masks of {size} pixels, {rule}, {steps} steps: held-out masks overlap {found.overlap:.1%}, Chamfer {found.chamfer:.4f}")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lights = [AmbientLight(torch.full((3,), 0.15)), DirectionalLight(torch.tensor([0.5, -1.0, 0.8]), torch.full((3,), 0.6))]
+    pose = look_at(torch.tensor([0.9, -2.6, 0.9]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
+    camera = Cameras(pose[None], torch.tensor([[384.0, 384.0, 128.0, 128.0]]), torch.zeros(1, 6), 256, 256)
+    views_of = (found.truth, found.start, found.end)
+    pictures = [render_surface(mesh, Lambert(Uniform(torch.ones(3))), lights, camera, samples=2).colour[0] for mesh in views_of]
+    Image.fromarray((torch.cat(pictures, 1).clamp(0, 1) * 255).round().byte().numpy()).save(folder / "masks.png")
+    found.end.export(folder / "mesh.ply")
+    print(f"wrote {folder}/masks.png and mesh.ply")
+    if steps >= 100 and found.overlap < 0.95:
+        raise SystemExit("the shape's outlines are not those of the masks")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
