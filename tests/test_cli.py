@@ -92,7 +92,7 @@ def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
     code, out, _ = run("fit", "tiny", "ball")
     assert code == 0
     folder = Path("runs/tiny-ball")
-    names = {path.name for path in folder.iterdir()}
+    names = {path.name for path in folder.iterdir() if path.name != ".lock"}
     assert names == {
         "run.json", "metrics.json", "history.jsonl", "checkpoints", "renders", "mesh.ply", "mesh.glb", "video.mp4", "report.html",
     }  # fmt: skip

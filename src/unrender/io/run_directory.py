@@ -9,6 +9,7 @@
 ``mesh.ply, .glb``   the surface, in the frame the poses came in
 ``video.mp4``        an orbit
 ``report.html``      all of it on one page
+``.lock``            held while a process fits into the folder
 ===================  ==========================================================================================
 """
 
