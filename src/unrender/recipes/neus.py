@@ -647,7 +647,8 @@ def _surface_of(scene: Scene, capture: Capture, size: int) -> Tensor | None:
         silhouettes = F.adaptive_avg_pool2d(capture.masks[list(capture.split.train)].float()[:, None], shape)[:, 0] > 127
         if float((silhouettes & distances.cpu().isfinite()).sum()) < _RECOGNISED * float(silhouettes.sum()):
             return None
-    return fuse_depth_maps(cameras.to("cpu"), distances.cpu(), size, truncation=3 * 2.0 / size)
+    with pytorch_on_one_thread():
+        return fuse_depth_maps(cameras.to("cpu"), distances.cpu(), size, truncation=3 * 2.0 / size)
 
 
 def _first_surface(hull: OccupancyGrid, radius: float) -> Tensor | None:
