@@ -20,7 +20,7 @@ from torch import Tensor
 from unrender.cameras import Rays
 from unrender.ops._launch import launch
 from unrender.ops.occupancy import OccupancyGrid
-from unrender.ops.samples import Samples, ray_pieces
+from unrender.ops.samples import Samples, ray_pieces, room_for
 
 wp.set_module_options({"enable_backward": False})
 
@@ -436,7 +436,6 @@ def march(
     )
     moved = torch.zeros(number, device=device) if offsets is None else offsets.float().contiguous()
     counts = torch.zeros(number, dtype=torch.int32, device=device)
-    first = torch.zeros_like(counts)
     run_k, run_length = (torch.empty(number * _RUNS, dtype=torch.int32, device=device) for _ in range(2))
     run_t = torch.empty(number * _RUNS, device=device)
     most = max_samples_per_ray or 0
@@ -455,33 +454,13 @@ def march(
         float(cone_angle),
         most,
     ]
-    nothing = torch.zeros(0, device=device)
-    state = [counts, first, run_k, run_t, run_length]
-    launch(
-        _march_kernel,
-        number,
-        [*shared, 0, *state, torch.zeros(0, dtype=torch.int32, device=device), nothing, nothing],
-        device,
-        pieces=pieces,
-    )
-    _pack_rays(counts, first, capacity)
-    samples = _empty(counts, first, capacity)
-    launch(_march_kernel, number, [*shared, 1, *state, samples.ray_index, samples.starts, samples.ends], device, pieces=pieces)
+    nothing, no_rays = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int32, device=device)
+    runs = [run_k, run_t, run_length]
+    launch(_march_kernel, number, [*shared, 0, counts, no_rays, *runs, no_rays, nothing, nothing], device, pieces=pieces)
+    samples = room_for(counts, capacity)
+    written = [samples.count, samples.first, *runs, samples.ray_index, samples.starts, samples.ends]
+    launch(_march_kernel, number, [*shared, 1, *written], device, pieces=pieces)
     return samples
-
-
-def _pack_rays(counts: Tensor, first: Tensor, capacity: int | None) -> None:
-    """Sets the counts to zero from the first ray on that exceeds the capacity, and ``first`` to their exclusive sum."""
-    if capacity is not None:
-        counts.masked_fill_(counts.cumsum(0) > capacity, 0)
-    first.copy_(counts.cumsum(0) - counts)
-
-
-def _empty(counts: Tensor, first: Tensor, capacity: int | None) -> Samples:
-    size = int(counts.sum().item()) if capacity is None else capacity
-    starts = torch.zeros(size, device=counts.device)
-    ray_index = torch.full((size,), -1, dtype=torch.int32, device=counts.device)
-    return Samples(ray_index, starts, torch.zeros_like(starts), first, counts)
 
 
 @torch.no_grad()
@@ -498,21 +477,20 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | N
     """
     device = samples.starts.device
     flags = keep.contiguous().view(torch.uint8)
-    counts, first = torch.zeros_like(samples.count), torch.zeros_like(samples.first)
+    counts = torch.zeros_like(samples.count)
     pieces = ray_pieces(samples)
     launch(_keep_count_kernel, counts.shape[0], [flags, samples.first, samples.count, counts], device, pieces=pieces)
     if device.type == "cpu":
         capacity = None
     elif capacity is None:
         capacity = samples.starts.shape[0]
-    _pack_rays(counts, first, capacity)
-    kept = _empty(counts, first, capacity)
+    kept = room_for(counts, capacity)
     launch(
         _keep_kernel,
         counts.shape[0],
         [
             *(flags, samples.first, samples.count, samples.starts, samples.ends),
-            *(first, kept.ray_index, kept.starts, kept.ends),
+            *(kept.first, kept.ray_index, kept.starts, kept.ends),
         ],
         device,
         pieces=pieces,

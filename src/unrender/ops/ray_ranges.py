@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.ops._launch import launch
-from unrender.ops.samples import Samples, ray_pieces
+from unrender.ops.samples import Samples, ray_pieces, room_for
 
 wp.set_module_options({"enable_backward": False})
 
@@ -82,18 +82,14 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
     device = samples.starts.device
     if capacity is None and device.type != "cpu":
         raise ValueError("ray_range() needs a capacity on a GPU, where counting the samples would stop the device; pass capacity=...")
-    count = (end - begin).clamp_min(0)
-    if capacity is not None:
-        count = count.masked_fill(count.cumsum(0) > capacity, 0)
-    until = count.cumsum(0)
-    size = (int(until[-1]) if count.shape[0] else 0) if capacity is None else capacity
-    ray_index = torch.full((size,), -1, dtype=torch.int32, device=device)
-    starts = torch.zeros(size, device=device)
-    part = Samples(ray_index, starts, torch.zeros_like(starts), (until - count).int(), count)
+    part = room_for((end - begin).clamp_min(0), capacity)
     launch(
         _range_kernel,
-        count.shape[0],
-        [begin.contiguous(), samples.first, samples.starts, samples.ends, part.first, count, ray_index, starts, part.ends],
+        part.count.shape[0],
+        [
+            *(begin.contiguous(), samples.first, samples.starts, samples.ends),
+            *(part.first, part.count, part.ray_index, part.starts, part.ends),
+        ],
         device,
         pieces=ray_pieces(samples),
     )

@@ -67,6 +67,22 @@ class Samples:
         return _Gather.apply(per_ray.float().contiguous(), self)
 
 
+def room_for(counts: Int[Tensor, " rays"], capacity: int | None) -> Samples:
+    """Packed samples that are still to be filled in: without a ray and without length, as many as each ray has a count.
+
+    Args:
+        counts: int32, wanted on each ray.
+        capacity: length of the arrays; rays from the first that does not fit on get a count of zero. None fits them all, which needs the
+            sum on the host.
+    """
+    if capacity is not None:
+        counts = counts.masked_fill(counts.cumsum(0) > capacity, 0)
+    size = int(counts.sum()) if capacity is None else capacity
+    starts = torch.zeros(size, device=counts.device)
+    ray_index = torch.full((size,), -1, dtype=torch.int32, device=counts.device)
+    return Samples(ray_index, starts, torch.zeros_like(starts), (counts.cumsum(0) - counts).int(), counts)
+
+
 def ray_pieces(samples: Samples) -> int:
     """How finely ``launch`` should cut a kernel whose work items are the rays of ``samples``."""
     return min(thread_count(), max(1, samples.starts.shape[0] // _SAMPLES_PER_PIECE))

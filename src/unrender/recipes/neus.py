@@ -335,13 +335,12 @@ class NeusScene(Scene):
     def shade(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, Tensor, SurfaceSample]:
         """The rendering of the rays over a background, the weight of each sample, and the field at the samples."""
         positions = samples.positions(rays)
-        index = samples.ray_index.clamp_min(0)
         surface = self.surface.sample(positions)
         normals = normalised(surface.gradient)
-        directions = rays.directions.index_select(0, index)
         if isinstance(self.surface, GridSdf):
             middle, slope = self.along(samples, rays)
         else:
+            directions = rays.directions.index_select(0, samples.ray_index.clamp_min(0))
             middle, slope = surface.sdf, (directions * normals).sum(-1)
         weights = weights_from_sdf(middle, slope, samples, self.sharpness(), anneal=self.annealing)
         harmonics = spherical_harmonics_encode(rays.directions, 4)
