@@ -54,7 +54,7 @@ def _assert_same(function, inputs, generator, **options) -> None:
 
 
 @pytest.mark.parametrize("boundary, filter", list(itertools.product(BOUNDARIES, FILTERS)))
-@pytest.mark.parametrize("channels, texture_views", [(1, 2), (3, 1), (5, 2)])
+@pytest.mark.parametrize("channels, texture_views", [(1, 2), (3, 1), (4, 1), (5, 2)])
 def test_values_and_gradients_equal_the_twin(boundary: Boundary, filter: Filter, channels: int, texture_views: int):
     inputs, generator = _case(boundary, channels, texture_views)
     _assert_same(twin, inputs, generator, boundary=boundary, filter=filter)

@@ -248,3 +248,148 @@ auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
 auto band_of = [&](int row, int level) { return (int)((((unsigned)row << level) >> lookup.band_shift) & (unsigned)(lookup.bands - 1)); };
 """
 """The texels of one level that sample p mixes, their weights, and the derivatives of these to s and t."""
+
+
+def _by_boundary(body: str) -> str:
+    """The loop once for each boundary mode, so that none is decided inside of it."""
+    modes = {"WRAP": WRAP, "CLAMP": CLAMP, "ZERO": ZERO, "CUBE": CUBE}
+    cases = " else ".join(f"if (lookup.boundary == {mode}) {{{body.replace('BOUNDARY', str(mode))}}}" for mode in modes.values())
+    return cases
+
+
+_TAPS = """
+        for (int k = 0; k < m; k++) {
+            const int here = level_0[k] + which;
+            const int w = (lookup.width >> here) > 1 ? lookup.width >> here : 1;
+            const int h = (lookup.height >> here) > 1 ? lookup.height >> here : 1;
+            const float width = (float)w, height = (float)h;
+            float x = s[k] * width - 0.5f, y = t[k] * height - 0.5f, slope_s = width, slope_t = height;
+            if (BOUNDARY == CLAMP) {
+                slope_s = x >= 0.f && x <= width - 1.f ? slope_s : 0.f;
+                slope_t = y >= 0.f && y <= height - 1.f ? slope_t : 0.f;
+                x = x > 0.f ? (x < width - 1.f ? x : width - 1.f) : 0.f;
+                y = y > 0.f ? (y < height - 1.f ? y : height - 1.f) : 0.f;
+            }
+            if (BOUNDARY == ZERO) {  // what lies farther out is the same, and its column would not fit an integer
+                slope_s = x > -1.f && x < width ? slope_s : 0.f;
+                slope_t = y > -1.f && y < height ? slope_t : 0.f;
+                x = x > -2.f ? (x < width + 1.f ? x : width + 1.f) : -2.f;
+                y = y > -2.f ? (y < height + 1.f ? y : height + 1.f) : -2.f;
+            }
+            const float x_floor = __builtin_floorf(x), y_floor = __builtin_floorf(y);
+            int i0 = (int)x_floor, j0 = (int)y_floor, i1 = i0 + 1, j1 = j0 + 1;
+            float far_s = x - x_floor, far_t = y - y_floor, near_s = 1.f - far_s, near_t = 1.f - far_t;
+            float by_far_s = slope_s, by_far_t = slope_t, by_near_s = -slope_s, by_near_t = -slope_t;
+            if (BOUNDARY == ZERO) {
+                const bool no_i0 = i0 < 0 || i0 >= w, no_i1 = i1 < 0 || i1 >= w, no_j0 = j0 < 0 || j0 >= h, no_j1 = j1 < 0 || j1 >= h;
+                near_s = no_i0 ? 0.f : near_s; by_near_s = no_i0 ? 0.f : by_near_s; i0 = no_i0 ? 0 : i0;
+                far_s = no_i1 ? 0.f : far_s; by_far_s = no_i1 ? 0.f : by_far_s; i1 = no_i1 ? 0 : i1;
+                near_t = no_j0 ? 0.f : near_t; by_near_t = no_j0 ? 0.f : by_near_t; j0 = no_j0 ? 0 : j0;
+                far_t = no_j1 ? 0.f : far_t; by_far_t = no_j1 ? 0.f : by_far_t; j1 = no_j1 ? 0 : j1;
+            } else if (BOUNDARY == CUBE) {
+                over_edge[k] |= i0 < 0 || i1 >= w || j0 < 0 || j1 >= h ? 1 : 0;
+            } else {
+                i0 = i0 < 0 ? (BOUNDARY == WRAP ? w - 1 : 0) : i0;
+                j0 = j0 < 0 ? (BOUNDARY == WRAP ? h - 1 : 0) : j0;
+                i1 = i1 >= w ? (BOUNDARY == WRAP ? 0 : w - 1) : i1;
+                j1 = j1 >= h ? (BOUNDARY == WRAP ? 0 : h - 1) : j1;
+            }
+            const int upper = image[k] * h + j0, lower = image[k] * h + j1;
+            to.near_s[k] = near_s; to.far_s[k] = far_s; to.near_t[k] = near_t; to.far_t[k] = far_t;
+            to.by_near_s[k] = by_near_s; to.by_far_s[k] = by_far_s; to.by_near_t[k] = by_near_t; to.by_far_t[k] = by_far_t;
+            to.left[k] = i0; to.right[k] = i1; to.upper[k] = upper * w; to.lower[k] = lower * w;
+            to.upper_row[k] = upper; to.lower_row[k] = lower;
+        }
+"""
+
+BLOCK = (
+    """
+// On a CPU: up to LANES samples side by side, which lets the compiler compute eight at once. Weights are products of one along s and one
+// along t. A sample of a cube that reaches over an edge is marked, and left to the loop that takes one sample after the other.
+const int LANES = 64;
+struct Taps {
+    int left[LANES], right[LANES], upper[LANES], lower[LANES], upper_row[LANES], lower_row[LANES];  // columns; first texels of rows; rows
+    float near_s[LANES], far_s[LANES], near_t[LANES], far_t[LANES];
+    float by_near_s[LANES], by_far_s[LANES], by_near_t[LANES], by_far_t[LANES];
+};
+typedef float Quad __attribute__((ext_vector_type(4)));
+typedef float Pair __attribute__((ext_vector_type(2)));
+int id[LANES], image[LANES], level_0[LANES], over_edge[LANES];
+float s[LANES], t[LANES], s_x[LANES], s_y[LANES], t_x[LANES], t_y[LANES], level[LANES], between[LANES];
+Taps taps[2];
+(void)id; (void)taps; (void)s_x; (void)s_y; (void)t_x; (void)t_y; (void)level_bias; (void)uv_derivatives;
+
+// The coordinates of the samples in `id`, whose coordinates are known to be finite; with their derivatives along the picture.
+auto gather = [&](int m, bool with_slopes) {
+    for (int k = 0; k < m; k++) {
+        const int n = id[k], view = lookup.texture_views > 1 ? n / lookup.samples_per_view : 0;
+        over_edge[k] = 0;
+        if (!cube) {
+            s[k] = uv[2 * n]; t[k] = uv[2 * n + 1];
+            image[k] = view;
+            if (with_slopes) {
+                const float* given = uv_derivatives + 4 * (long long)n;
+                s_x[k] = given[0]; s_y[k] = given[1]; t_x[k] = given[2]; t_y[k] = given[3];
+            }
+        } else {
+            const Place p = locate(n);
+            s[k] = p.s; t[k] = p.t;
+            image[k] = 6 * view + p.face;
+            if (with_slopes) {
+                const Slopes d = slopes_of(n, p);
+                s_x[k] = d.s_x; s_y[k] = d.s_y; t_x[k] = d.t_x; t_y[k] = d.t_y;
+            }
+        }
+    }
+    if (lookup.boundary == WRAP)
+        for (int k = 0; k < m; k++) { s[k] -= __builtin_floorf(s[k]); t[k] -= __builtin_floorf(t[k]); }
+};
+// The same as level_of, side by side. log2(m 2^e) = e + 2 / ln 2 artanh z with z = (m - 1) / (m + 1); five terms reach float32.
+auto choose_levels = [&](int m) {
+    const float width = (float)lookup.width, height = (float)lookup.height, top = (float)lookup.top;
+    if (lookup.has_derivatives)
+        for (int k = 0; k < m; k++) {
+            const float sx = s_x[k] * width, sy = s_y[k] * width, tx = t_x[k] * height, ty = t_y[k] * height;
+            const float a = sx * sx + tx * tx, b = sy * sy + ty * ty, c = sx * sy + tx * ty;
+            const float half = 0.5f * (a - b), mean = 0.5f * (a + b);
+            const float square = mean - mean == 0.f ? mean + __builtin_sqrtf(half * half + c * c) : mean;
+            unsigned bits;
+            __builtin_memcpy(&bits, &square, sizeof(bits));
+            const int large = (bits & 0x7fffff) > 0x3504f3 ? 1 : 0;  // above the root of two
+            const int exponent = (int)(bits >> 23) - 127 + large;
+            bits = (bits & 0x7fffff) | (large ? 0x3f000000 : 0x3f800000);
+            float mantissa;
+            __builtin_memcpy(&mantissa, &bits, sizeof(mantissa));
+            const float z = (mantissa - 1.f) / (mantissa + 1.f), zz = z * z;
+            const float sum = z * (2.8853901f + zz * (0.96179669f + zz * (0.57707802f + zz * (0.41219858f + zz * 0.32059890f))));
+            const float found = 0.5f * ((float)exponent + sum);
+            const float infinite = __builtin_inff();
+            level[k] = square > 0.f && square < infinite ? found : (square == 0.f ? -infinite : square);
+        }
+    else
+        for (int k = 0; k < m; k++) level[k] = 0.f;
+    if (lookup.has_bias)
+        for (int k = 0; k < m; k++) level[k] += level_bias[id[k]];
+    for (int k = 0; k < m; k++) level[k] = level[k] > 0.f ? (level[k] < top ? level[k] : top) : 0.f;
+};
+// The level below each `level`, how far it is on the way to the next one, and what is mixed of either.
+auto spread = [&](int m) {
+    for (int k = 0; k < m; k++) {
+        level_0[k] = (int)level[k];
+        between[k] = lookup.filter == LINEAR_MIPMAP_LINEAR ? level[k] - level_0[k] : 0.f;
+    }
+    for (int which = 0; which < (lookup.filter == LINEAR_MIPMAP_LINEAR ? 2 : 1); which++) {
+        Taps& to = taps[which];
+"""
+    + _by_boundary(_TAPS)
+    + """
+    }
+};
+auto known = [&](int n) {
+    if (!cube) return uv[2 * n] - uv[2 * n] == 0.f && uv[2 * n + 1] - uv[2 * n + 1] == 0.f;
+    return locate(n).known;
+};
+(void)gather; (void)choose_levels; (void)spread; (void)known;
+"""
+)
+"""Samples in blocks, for a CPU."""

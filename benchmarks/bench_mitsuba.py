@@ -1,0 +1,186 @@
+"""A textured step of a surface, to a picture and back, against Mitsuba 3 and its ``direct_projective``, on the CPU.
+
+Both see the ring of ``bench_surface`` with the same texels through the same camera, at 256 x 256, and both make the gradients of
+mean((image − ½)²) to the vertices and to the texels, with what moves at silhouettes. Mitsuba is set as follows:
+
+- variant ``llvm_ad_rgb`` with as many threads as PyTorch has;
+- ``direct_projective`` with 16 samples per pixel for each part (spp, sppc, sppp), and either sppi = 0, which leaves out how shadows move,
+  or sppi = 16 with guiding "none"; with its default guiding a step takes many times as long. ``hide_emitters``, for a black background;
+- box filter, independent sampler; a diffuse surface under constant light of radiance 1, which looks as a surface that is not lit does, but
+  for the shadow that the ring throws on itself; bitmap with bilinear lookups, raw, in float32;
+- a step hands over new vertices and texels (``params.update()``), as a fit does, and has a seed of its own that is no constant of the
+  kernels, so that nothing is compiled after the warm-up.
+
+Ours is once the step with one smoothed sample per pixel, and once ``render_surface`` with 4 x 4 samples in every pixel.
+
+Mitsuba is no dependency: without it there are no rows. They need ``pip install mitsuba==3.9.*`` and an LLVM library, which
+DRJIT_LIBLLVM_PATH names where it is not found by itself; version 19 works, 15 and 16 end the process.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from bench_surface import bumpy_ring, camera
+from harness import Row, compare
+from torch import Tensor
+
+from unrender.geometry.mesh import Mesh
+from unrender.ops.antialias import antialias
+from unrender.ops.interpolate import interpolate_with_derivatives
+from unrender.ops.rasterize import rasterize
+from unrender.ops.texture import texture
+from unrender.ops.topology import Topology, edge_topology
+from unrender.render.surface import render_surface
+from unrender.shading.materials import Texture, Unlit
+
+_SAMPLES_PER_SIDE = 4
+"""Ours, along each side of a pixel."""
+_SAMPLES = _SAMPLES_PER_SIDE**2
+"""Mitsuba's, per pixel."""
+
+
+def rows(quick: bool) -> list[Row]:
+    """Our step with one and with 16 samples per pixel against Mitsuba without shadows that move, and once against one with them."""
+    if torch.get_default_device().type != "cpu":
+        print("mitsuba: left out, the comparison is one of CPUs", flush=True)
+        return []
+    modules = _mitsuba()
+    if modules is None:
+        return []
+    dr, mi = modules
+
+    side, repeats = (64, 3) if quick else (256, 7)
+    mesh, uvs, uv_faces = bumpy_ring()
+    texels = torch.rand(1024, 1024, 3)
+    topology = edge_topology(mesh.faces)
+    one = _textured(mesh, uvs, uv_faces, texels, topology, side)
+    many = _supersampled(mesh, texels, topology, side)
+    still = _Mitsuba(dr, mi, mesh, uvs, uv_faces, texels, side, {"sppi": 0})
+    moving = _Mitsuba(dr, mi, mesh, uvs, uv_faces, texels, side, {"guiding": "none"})
+
+    count = f"{len(mesh.faces):,} triangles, {side}²"
+    peer = f"Mitsuba {mi.__version__} direct_projective, {_SAMPLES} spp"
+    cases = (
+        (f"textured, antialiased step and back, {count}", one, still, f"{peer}, sppi = 0"),
+        (f"the same, {_SAMPLES} samples per pixel, through render_surface, {count}", many, still, f"{peer}, sppi = 0"),
+        (f"textured, antialiased step and back, {count}", one, moving, f"{peer}, no guiding"),
+    )
+    return [compare(name, ours, peer, peer_name=peer_name, items=1, repeats=repeats) for name, ours, peer, peer_name in cases]
+
+
+def _textured(mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, topology: Topology, side: int) -> Callable[[], None]:
+    """The step of bench_surface, through the verbs."""
+
+    def step() -> None:
+        vertices, image = mesh.vertices.detach().requires_grad_(), texels[None].requires_grad_()
+        positions = camera(side).clip_positions(vertices, 0.1, 10.0)
+        raster = rasterize(positions, mesh.faces, (side, side), derivatives=True)
+        uv, uv_derivatives = interpolate_with_derivatives(uvs, raster, uv_faces)
+        colour = torch.where(raster.face[..., None] >= 0, texture(image, uv, uv_derivatives), 0.0)
+        smooth = antialias(colour, raster, positions, mesh.faces, topology)
+        torch.autograd.grad((smooth - 0.5).square().mean(), (vertices, image))
+
+    return step
+
+
+def _supersampled(mesh: Mesh, texels: Tensor, topology: Topology, side: int) -> Callable[[], None]:
+    """The same picture with as many samples per pixel as Mitsuba takes."""
+    view = camera(side)
+
+    def step() -> None:
+        vertices, image = mesh.vertices.detach().requires_grad_(), texels.detach().requires_grad_()
+        moved = Mesh(vertices, mesh.faces, uvs=mesh.uvs, uv_faces=mesh.uv_faces)
+        seen = render_surface(moved, Unlit(Texture(image)), [], view, samples=_SAMPLES_PER_SIDE, topology=topology)
+        torch.autograd.grad((seen.colour - 0.5).square().mean(), (vertices, image))
+
+    return step
+
+
+def _mitsuba() -> tuple[Any, Any] | None:
+    """The modules ``drjit`` and ``mitsuba``, ready; None, and a line that says why, where they or LLVM are missing."""
+    try:
+        import drjit as dr  # pyright: ignore[reportMissingImports]
+        import mitsuba as mi  # pyright: ignore[reportMissingImports]
+
+        mi.set_variant("llvm_ad_rgb")  # an ImportError too where there is no LLVM
+    except ImportError as missing:
+        print(f"mitsuba: left out, {missing}", flush=True)
+        return None
+    mi.set_log_level(mi.LogLevel.Error)
+    dr.set_thread_count(torch.get_num_threads())
+    return dr, mi
+
+
+class _Mitsuba:
+    """One step of Mitsuba: call it."""
+
+    def __init__(
+        self, dr: Any, mi: Any, mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, side: int, integrator: dict[str, Any]
+    ) -> None:
+        self._dr, self._mi = dr, mi
+        film = {"type": "hdrfilm", "width": side, "height": side, "pixel_format": "rgb", "rfilter": {"type": "box"}}
+        # Mitsuba's camera looks along +Z too, but has +X to the left and +Y up.
+        to_world = camera(side).world_from_camera[0].double() @ torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]).double())
+        focal = float(camera(side).intrinsics[0, 0])
+        sensor = {
+            "type": "perspective",
+            "fov": math.degrees(2 * math.atan(side / (2 * focal))),
+            "to_world": mi.ScalarTransform4f(to_world.numpy()),
+            "near_clip": 0.1,
+            "far_clip": 10.0,
+            "film": film,
+            "sampler": {"type": "independent", "sample_count": _SAMPLES},
+        }
+        self._scene = mi.load_dict(
+            {
+                "type": "scene",
+                "integrator": {"type": "direct_projective", "hide_emitters": True, **integrator},
+                "sensor": sensor,
+                "light": {"type": "constant"},
+                "ring": self._shape(mesh, uvs, uv_faces, texels),
+            }
+        )
+        self._params = mi.traverse(self._scene)
+        self._fitted = {key: self._params[key] for key in ("ring.vertex_positions", "ring.bsdf.reflectance.data")}
+        self._steps = 0
+
+    def _shape(self, mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor) -> Any:
+        """The mesh with one index for both; a vertex at the seam of the texture is there twice."""
+        mi = self._mi
+        index = torch.empty(len(uvs), dtype=torch.int64)
+        index[uv_faces.flatten().long()] = mesh.faces.flatten().long()
+        properties = mi.Properties()
+        bitmap = {"type": "bitmap", "data": mi.TensorXf(texels.numpy()), "raw": True}
+        properties["bsdf"] = mi.load_dict({"type": "diffuse", "reflectance": bitmap})
+        shape = mi.Mesh("ring", len(uvs), len(uv_faces), has_vertex_texcoords=True, props=properties)
+        params = mi.traverse(shape)
+        params["vertex_positions"] = mi.Float(mesh.vertices[index].flatten().numpy())
+        params["vertex_texcoords"] = mi.Float(uvs.flatten().numpy())
+        params["faces"] = mi.UInt32(uv_faces.flatten().numpy())
+        params.update()
+        return shape
+
+    def __call__(self) -> None:
+        self.gradients()
+
+    def gradients(self) -> dict[str, Any]:
+        """A step, and what came back."""
+        dr, mi, params = self._dr, self._mi, self._params
+        self._steps += 1
+        seed = mi.UInt32(self._steps)
+        dr.make_opaque(seed)
+        for key, value in self._fitted.items():
+            params[key] = type(value)(value)
+            dr.enable_grad(params[key])
+        params.update()
+        image = mi.render(self._scene, params, seed=seed, spp=_SAMPLES)
+        loss = dr.mean(dr.square(image - 0.5), axis=None)
+        dr.backward(loss)
+        back = {key: dr.grad(params[key]) for key in self._fitted}
+        dr.eval(loss, back)
+        dr.sync_thread()
+        return back
