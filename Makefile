@@ -11,6 +11,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# PyTorch's threads sleep while they wait for each other: spinning, they take the cores from whoever else uses them, themselves included.
+export OMP_WAIT_POLICY ?= PASSIVE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 120 -c constraints.txt
 
 .PHONY: demo test nightly lint bench docs-check clean

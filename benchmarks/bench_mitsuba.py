@@ -145,7 +145,9 @@ class _Mitsuba:
             }
         )
         self._params = mi.traverse(self._scene)
-        self._fitted = {key: self._params[key] for key in ("ring.vertex_positions", "ring.bsdf.reflectance.data")}
+        # Copies: what the scene holds gets gradients, and they would add up from step to step.
+        fitted = {key: self._params[key] for key in ("ring.vertex_positions", "ring.bsdf.reflectance.data")}
+        self._fitted = {key: type(value)(value) for key, value in fitted.items()}
         self._steps = 0
 
     def _shape(self, mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor) -> Any:

@@ -1,6 +1,7 @@
 """Fit a cube: its corners and its colours, from pictures of a few pixels, starting at random.
 
-    python examples/06_fit_a_cube.py [OUTPUT_FOLDER] [--size PIXELS] [--steps STEPS] [--sides-differ] [--rule walk|owner|off]
+    python examples/06_fit_a_cube.py [OUTPUT_FOLDER] [--size PIXELS] [--steps STEPS] [--sides-differ] [--samples N]
+                                     [--rule walk|owner|off]
 
 Only the smoothed outlines tell corners where to go: with ``--rule off`` they wander away. Writes cube.png: truth | start | fitted.
 """
@@ -17,6 +18,7 @@ import torch
 import tyro
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from unrender.ops.antialias import antialias
 from unrender.ops.interpolate import interpolate
@@ -61,22 +63,22 @@ def seen_from(corners: Tensor, rotation: Tensor, offset: Tensor) -> Tensor:
     return torch.stack((x / 0.4, y / 0.4, (51 * z - 100) / 49, z), -1)
 
 
-def renderer(cube: Cube, rule: Rule) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
-    """A function of corners, colours, rotation, offset and size, for the triangles of ``cube``."""
+def renderer(cube: Cube, rule: Rule, samples: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
+    """A function of corners, colours, rotation, offset and size, for the triangles of ``cube``; ``samples`` along each side of a pixel."""
     topology = edge_topology(cube.faces)
 
     def render(corners: Tensor, colours: Tensor, rotation: Tensor, offset: Tensor, size: int) -> Tensor:
         clip_positions = seen_from(corners, rotation, offset)
-        raster = rasterize(clip_positions, cube.faces, (size, size))
+        raster = rasterize(clip_positions, cube.faces, (samples * size, samples * size))
         picture = interpolate(colours, raster, cube.colour_faces)
-        if rule == "off":
-            return picture
-        return antialias(picture, raster, clip_positions, cube.faces, topology, rule=rule)
+        if rule != "off":
+            picture = antialias(picture, raster, clip_positions, cube.faces, topology, rule=rule)
+        return picture if samples == 1 else avg_pool2d(picture.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
 
     return render
 
 
-def fit(size: int, steps: int, *, sides_differ: bool = False, rule: Rule = "walk", seed: int = 0) -> Fit:
+def fit(size: int, steps: int, *, sides_differ: bool = False, rule: Rule = "walk", samples: int = 1, seed: int = 0) -> Fit:
     """One random view a step; the rate of learning falls tenfold in 2,000 steps."""
     generator = torch.Generator().manual_seed(seed)
     truth = true_cube(sides_differ)
@@ -87,7 +89,7 @@ def fit(size: int, steps: int, *, sides_differ: bool = False, rule: Rule = "walk
     corners, colours = start.corners.clone().requires_grad_(), start.colours.clone().requires_grad_()
     optimiser = torch.optim.Adam([corners, colours], lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(0.01, 10 ** (-0.0005 * step)))
-    render = renderer(truth, rule)
+    render = renderer(truth, rule, samples)
     errors = []
     for _ in range(steps):
         rotation = matrix_from_wxyz(torch.randn(4, generator=generator))
@@ -116,6 +118,7 @@ def main(
     steps: int = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "1000")),
     sides_differ: bool = False,
     rule: Rule = "walk",
+    samples: int = 1,
     seed: int = 0,
 ) -> None:
     """Fits a cube to pictures of itself.
@@ -126,15 +129,16 @@ def main(
         steps: of the optimiser; 1000 do for 16 pixels, 8 and 4 want 5000.
         sides_differ: whether every side has colours of its own, so that colour jumps at the edges.
         rule: of antialiasing; off shows what happens without.
+        samples: along each side of a pixel. Where colour jumps at an edge inside the cube's outline, nothing smooths it but more of them.
         seed: of the start and the views.
     """
     torch.set_num_threads(1)  # such small pictures are less work than sharing them between threads
-    found = fit(size, steps, sides_differ=sides_differ, rule=rule, seed=seed)
+    found = fit(size, steps, sides_differ=sides_differ, rule=rule, samples=samples, seed=seed)
     start, end = found.errors[0], error_at(found.errors, steps)
     print(f"{size} pixels, {rule}: mean error of a corner {start:.3f} -> {end:.2g} of a side, {steps} steps")
 
     truth = true_cube(sides_differ)
-    render = renderer(truth, "walk")
+    render = renderer(truth, "walk", 1)
     turned = matrix_from_wxyz(torch.tensor([math.cos(0.4), 0.3, 0.25, 0.1]))
     views = [render(cube.corners, cube.colours, turned, torch.zeros(3), 256)[0] for cube in (truth, found.start, found.end)]
     folder.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from raster_scenes import cube, in_clip_space, orthographic_square, perspective,
 from unrender.ops.antialias import antialias
 from unrender.ops.raster import Raster
 from unrender.ops.rasterize import rasterize
-from unrender.ops.topology import Topology, edge_topology
+from unrender.ops.topology import Topology, edge_topology, topology_of
 from unrender.reference.antialias import antialias as twin
 from unrender.reference.antialias import edge_topology as twin_topology
 from unrender.reference.rasterize import rasterize as twin_rasterize
@@ -489,6 +489,18 @@ def test_topology_equals_the_twin():
         _, faces = _soup(seed, False)
         assert torch.equal(edge_topology(faces).across, twin_topology(faces).across)
         assert torch.equal(edge_topology(faces).across, edge_topology(faces.long()).across)
+
+
+def test_topology_is_remembered_by_what_the_faces_are():
+    faces = torch.tensor([[0, 1, 2], [2, 1, 3], [2, 3, 4]])
+    first = topology_of(faces)
+    assert topology_of(faces.clone()) is first
+    faces.numpy()[2] = (5, 6, 7)  # behind PyTorch's back: no version counter tells
+    assert torch.equal(topology_of(faces).across, edge_topology(faces).across)
+    assert not torch.equal(topology_of(faces).across, first.across)
+    for k in range(9):  # others push it out
+        other = torch.tensor([[0, 1, 2 + k], [2 + k, 1, 30]])
+        assert torch.equal(topology_of(other).across, edge_topology(other).across)
 
 
 def test_in_a_closed_surface_the_faces_of_an_edge_name_each_other():

@@ -69,6 +69,11 @@ def test_a_cube_without_smoothed_outlines_does_not(cube: ModuleType, sides_diffe
     assert cube.error_at(errors, 200) > 0.8 * errors[0]
 
 
+def test_a_cube_of_more_samples_finds_its_corners(cube: ModuleType) -> None:
+    errors = cube.fit(8, 200, samples=2).errors
+    assert cube.error_at(errors, 200) < 0.5 * errors[0]
+
+
 def test_a_fit_is_the_same_each_time(cube: ModuleType) -> None:
     first, again = (cube.fit(8, 20, rule="walk").end for _ in range(2))
     assert torch.equal(first.corners, again.corners) and torch.equal(first.colours, again.colours)
@@ -130,6 +135,15 @@ def test_cube_of_few_pixels_in_full(cube: ModuleType, size: int, goal: float, ru
 @pytest.mark.parametrize("seed", range(8))
 def test_cube_of_sixteen_pixels_in_full(cube: ModuleType, seed: int) -> None:
     assert cube.error_at(cube.fit(16, 1000, rule="walk", seed=seed).errors, 1000) < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(("rule", "sides_differ"), [("walk", True), ("owner", False), ("owner", True)])
+def test_cube_of_sixteen_pixels_of_sixteen_samples_in_full(cube: ModuleType, rule: str, sides_differ: bool, seed: int) -> None:
+    """With one sample a pixel these reach it from half of the starts: slivers of another colour come and go between the centres."""
+    errors = cube.fit(16, 1000, sides_differ=sides_differ, rule=rule, samples=4, seed=seed).errors
+    assert cube.error_at(errors, 1000) < 1e-3
 
 
 @pytest.mark.slow

@@ -156,6 +156,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
     An expected error is one line; with ``UNRENDER_TRACEBACK=1`` in the environment it shows where it came from.
     """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; waiting by spinning takes busy cores from the others
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)

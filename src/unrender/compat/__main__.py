@@ -6,6 +6,7 @@ On a machine without CUDA, what the program wants to have on a GPU is on the CPU
 from __future__ import annotations
 
 import contextlib
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ def main() -> int:
     if not program.is_file():
         print(f"there is no program {program}", file=sys.stderr)
         return 2
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; waiting by spinning takes busy cores from the others
     import torch
 
     from unrender.compat.devices import EverythingOnCpu

@@ -47,7 +47,7 @@ from unrender.ops._launch import launch, thread_count
 from unrender.ops._mesh_checks import check_clip_positions, check_count, check_faces, check_float32, check_raster, check_same_device
 from unrender.ops._work import differentiable_once
 from unrender.ops.raster import Raster
-from unrender.ops.topology import Topology, edge_topology
+from unrender.ops.topology import Topology, topology_of
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -785,7 +785,8 @@ def antialias(
         raster: of the same mesh at the same positions.
         clip_positions: homogeneous; with shape [vertices, 4] all views share them.
         faces: rows of vertices.
-        topology: from :func:`edge_topology`. Left out it is found anew; while ``faces`` stays the same, find it once.
+        topology: from :func:`~unrender.ops.topology.edge_topology`. Left out, a CPU remembers those of the last few meshes, and a GPU
+            finds it anew: while ``faces`` stays the same, find it once.
         rule: ``"walk"`` goes through the mesh to the outline, however small the triangles are. ``"owner"`` looks only at the edges of the
             triangle seen at a centre, as published; it loses half of the derivative where triangles are as small as pixels.
         position_gradient_scale: multiplies the derivative to the positions.
@@ -806,7 +807,7 @@ def antialias(
     """
     _check(colour, raster, clip_positions, faces, topology, rule, position_gradient_scale)
     views, height, width, channels = colour.shape
-    across = (edge_topology(faces) if topology is None else topology).across
+    across = (topology_of(faces) if topology is None else topology).across
     if colour.numel() == 0 or faces.shape[0] == 0:
         return colour + clip_positions[..., :0].sum()  # a sum of nothing: the positions have a gradient, of zeros
     vertices = clip_positions.shape[-2]

@@ -31,7 +31,7 @@ from unrender.ops.antialias import antialias
 from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
 from unrender.ops.raster import Raster
 from unrender.ops.rasterize import rasterize, rasterize_layers
-from unrender.ops.topology import Topology, edge_topology
+from unrender.ops.topology import Topology, topology_of
 from unrender.render.rendering import Rendering
 from unrender.shading.gbuffer import GBuffer
 from unrender.shading.lights import Light
@@ -69,7 +69,7 @@ def render_surface(
         layers: how many surfaces behind each other are looked at; more than one shows through materials that are not opaque.
         antialiasing: the rule at silhouettes (:func:`unrender.ops.antialias.antialias`); None for bare coverage, which has no gradient
             of visibility.
-        topology: ``edge_topology(mesh.faces)``, worth keeping by who renders the same triangles often.
+        topology: ``edge_topology(mesh.faces)``, worth keeping by who renders the same triangles often on a GPU.
         depth_range: nearest and farthest depth that is seen.
 
     Raises:
@@ -81,7 +81,7 @@ def render_surface(
     resolution = samples * cameras.height, samples * cameras.width
     rasters = rasterize_layers(clip_positions, mesh.faces, resolution, layers=layers, derivatives=mesh.uvs is not None)
     if antialiasing is not None and topology is None:
-        topology = edge_topology(mesh.faces)
+        topology = topology_of(mesh.faces)
 
     def smoothed(fields: Tensor, raster: Raster) -> Tensor:
         if antialiasing is None:

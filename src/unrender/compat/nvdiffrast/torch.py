@@ -368,7 +368,8 @@ def antialias(
         rast: the first result of :func:`rasterize`.
         pos: [minibatch, vertices, 4] in clip space, or [vertices, 4].
         tri: [triangles, 3] rows of vertices.
-        topology_hash: from :func:`antialias_construct_topology_hash`; left out, it is made anew.
+        topology_hash: from :func:`antialias_construct_topology_hash`; left out, it is made here; on a CPU, once
+            while ``tri`` holds the same numbers.
         pos_gradient_boost: multiplies the gradient to ``pos``.
 
     Raises:
