@@ -24,15 +24,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from bench_surface import bumpy_ring, camera
+from bench_surface import bumpy_ring, camera, textured_step
 from harness import Row, compare
 from torch import Tensor
 
 from unrender.geometry.mesh import Mesh
-from unrender.ops.antialias import antialias
-from unrender.ops.interpolate import interpolate_with_derivatives
-from unrender.ops.rasterize import rasterize
-from unrender.ops.texture import texture
 from unrender.ops.topology import Topology, edge_topology
 from unrender.render.surface import render_surface
 from unrender.shading.materials import Texture, Unlit
@@ -57,7 +53,7 @@ def rows(quick: bool) -> list[Row]:
     mesh, uvs, uv_faces = bumpy_ring()
     texels = torch.rand(1024, 1024, 3)
     topology = edge_topology(mesh.faces)
-    one = _textured(mesh, uvs, uv_faces, texels, topology, side)
+    one = textured_step(mesh, uvs, uv_faces, texels, topology, side)
     many = _supersampled(mesh, texels, topology, side)
     still = _Mitsuba(dr, mi, mesh, uvs, uv_faces, texels, side, {"sppi": 0})
     moving = _Mitsuba(dr, mi, mesh, uvs, uv_faces, texels, side, {"guiding": "none"})
@@ -70,21 +66,6 @@ def rows(quick: bool) -> list[Row]:
         (f"textured, antialiased step and back, {count}", one, moving, f"{peer}, no guiding"),
     )
     return [compare(name, ours, peer, peer_name=peer_name, items=1, repeats=repeats) for name, ours, peer, peer_name in cases]
-
-
-def _textured(mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, topology: Topology, side: int) -> Callable[[], None]:
-    """The step of bench_surface, through the verbs."""
-
-    def step() -> None:
-        vertices, image = mesh.vertices.detach().requires_grad_(), texels[None].requires_grad_()
-        positions = camera(side).clip_positions(vertices, 0.1, 10.0)
-        raster = rasterize(positions, mesh.faces, (side, side), derivatives=True)
-        uv, uv_derivatives = interpolate_with_derivatives(uvs, raster, uv_faces)
-        colour = torch.where(raster.face[..., None] >= 0, texture(image, uv, uv_derivatives), 0.0)
-        smooth = antialias(colour, raster, positions, mesh.faces, topology)
-        torch.autograd.grad((smooth - 0.5).square().mean(), (vertices, image))
-
-    return step
 
 
 def _supersampled(mesh: Mesh, texels: Tensor, topology: Topology, side: int) -> Callable[[], None]:

@@ -21,7 +21,7 @@ from unrender.ops.antialias import antialias
 from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
 from unrender.ops.rasterize import rasterize
 from unrender.ops.texture import texture
-from unrender.ops.topology import edge_topology
+from unrender.ops.topology import Topology, edge_topology
 from unrender.render.surface import render_surface
 from unrender.rotations import look_at
 from unrender.shading.lights import AmbientLight, DirectionalLight
@@ -48,16 +48,7 @@ def rows(quick: bool) -> list[Row]:
         torch.autograd.grad(loss, (vertices, colours))
 
     def textured(side: int) -> Callable[[], None]:
-        def step() -> None:
-            vertices, image = mesh.vertices.detach().requires_grad_(), texels[None].requires_grad_()
-            positions = camera(side).clip_positions(vertices, 0.1, 10.0)
-            raster = rasterize(positions, mesh.faces, (side, side), derivatives=True)
-            uv, uv_derivatives = interpolate_with_derivatives(uvs, raster, uv_faces)
-            colour = torch.where(raster.face[..., None] >= 0, texture(image, uv, uv_derivatives), 0.0)
-            smooth = antialias(colour, raster, positions, mesh.faces, topology)
-            torch.autograd.grad((smooth - 0.5).square().mean(), (vertices, image))
-
-        return step
+        return textured_step(mesh, uvs, uv_faces, texels, topology, side)
 
     def lit(side: int) -> Callable[[], None]:
         lights = [AmbientLight(torch.full((3,), 0.3)), DirectionalLight(torch.tensor([1.0, -1.0, 2.0]), torch.ones(3))]
@@ -89,6 +80,21 @@ def rows(quick: bool) -> list[Row]:
     for side in (256,) if quick else (256, 512, 1024, 2048):
         results.append(measure(f"the same, lit, through render_surface, {count}, {side}²", lit(side), items=1, repeats=repeats))
     return results
+
+
+def textured_step(mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, topology: Topology, side: int) -> Callable[[], None]:
+    """The four verbs, the mean of (picture − ½)², and the way back to vertices and texels."""
+
+    def step() -> None:
+        vertices, image = mesh.vertices.detach().requires_grad_(), texels[None].requires_grad_()
+        positions = camera(side).clip_positions(vertices, 0.1, 10.0)
+        raster = rasterize(positions, mesh.faces, (side, side), derivatives=True)
+        uv, uv_derivatives = interpolate_with_derivatives(uvs, raster, uv_faces)
+        colour = torch.where(raster.face[..., None] >= 0, texture(image, uv, uv_derivatives), 0.0)
+        smooth = antialias(colour, raster, positions, mesh.faces, topology)
+        torch.autograd.grad((smooth - 0.5).square().mean(), (vertices, image))
+
+    return step
 
 
 def camera(side: int) -> Cameras:

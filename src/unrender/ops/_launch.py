@@ -13,6 +13,7 @@ one work item is then one destination (a level, a ray, a tile), and ``pieces`` s
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import sys
@@ -61,7 +62,8 @@ class _Threads:
 
 
 _threads = _Threads()
-_compiled: set[Any] = set()
+_known_signatures: dict[Any, set[tuple[tuple[torch.dtype, int] | None, ...]]] = {}
+"""For each kernel that has been loaded on a CPU: element types and dimensions of the tensors it has been launched with."""
 
 
 def thread_count() -> int:
@@ -117,24 +119,43 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
     """
     if count == 0:
         return
-    ready = [wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a for a in arguments]
     if device.type != "cpu":
+        ready = [wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a for a in arguments]
         stream = wp.stream_from_torch(torch.cuda.current_stream(device))
         wp.launch(kernel, dim=count, inputs=[0, *ready], device=wp.device_from_torch(device), stream=stream)
         return
-    if kernel not in _compiled:  # on this thread: workers that meet a new module would each compile it
-        wp.load_module(kernel.module, device="cpu")
-        _compiled.add(kernel)
     threads = thread_count()
     if pieces is None:
         pieces = min(threads, max(1, count // _SMALLEST_PIECE))
     pieces = min(pieces, count)
     bounds = [count * k // pieces for k in range(pieces + 1)]
+    command = _recorded(kernel, bounds[1], arguments)
 
     def run(k: int) -> None:
-        wp.launch(kernel, dim=bounds[k + 1] - bounds[k], inputs=[bounds[k], *ready], device="cpu")
+        piece = copy.copy(command)
+        piece.params = list(command.params)
+        piece.set_param_at_index(0, bounds[k])
+        piece.set_dim(bounds[k + 1] - bounds[k])
+        piece.launch()
 
     run_in_threads(run, pieces, threads)
+
+
+def _recorded(kernel: Any, count: int, arguments: Sequence[Any]) -> wp.Launch:
+    """The launch of items 0 to ``count`` on a CPU, ready to be repeated: arguments are made ready for Warp once and not for every piece.
+
+    Of a kernel's first call with arguments of some types, Warp itself checks the types, which takes longer than all the rest.
+    """
+    signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
+    known = _known_signatures.setdefault(kernel, set())
+    checked = signature in known
+    if not known:  # on this thread: workers that meet a new module would each compile it
+        wp.load_module(kernel.module, device="cpu")
+    ready = [wp.from_torch(a.detach(), requires_grad=False, return_ctype=checked) if isinstance(a, Tensor) else a for a in arguments]
+    command = wp.launch(kernel, dim=count, inputs=[0, *ready], device="cpu", record_cmd=True)
+    assert isinstance(command, wp.Launch)
+    known.add(signature)
+    return command
 
 
 def run_in_threads(work: Callable[[int], None], pieces: int, threads: int) -> None:
