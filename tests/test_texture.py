@@ -415,6 +415,20 @@ def test_derivatives_that_are_not_finite_choose_the_ends_of_the_levels():
     assert value.item() == 0.0 and torch.autograd.grad(value.sum(), nan_bias)[0].item() == 0.0
 
 
+def test_derivatives_of_directions_that_are_not_finite_choose_the_level_of_the_twin():
+    (texels, uv, derivatives, _), _ = _case("cube")
+    broken = derivatives.detach().clone()
+    for k, value in enumerate((float("nan"), float("inf"), -float("inf"))):
+        broken[:, 2 * k, :, k] = value  # of one coordinate only
+        broken[:, 2 * k + 1] = value
+    broken.requires_grad_()
+    ours, theirs = texture(texels, uv, broken, boundary="cube"), twin(texels, uv, broken, boundary="cube")
+    torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=1e-5)
+    for gradient, other in zip(*(torch.autograd.grad(v.sum(), (texels, uv, broken)) for v in (ours, theirs)), strict=True):
+        assert gradient.isfinite().all()
+        torch.testing.assert_close(gradient, other, atol=3e-5 * float(other.abs().max() + 1), rtol=3e-5)
+
+
 def test_no_pixels_give_no_values():
     texels = torch.rand(1, 4, 4, 3, requires_grad=True)
     values = texture(texels, torch.zeros(2, 0, 5, 2), torch.zeros(2, 0, 5, 4))

@@ -75,10 +75,19 @@ def _project(
     st = torch.stack([(s / major + 1) / 2, (t / major + 1) / 2], dim=-1)
     if derivatives is None:
         return face, st, None
-    along = axes @ derivatives.unflatten(-1, (3, 2))
+    finite = derivatives.isfinite().all(-1)
+    safe = _slopes(axes, s, t, major, torch.where(finite[..., None], derivatives, 0))
+    wild = _slopes(*(tensor.detach() for tensor in (axes, s, t, major, derivatives)))  # chooses a level, and has no gradient
+    return face, st, torch.where(finite[..., None], safe, wild)
+
+
+def _slopes(axes: Tensor, s: Tensor, t: Tensor, major: Tensor, derivatives: Tensor) -> Float[Tensor, "*pixels 4"]:
+    """Of (s, t), by the chain rule; of what is across an axis nothing arrives, be it infinite."""
+    parts = axes[..., None] * derivatives.unflatten(-1, (3, 2))[..., None, :, :]
+    along = torch.where(axes[..., None] == 0, 0, parts).sum(-2)
     of_major = along[..., 2, :]
     slopes = [(along[..., k, :] - (value / major)[..., None] * of_major) / (2 * major[..., None]) for k, value in ((0, s), (1, t))]
-    return face, st, torch.cat(slopes, dim=-1)
+    return torch.cat(slopes, dim=-1)
 
 
 def _level(
