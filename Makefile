@@ -3,7 +3,7 @@
 #   make demo      an analytic scene becomes photos, the photos become a surface, a report compares it with the truth
 #                  DEMO_SECONDS=30 make demo   trains for 30 seconds only
 #   make test      every test that takes seconds; those that need a GPU or the real captures skip where there are none
-#   make nightly   the tests that take minutes
+#   make nightly   the tests that take minutes, without the checks of types that slow down small steps
 #   make lint      ruff and pyright
 #   make bench     the benchmarks, their JSON and the table in docs/benchmarks.md
 #   make docs-check  the examples inside the documentation, and that its benchmark table is the one of the JSON
@@ -24,7 +24,7 @@ test: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 nightly: .venv/.installed-dev
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -o addopts=-q -m slow $(PYTEST_ARGS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
