@@ -97,7 +97,7 @@ def _mitsuba() -> tuple[Any, Any] | None:
 
 
 class _Mitsuba:
-    """One step of Mitsuba: call it."""
+    """Steps of Mitsuba: each call is one."""
 
     def __init__(
         self, dr: Any, mi: Any, mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, side: int, integrator: dict[str, Any]
@@ -147,11 +147,8 @@ class _Mitsuba:
         params.update()
         return shape
 
-    def __call__(self) -> None:
-        self.gradients()
-
-    def gradients(self) -> dict[str, Any]:
-        """A step, and what came back."""
+    def __call__(self) -> dict[str, Any]:
+        """A step, and the gradients that came back."""
         dr, mi, params = self._dr, self._mi, self._params
         self._steps += 1
         seed = mi.UInt32(self._steps)

@@ -151,7 +151,7 @@ def main() -> int:
             rows: list[Row] = importlib.import_module(f"bench_{name}").rows(options.quick)
         for row in rows:
             show(name, row)
-        if not rows:  # its peer is not installed: what was recorded earlier stays
+        if not rows:  # without its peer, or on the other kind of device: what was recorded earlier stays
             continue
         recorded[name] = {"machine": machine(device), "rows": [entry(row) for row in rows]}
         if not options.quick:

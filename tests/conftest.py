@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from unrender.ops._launch import as_on_a_gpu
+
 torch.set_num_threads(2)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``pytest --as-on-a-gpu`` tests what is written for a GPU, on a CPU; but for those that say they are about CPUs."""
+    parser.addoption("--as-on-a-gpu", action="store_true", help="take the ways of a GPU, on one thread of the CPU")
+
+
+@pytest.fixture(autouse=True)
+def ways_of_a_gpu(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kernels and the control flow of a GPU, where asked for."""
+    if not request.config.getoption("--as-on-a-gpu"):
+        yield
+        return
+    if request.node.get_closest_marker("cpu") is not None:
+        pytest.skip("about the ways of a CPU")
+    with as_on_a_gpu():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -491,6 +491,7 @@ def test_topology_equals_the_twin():
         assert torch.equal(edge_topology(faces).across, edge_topology(faces.long()).across)
 
 
+@pytest.mark.cpu
 def test_topology_is_remembered_by_what_the_faces_are():
     faces = torch.tensor([[0, 1, 2], [2, 1, 3], [2, 3, 4]])
     first = topology_of(faces)
@@ -541,6 +542,7 @@ def _small() -> tuple[Tensor, Raster, Tensor, Tensor]:
     return _mask(raster), raster, clip, faces
 
 
+@pytest.mark.cpu
 def test_bad_arguments_are_refused_with_a_sentence():
     colour, raster, clip, faces = _small()
     with pytest.raises(ValueError, match="float32 and colour is torch.float64"):

@@ -401,6 +401,7 @@ UV = torch.zeros(1, 4, 4, 2)
         (lambda: dr.antialias(COLOR, RAST, POS, TRI, pos_gradient_boost=float("nan")), "pos_gradient_boost"),
     ],
 )
+@pytest.mark.cpu
 def test_wrong_arguments_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         call()

@@ -225,6 +225,7 @@ def test_no_chosen_channel_gives_no_derivative():
         (lambda a, r, f: (a, r, f.to("meta")), "on one device"),
     ],
 )
+@pytest.mark.cpu
 def test_bad_input_is_named(change, message: str):
     attributes, raster, faces, _ = _case(10, 30, 12, 2, 1)
     with pytest.raises(ValueError, match=message):

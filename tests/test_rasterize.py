@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from raster_scenes import cube, in_clip_space, orthographic_square, perspective, random_closed_meshes, sphere, turned
 from unrender.geometry.mesh import read_mesh
 from unrender.ops import _launch, _mesh_checks
-from unrender.ops import rasterize as rasterize_module
+from unrender.ops._launch import as_on_a_gpu
 from unrender.ops.raster import Raster
 from unrender.ops.rasterize import rasterize, rasterize_layers
 from unrender.reference import rasterize as twin
@@ -406,6 +407,7 @@ def test_peeling_meets_every_triangle_once():
 # Bad input: a clear error or a defined result.
 
 
+@pytest.mark.cpu
 def test_errors_say_what_is_wrong_and_where():
     positions, faces = scene(0)
     with pytest.raises(ValueError, match=r"float32 and clip_positions is torch\.float64.*unrender\.reference"):
@@ -564,7 +566,7 @@ def test_face_numbers_beyond_2_to_the_24_are_exact():
 
 
 @pytest.mark.parametrize("as_ranges", [False, True])
-def test_the_kernels_of_a_gpu_find_the_same_on_one_thread(as_ranges, monkeypatch):
+def test_the_kernels_of_a_gpu_find_the_same_on_one_thread(as_ranges):
     """Triangle by triangle, small and large, and pixel by pixel; on one CPU thread their atomic operations are plain ones."""
     positions, faces = scene(4, faces=300)
     positions[:, :15, :2] *= 0.2
@@ -572,20 +574,15 @@ def test_the_kernels_of_a_gpu_find_the_same_on_one_thread(as_ranges, monkeypatch
     positions = positions[0] if as_ranges else positions
     cotangents: list[Tensor] = []
     results = []
-    threads = torch.get_num_threads()
-    for like_a_gpu in (False, True):
-        if like_a_gpu:
-            torch.set_num_threads(1)
-            monkeypatch.setattr(rasterize_module, "_forward_on_cpu", rasterize_module._forward_on_gpu)
-            monkeypatch.setattr(rasterize_module, "_backward_on_cpu", rasterize_module._backward_on_gpu)
-        x = positions.clone().requires_grad_()
-        front = rasterize(x, faces, (90, 70), ranges, derivatives=True)
-        after = rasterize(x, faces, (90, 70), ranges, derivatives=True, behind=front)
-        outputs = [*tensors(front), *tensors(after)]
-        cotangents = cotangents or [torch.randn_like(output) for output in outputs]
-        (gradient,) = torch.autograd.grad(outputs, x, cotangents)
-        results.append(([front.face, after.face, *outputs], gradient))
-    torch.set_num_threads(threads)
+    for ways in (nullcontext, as_on_a_gpu):
+        with ways():
+            x = positions.clone().requires_grad_()
+            front = rasterize(x, faces, (90, 70), ranges, derivatives=True)
+            after = rasterize(x, faces, (90, 70), ranges, derivatives=True, behind=front)
+            outputs = [*tensors(front), *tensors(after)]
+            cotangents = cotangents or [torch.randn_like(output) for output in outputs]
+            (gradient,) = torch.autograd.grad(outputs, x, cotangents)
+            results.append(([front.face, after.face, *outputs], gradient))
     (here, gradient), (there, other) = results
     assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
     assert (gradient - other).abs().max() < 1e-5 * gradient.abs().max()

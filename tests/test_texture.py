@@ -415,6 +415,33 @@ def test_derivatives_that_are_not_finite_choose_the_ends_of_the_levels():
     assert value.item() == 0.0 and torch.autograd.grad(value.sum(), nan_bias)[0].item() == 0.0
 
 
+def test_what_lies_at_the_far_edge_does_not_reach_samples_that_fade_at_this_one():
+    """0 times infinity is no number: what is not mixed must not be multiplied either."""
+    texels = torch.ones(1, 4, 4, 3)
+    texels[0, 0] = texels[0, :, 0] = float("inf")
+    uv = torch.tensor([[0.97, 0.6], [0.6, 0.97], [0.97, 0.97]]).reshape(1, 1, 3, 2).requires_grad_()
+    ours, theirs = texture(texels, uv, boundary="zero"), twin(texels, uv, boundary="zero")
+    assert ours.isfinite().all()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours.sum(), uv), torch.autograd.grad(theirs.sum(), uv))
+
+
+def test_an_infinite_cotangent_reaches_only_what_was_mixed():
+    texels = torch.rand(1, 4, 4, 1, requires_grad=True)
+    uv = torch.tensor([[0.375, 0.375]]).reshape(1, 1, 1, 2)  # the centre of a texel
+    (gradient,) = torch.autograd.grad(texture(texels, uv), texels, torch.full((1, 1, 1, 1), float("inf")))
+    assert gradient[0, 1, 1, 0] == float("inf") and int((gradient != 0).sum()) == 1
+
+
+def test_the_level_of_derivatives_that_are_hardly_a_number_equals_the_twin():
+    base, mips = _levels_as_texture(64)
+    sizes = torch.tensor([1e-21, 1e-20, 1e-19, 1e-15, 1.0])
+    slopes = (sizes[:, None] * torch.tensor([1.0, 0.0, 0.0, 1.0]) / 64)[None, None]
+    bias = torch.tensor([70.0, 70.0, 65.0, 52.0, 1.0])[None, None]
+    ours, theirs = (function(base, torch.rand(1, 1, 5, 2), slopes, bias, mips=mips) for function in (texture, twin))
+    torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=0)  # a square of 1e-42 has two digits
+
+
 def test_derivatives_of_directions_that_are_not_finite_choose_the_level_of_the_twin():
     (texels, uv, derivatives, _), _ = _case("cube")
     broken = derivatives.detach().clone()

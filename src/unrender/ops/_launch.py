@@ -13,7 +13,6 @@ one work item is then one destination (a level, a ray, a tile), and ``pieces`` s
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 import sys
@@ -22,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import warp as wp
@@ -57,13 +56,20 @@ class _Threads:
     """Set within :func:`pytorch_on_one_thread`; elsewhere PyTorch's own number holds."""
     pool: ThreadPoolExecutor | None = None
     pool_size: int = 0
+    loading: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+    """Held while a kernel is loaded."""
+    as_on_a_gpu: bool = False
+    """Set within :func:`as_on_a_gpu`."""
     lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     """Held while the pool is looked up or replaced."""
 
 
 _threads = _Threads()
-_known_signatures: dict[Any, set[tuple[tuple[torch.dtype, int] | None, ...]]] = {}
-"""For each kernel that has been loaded on a CPU: element types and dimensions of the tensors it has been launched with."""
+_Signatures: TypeAlias = "set[tuple[tuple[torch.dtype, int] | None, ...]]"
+"""Element types and dimensions of the tensors of a launch."""
+
+_known_signatures: dict[Any, _Signatures] = {}
+"""Of each kernel that has been loaded on a CPU."""
 
 
 def thread_count() -> int:
@@ -88,9 +94,29 @@ def pytorch_on_one_thread() -> Iterator[None]:
         torch.set_num_threads(pytorch)
 
 
+def on_cpu(device: torch.device) -> bool:
+    """Whether work on this device is to be done as suits a CPU; False on a GPU, and within :func:`as_on_a_gpu`."""
+    return device.type == "cpu" and not _threads.as_on_a_gpu
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Within, a CPU works as a GPU would: the same kernels, one element of a thread, on one thread, where atomic operations are plain ones.
+
+    So tests meet what is written for GPUs where there is none, all but the few lines of C++ that only a GPU compiles.
+    """
+    before = _threads.as_on_a_gpu
+    _threads.as_on_a_gpu = True
+    try:
+        yield
+    finally:
+        _threads.as_on_a_gpu = before
+
+
 def _forget_threads() -> None:
     """In a process made by ``fork``, which inherits the pool and its lock but none of its threads."""
     _threads.lock = threading.Lock()
+    _threads.loading = threading.Lock()
     _threads.pool = None
 
 
@@ -124,38 +150,34 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         stream = wp.stream_from_torch(torch.cuda.current_stream(device))
         wp.launch(kernel, dim=count, inputs=[0, *ready], device=wp.device_from_torch(device), stream=stream)
         return
-    threads = thread_count()
-    if pieces is None:
+    threads = 1 if _threads.as_on_a_gpu else thread_count()
+    if pieces is None or _threads.as_on_a_gpu:
         pieces = min(threads, max(1, count // _SMALLEST_PIECE))
     pieces = min(pieces, count)
     bounds = [count * k // pieces for k in range(pieces + 1)]
-    command = _recorded(kernel, bounds[1], arguments)
+    # Warp checks types and sizes of arrays, which takes longer than all the rest of a launch. So it is left to do so where the kernel meets
+    # tensors of some types for the first time, and where there is a size that it would refuse.
+    known = _signatures_known_to(kernel)
+    signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
+    small = all(max(a.shape, default=0) < 2**31 for a in arguments if isinstance(a, Tensor))
+    checked = small and signature in known
+    ready = [wp.from_torch(a.detach(), requires_grad=False, return_ctype=checked) if isinstance(a, Tensor) else a for a in arguments]
 
     def run(k: int) -> None:
-        piece = copy.copy(command)
-        piece.params = list(command.params)
-        piece.set_param_at_index(0, bounds[k])
-        piece.set_dim(bounds[k + 1] - bounds[k])
-        piece.launch()
+        wp.launch(kernel, dim=bounds[k + 1] - bounds[k], inputs=[bounds[k], *ready], device="cpu")
 
     run_in_threads(run, pieces, threads)
-
-
-def _recorded(kernel: Any, count: int, arguments: Sequence[Any]) -> wp.Launch:
-    """The launch of items 0 to ``count`` on a CPU, ready to be repeated: arguments are made ready for Warp once and not for every piece.
-
-    Of a kernel's first call with arguments of some types, Warp itself checks the types, which takes longer than all the rest.
-    """
-    signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
-    known = _known_signatures.setdefault(kernel, set())
-    checked = signature in known
-    if not known:  # on this thread: workers that meet a new module would each compile it
-        wp.load_module(kernel.module, device="cpu")
-    ready = [wp.from_torch(a.detach(), requires_grad=False, return_ctype=checked) if isinstance(a, Tensor) else a for a in arguments]
-    command = wp.launch(kernel, dim=count, inputs=[0, *ready], device="cpu", record_cmd=True)
-    assert isinstance(command, wp.Launch)
     known.add(signature)
-    return command
+
+
+def _signatures_known_to(kernel: Any) -> _Signatures:
+    """With which tensors the kernel has run on a CPU; the first time it is loaded, by one thread: two would take it from each other."""
+    if kernel not in _known_signatures:
+        with _threads.loading:
+            if kernel not in _known_signatures:
+                wp.load_module(kernel.module, device="cpu")
+                _known_signatures[kernel] = set()
+    return _known_signatures[kernel]
 
 
 def run_in_threads(work: Callable[[int], None], pieces: int, threads: int) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from unrender.ops._launch import on_cpu
 from unrender.ops.raster import Raster
 
 LARGEST_SIDE = 8192
@@ -89,7 +90,7 @@ def check_faces(faces: Tensor, vertex_count: int, verb: str) -> None:
     corners do not exist.
     """
     check_face_list(faces, verb)
-    if faces.device.type != "cpu" or faces.numel() == 0:
+    if not on_cpu(faces.device) or faces.numel() == 0:
         return
     smallest, largest = torch.aminmax(faces)
     if smallest >= 0 and largest < vertex_count:
@@ -115,7 +116,7 @@ def check_ranges(ranges: Tensor, face_count: int, verb: str) -> None:
         raise ValueError(f"{verb} takes ranges of shape [views, 2], (first face, number of faces), got {tuple(ranges.shape)}")
     if ranges.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"{verb} takes ranges of type int32 or int64, got {ranges.dtype}")
-    if ranges.device.type != "cpu":
+    if not on_cpu(ranges.device):
         return
     for view, (start, count) in enumerate(ranges.tolist()):
         if start < 0 or count < 0 or start + count > face_count:

@@ -14,7 +14,7 @@ import torch
 import warp as wp
 from torch import Tensor
 
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 from unrender.ops._mesh_checks import MOST_NUMBERS, check_count, check_float32, check_whole
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -257,7 +257,7 @@ def build_levels(texels: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
     above = [texels.new_empty(*texels.shape[:-3], *size, texels.shape[-1]) for size in sizes[1:]]
     if texels.numel() == 0:
         return above
-    if texels.device.type == "cpu":
+    if on_cpu(texels.device):
         _launch_in_bands(_build_kernel, [texels, *above], _groups(sizes, texels.numel()), sizes)
     else:
         for below, level in zip([texels, *above], above, strict=False):
@@ -283,7 +283,7 @@ def pull_to_base(gradients: Sequence[Tensor], sizes: list[tuple[int, int]], writ
     """
     if gradients[0].numel() == 0:
         return
-    if gradients[0].device.type == "cpu":
+    if on_cpu(gradients[0].device):
         rows = torch.zeros(0, dtype=torch.uint8) if written is None else written.view(-1)
         _launch_in_bands(_pull_kernel, gradients, _groups(sizes, gradients[0].numel())[::-1], sizes, written is not None, rows)
     else:

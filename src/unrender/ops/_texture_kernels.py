@@ -34,6 +34,7 @@ class _Lookup:
     boundary: wp.int32
     bands: wp.int32
     band_shift: wp.int32
+    in_blocks: wp.int32
 
 
 Lookup = wp.struct(_Lookup)
@@ -191,7 +192,7 @@ auto one = [&](int n) {
 #if defined(__CUDA_ARCH__)
 for (int n = begin; n < end; n++) one(n);
 #else
-if (lookup.filter == NEAREST) {
+if (lookup.filter == NEAREST || !lookup.in_blocks) {
     for (int n = begin; n < end; n++) one(n);
     return;
 }
@@ -272,7 +273,7 @@ _PROJECT_BLOCK = """
             }
         };
         for (int k = 0; k < m; k++) {
-            if (over_edge[k]) continue;
+            if (over_edge[k]) { d_level[k] = 0.f; continue; }
             float value, along_s, along_t, rise = 0.f;
             project_sample(taps[0], level_0[k], k, value, along_s, along_t);
             if (interior[k]) {
@@ -400,6 +401,10 @@ auto write_direction = [&](
 #if defined(__CUDA_ARCH__)
 for (int n = begin; n < end; n++) one(n);
 #else
+if (!lookup.in_blocks) {
+    for (int n = begin; n < end; n++) one(n);
+    return;
+}
 """
     + native.BLOCK
     + _VECTORS
@@ -484,8 +489,8 @@ _ADD_BLOCK = """
                     const float to_left = weight * a.near_s[k], to_right = weight * a.far_s[k];
                     for (int c = 0; c < STEPS; c++) {
                         const NUMBER part = LOAD(g + c);
-                        STORE(left + c, LOAD(left + c) + to_left * part);
-                        STORE(right + c, LOAD(right + c) + to_right * part);
+                        if (to_left != 0.f) STORE(left + c, LOAD(left + c) + to_left * part);
+                        if (to_right != 0.f) STORE(right + c, LOAD(right + c) + to_right * part);
                     }
                     if (mark) written.data[here * base_rows + row] = 1;
                 }
@@ -508,7 +513,7 @@ _ADD_FOOTPRINT = """
 @wp.func_native(
     ADD
     + native.PLACE
-    + native.LEVEL
+    + native.LEVEL  # BLOCK names it, though levels are chosen on the way forward
     + native.FOOTPRINT
     + """
 const int base_rows = lookup.texture_views * (cube ? 6 : 1) * lookup.height;
@@ -558,7 +563,7 @@ for (int n = begin; n < end; n++) {
     + SKIP_OTHERS
     + """
     }
-    if (lookup.filter == NEAREST) { one(n); continue; }
+    if (lookup.filter == NEAREST || !lookup.in_blocks) { one(n); continue; }
     if (idle(n) || !known(n)) continue;
     id[m++] = n;
     if (m == LANES) flush();

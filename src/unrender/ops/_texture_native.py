@@ -252,11 +252,11 @@ auto band_of = [&](int row, int level) { return (int)((((unsigned)row << level) 
 
 def _by_boundary(body: str) -> str:
     """The loop once for each boundary mode, so that none is decided inside of it."""
-    modes = {"WRAP": WRAP, "CLAMP": CLAMP, "ZERO": ZERO, "CUBE": CUBE}
-    cases = " else ".join(f"if (lookup.boundary == {mode}) {{{body.replace('BOUNDARY', str(mode))}}}" for mode in modes.values())
-    return cases
+    modes = (WRAP, CLAMP, ZERO, CUBE)
+    return " else ".join(f"if (lookup.boundary == {mode}) {{{body.replace('BOUNDARY', str(mode))}}}" for mode in modes)
 
 
+# The boundaries once more, as FOOTPRINT has them for one sample: the two must agree.
 _TAPS = """
         for (int k = 0; k < m; k++) {
             const int here = level_0[k] + which;
@@ -282,10 +282,14 @@ _TAPS = """
             float by_far_s = slope_s, by_far_t = slope_t, by_near_s = -slope_s, by_near_t = -slope_t;
             if (BOUNDARY == ZERO) {
                 const bool no_i0 = i0 < 0 || i0 >= w, no_i1 = i1 < 0 || i1 >= w, no_j0 = j0 < 0 || j0 >= h, no_j1 = j1 < 0 || j1 >= h;
-                near_s = no_i0 ? 0.f : near_s; by_near_s = no_i0 ? 0.f : by_near_s; i0 = no_i0 ? 0 : i0;
-                far_s = no_i1 ? 0.f : far_s; by_far_s = no_i1 ? 0.f : by_far_s; i1 = no_i1 ? 0 : i1;
-                near_t = no_j0 ? 0.f : near_t; by_near_t = no_j0 ? 0.f : by_near_t; j0 = no_j0 ? 0 : j0;
-                far_t = no_j1 ? 0.f : far_t; by_far_t = no_j1 ? 0.f : by_far_t; j1 = no_j1 ? 0 : j1;
+                near_s = no_i0 ? 0.f : near_s; by_near_s = no_i0 ? 0.f : by_near_s;
+                far_s = no_i1 ? 0.f : far_s; by_far_s = no_i1 ? 0.f : by_far_s;
+                near_t = no_j0 ? 0.f : near_t; by_near_t = no_j0 ? 0.f : by_near_t;
+                far_t = no_j1 ? 0.f : far_t; by_far_t = no_j1 ? 0.f : by_far_t;
+                i0 = no_i0 ? (no_i1 ? 0 : i1) : i0;  // what has no weight is read where the other is: 0 times infinity is no number
+                i1 = no_i1 ? i0 : i1;
+                j0 = no_j0 ? (no_j1 ? 0 : j1) : j0;
+                j1 = no_j1 ? j0 : j1;
             } else if (BOUNDARY == CUBE) {
                 over_edge[k] |= i0 < 0 || i1 >= w || j0 < 0 || j1 >= h ? 1 : 0;
             } else {
@@ -353,10 +357,12 @@ auto choose_levels = [&](int m) {
             const float a = sx * sx + tx * tx, b = sy * sy + ty * ty, c = sx * sy + tx * ty;
             const float half = 0.5f * (a - b), mean = 0.5f * (a + b);
             const float square = mean - mean == 0.f ? mean + __builtin_sqrtf(half * half + c * c) : mean;
+            const bool tiny = square < 1e-30f;  // or even less than a float keeps all digits of
+            const float scaled = tiny ? square * 18446744073709551616.f : square;
             unsigned bits;
-            __builtin_memcpy(&bits, &square, sizeof(bits));
+            __builtin_memcpy(&bits, &scaled, sizeof(bits));
             const int large = (bits & 0x7fffff) > 0x3504f3 ? 1 : 0;  // above the root of two
-            const int exponent = (int)(bits >> 23) - 127 + large;
+            const int exponent = (int)(bits >> 23) - (tiny ? 191 : 127) + large;
             bits = (bits & 0x7fffff) | (large ? 0x3f000000 : 0x3f800000);
             float mantissa;
             __builtin_memcpy(&mantissa, &bits, sizeof(mantissa));
@@ -385,10 +391,7 @@ auto spread = [&](int m) {
     + """
     }
 };
-auto known = [&](int n) {
-    if (!cube) return uv[2 * n] - uv[2 * n] == 0.f && uv[2 * n + 1] - uv[2 * n + 1] == 0.f;
-    return locate(n).known;
-};
+auto known = [&](int n) { return locate(n).known; };
 (void)gather; (void)choose_levels; (void)spread; (void)known;
 """
 )

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unrender.ops._launch import thread_count
+from unrender.ops._launch import on_cpu, thread_count
 
 COPIES = 8
 """Copies of a small gradient; fixed, because the sums must not depend on the number of threads."""
@@ -49,7 +49,7 @@ FORGET_ADD = """
 
 def blocks(count: int, smallest: int, device: torch.device) -> tuple[int, int]:
     """Work items, and elements of each, where an item owns what it writes; ``smallest`` elements at least on a CPU."""
-    if device.type != "cpu":
+    if not on_cpu(device):
         return count, 1
     block = max(smallest, -(-count // (_BLOCKS_PER_THREAD * thread_count())))
     return -(-count // block), block
@@ -57,7 +57,7 @@ def blocks(count: int, smallest: int, device: torch.device) -> tuple[int, int]:
 
 def zeros(shape: Sequence[int], device: torch.device) -> Tensor:
     """Zeros, of which a CPU's memory holds only what is written: NumPy asks the system for zeroed pages instead of writing them."""
-    if device.type == "cpu":
+    if on_cpu(device):
         return torch.from_numpy(np.zeros(tuple(shape), np.float32))
     return torch.zeros(tuple(shape), dtype=torch.float32, device=device)
 

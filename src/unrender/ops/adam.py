@@ -14,7 +14,7 @@ import torch
 import warp as wp
 from torch import Tensor, nn
 
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 
 wp.set_module_options({"enable_backward": False})
 
@@ -123,7 +123,7 @@ class Adam(torch.optim.Optimizer):
         state["step"] += 1
         number = int(state["step"])
         beta_1, beta_2 = group["betas"]
-        block = _BLOCK if parameter.device.type == "cpu" else 16
+        block = _BLOCK if on_cpu(parameter.device) else 16
         count = parameter.numel()
         items = -(-count // block)
         tensors = [parameter, gradient, state["exp_avg"], state["exp_avg_sq"]]

@@ -43,9 +43,9 @@ import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.ops._launch import launch, thread_count
+from unrender.ops._launch import launch, on_cpu, thread_count
 from unrender.ops._mesh_checks import check_clip_positions, check_count, check_faces, check_float32, check_raster, check_same_device
-from unrender.ops._work import differentiable_once
+from unrender.ops._work import ADD, FORGET_ADD, differentiable_once
 from unrender.ops.raster import Raster
 from unrender.ops.topology import Topology, topology_of
 
@@ -426,8 +426,8 @@ def _add_shares(
 @no_type_check
 @wp.func_native(
     """
-#if defined(__CUDA_ARCH__)
 {"""
+    + ADD
     + _SEARCH
     + _DERIVATIVE
     + """
@@ -445,7 +445,7 @@ def _add_shares(
         if (!back) {
             for (int c = 0; c < channels; c++) {
                 const float step = colour.data[neighbour + c] - colour.data[pixel + c];
-                atomicAdd(result.data + changed + c, alpha * step);
+                UNRENDER_ADD(result.data + changed + c, alpha * step);
             }
             continue;
         }
@@ -455,8 +455,8 @@ def _add_shares(
             const float g = cotangent.data[changed + c];
             amount += (double)g * ((double)colour.data[neighbour + c] - (double)colour.data[pixel + c]);
             if (to_colour) {
-                atomicAdd(result.data + changed + c, -part * g);
-                atomicAdd(result.data + other + c, part * g);
+                UNRENDER_ADD(result.data + changed + c, -part * g);
+                UNRENDER_ADD(result.data + other + c, part * g);
             }
         }
         if (!to_positions) continue;
@@ -465,12 +465,12 @@ def _add_shares(
         derivative(found_edge, found_backwards, amount * gradient_scale, a, b, share_a, share_b);
         float* to_a = position_gradient.data + view_stride * view + 4 * (long long)a;
         float* to_b = position_gradient.data + view_stride * view + 4 * (long long)b;
-        atomicAdd(to_a, share_a[0]); atomicAdd(to_a + 1, share_a[1]); atomicAdd(to_a + 3, share_a[2]);
-        atomicAdd(to_b, share_b[0]); atomicAdd(to_b + 1, share_b[1]); atomicAdd(to_b + 3, share_b[2]);
+        UNRENDER_ADD(to_a, share_a[0]); UNRENDER_ADD(to_a + 1, share_a[1]); UNRENDER_ADD(to_a + 3, share_a[2]);
+        UNRENDER_ADD(to_b, share_b[0]); UNRENDER_ADD(to_b + 1, share_b[1]); UNRENDER_ADD(to_b + 3, share_b[2]);
     }
 }
-#endif
 """
+    + FORGET_ADD
 )
 def _at_pixel(
     face: wp.array(dtype=wp.int32),
@@ -689,7 +689,7 @@ class _Antialias(torch.autograd.Function):
         result = colour.clone()
         ctx.scene = scene
         mesh = _Mesh(face, depth, positions, faces, across)
-        if colour.device.type != "cpu":
+        if not on_cpu(colour.device):
             ctx.save_for_backward(colour, *mesh)
             _at_pixels(scene, mesh, _Wanted(back=False, to_colour=False, to_positions=False), colour, colour, result, positions)
             return result
@@ -705,7 +705,7 @@ class _Antialias(torch.autograd.Function):
         to_colour, to_positions = ctx.needs_input_grad[:2]
         cotangent = cotangent.contiguous()
         colour_gradient = cotangent.clone() if to_colour else None
-        if cotangent.device.type != "cpu":
+        if not on_cpu(cotangent.device):
             colour, *rest = ctx.saved_tensors
             mesh = _Mesh(*rest)
             position_gradient = torch.zeros_like(mesh.positions) if to_positions else None

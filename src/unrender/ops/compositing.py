@@ -23,7 +23,7 @@ import warp as wp
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 from unrender.ops.samples import Samples, ray_pieces
 
 wp.set_module_options({"enable_backward": False})
@@ -492,7 +492,7 @@ def _summary_adjoint_kernel(
 
 def _total(parts: Tensor) -> Tensor:
     """Sum in float64 whose value does not depend on the number of threads."""
-    if parts.device.type != "cpu":
+    if not on_cpu(parts.device):
         return parts.sum(dtype=torch.float64).float()
     total = torch.zeros(1)
     launch(_total_kernel, 1, [parts, total], parts.device)

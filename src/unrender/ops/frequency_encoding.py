@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unrender.ops._launch import launch, thread_count
+from unrender.ops._launch import launch, on_cpu, thread_count
 
 wp.set_module_options({"enable_backward": False})
 
@@ -214,7 +214,7 @@ def _along_kernel(
 
 
 def _launch_runs(kernel: Any, count: int, arguments: list[Any], device: torch.device) -> None:
-    run = _RUN if device.type == "cpu" else 1
+    run = _RUN if on_cpu(device) else 1
     runs = -(-count // run)
     launch(kernel, runs, [run, count, *arguments], device, pieces=max(1, min(thread_count(), runs // 2)))
 

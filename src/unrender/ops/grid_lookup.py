@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unrender.ops._launch import launch, thread_count
+from unrender.ops._launch import launch, on_cpu, thread_count
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -322,7 +322,7 @@ def _shape(grid: Tensor) -> tuple[wp.vec3i, int]:
 
 
 def _blocks(count: int, device: torch.device) -> tuple[int, int]:
-    block = _BLOCK if device.type == "cpu" else 1
+    block = _BLOCK if on_cpu(device) else 1
     return (count + block - 1) // block, block
 
 
@@ -330,10 +330,10 @@ def _grid_gradient(positions: Tensor, grid: Tensor, value_cotangent: Tensor, jac
     size, channels = _shape(grid)
     count = positions.shape[0]
     # NumPy asks for zeroed huge pages, so that what no point touches costs nothing.
-    gradient = torch.from_numpy(np.zeros(grid.shape, np.float32)) if grid.device.type == "cpu" else torch.zeros_like(grid)
+    gradient = torch.from_numpy(np.zeros(grid.shape, np.float32)) if on_cpu(grid.device) else torch.zeros_like(grid)
     jacobian = value_cotangent if jacobian_cotangent is None else jacobian_cotangent
     with_jacobian = jacobian_cotangent is not None
-    if positions.device.type == "cpu":
+    if on_cpu(positions.device):
         slabs = min(4 * thread_count(), grid.shape[0])
         items, block = (slabs, count) if count else (0, 0)
     else:

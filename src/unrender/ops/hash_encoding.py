@@ -30,7 +30,7 @@ from torch.autograd.function import once_differentiable
 
 from unrender.ops._hash_cpu import gather_cpu, scatter_cpu, slope_cpu
 from unrender.ops._hash_cuda import gather_cuda, scatter_cuda, slope_cuda
-from unrender.ops._launch import launch, thread_count
+from unrender.ops._launch import launch, on_cpu, thread_count
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def _fresh(rows: int, columns: int, device: torch.device) -> Tensor:
     Tables and encodings are large, so their memory comes fresh from the operating system nearly each time. NumPy asks Linux for huge pages,
     PyTorch does not, and the first touch of a table's 12,000 small pages takes as long as the sums that fill them.
     """
-    if device.type != "cpu":
+    if not on_cpu(device):
         return torch.empty(rows, columns, device=device)
     spare = _CACHE_LINE // 4
     memory = np.empty(rows * columns + spare, np.float32)
@@ -185,7 +185,7 @@ def _gather_sum(lookup: _Lookup, positions: Tensor, table: Tensor, directions: T
     constants = lookup.constants(device, count, directions is not None)
     points = positions if directions is None else directions
     tensors = [positions.view(-1), points.view(-1), table.view(-1), result.view(-1)]
-    if device.type != "cpu":
+    if not on_cpu(device):
         launch(gather_cuda, lookup.levels * count, [*constants, *tensors], device)
         return result
     run_length = _run_length(count, -(-4 * thread_count() // lookup.levels))
@@ -201,7 +201,7 @@ def _scatter_sum(lookup: _Lookup, positions: Tensor, cotangent: Tensor, dtype: t
     constants = lookup.constants(device, count, directions is not None)
     points = positions if directions is None else directions
     tensors = [positions.view(-1), points.view(-1), cotangent.view(-1)]
-    if device.type != "cpu":
+    if not on_cpu(device):
         result = positions.new_zeros(grid.entries, grid.features)
         launch(scatter_cuda, lookup.levels * count, [*constants, *tensors, result.view(-1)], device)
         return result.to(dtype)
@@ -218,7 +218,7 @@ def _slope_sum(lookup: _Lookup, positions: Tensor, table: Tensor, cotangent: Ten
     constants = lookup.constants(device, count, directions is not None)
     points = positions if directions is None else directions
     tensors = [positions.view(-1), points.view(-1), table.view(-1), cotangent.view(-1), result.view(-1)]
-    if device.type != "cpu":
+    if not on_cpu(device):
         launch(slope_cuda, count, [lookup.levels, *constants, *tensors], device)
         return result
     run_length = _run_length(count, thread_count())  # long runs: each goes through all tables once

@@ -20,7 +20,7 @@ import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 from unrender.ops._mesh_checks import check_count, check_faces, check_float32, check_raster, check_same_device, check_whole
 from unrender.ops._work import ADD, COPIES, FORGET_ADD, MOST_RANGES, SKIP_OTHERS, blocks, differentiable_once, moved, zeros
 from unrender.ops.raster import Raster
@@ -285,7 +285,7 @@ class _Interpolate(torch.autograd.Function):
     def forward(ctx, face: Tensor, faces: Tensor, columns: Tensor | None, directions: int, attributes: Tensor, weights: Tensor) -> Tensor:
         where = _Where(face, faces, columns)
         count, device = face.numel(), attributes.device
-        shift = _shift(attributes, count) if device.type == "cpu" and ctx.needs_input_grad[4] else -1
+        shift = _shift(attributes, count) if on_cpu(device) and ctx.needs_input_grad[4] else -1
         pixels = _describe(where, directions, attributes, weights, shift)
         values = weights.new_empty(*face.shape, pixels.column_count * directions)
         reach = face.new_empty(count if shift >= 0 else 0)
@@ -310,9 +310,9 @@ class _Interpolate(torch.autograd.Function):
             launch(_to_weights_kernel, items, [pixels, count, block, cotangent, to_weights.view(-1)], device, pieces=items)
         if ctx.needs_input_grad[4]:
             by_range = shift >= 0
-            pieces = 1 if by_range else COPIES if device.type == "cpu" else count
+            pieces = 1 if by_range else COPIES if on_cpu(device) else count
             ranges = ((attributes.shape[0] * attributes.shape[1] - 1) >> shift) + 1 if by_range else 1
-            copies = zeros((COPIES if device.type == "cpu" and not by_range else 1, *attributes.shape), device)
+            copies = zeros((COPIES if on_cpu(device) and not by_range else 1, *attributes.shape), device)
             stride = attributes.numel() if len(copies) > 1 else 0
             items = pieces * ranges if count else 0
             arguments = [pixels, count, pieces, ranges, stride, cotangent, reach, copies.view(-1)]

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unrender.cameras import Rays
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 from unrender.ops.occupancy import OccupancyGrid
 from unrender.ops.samples import Samples, ray_pieces, room_for
 
@@ -425,7 +425,7 @@ def march(
         raise ValueError(f"The cone angle is {cone_angle}; it must not be negative.")
     origins, directions = rays.origins.float().contiguous(), rays.directions.float().contiguous()
     device = origins.device
-    if capacity is None and device.type != "cpu":
+    if capacity is None and not on_cpu(device):
         raise ValueError("march() needs a capacity on a GPU, where counting the samples would stop the device; pass capacity=...")
     number = origins.shape[0]
     entries, leaves = _box(
@@ -439,7 +439,7 @@ def march(
     run_k, run_length = (torch.empty(number * _RUNS, dtype=torch.int32, device=device) for _ in range(2))
     run_t = torch.empty(number * _RUNS, device=device)
     most = max_samples_per_ray or 0
-    pieces = max(1, number // _RAYS_PER_PIECE) if device.type == "cpu" else None
+    pieces = max(1, number // _RAYS_PER_PIECE) if on_cpu(device) else None
     shared = [
         origins,
         directions,
@@ -480,7 +480,7 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | N
     counts = torch.zeros_like(samples.count)
     pieces = ray_pieces(samples)
     launch(_keep_count_kernel, counts.shape[0], [flags, samples.first, samples.count, counts], device, pieces=pieces)
-    if device.type == "cpu":
+    if on_cpu(device):
         capacity = None
     elif capacity is None:
         capacity = samples.starts.shape[0]

@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -407,7 +407,7 @@ def mlp(
         raise ValueError(f"per_ray has {per_ray.shape[1]} columns; the first layer has {weights[0].shape[0]} units")
     x = inputs.t().contiguous()
     narrow = max(x.shape[0], *(weight.shape[0] for weight in weights)) <= _WIDEST and len(weights) <= _LAYERS
-    if x.device.type == "cpu" and x.dtype == torch.float32 and narrow:
+    if on_cpu(x.device) and x.dtype == torch.float32 and narrow:
         parameters = [p for pair in zip(weights, biases, strict=True) for p in pair]
         return _FusedMlp.apply(x, per_ray, ray_index, *parameters).t()
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):

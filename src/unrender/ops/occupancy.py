@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from unrender.cameras import Cameras
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 
 wp.set_module_options({"enable_backward": False})
 
@@ -371,9 +371,9 @@ class OccupancyGrid(nn.Module):
         Source: Müller et al., Instant neural graphics primitives, 2022, appendix C.
         """
         device = self.values.device
-        on_cpu = device.type == "cpu"
+        on_a_cpu = on_cpu(device)
         if cells is None:
-            visited = self.seen.nonzero()[:, 0] if on_cpu else torch.arange(self.values.shape[0], device=device)
+            visited = self.seen.nonzero()[:, 0] if on_a_cpu else torch.arange(self.values.shape[0], device=device)
         else:
             visited = torch.cat([_strata(self.seen, cells, generator), _strata(self.occupied(), cells, generator)])
         found = [
@@ -424,7 +424,7 @@ def _strata(among: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
     Without host synchronisation on a GPU: a cell may then come twice, and the last cell stands in where none is marked.
     """
-    if among.device.type == "cpu":
+    if on_cpu(among.device):
         marked = among.nonzero()[:, 0]
         if marked.shape[0] <= count:
             return marked

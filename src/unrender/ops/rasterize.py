@@ -31,7 +31,7 @@ import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.ops._launch import launch, thread_count
+from unrender.ops._launch import launch, on_cpu, thread_count
 from unrender.ops._mesh_checks import (
     check_clip_positions,
     check_faces,
@@ -385,8 +385,8 @@ class _Shape(NamedTuple):
 
 def _unset(shape: tuple[int, int], dtype: type[np.generic], device: torch.device) -> Tensor:
     """Memory that is yet to be written. NumPy asks for huge pages, which are quicker to get than many small ones."""
-    unset = torch.from_numpy(np.empty(shape if device.type == "cpu" else (0, 0), dtype))
-    return unset if device.type == "cpu" else torch.empty(shape, dtype=unset.dtype, device=device)
+    unset = torch.from_numpy(np.empty(shape if on_cpu(device) else (0, 0), dtype))
+    return unset if on_cpu(device) else torch.empty(shape, dtype=unset.dtype, device=device)
 
 
 def _views_at_once(shape: _Shape) -> list[tuple[int, int]]:
@@ -494,7 +494,7 @@ class _Rasterize(torch.autograd.Function):
             _unset((shape.views, pixels), np.float32, positions.device),
             _unset((shape.views, 4 * pixels), np.float32, positions.device) if derivatives else None,
         )
-        forward = _forward_on_cpu if positions.device.type == "cpu" else _forward_on_gpu
+        forward = _forward_on_cpu if on_cpu(positions.device) else _forward_on_gpu
         forward(positions, faces, ranges, shape, behind, out)
         grid = (shape.views, shape.height, shape.width)
         face = out.face.view(grid)
@@ -517,7 +517,7 @@ class _Rasterize(torch.autograd.Function):
             cotangents += [cotangent is not None, filler if cotangent is None else cotangent.contiguous().flatten(1)]
         common = [positions, faces, shape.vertices, shape.view_stride]
         flat = face.flatten(1)
-        backward = _backward_on_cpu if face.device.type == "cpu" else _backward_on_gpu
+        backward = _backward_on_cpu if on_cpu(face.device) else _backward_on_gpu
         return backward(common, shape, flat, cotangents), None, None, None, None, None
 
 
@@ -575,7 +575,7 @@ def rasterize(
     else:
         positions = clip_positions[None]
         views = ranges.shape[0]
-        if ranges.device.type == "cpu":
+        if on_cpu(ranges.device):
             most = int(ranges[:, 1].max()) if views else 0
         else:  # not read back, and so not checked: what lies outside the faces is left out
             start = ranges[:, 0].clamp(0, most)

@@ -12,7 +12,7 @@ import warp as wp
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 from unrender.ops.samples import Samples, ray_pieces, room_for
 
 wp.set_module_options({"enable_backward": False})
@@ -80,7 +80,7 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
         ValueError: the capacity is missing on a GPU.
     """
     device = samples.starts.device
-    if capacity is None and device.type != "cpu":
+    if capacity is None and not on_cpu(device):
         raise ValueError("ray_range() needs a capacity on a GPU, where counting the samples would stop the device; pass capacity=...")
     part = room_for((end - begin).clamp_min(0), capacity)
     launch(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from unrender import spherical_harmonics as sh
-from unrender.ops._launch import launch, thread_count
+from unrender.ops._launch import launch, on_cpu, thread_count
 from unrender.spherical_harmonics import check_degree, real_spherical_harmonics
 
 wp.set_module_options({"enable_backward": False})
@@ -140,7 +140,7 @@ def _slopes_kernel(
 
 
 def _launch_runs(kernel: Any, count: int, arguments: list[Any], device: torch.device) -> None:
-    run = _RUN if device.type == "cpu" else 1
+    run = _RUN if on_cpu(device) else 1
     runs = -(-count // run)
     launch(kernel, runs, [run, count, *arguments], device, pieces=max(1, min(thread_count(), runs // 8)))
 

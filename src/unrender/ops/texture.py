@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.ops import _texture_native as native
-from unrender.ops._launch import launch
+from unrender.ops._launch import launch, on_cpu
 from unrender.ops._mesh_checks import check_count, check_float32, check_same_device
 from unrender.ops._mip_levels import addresses, build_levels, check_texels, level_sizes, pull_to_base, rows_of_levels
 from unrender.ops._texture_kernels import Lookup, sample_gradients_kernel, scatter_kernel, values_kernel
@@ -72,6 +72,7 @@ def _describe(
     lookup.samples_per_view = uv.shape[1] * uv.shape[2]
     lookup.top = len(levels) - 1
     lookup.filter, lookup.boundary, lookup.bands = settings.filter, settings.boundary, bands
+    lookup.in_blocks = int(on_cpu(uv.device))
     lookup.band_shift = max(settings.sizes[0][0].bit_length() - 6, 0)  # 32 to 63 groups of rows, which leaves bands of equal work
     return lookup
 
@@ -92,10 +93,10 @@ class _Texture(torch.autograd.Function):
     def forward(ctx, settings: _Settings, uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, *levels: Tensor) -> Tensor:
         if settings.own_mips:
             levels = (levels[0], *build_levels(levels[0], settings.sizes))
-        on_cpu = uv.device.type == "cpu"
+        on_a_cpu = on_cpu(uv.device)
         count = uv.numel() // uv.shape[-1]
-        bands = _bands(levels, count) if on_cpu else 1
-        noted = on_cpu and any(ctx.needs_input_grad[4:]) and bands > 1
+        bands = _bands(levels, count) if on_a_cpu else 1
+        noted = on_a_cpu and any(ctx.needs_input_grad[4:]) and bands > 1
         values = uv.new_empty(*uv.shape[:-1], levels[0].shape[-1])
         chosen = uv.new_empty(count if settings.filter >= native.LINEAR_MIPMAP_NEAREST else 0)
         reach = uv.new_empty(count if noted else 0, dtype=torch.int32)
@@ -160,16 +161,16 @@ def _gradients_to_levels(
     """To the base and to every level; those made here are handed down to the base."""
     count, device = uv.numel() // uv.shape[-1], uv.device
     lookup = _describe(settings, levels, uv, None, None, max(bands, 1))
-    on_cpu = device.type == "cpu"
+    on_a_cpu = on_cpu(device)
     if bands:
         gradients = [zeros(level.shape, device) for level in levels]
-        copies, pieces, stride = None, 1 if on_cpu else count, 0
+        copies, pieces, stride = None, 1 if on_a_cpu else count, 0
     else:
         stride = sum(level.numel() for level in levels)
         copies, pieces = torch.zeros(COPIES, stride), COPIES
         parts = copies[0].split([level.numel() for level in levels])
         gradients = [part.view(level.shape) for part, level in zip(parts, levels, strict=True)]
-    written = rows_of_levels(levels) if on_cpu and bands and settings.own_mips else None
+    written = rows_of_levels(levels) if on_a_cpu and bands and settings.own_mips else None
     rows = torch.zeros(0, dtype=torch.uint8, device=device) if written is None else written.view(-1)
     arguments = [lookup, count, pieces, 4 * stride, cotangent.view(-1), chosen, reach, addresses(gradients), written is not None, rows]
     items = pieces * max(bands, 1) if count else 0

@@ -6,13 +6,13 @@ vertices that coincide and have two indices are two vertices, and the edges betw
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from unrender.ops._launch import on_cpu
 from unrender.ops._mesh_checks import check_face_list
 
 
@@ -55,21 +55,34 @@ def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
     return Topology(result.view(-1, 3))
 
 
-_lately: deque[tuple[Tensor, Topology]] = deque(maxlen=4)
-"""Copies of the faces of the meshes that :func:`topology_of` met last, and their topologies."""
+@dataclass
+class _Lately:
+    """What :func:`topology_of` keeps; replaced and never changed, so that threads may share it."""
+
+    met: tuple[tuple[Tensor, Topology], ...] = ()
+    """Copies of the faces of the meshes met last, and their topologies."""
+
+
+_lately = _Lately()
+_MESHES_KEPT = 4
+_MOST_FACES_KEPT = 2**22
 
 
 def topology_of(faces: Int[Tensor, "faces 3"]) -> Topology:
-    """:func:`edge_topology`, which on a CPU is found once for the same faces.
+    """:func:`edge_topology`, which on a CPU is found once for the same faces; those of the last four meshes of up to 2²² faces are kept.
 
     Faces are compared by their numbers, not by where they lie: to compare takes a fiftieth of the time of finding, and who changes them
     in place gets the topology of what they are now. A GPU would have to be waited for, so there it is found anew.
     """
-    if faces.device.type != "cpu":
+    if not on_cpu(faces.device) or faces.shape[0] > _MOST_FACES_KEPT:
         return edge_topology(faces)
-    for known, topology in tuple(_lately):
-        if known.dtype == faces.dtype and torch.equal(known, faces):
-            return topology
-    topology = edge_topology(faces)
-    _lately.append((faces.detach().clone(), topology))
-    return topology
+    met = _lately.met
+    for mesh in met:
+        if mesh[0].dtype == faces.dtype and torch.equal(mesh[0], faces):
+            break
+    else:
+        with torch.inference_mode(False):
+            mine = faces.detach().clone()
+            mesh = mine, edge_topology(mine)
+    _lately.met = (mesh, *(other for other in met if other is not mesh))[:_MESHES_KEPT]
+    return mesh[1]

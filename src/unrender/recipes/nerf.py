@@ -24,7 +24,7 @@ from unrender.fields.radiance import RadianceField
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.losses.photometric import l1, mse, smooth_l1
-from unrender.ops._launch import pytorch_on_one_thread
+from unrender.ops._launch import on_cpu, pytorch_on_one_thread
 from unrender.ops.adam import Adam
 from unrender.ops.compositing import composite, opacity_and_distance, weights_from_density
 from unrender.ops.distortion import distortion
@@ -323,7 +323,7 @@ def fit(
         samples = marched = scene.march(
             rays,
             torch.rand(count, generator=generator, device=device),
-            None if device.type == "cpu" else CANDIDATES * config.target_samples,
+            None if on_cpu(device) else CANDIDATES * config.target_samples,
         )
         if config.prune and fraction > 0.02:
             samples = scene.prune(samples, rays)

@@ -36,7 +36,7 @@ from unrender.geometry.mesh import Mesh
 from unrender.losses.photometric import l1, mse, smooth_l1
 from unrender.losses.regularizers import curvature, eikonal, laplacian_smoothness, mask_bce, opaque, sparsity
 from unrender.numerics import normalised
-from unrender.ops._launch import pytorch_on_one_thread
+from unrender.ops._launch import on_cpu, pytorch_on_one_thread
 from unrender.ops.adam import Adam
 from unrender.ops.compositing import composite, opacity_and_distance, sdf_alpha, weights_from_density, weights_from_sdf
 from unrender.ops.distortion import distortion
@@ -374,7 +374,7 @@ class NeusScene(Scene):
                 if self.around is not None:
                     background, _ = self.surroundings(piece, None, background)
                 samples = self.march(piece, None, looking_capacity(piece, self.config.samples_per_ray))
-                samples = self.prune(samples, piece) if piece.origins.device.type == "cpu" else samples
+                samples = self.prune(samples, piece) if on_cpu(piece.origins.device) else samples
                 parts.append(self.shade(samples, piece, background)[0])
         return concatenated(parts)
 
@@ -550,7 +550,7 @@ def fit(
 
         batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
         rays, count = batch.rays, batch.colour.shape[0]
-        capacity = None if device.type == "cpu" else CANDIDATES * config.target_samples
+        capacity = None if on_cpu(device) else CANDIDATES * config.target_samples
         samples = marched = scene.march(rays, torch.rand(count, generator=generator, device=device), capacity)
         if config.prune:
             samples = scene.prune(samples, rays)

@@ -26,6 +26,7 @@ from unrender.cameras import Cameras
 from unrender.color import linear_from_srgb
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalised
+from unrender.ops._launch import on_cpu
 from unrender.ops._mesh_checks import LARGEST_SIDE
 from unrender.ops.antialias import antialias
 from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
@@ -151,7 +152,7 @@ def _shaded(
     mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"], material: Material, lights: Sequence[Light]
 ) -> Float[Tensor, "views height width 8"]:
     """Colour, one, distance and normal of one layer, each multiplied by its opacity."""
-    if raster.face.device.type != "cpu" or raster.face.numel() == 0:
+    if not on_cpu(raster.face.device) or raster.face.numel() == 0:
         return _fields(_seen(mesh, raster, eyes[:, None, None]), material, lights)
     views, height, width = raster.face.shape
     pixels = (raster.face.reshape(-1) >= 0).nonzero()[:, 0]

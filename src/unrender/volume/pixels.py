@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.capture import Capture
+from unrender.ops._launch import on_cpu
 
 Background = Literal["random", "white", "black"]
 
@@ -121,7 +122,7 @@ class RayCount:
 
     def observe(self, used: Tensor) -> None:
         """Takes the number of samples of the step just started, a tensor of one element on any device."""
-        if used.device.type == "cpu":
+        if on_cpu(used.device):
             self._adapt(int(used), self.rays)
             return
         if self._pending is not None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unrender.ops._launch import on_cpu
 from unrender.ops.ray_ranges import dim, ray_range
 from unrender.ops.samples import Samples
 
@@ -29,7 +30,7 @@ def without_unseen(samples: Samples, opacity: Opacity, *, threshold: float, capa
         capacity: length of the arrays returned on a GPU; on a CPU they are as long as needed.
     """
     _, lit = reach(samples, opacity, threshold=threshold)
-    return ray_range(samples, torch.zeros_like(lit), lit, capacity=None if lit.device.type == "cpu" else capacity)
+    return ray_range(samples, torch.zeros_like(lit), lit, capacity=None if on_cpu(lit.device) else capacity)
 
 
 @torch.no_grad()
@@ -45,7 +46,7 @@ def reach(samples: Samples, opacity: Opacity, *, threshold: float) -> tuple[Floa
         threshold: transmittance at which a ray ends.
     """
     light = torch.ones(samples.count.shape[0], device=samples.starts.device)
-    if samples.starts.device.type != "cpu":
+    if not on_cpu(samples.starts.device):
         return dim(samples, opacity(samples), light, threshold=threshold)
     reached = lit = torch.zeros_like(samples.count)
     for portion in _PORTIONS:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unrender.ops._launch import on_cpu
 from unrender.ops.raster import Raster
 
 _LARGEST_EXACT = 2**24
@@ -50,7 +51,7 @@ def _pairs(values: Tensor) -> Tensor:
 
 def _unset(shape: torch.Size, like: Tensor) -> Tensor:
     """Memory for a packed raster. On a CPU NumPy asks for huge pages, which are quicker to get than many small ones."""
-    if like.device.type == "cpu":
+    if on_cpu(like.device):
         return torch.from_numpy(np.empty((*shape, 4), np.float32))
     return like.new_empty(*shape, 4)
 

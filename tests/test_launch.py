@@ -1,0 +1,117 @@
+"""How kernels are started: from several threads, with arguments that do not fit, as on a GPU, and for GPUs that are not there."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import no_type_check
+
+import pytest
+import torch
+import warp as wp
+
+import unrender.ops
+from unrender.ops._launch import as_on_a_gpu, launch, on_cpu, thread_count
+
+CPU = torch.device("cpu")
+KERNELS = sorted(path.stem for path in Path(unrender.ops.__path__[0]).glob("*.py") if "@wp.kernel" in path.read_text(encoding="utf-8"))
+
+
+@no_type_check
+@wp.kernel
+def _count_kernel(first: int, factor: int, values: wp.array(dtype=wp.int32)):
+    i = first + wp.tid()
+    values[i] = factor * i
+
+
+@no_type_check
+@wp.kernel
+def _nothing_kernel(first: int, values: wp.array(dtype=wp.uint8)):
+    i = first + wp.tid()
+    if i < 0:
+        values[0] = values[1]
+
+
+FIRST_LAUNCHES = """
+import threading, torch
+from unrender.ops.texture import texture
+texels, uv, slopes = torch.rand(1, 64, 64, 3), torch.rand(1, 1, 70001, 2), 0.05 * torch.rand(1, 1, 70001, 4)
+together, found = threading.Barrier(4), {}
+def look_up(k):
+    together.wait()
+    t = texels.clone().requires_grad_()
+    values = texture(t, uv, slopes)
+    found[k] = values.detach(), torch.autograd.grad(values.square().sum(), t)[0]
+threads = [threading.Thread(target=look_up, args=(k,)) for k in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert len(found) == 4 and all(torch.equal(a, b) for k in found for a, b in zip(found[0], found[k]))
+"""
+
+
+@pytest.mark.parametrize("pieces", [None, 1, 7])
+def test_every_item_is_visited_once(pieces: int | None) -> None:
+    values = torch.zeros(10_001, dtype=torch.int32)
+    launch(_count_kernel, 10_001, [3, values], CPU, pieces=pieces)
+    assert torch.equal(values, 3 * torch.arange(10_001, dtype=torch.int32))
+
+
+def test_several_threads_may_launch_at_once() -> None:
+    results = [torch.zeros(5_000, dtype=torch.int32) for _ in range(8)]
+
+    def fill(k: int) -> None:
+        for _ in range(20):
+            launch(_count_kernel, 5_000, [k, results[k]], CPU, pieces=4)
+
+    threads = [threading.Thread(target=fill, args=(k,)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(torch.equal(result, k * torch.arange(5_000, dtype=torch.int32)) for k, result in enumerate(results))
+
+
+@pytest.mark.parametrize("attempt", range(3))
+def test_the_first_launches_of_a_process_may_come_from_several_threads(attempt: int) -> None:
+    run = subprocess.run([sys.executable, "-c", FIRST_LAUNCHES], check=False, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_wrong_type_is_refused_by_a_kernel_that_has_run() -> None:
+    launch(_count_kernel, 4, [1, torch.zeros(4, dtype=torch.int32)], CPU)
+    for wrong in (torch.zeros(4), torch.zeros(2, 2, dtype=torch.int32)):
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match="expects an array with"):
+                launch(_count_kernel, 4, [1, wrong], CPU)
+
+
+def test_a_tensor_too_large_for_a_kernel_is_refused_by_one_that_has_run() -> None:
+    launch(_nothing_kernel, 4, [torch.zeros(4, dtype=torch.uint8)], CPU)
+    with pytest.raises(ValueError, match="exceed"):
+        launch(_nothing_kernel, 4, [torch.empty(2**31 + 7, dtype=torch.uint8)], CPU)  # memory that nobody writes costs nothing
+
+
+def test_a_cpu_can_be_asked_to_work_as_a_gpu() -> None:
+    before = on_cpu(CPU)
+    with as_on_a_gpu():
+        assert not on_cpu(CPU)
+        values = torch.zeros(100, dtype=torch.int32)
+        launch(_count_kernel, 100, [2, values], CPU)
+        assert torch.equal(values, 2 * torch.arange(100, dtype=torch.int32))
+        with as_on_a_gpu():
+            pass
+        assert not on_cpu(CPU)
+    assert on_cpu(CPU) is before
+    assert thread_count() >= 1
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="Warp has no compiler for CUDA there")
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernels_compile_for_a_gpu(name: str, tmp_path: Path) -> None:
+    """Whether the source is valid there can be told without a GPU; what it does cannot."""
+    importlib.import_module(f"unrender.ops.{name}")
+    wp.compile_aot_module(wp.get_module(f"unrender.ops.{name}"), arch=80, module_dir=tmp_path, use_ptx=True)
+    assert list(tmp_path.glob("*.ptx"))
