@@ -4,6 +4,7 @@
 #                  DEMO_SECONDS=30 make demo   trains for 30 seconds only
 #   make test      every test that takes seconds; those that need a GPU or the real captures skip where there are none
 #   make nightly   the tests that take minutes, without the checks of types that slow down small steps
+#   make as-on-a-gpu  what is written for GPUs, tested on one thread of the CPU
 #   make lint      ruff and pyright
 #   make bench     the benchmarks, their JSON and the table in docs/benchmarks.md
 #   make docs-check  the examples inside the documentation, and that its benchmark table is the one of the JSON
@@ -11,11 +12,14 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests of primitives that do not need to be told how much room to keep on a GPU, and of what is made of them.
+GPU_TESTS := rasterize interpolate texture antialias surface_rendering compat_nvdiffrast hash_encoding grid_lookup frequency_encoding \
+    spherical_harmonics mlp compositing distortion contraction adam fields
 # PyTorch's threads sleep while they wait for each other: spinning, they take the cores from whoever else uses them, themselves included.
 export OMP_WAIT_POLICY ?= PASSIVE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 120 -c constraints.txt
 
-.PHONY: demo test nightly lint bench docs-check clean
+.PHONY: demo test as-on-a-gpu nightly lint bench docs-check clean
 
 demo: .venv/.installed
 	$(BIN)/unrender demo $(if $(DEMO_SECONDS),--max-seconds $(DEMO_SECONDS))
@@ -23,8 +27,12 @@ demo: .venv/.installed
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
+as-on-a-gpu: .venv/.installed-dev
+	$(BIN)/python -m pytest --as-on-a-gpu -o addopts=-q -m "not slow" $(patsubst %,tests/test_%.py,$(GPU_TESTS)) $(PYTEST_ARGS)
+
 nightly: .venv/.installed-dev
 	$(BIN)/python -m pytest -o addopts=-q -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --as-on-a-gpu -o addopts=-q -m "not slow" tests/test_recipes.py $(PYTEST_ARGS)
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -99,7 +99,8 @@ def fit(
 ) -> tuple[Tensor, Learned, Learned]:
     """The true atlas, and what is learned of it with mip levels and without, from the same views.
 
-    One view a step, turned at random, 1.5 to 50 away. What it should look like is rendered ``reference_scale`` times as large and averaged.
+    One view a step, turned at random, 1.5 to 50 away. What it should look like is rendered ``reference_scale`` times as large,
+    with mip levels, and averaged.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = globe()
@@ -118,7 +119,7 @@ def fit(
         x, y, z = (shape.vertices @ rotation.T + torch.tensor([0.0, 0.0, distance])).unbind(-1)
         clip_positions = torch.stack((x / 0.4, y / 0.4, (201 * z - 400) / 199, z), -1)  # the planes are at 1 and 200
         with torch.no_grad():
-            large = render(shape, clip_positions, truth, reference_scale * size, None)
+            large = render(shape, clip_positions, truth, reference_scale * size, max_levels[0])  # as a lens does, which also averages
             target = avg_pool2d(large.permute(0, 3, 1, 2), reference_scale).permute(0, 2, 3, 1)
         optimiser.zero_grad()
         for atlas, max_level in zip(atlases, max_levels, strict=True):

@@ -156,11 +156,11 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
     pieces = min(pieces, count)
     bounds = [count * k // pieces for k in range(pieces + 1)]
     # Warp checks types and sizes of arrays, which takes longer than all the rest of a launch. So it is left to do so where the kernel meets
-    # tensors of some types for the first time, and where there is a size that it would refuse.
+    # tensors of some types for the first time, where there is a size that it would refuse, and where it chooses a kernel by the types.
     known = _signatures_known_to(kernel)
     signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
     small = all(max(a.shape, default=0) < 2**31 for a in arguments if isinstance(a, Tensor))
-    checked = small and signature in known
+    checked = small and signature in known and not kernel.is_generic
     ready = [wp.from_torch(a.detach(), requires_grad=False, return_ctype=checked) if isinstance(a, Tensor) else a for a in arguments]
 
     def run(k: int) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.capture import Capture
-from unrender.ops._launch import on_cpu
 
 Background = Literal["random", "white", "black"]
 
@@ -122,7 +121,7 @@ class RayCount:
 
     def observe(self, used: Tensor) -> None:
         """Takes the number of samples of the step just started, a tensor of one element on any device."""
-        if on_cpu(used.device):
+        if used.device.type == "cpu":  # there it is known at once
             self._adapt(int(used), self.rays)
             return
         if self._pending is not None:
