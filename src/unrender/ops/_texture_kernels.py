@@ -192,7 +192,7 @@ auto one = [&](int n) {
 #if defined(__CUDA_ARCH__)
 for (int n = begin; n < end; n++) one(n);
 #else
-if (lookup.filter == NEAREST || !lookup.in_blocks) {
+if (!lookup.in_blocks) {
     for (int n = begin; n < end; n++) one(n);
     return;
 }
@@ -563,7 +563,7 @@ for (int n = begin; n < end; n++) {
     + SKIP_OTHERS
     + """
     }
-    if (lookup.filter == NEAREST || !lookup.in_blocks) { one(n); continue; }
+    if (!lookup.in_blocks) { one(n); continue; }
     if (idle(n) || !known(n)) continue;
     id[m++] = n;
     if (m == LANES) flush();

@@ -308,7 +308,7 @@ _TAPS = """
 
 BLOCK = (
     """
-// On a CPU: up to LANES samples side by side, which lets the compiler compute eight at once. Weights are products of one along s and one
+// On a CPU: up to LANES samples side by side, which lets the compiler compute several at once. Weights are products of one along s and one
 // along t. A sample of a cube that reaches over an edge is marked, and left to the loop that takes one sample after the other.
 const int LANES = 64;
 struct Taps {

@@ -72,7 +72,7 @@ def _describe(
     lookup.samples_per_view = uv.shape[1] * uv.shape[2]
     lookup.top = len(levels) - 1
     lookup.filter, lookup.boundary, lookup.bands = settings.filter, settings.boundary, bands
-    lookup.in_blocks = int(on_cpu(uv.device))
+    lookup.in_blocks = int(on_cpu(uv.device) and settings.filter != native.NEAREST)
     lookup.band_shift = max(settings.sizes[0][0].bit_length() - 6, 0)  # 32 to 63 groups of rows, which leaves bands of equal work
     return lookup
 
