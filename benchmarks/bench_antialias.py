@@ -1,4 +1,4 @@
-"""Antialiasing by walking to the outline, against the published rule, which looks only at the triangle seen at a centre.
+"""Antialiasing by walking to the outline, against the published rule, which looks only at the triangle seen at a center.
 
 The promise is at most twice the time of the published rule; how much of a silhouette's derivative either keeps is in docs/antialiasing.md.
 """
@@ -11,9 +11,7 @@ import torch
 from harness import Row, compare, measure
 from torch import Tensor
 
-from unrender.ops.antialias import antialias
-from unrender.ops.rasterize import rasterize
-from unrender.ops.topology import edge_topology
+from unrender.ops.raster import antialias, edge_topology, rasterize
 
 
 def rows(quick: bool) -> list[Row]:
@@ -30,13 +28,13 @@ def rows(quick: bool) -> list[Row]:
 def _row(name: str, positions: Tensor, faces: Tensor, side: int, repeats: int) -> Row:
     generator = torch.Generator(positions.device).manual_seed(0)
     raster, topology = rasterize(positions, faces, (side, side)), edge_topology(faces)
-    colour, cotangent = (torch.rand(1, side, side, 3, generator=generator) for _ in range(2))
+    color, cotangent = (torch.rand(1, side, side, 3, generator=generator) for _ in range(2))
     corners = positions.clone().requires_grad_()
-    colour.requires_grad_()
+    color.requires_grad_()
     return compare(
         f"antialias, {name} {faces.shape[0]:,} triangles, {side}², forward + backward",
-        lambda: torch.autograd.grad(antialias(colour, raster, corners, faces, topology), (colour, corners), cotangent),
-        lambda: torch.autograd.grad(antialias(colour, raster, corners, faces, topology, rule="owner"), (colour, corners), cotangent),
+        lambda: torch.autograd.grad(antialias(color, raster, corners, faces, topology), (color, corners), cotangent),
+        lambda: torch.autograd.grad(antialias(color, raster, corners, faces, topology, rule="owner"), (color, corners), cotangent),
         peer_name="owner rule",
         items=1,
         repeats=repeats,

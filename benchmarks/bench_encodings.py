@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from harness import Row, compare
 from torch import Tensor
 
-from unrender.ops.frequency_encoding import frequency_encode
-from unrender.ops.hash_encoding import HashGrid, hash_encode
-from unrender.ops.spherical_harmonics_encoding import spherical_harmonics_encode
+from unrender.ops.encodings import HashGrid, frequency_encode, hash_encode, spherical_harmonics_encode
 from unrender.reference import frequency_encoding as frequency_twin
 from unrender.reference import hash_encoding as hash_twin
 from unrender.reference import spherical_harmonics_encoding as harmonics_twin

@@ -1,4 +1,4 @@
-"""Dense grids, fused perceptrons and the sparse optimiser against what PyTorch has for the same."""
+"""Dense grids, fused perceptrons and the sparse optimizer against what PyTorch has for the same."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import torch.nn.functional as F
 from harness import Row, compare
 from torch import Tensor, nn
 
-from unrender.ops.adam import Adam
-from unrender.ops.grid_lookup import grid_lookup, grid_lookup_with_jacobian
-from unrender.ops.mlp import mlp
+from unrender.ops.encodings import Adam, grid_lookup, grid_lookup_with_jacobian, mlp
 from unrender.reference.grid_lookup import grid_lookup_with_jacobian as twin_with_jacobian
 
 
@@ -21,7 +19,7 @@ def rows(quick: bool) -> list[Row]:
     return [
         *_lookups(points, generator, repeats),
         *_perceptrons(points.shape[0], generator, repeats),
-        _optimiser(quick, generator, repeats),
+        _optimizer(quick, generator, repeats),
     ]
 
 
@@ -85,7 +83,7 @@ def _perceptrons(count: int, generator: torch.Generator, repeats: int) -> list[R
     return results
 
 
-def _optimiser(quick: bool, generator: torch.Generator, repeats: int) -> Row:
+def _optimizer(quick: bool, generator: torch.Generator, repeats: int) -> Row:
     """A twentieth of the entries has a gradient, in runs of 256, as where a surface crosses a grid."""
     size = 2**20 if quick else 2**23
     touched = (torch.rand(size // 256, 1, generator=generator) < 0.05).expand(-1, 256).reshape(-1)

@@ -17,7 +17,7 @@ def sphere(points: Tensor) -> Tensor:
 
 
 def network() -> torch.nn.Module:
-    """A small signed distance network, initialised to a ball: three layers of 64."""
+    """A small signed distance network, initialized to a ball: three layers of 64."""
     torch.manual_seed(0)
     layers: list[torch.nn.Module] = []
     for inputs in (3, 64, 64):

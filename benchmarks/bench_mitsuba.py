@@ -29,7 +29,7 @@ from harness import Row, compare
 from torch import Tensor
 
 from unrender.geometry.mesh import Mesh
-from unrender.ops.topology import Topology, edge_topology
+from unrender.ops.raster import Topology, edge_topology
 from unrender.render.surface import render_surface
 from unrender.shading.materials import Texture, Unlit
 
@@ -76,7 +76,7 @@ def _supersampled(mesh: Mesh, texels: Tensor, topology: Topology, side: int) -> 
         vertices, image = mesh.vertices.detach().requires_grad_(), texels.detach().requires_grad_()
         moved = Mesh(vertices, mesh.faces, uvs=mesh.uvs, uv_faces=mesh.uv_faces)
         seen = render_surface(moved, Unlit(Texture(image)), [], view, samples=_SAMPLES_PER_SIDE, topology=topology)
-        torch.autograd.grad((seen.colour - 0.5).square().mean(), (vertices, image))
+        torch.autograd.grad((seen.color - 0.5).square().mean(), (vertices, image))
 
     return step
 

@@ -1,6 +1,6 @@
-"""Rasterisation against its PyTorch twin, and images per second by resolution and number of triangles.
+"""Rasterization against its PyTorch twin, and images per second by resolution and number of triangles.
 
-For comparison, from the same kind of machine with two cores: PyTorch3D 0.7.9 takes 3.9 s to rasterise the 5,856 triangles of the mesh
+For comparison, from the same kind of machine with two cores: PyTorch3D 0.7.9 takes 3.9 s to rasterize the 5,856 triangles of the mesh
 "spot" at 512 x 512 (forward). It is not a dependency, so it is quoted and not measured here.
 """
 
@@ -12,7 +12,7 @@ import torch
 from harness import Row, compare, measure
 from torch import Tensor
 
-from unrender.ops.rasterize import rasterize
+from unrender.ops.raster import rasterize
 from unrender.reference.rasterize import rasterize as twin
 
 

@@ -8,9 +8,9 @@ from harness import Row, compare, measure
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.ops.ray_casting import TriangleTree, cast_rays, occluded
+from unrender.ops.raster import TriangleTree, cast_rays, occluded
 from unrender.reference import ray_casting as twin
-from unrender.rotations import look_at
+from unrender.transforms import look_at
 
 
 def rows(quick: bool) -> list[Row]:

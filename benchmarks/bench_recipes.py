@@ -11,7 +11,7 @@ from harness import Row, timed
 from torch import nn
 
 from unrender.demo import make_demo_capture
-from unrender.ops.hash_encoding import HashGrid
+from unrender.ops.encodings import HashGrid
 from unrender.recipes import nerf
 from unrender.recipes.fitting import Progress
 from unrender.reference.hash_encoding import hash_encode
@@ -67,19 +67,19 @@ class _EagerNerf(nn.Module):
         self.grid = HashGrid(16, 2, 19, 16, 2 ** (5 / 15))
         self.table = nn.Parameter(self.grid.initial_table(generator))
         self.density = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 16))
-        self.colour = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
-        self.optimiser = torch.optim.Adam(self.parameters(), lr=1e-2)
+        self.color = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
+        self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
 
     def render(self, origins: torch.Tensor, directions: torch.Tensor, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         rays, samples = distances.shape
         points = (origins[:, None] + distances[..., None] * directions[:, None]).reshape(-1, 3)
         features = self.density(hash_encode(points.clamp(-1, 1) * 0.5 + 0.5, self.table, self.grid))
         harmonics = spherical_harmonics_encode(directions, 4)[:, None].expand(-1, samples, -1).reshape(-1, 16)
-        colour = torch.sigmoid(self.colour(torch.cat([features, harmonics], dim=-1))).reshape(rays, samples, 3)
+        color = torch.sigmoid(self.color(torch.cat([features, harmonics], dim=-1))).reshape(rays, samples, 3)
         lengths = torch.cat([distances.diff(dim=1), torch.full((rays, 1), 1e-2)], dim=1)
         alpha = 1 - torch.exp(-torch.relu(features[:, 0]).reshape(rays, samples) * lengths)
         light = torch.cumprod(torch.cat([torch.ones(rays, 1), 1 - alpha + 1e-10], dim=1), dim=1)[:, :-1]
-        return ((alpha * light)[..., None] * colour).sum(1), alpha * light
+        return ((alpha * light)[..., None] * color).sum(1), alpha * light
 
     def step(self) -> None:
         origins = torch.zeros(_RAYS, 3) - torch.tensor([0.0, 0.0, 2.0])
@@ -91,6 +91,6 @@ class _EagerNerf(nn.Module):
         fine = torch.cat([coarse, coarse.gather(1, drawn) + torch.rand(_RAYS, _FINE) * 2 / _COARSE], dim=1).sort(dim=1).values
         second, _ = self.render(origins, directions, fine)
         loss = ((first - truth) ** 2).mean() + ((second - truth) ** 2).mean()
-        self.optimiser.zero_grad()
+        self.optimizer.zero_grad()
         loss.backward()
-        self.optimiser.step()
+        self.optimizer.step()

@@ -1,7 +1,7 @@
 """Whole steps of rendering a surface: to a picture and back, with interpolation, a texture and smoothed outlines.
 
 The mesh has as many triangles as "spot", 5,856. For comparison, from a machine of the same kind with two cores and not measured here, since
-neither is a dependency: PyTorch3D 0.7.9 takes 3.9 s to rasterise spot at 512 x 512 and 4.9 s with interpolation, a squared error and the
+neither is a dependency: PyTorch3D 0.7.9 takes 3.9 s to rasterize spot at 512 x 512 and 4.9 s with interpolation, a squared error and the
 way back; Mitsuba 3.9 takes 0.75 to 1.05 s for a textured step at 256 x 256 with 16 samples (direct_projective in its fast settings).
 """
 
@@ -17,15 +17,11 @@ from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.geometry.mesh import Mesh
-from unrender.ops.antialias import antialias
-from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
-from unrender.ops.rasterize import rasterize
-from unrender.ops.texture import texture
-from unrender.ops.topology import Topology, edge_topology
+from unrender.ops.raster import Topology, antialias, edge_topology, interpolate, interpolate_with_derivatives, rasterize, texture
 from unrender.render.surface import render_surface
-from unrender.rotations import look_at
 from unrender.shading.lights import AmbientLight, DirectionalLight
 from unrender.shading.materials import Lambert, Texture
+from unrender.transforms import look_at
 
 
 def rows(quick: bool) -> list[Row]:
@@ -42,10 +38,10 @@ def rows(quick: bool) -> list[Row]:
         rasterize(clip_positions(mesh.vertices), mesh.faces, (512, 512))
 
     def fitted() -> None:
-        vertices, colours = mesh.vertices.detach().requires_grad_(), mesh.vertices.detach().clone().requires_grad_()
+        vertices, colors = mesh.vertices.detach().requires_grad_(), mesh.vertices.detach().clone().requires_grad_()
         raster = rasterize(clip_positions(vertices), mesh.faces, (512, 512))
-        loss = (interpolate(colours, raster, mesh.faces) - 0.5).square().mean()
-        torch.autograd.grad(loss, (vertices, colours))
+        loss = (interpolate(colors, raster, mesh.faces) - 0.5).square().mean()
+        torch.autograd.grad(loss, (vertices, colors))
 
     def textured(side: int) -> Callable[[], None]:
         return textured_step(mesh, uvs, uv_faces, texels, topology, side)
@@ -58,7 +54,7 @@ def rows(quick: bool) -> list[Row]:
             vertices, image = mesh.vertices.detach().requires_grad_(), texels.detach().requires_grad_()
             moved = replace(mesh, vertices=vertices).with_vertex_normals()
             rendering = render_surface(moved, Lambert(Texture(image)), lights, view, topology=topology)
-            torch.autograd.grad((rendering.colour - 0.5).square().mean(), (vertices, image))
+            torch.autograd.grad((rendering.color - 0.5).square().mean(), (vertices, image))
 
         return step
 
@@ -90,8 +86,8 @@ def textured_step(mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, top
         positions = camera(side).clip_positions(vertices, 0.1, 10.0)
         raster = rasterize(positions, mesh.faces, (side, side), derivatives=True)
         uv, uv_derivatives = interpolate_with_derivatives(uvs, raster, uv_faces)
-        colour = torch.where(raster.face[..., None] >= 0, texture(image, uv, uv_derivatives), 0.0)
-        smooth = antialias(colour, raster, positions, mesh.faces, topology)
+        color = torch.where(raster.face[..., None] >= 0, texture(image, uv, uv_derivatives), 0.0)
+        smooth = antialias(color, raster, positions, mesh.faces, topology)
         torch.autograd.grad((smooth - 0.5).square().mean(), (vertices, image))
 
     return step

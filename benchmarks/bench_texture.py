@@ -7,10 +7,7 @@ import torch.nn.functional as F
 from harness import Row, compare
 from torch import Tensor
 
-from unrender.ops.interpolate import interpolate
-from unrender.ops.mips import build_mips
-from unrender.ops.raster import Raster
-from unrender.ops.texture import texture
+from unrender.ops.raster import Raster, build_mips, interpolate, texture
 from unrender.reference.interpolate import interpolate as interpolate_twin
 from unrender.reference.texture import texture as texture_twin
 
@@ -31,8 +28,8 @@ def rows(quick: bool) -> list[Row]:
 
 def _tilted_plane(side: int) -> tuple[Tensor, Tensor]:
     """Texture coordinates of a plane that recedes from the top of the picture to its bottom, and their derivatives."""
-    centres = (torch.arange(side) + 0.5) / side
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    centers = (torch.arange(side) + 0.5) / side
+    y, x = torch.meshgrid(centers, centers, indexing="ij")
     depth = 1 + 0.8 * y
     uv = torch.stack([x / depth, y / depth], dim=-1)
     slopes = torch.stack([1 / depth, -0.8 * x / depth**2, torch.zeros_like(x), 1 / depth**2], dim=-1) / side

@@ -8,11 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from unrender.cameras import Rays
-from unrender.ops.compositing import composite, weights_from_density
-from unrender.ops.distortion import distortion
-from unrender.ops.marching import march
-from unrender.ops.occupancy import OccupancyGrid
-from unrender.ops.samples import Samples
+from unrender.ops.rays import OccupancyGrid, Samples, composite, distortion, march, weights_from_density
 
 STEP = 0.005
 
@@ -41,14 +37,14 @@ def rows(quick: bool) -> list[Row]:
     samples = _exact(march(_inward(number, random), _shell(64), step=STEP, capacity=capacity))
     size = samples.starts.shape[0]
     density = (torch.rand(size, generator=random) * 20).requires_grad_()
-    colour = torch.rand(size, 3, generator=random).requires_grad_()
+    color = torch.rand(size, 3, generator=random).requires_grad_()
     weights = weights_from_density(density.detach(), samples).requires_grad_()
     cotangent = torch.rand(number, 3, generator=random)
     found.append(
         compare(
             "weights from density + composite, forward and backward",
-            lambda: torch.autograd.grad(composite(weights_from_density(density, samples), colour, samples), [density, colour], cotangent),
-            lambda: torch.autograd.grad(_summed(_weights(density, samples)[:, None] * colour, samples), [density, colour], cotangent),
+            lambda: torch.autograd.grad(composite(weights_from_density(density, samples), color, samples), [density, color], cotangent),
+            lambda: torch.autograd.grad(_summed(_weights(density, samples)[:, None] * color, samples), [density, color], cotangent),
             peer_name="PyTorch, cumsum and index_add",
             items=size,
         )
@@ -74,7 +70,7 @@ def _exact(samples: Samples) -> Samples:
 def _shell(resolution: int) -> OccupancyGrid:
     """A hollow ball two cells thick or more."""
     grid = OccupancyGrid(resolution)
-    away = (grid.cell_centres().norm(dim=1) - 0.6).abs()
+    away = (grid.cell_centers().norm(dim=1) - 0.6).abs()
     grid.set_from_values((away < max(0.035, 2.0 / resolution)).float(), 0.5)
     return grid
 

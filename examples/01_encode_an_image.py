@@ -1,4 +1,4 @@
-"""Encode an image: colours at points become features in a hash grid and a small network that reads them.
+"""Encode an image: colors at points become features in a hash grid and a small network that reads them.
 
     python examples/01_encode_an_image.py [OUTPUT_FOLDER]
 
@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unrender.ops.hash_encoding import HashGrid, hash_encode
-from unrender.ops.mlp import mlp
+from unrender.ops.encodings import HashGrid, hash_encode, mlp
 
 
 def picture(points: Tensor) -> Tensor:
@@ -27,7 +26,7 @@ def picture(points: Tensor) -> Tensor:
     return torch.stack((0.5 + 0.5 * torch.cos(300 * radius**2), 0.5 + x, disc), -1)
 
 
-def pixel_centres(size: int) -> Tensor:
+def pixel_centers(size: int) -> Tensor:
     along = (torch.arange(size) + 0.5) / size
     y, x = torch.meshgrid(along, along, indexing="ij")
     return torch.stack((x.flatten(), y.flatten(), torch.full((size * size,), 0.5)), -1)
@@ -42,19 +41,19 @@ grid = HashGrid(levels=10, features=2, log2_entries=15, base_resolution=8, per_l
 table = nn.Parameter(grid.initial_table())
 layers = [nn.Linear(grid.columns, 32), nn.Linear(32, 3)]
 weights, biases = [layer.weight for layer in layers], [layer.bias for layer in layers]
-optimiser = torch.optim.Adam([table, *weights, *biases], lr=1e-2, betas=(0.9, 0.99), eps=1e-15)
+optimizer = torch.optim.Adam([table, *weights, *biases], lr=1e-2, betas=(0.9, 0.99), eps=1e-15)
 
 for step in range(steps):
     points = torch.cat((torch.rand(8_192, 2), torch.full((8_192, 1), 0.5)), -1)
     loss = (mlp(hash_encode(points, table, grid), weights, biases) - picture(points)).square().mean()
-    optimiser.zero_grad()
+    optimizer.zero_grad()
     loss.backward()
-    optimiser.step()
+    optimizer.step()
     if step % 100 == 0 or step == steps - 1:
         print(f"step {step}: {-10 * loss.detach().log10():.1f} dB")
 
-points = pixel_centres(256)
+points = pixel_centers(256)
 encoded = mlp(hash_encode(points, table, grid), weights, biases).detach()
-both = torch.cat([colours.clamp(0, 1).reshape(256, 256, 3) for colours in (picture(points), encoded)], 1)
+both = torch.cat([colors.clamp(0, 1).reshape(256, 256, 3) for colors in (picture(points), encoded)], 1)
 Image.fromarray((both * 255).byte().numpy()).save(folder / "image.png")
 print(f"wrote {folder}/image.png")

@@ -2,7 +2,7 @@
 
     python examples/02_volume_render_a_sphere.py [OUTPUT_FOLDER]
 
-Nothing is fitted and no network is involved: density and colour are formulas. Writes sphere.png.
+Nothing is fitted and no network is involved: density and color are formulas. Writes sphere.png.
 """
 
 from __future__ import annotations
@@ -16,10 +16,8 @@ from PIL import Image
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.ops.compositing import composite, opacity_and_distance, weights_from_density
-from unrender.ops.marching import march
-from unrender.ops.occupancy import OccupancyGrid
-from unrender.rotations import look_at
+from unrender.ops.rays import OccupancyGrid, composite, march, opacity_and_distance, weights_from_density
+from unrender.transforms import look_at
 
 RADIUS = 0.7
 
@@ -29,7 +27,7 @@ def density(points: Tensor) -> Tensor:
     return 60 * torch.sigmoid((RADIUS - points.norm(dim=-1)) / 0.02)
 
 
-def colour(points: Tensor) -> Tensor:
+def color(points: Tensor) -> Tensor:
     """Longitude and latitude in stripes."""
     x, y, z = points.unbind(-1)
     stripes = torch.sin(12 * torch.atan2(y, x)) * torch.sin(12 * z)
@@ -42,7 +40,7 @@ size = min(256, 8 * int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "32")))
 
 # Cells with practically no fog in their middle get no samples.
 grid = OccupancyGrid(64)
-grid.set_from_values(density(grid.cell_centres()), threshold=0.05)
+grid.set_from_values(density(grid.cell_centers()), threshold=0.05)
 
 pose = look_at(torch.tensor([1.5, -2.5, 1.2]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
 camera = Cameras(pose[None], torch.tensor([[1.6 * size, 1.6 * size, size / 2, size / 2]]), torch.zeros(1, 6), size, size)
@@ -51,7 +49,7 @@ samples = march(rays, grid, step=0.01)
 points = samples.positions(rays)
 weights = weights_from_density(density(points), samples, early_stop=1e-3)
 opacity, _ = opacity_and_distance(weights, samples)
-image = composite(weights, colour(points), samples) + (1 - opacity)[:, None]  # over white
+image = composite(weights, color(points), samples) + (1 - opacity)[:, None]  # over white
 
 Image.fromarray((image.clamp(0, 1) * 255).byte().reshape(size, size, 3).numpy()).save(folder / "sphere.png")
 print(f"{len(points) / len(opacity):.0f} samples a ray; wrote {folder}/sphere.png")

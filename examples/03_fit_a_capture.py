@@ -33,7 +33,7 @@ view = capture.split.test[0]
 photo = capture.images[view] / 255
 if capture.masks is not None:
     photo = over(photo, capture.masks[view] / 255, torch.ones(3))
-rendering = result.scene.render_view(capture.cameras, view).colour.cpu()
+rendering = result.scene.render_view(capture.cameras, view).color.cpu()
 psnr = -10 * (rendering.clamp(0, 1) - photo).square().mean().log10()
 
 both = torch.cat((photo, rendering.clamp(0, 1)), 1)

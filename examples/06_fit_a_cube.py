@@ -1,4 +1,4 @@
-"""Fit a cube: its corners and its colours, from pictures of a few pixels, starting at random.
+"""Fit a cube: its corners and its colors, from pictures of a few pixels, starting at random.
 
     python examples/06_fit_a_cube.py [OUTPUT_FOLDER] [--size PIXELS] [--steps STEPS] [--sides-differ] [--samples N]
                                      [--rule walk|owner|off]
@@ -20,22 +20,19 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from unrender.ops.antialias import antialias
-from unrender.ops.interpolate import interpolate
-from unrender.ops.rasterize import rasterize
-from unrender.ops.topology import edge_topology
-from unrender.rotations import matrix_from_wxyz
+from unrender.ops.raster import antialias, edge_topology, interpolate, rasterize
+from unrender.transforms import matrix_from_wxyz
 
 Rule = Literal["walk", "owner", "off"]
 
 
 class Cube(NamedTuple):
-    """Eight corners, and colours that go with corners or, where the sides differ, with corners of sides."""
+    """Eight corners, and colors that go with corners or, where the sides differ, with corners of sides."""
 
     corners: Tensor
     faces: Tensor
-    colours: Tensor
-    colour_faces: Tensor
+    colors: Tensor
+    color_faces: Tensor
 
 
 class Fit(NamedTuple):
@@ -53,8 +50,8 @@ def true_cube(sides_differ: bool) -> Cube:
     if not sides_differ:
         return Cube(corners, faces, corners + 0.5, faces)
     palette = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
-    colour_faces = torch.arange(24, dtype=torch.int32).view(6, 4)[:, in_two].reshape(-1, 3)
-    return Cube(corners, faces, palette.repeat_interleave(4, 0), colour_faces)
+    color_faces = torch.arange(24, dtype=torch.int32).view(6, 4)[:, in_two].reshape(-1, 3)
+    return Cube(corners, faces, palette.repeat_interleave(4, 0), color_faces)
 
 
 def seen_from(corners: Tensor, rotation: Tensor, offset: Tensor) -> Tensor:
@@ -64,13 +61,13 @@ def seen_from(corners: Tensor, rotation: Tensor, offset: Tensor) -> Tensor:
 
 
 def renderer(cube: Cube, rule: Rule, samples: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
-    """A function of corners, colours, rotation, offset and size, for the triangles of ``cube``; ``samples`` along each side of a pixel."""
+    """A function of corners, colors, rotation, offset and size, for the triangles of ``cube``; ``samples`` along each side of a pixel."""
     topology = edge_topology(cube.faces)
 
-    def render(corners: Tensor, colours: Tensor, rotation: Tensor, offset: Tensor, size: int) -> Tensor:
+    def render(corners: Tensor, colors: Tensor, rotation: Tensor, offset: Tensor, size: int) -> Tensor:
         clip_positions = seen_from(corners, rotation, offset)
         raster = rasterize(clip_positions, cube.faces, (samples * size, samples * size))
-        picture = interpolate(colours, raster, cube.colour_faces)
+        picture = interpolate(colors, raster, cube.color_faces)
         if rule != "off":
             picture = antialias(picture, raster, clip_positions, cube.faces, topology, rule=rule)
         return picture if samples == 1 else avg_pool2d(picture.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
@@ -84,25 +81,25 @@ def fit(size: int, steps: int, *, sides_differ: bool = False, rule: Rule = "walk
     truth = true_cube(sides_differ)
     start = truth._replace(
         corners=truth.corners + torch.rand(8, 3, generator=generator) - 0.5,
-        colours=torch.rand(truth.colours.shape, generator=generator),
+        colors=torch.rand(truth.colors.shape, generator=generator),
     )
-    corners, colours = start.corners.clone().requires_grad_(), start.colours.clone().requires_grad_()
-    optimiser = torch.optim.Adam([corners, colours], lr=1e-2)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(0.01, 10 ** (-0.0005 * step)))
+    corners, colors = start.corners.clone().requires_grad_(), start.colors.clone().requires_grad_()
+    optimizer = torch.optim.Adam([corners, colors], lr=1e-2)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: max(0.01, 10 ** (-0.0005 * step)))
     render = renderer(truth, rule, samples)
     errors = []
     for _ in range(steps):
         rotation = matrix_from_wxyz(torch.randn(4, generator=generator))
         offset = 0.5 * torch.rand(3, generator=generator) - 0.25
         with torch.no_grad():
-            target = render(truth.corners, truth.colours, rotation, offset, size)
-        loss = (render(corners, colours, rotation, offset, size) - target).square().mean()
-        optimiser.zero_grad()
+            target = render(truth.corners, truth.colors, rotation, offset, size)
+        loss = (render(corners, colors, rotation, offset, size) - target).square().mean()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         errors.append(float((corners.detach().abs() - 0.5).norm(dim=1).mean()))
-    return Fit(start, start._replace(corners=corners.detach(), colours=colours.detach()), errors)
+    return Fit(start, start._replace(corners=corners.detach(), colors=colors.detach()), errors)
 
 
 def error_at(errors: list[float], step: int) -> float:
@@ -126,10 +123,10 @@ def main(
     Args:
         folder: where cube.png goes.
         size: pixels along each side of the pictures it is fitted to: 16, 8, 4.
-        steps: of the optimiser; 1000 do for 16 pixels, 8 and 4 want 5000.
-        sides_differ: whether every side has colours of its own, so that colour jumps at the edges.
+        steps: of the optimizer; 1000 do for 16 pixels, 8 and 4 want 5000.
+        sides_differ: whether every side has colors of its own, so that color jumps at the edges.
         rule: of antialiasing; off shows what happens without.
-        samples: along each side of a pixel. Where colour jumps at an edge inside the cube's outline, nothing smooths it but more of them.
+        samples: along each side of a pixel. Where color jumps at an edge inside the cube's outline, nothing smooths it but more of them.
         seed: of the start and the views.
     """
     torch.set_num_threads(1)  # such small pictures are less work than sharing them between threads
@@ -140,7 +137,7 @@ def main(
     truth = true_cube(sides_differ)
     render = renderer(truth, "walk", 1)
     turned = matrix_from_wxyz(torch.tensor([math.cos(0.4), 0.3, 0.25, 0.1]))
-    views = [render(cube.corners, cube.colours, turned, torch.zeros(3), 256)[0] for cube in (truth, found.start, found.end)]
+    views = [render(cube.corners, cube.colors, turned, torch.zeros(3), 256)[0] for cube in (truth, found.start, found.end)]
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray((torch.cat(views, 1).clamp(0, 1) * 255).round().byte().numpy()).save(folder / "cube.png")
     print(f"wrote {folder}/cube.png")

@@ -2,7 +2,7 @@
 
     python examples/07_texture_the_earth.py [OUTPUT_FOLDER] [--size PIXELS] [--steps STEPS] [--full-size]
 
-From afar one pixel covers many texels. Looked up without mip levels, it hands its colour to the four texels that its centre falls on, and
+From afar one pixel covers many texels. Looked up without mip levels, it hands its color to the four texels that its center falls on, and
 every such view spoils what the near ones have learned. The globe's texture is noise, six faces of a cube in an atlas of 4 x 3. Writes
 earth.png: truth | learned with mip levels | learned without.
 """
@@ -21,10 +21,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 from torch.nn.functional import interpolate as resize
 
-from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
-from unrender.ops.rasterize import rasterize
-from unrender.ops.texture import texture
-from unrender.rotations import matrix_from_wxyz
+from unrender.ops.raster import interpolate, interpolate_with_derivatives, rasterize, texture
+from unrender.transforms import matrix_from_wxyz
 
 RADIUS = 0.5
 PLACES = ((2, 1), (0, 1), (1, 0), (1, 2), (1, 1), (3, 1))
@@ -59,8 +57,8 @@ def noise_atlas(face_size: int, generator: torch.Generator) -> tuple[Tensor, Ten
     """Land, sea and clouds of noise in octaves [1, 3 size, 4 size, 3], and where in the atlas it counts: well inside the faces."""
     lattices = [torch.rand(1, 1, *[2**octave + 3] * 3, generator=generator) for octave in range(1, 7)]
     atlas, inside = torch.full((1, 3 * face_size, 4 * face_size, 3), 0.2), torch.zeros(3 * face_size, 4 * face_size, dtype=torch.bool)
-    centres = 2 * (torch.arange(face_size) + 0.5) / face_size - 1
-    b, a = torch.meshgrid(centres, centres, indexing="ij")
+    centers = 2 * (torch.arange(face_size) + 0.5) / face_size - 1
+    b, a = torch.meshgrid(centers, centers, indexing="ij")
     margin = max(1, round(face_size * 13 / 512))
     for face, (column, row) in enumerate(PLACES):
         where = normalize(cube_point(face, a, b), dim=-1)[None, None]
@@ -68,10 +66,10 @@ def noise_atlas(face_size: int, generator: torch.Generator) -> tuple[Tensor, Ten
         height = torch.stack([octave * 0.5**n for n, octave in enumerate(octaves)]).sum(0)
         cloud = torch.stack([octave.flip(0) * 0.5**n for n, octave in enumerate(octaves[1:])]).sum(0)
         land, white = torch.sigmoid(20 * height)[..., None], torch.sigmoid(12 * (cloud - 0.3))[..., None]
-        colour = land * torch.tensor([0.35, 0.45, 0.15]) + (1 - land) * torch.tensor([0.05, 0.15, 0.45])
-        colour = (colour + 0.25 * height[..., None]).clamp(0, 1)
+        color = land * torch.tensor([0.35, 0.45, 0.15]) + (1 - land) * torch.tensor([0.05, 0.15, 0.45])
+        color = (color + 0.25 * height[..., None]).clamp(0, 1)
         rows, columns = slice(row * face_size, (row + 1) * face_size), slice(column * face_size, (column + 1) * face_size)
-        atlas[0, rows, columns] = colour + white * (0.95 - colour)
+        atlas[0, rows, columns] = color + white * (0.95 - color)
         inside[rows, columns][margin:-margin, margin:-margin] = True
     return atlas, inside
 
@@ -80,11 +78,11 @@ def render(shape: Globe, clip_positions: Tensor, atlas: Tensor, size: int, max_l
     """The globe over black; with mip levels up to ``max_level``, or without where that is None."""
     raster = rasterize(clip_positions, shape.faces, (size, size), derivatives=max_level is not None)
     if max_level is None:
-        colour = texture(atlas, interpolate(shape.uvs, raster, shape.faces))
+        color = texture(atlas, interpolate(shape.uvs, raster, shape.faces))
     else:
         uv, uv_derivatives = interpolate_with_derivatives(shape.uvs, raster, shape.faces)
-        colour = texture(atlas, uv, uv_derivatives, max_level=max_level)
-    return torch.where(raster.face[..., None] >= 0, colour, 0.0)  # where there is no triangle uv is 0, which is a texel like any other
+        color = texture(atlas, uv, uv_derivatives, max_level=max_level)
+    return torch.where(raster.face[..., None] >= 0, color, 0.0)  # where there is no triangle uv is 0, which is a texel like any other
 
 
 class Learned(NamedTuple):
@@ -107,8 +105,8 @@ def fit(
     truth, inside = noise_atlas(face_size, generator)
     atlases = [torch.full_like(truth, 0.2).requires_grad_() for _ in range(2)]
     max_levels = (face_size.bit_length() - 1, None)  # a face shrinks to one texel; beyond, faces would mix
-    optimiser = torch.optim.Adam(atlases, lr=1e-2, fused=True)  # in one pass over the atlases
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.1 ** (step / steps))
+    optimizer = torch.optim.Adam(atlases, lr=1e-2, fused=True)  # in one pass over the atlases
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / steps))
 
     def psnr(atlas: Tensor) -> float:
         return float(-10 * (atlas.detach() - truth)[0][inside].square().mean().log10())
@@ -121,10 +119,10 @@ def fit(
         with torch.no_grad():
             large = render(shape, clip_positions, truth, reference_scale * size, max_levels[0])  # as a lens does, which also averages
             target = avg_pool2d(large.permute(0, 3, 1, 2), reference_scale).permute(0, 2, 3, 1)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         for atlas, max_level in zip(atlases, max_levels, strict=True):
             (render(shape, clip_positions, atlas, size, max_level) - target).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         if (step + 1) % max(1, steps // 20) == 0:
             report(f"step {step + 1} of {steps}: {psnr(atlases[0]):.1f} dB with mip levels, {psnr(atlases[1]):.1f} dB without")
@@ -147,7 +145,7 @@ def main(
         folder: where earth.png goes.
         size: pixels along each side of a view.
         face_size: texels along each side of a cube face.
-        steps: of the optimiser, each time.
+        steps: of the optimizer, each time.
         full_size: 512 pixels, 512 texels and 10,000 steps: an hour or more on a CPU.
         seed: of the texture and the views.
     """

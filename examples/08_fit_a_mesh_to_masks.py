@@ -2,8 +2,8 @@
 
     python examples/08_fit_a_mesh_to_masks.py [OUTPUT_FOLDER] [--size PIXELS] [--views VIEWS] [--steps STEPS] [--rule walk|owner]
 
-A mask has no colour and no shading, so everything is learned through antialiased outlines. Vertices that no outline touches are carried by
-their neighbours: the unknowns u are such that the vertices v solve (I + 5 L) v = u, L being the mesh's Laplacian (Nicolet, Jacobson,
+A mask has no color and no shading, so everything is learned through antialiased outlines. Vertices that no outline touches are carried by
+their neighbors: the unknowns u are such that the vertices v solve (I + 5 L) v = u, L being the mesh's Laplacian (Nicolet, Jacobson,
 Jakob, Large Steps in Inverse Rendering of Geometry, 2021), so that a step moves whole regions. Dents are in no outline and stay unknown.
 Writes masks.png: truth | start | fitted, and mesh.ply.
 """
@@ -24,13 +24,11 @@ from unrender.cameras import Cameras
 from unrender.geometry.distances import surface_distance
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
-from unrender.ops.antialias import antialias
-from unrender.ops.rasterize import rasterize
-from unrender.ops.topology import Topology, edge_topology
+from unrender.ops.raster import Topology, antialias, edge_topology, rasterize
 from unrender.render.surface import render_surface
-from unrender.rotations import look_at
 from unrender.shading.lights import AmbientLight, DirectionalLight
 from unrender.shading.materials import Lambert, Uniform
+from unrender.transforms import look_at
 
 Rule = Literal["walk", "owner"]
 
@@ -46,9 +44,9 @@ class Fit(NamedTuple):
 
 def teddy(points: Tensor) -> Tensor:
     """About the signed distance from a body, a head, two ears and two feet that grow into each other."""
-    centres = torch.tensor([[0, 0, -0.25], [0, 0, 0.35], [-0.25, 0, 0.6], [0.25, 0, 0.6], [-0.3, -0.3, -0.55], [0.3, -0.3, -0.55]])
+    centers = torch.tensor([[0, 0, -0.25], [0, 0, 0.35], [-0.25, 0, 0.6], [0.25, 0, 0.6], [-0.3, -0.3, -0.55], [0.3, -0.3, -0.55]])
     radii = torch.tensor([0.45, 0.3, 0.16, 0.16, 0.2, 0.2])
-    return -torch.logsumexp(20 * (radii - (points[:, None] - centres).norm(dim=-1)), -1) / 20
+    return -torch.logsumexp(20 * (radii - (points[:, None] - centers).norm(dim=-1)), -1) / 20
 
 
 def sphere(subdivisions: int) -> tuple[Tensor, Tensor]:
@@ -64,7 +62,7 @@ def sphere(subdivisions: int) -> tuple[Tensor, Tensor]:
 
 
 def laplacian(vertices: int, faces: Tensor) -> Tensor:
-    """The matrix of (number of neighbours) v - Σ neighbours."""
+    """The matrix of (number of neighbors) v - Σ neighbors."""
     matrix = torch.zeros(vertices, vertices)
     matrix[faces.long(), faces.roll(-1, 1).long()] = -1
     matrix = torch.minimum(matrix, matrix.T)
@@ -110,14 +108,14 @@ def fit(
     bend = laplacian(len(vertices), faces)
     spread = torch.linalg.inv(torch.eye(len(vertices)) + 5 * bend)
     unknowns = torch.linalg.solve(spread, start.vertices).requires_grad_()
-    optimiser = torch.optim.Adam([unknowns], lr=0.02, betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 0.1 ** (step / steps))
+    optimizer = torch.optim.Adam([unknowns], lr=0.02, betas=(0.9, 0.99))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / steps))
     for _ in range(steps):
         moved = spread @ unknowns
         loss = (masks(moved, faces, topology, cameras, rule) - wanted).square().mean() + (bend @ moved).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         schedule.step()
     end = Mesh((spread @ unknowns).detach(), faces)
 
@@ -142,7 +140,7 @@ def main(
         folder: where the results go.
         size: pixels along each side of a mask.
         views: masks.
-        steps: of the optimiser.
+        steps: of the optimizer.
         rule: of antialiasing.
     """
     found = fit(size, views, steps, rule=rule)
@@ -153,7 +151,7 @@ def main(
     pose = look_at(torch.tensor([0.9, -2.6, 0.9]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
     camera = Cameras(pose[None], torch.tensor([[384.0, 384.0, 128.0, 128.0]]), torch.zeros(1, 6), 256, 256)
     views_of = (found.truth, found.start, found.end)
-    pictures = [render_surface(mesh, Lambert(Uniform(torch.ones(3))), lights, camera, samples=2).colour[0] for mesh in views_of]
+    pictures = [render_surface(mesh, Lambert(Uniform(torch.ones(3))), lights, camera, samples=2).color[0] for mesh in views_of]
     Image.fromarray((torch.cat(pictures, 1).clamp(0, 1) * 255).round().byte().numpy()).save(folder / "masks.png")
     found.end.export(folder / "mesh.ply")
     print(f"wrote {folder}/masks.png and mesh.ply")

@@ -22,13 +22,13 @@ from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.color import linear_from_srgb, srgb_from_linear
+from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh, read_mesh
-from unrender.io.video import write_video
-from unrender.ops.topology import edge_topology
+from unrender.ops.raster import edge_topology
 from unrender.render.surface import render_surface
-from unrender.rotations import look_at
 from unrender.shading.lights import AmbientLight, DirectionalLight, PointLight
 from unrender.shading.materials import BlinnPhong, Texture
+from unrender.transforms import look_at
 
 
 def patterned_ring(around: int = 96, along: int = 48) -> tuple[Mesh, Tensor]:
@@ -48,12 +48,12 @@ def patterned_ring(around: int = 96, along: int = 48) -> tuple[Mesh, Tensor]:
     uv_faces = squares(rows * (around + 1) + columns)
     v, u = torch.meshgrid(torch.arange(256) / 256, torch.arange(512) / 512, indexing="ij")
     tiles = ((u * 16).floor() + (v * 8).floor()) % 2
-    colours = torch.stack((0.85 - 0.6 * tiles, 0.35 + 0.3 * (2 * math.pi * u).sin(), 0.2 + 0.6 * tiles), -1)
-    return Mesh(points, faces, uvs=torch.stack((s, t), -1).reshape(-1, 2), uv_faces=uv_faces), colours
+    colors = torch.stack((0.85 - 0.6 * tiles, 0.35 + 0.3 * (2 * math.pi * u).sin(), 0.2 + 0.6 * tiles), -1)
+    return Mesh(points, faces, uvs=torch.stack((s, t), -1).reshape(-1, 2), uv_faces=uv_faces), colors
 
 
 def read_textured(mesh_file: Path, image_file: Path) -> tuple[Mesh, Tensor]:
-    """The mesh upright (+Z), centred and at most 2 long, and its texture in linear light."""
+    """The mesh upright (+Z), centered and at most 2 long, and its texture in linear light."""
     mesh = read_mesh(mesh_file)
     if mesh.uvs is None:
         raise SystemExit(f"{mesh_file} has no texture coordinates")
@@ -95,13 +95,13 @@ def main(
     """
     spot = Path(os.environ.get("UNRENDER_DATA", Path(__file__).parents[2] / "shared" / "data")) / "meshes"
     if mesh is not None and texture is not None:
-        shape, colours = read_textured(mesh, texture)
+        shape, colors = read_textured(mesh, texture)
     elif (spot / "spot.obj").exists():
-        shape, colours = read_textured(spot / "spot.obj", spot / "spot_texture.png")
+        shape, colors = read_textured(spot / "spot.obj", spot / "spot_texture.png")
     else:
-        shape, colours = patterned_ring()
+        shape, colors = patterned_ring()
     shape = shape.with_vertex_normals()
-    material = BlinnPhong(Texture(colours), specular=torch.full((3,), 0.08), exponent=torch.tensor(60.0))
+    material = BlinnPhong(Texture(colors), specular=torch.full((3,), 0.08), exponent=torch.tensor(60.0))
     lights = [
         AmbientLight(torch.tensor([0.25, 0.28, 0.35])),
         DirectionalLight(torch.tensor([1.0, -1.5, 2.0]), torch.tensor([0.75, 0.7, 0.6])),
@@ -113,7 +113,7 @@ def main(
     pictures, covered = [], []
     for frame in range(frames):
         seen = render_surface(shape, material, lights, cameras[frame], background=torch.ones(3), samples=samples, topology=topology)
-        pictures.append((srgb_from_linear(seen.colour[0].clamp(0, 1)) * 255).round().byte())
+        pictures.append((srgb_from_linear(seen.color[0].clamp(0, 1)) * 255).round().byte())
         covered.append(float(seen.opacity.mean()))
     rate = frames / (time.perf_counter() - started)
     print(f"{len(shape.faces):,} triangles, {size} x {size}, {samples}² samples a pixel: {rate:.1f} frames/s")

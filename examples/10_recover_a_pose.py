@@ -21,21 +21,18 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
 
 from unrender.cameras import Cameras
-from unrender.ops.antialias import antialias
-from unrender.ops.interpolate import interpolate
-from unrender.ops.rasterize import rasterize
-from unrender.ops.topology import edge_topology
-from unrender.rotations import matrix_from_wxyz
+from unrender.ops.raster import antialias, edge_topology, interpolate, rasterize
+from unrender.transforms import matrix_from_wxyz
 
 SIZE = 256
 DISTANCE = 3.5
 VERTICES = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
 SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
 FACES = torch.tensor([face for a, b, c, d in SIDES for face in ((a, b, c), (a, c, d))], dtype=torch.int32)
-COLOUR_OF_SIDE = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.8, 0.3], [0.2, 0.3, 0.9], [0.9, 0.8, 0.2], [0.8, 0.3, 0.8], [0.2, 0.8, 0.8]])
+COLOR_OF_SIDE = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.8, 0.3], [0.2, 0.3, 0.9], [0.9, 0.8, 0.2], [0.8, 0.3, 0.8], [0.2, 0.8, 0.8]])
 # Darker towards one corner: where a single side is seen, it still tells which way it is turned.
-COLOURS = (COLOUR_OF_SIDE[:, None] * torch.tensor([1.0, 0.8, 0.6, 0.8])[:, None]).reshape(24, 3)
-COLOUR_FACES = torch.arange(24, dtype=torch.int32).reshape(6, 4)[:, [[0, 1, 2], [0, 2, 3]]].reshape(12, 3)
+COLORS = (COLOR_OF_SIDE[:, None] * torch.tensor([1.0, 0.8, 0.6, 0.8])[:, None]).reshape(24, 3)
+COLOR_FACES = torch.arange(24, dtype=torch.int32).reshape(6, 4)[:, [[0, 1, 2], [0, 2, 3]]].reshape(12, 3)
 TOPOLOGY = edge_topology(FACES)
 CAMERA = Cameras(torch.eye(4)[None], torch.tensor([[1.25 * SIZE, 1.25 * SIZE, SIZE / 2, SIZE / 2]]), torch.zeros(1, 6), SIZE, SIZE)
 CLIP_FROM_CAMERA = CAMERA.clip_from_camera(near=1.0, far=10.0)[0]
@@ -46,7 +43,7 @@ def render(wxyz: Tensor, size: int) -> Tensor:
     in_camera = VERTICES @ matrix_from_wxyz(normalize(wxyz, dim=-1)).mT + torch.tensor([0.0, 0.0, DISTANCE])
     positions = in_camera @ CLIP_FROM_CAMERA[:, :3].mT + CLIP_FROM_CAMERA[:, 3]
     raster = rasterize(positions, FACES, (size, size))
-    return antialias(interpolate(COLOURS, raster, COLOUR_FACES), raster, positions, FACES, TOPOLOGY)
+    return antialias(interpolate(COLORS, raster, COLOR_FACES), raster, positions, FACES, TOPOLOGY)
 
 
 def evenly_spread(count: int) -> Tensor:
@@ -74,12 +71,12 @@ def find(target: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             wxyz = wxyz[difference(render(wxyz, size), target).argsort()[:candidates]]
         wxyz.requires_grad_()
-        optimiser = torch.optim.Adam([wxyz], lr=rate, betas=(0.8, 0.95))
-        schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.1 ** (1 / steps))
+        optimizer = torch.optim.Adam([wxyz], lr=rate, betas=(0.8, 0.95))
+        schedule = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.1 ** (1 / steps))
         for _ in range(steps):
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             difference(render(wxyz, size), target).sum().backward()
-            optimiser.step()
+            optimizer.step()
             schedule.step()
             with torch.no_grad():
                 wxyz.copy_(normalize(wxyz, dim=-1))

@@ -2,7 +2,7 @@
 
     python -m unrender.compat examples/nvdiffrast_envphong.py --steps 600
 
-The shape is known. Unknown are an environment (a cube map) and a Phong highlight (colour and exponent). Each step looks from somewhere
+The shape is known. Unknown are an environment (a cube map) and a Phong highlight (color and exponent). Each step looks from somewhere
 else, with the light somewhere else. Prints the errors of the highlight; the defaults are for a quick look.
 """
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unrender.ops._launch import as_on_a_gpu
+from unrender.devices import as_on_a_gpu
 
 torch.set_num_threads(2)
 

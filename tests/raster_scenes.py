@@ -1,4 +1,4 @@
-"""Meshes and projections that the tests of rasterisation share."""
+"""Meshes and projections that the tests of rasterization share."""
 
 from __future__ import annotations
 

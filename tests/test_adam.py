@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrender.ops.adam import Adam
+from unrender.ops.encodings import Adam
 
 
 def _run(make, gradients: list[torch.Tensor], start: torch.Tensor) -> torch.Tensor:
     parameter = torch.nn.Parameter(start.clone())
-    optimiser = make([parameter])
+    optimizer = make([parameter])
     for gradient in gradients:
         parameter.grad = gradient.clone()
-        optimiser.step()
+        optimizer.step()
     return parameter.detach()
 
 
@@ -50,8 +50,8 @@ def test_momentum_carries_on_where_the_gradient_has_gone():
 
 def test_a_skipped_step_changes_nothing():
     parameter = torch.nn.Parameter(torch.ones(40))
-    optimiser = Adam([parameter], lr=0.1)
+    optimizer = Adam([parameter], lr=0.1)
     parameter.grad = torch.full((40,), float("nan"))
-    optimiser.step(skip=torch.ones(()))
+    optimizer.step(skip=torch.ones(()))
     assert torch.equal(parameter.detach(), torch.ones(40))
-    assert torch.equal(optimiser.state[parameter]["exp_avg"], torch.zeros(40))
+    assert torch.equal(optimizer.state[parameter]["exp_avg"], torch.zeros(40))

@@ -10,10 +10,7 @@ import torch
 from torch import Tensor
 
 from raster_scenes import cube, in_clip_space, orthographic_square, perspective, sphere, turned
-from unrender.ops.antialias import antialias
-from unrender.ops.raster import Raster
-from unrender.ops.rasterize import rasterize
-from unrender.ops.topology import Topology, edge_topology, topology_of
+from unrender.ops.raster import Raster, Topology, antialias, edge_topology, rasterize, topology_of
 from unrender.reference.antialias import antialias as twin
 from unrender.reference.antialias import edge_topology as twin_topology
 from unrender.reference.rasterize import rasterize as twin_rasterize
@@ -155,12 +152,12 @@ def test_each_row_of_a_half_plane_sums_to_its_exact_length(slope: float):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_constant_colour_is_unchanged(rule):
+def test_a_constant_color_is_unchanged(rule):
     vertices, faces = _crumpled(0)
     clip = in_clip_space(vertices, perspective() @ turned(0.3, 0.2, 4.0))[None]
     raster = rasterize(clip, faces, (40, 40))
-    colour = torch.full((1, 40, 40, 3), 0.7)
-    assert torch.equal(antialias(colour, raster, clip, faces, rule=rule), colour)
+    color = torch.full((1, 40, 40, 3), 0.7)
+    assert torch.equal(antialias(color, raster, clip, faces, rule=rule), color)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -170,8 +167,8 @@ def test_inner_edges_never_change_a_pixel(cells: int, rule):
     clip = (points * torch.tensor([1.2, 1.2, 1.0, 1.0]))[None]
     raster = rasterize(clip, faces, (48, 48))
     assert bool((raster.face >= 0).all())
-    colour = torch.rand(1, 48, 48, 2, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(antialias(colour, raster, clip, faces, rule=rule), colour)
+    color = torch.rand(1, 48, 48, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(antialias(color, raster, clip, faces, rule=rule), color)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -181,8 +178,8 @@ def test_without_shared_vertices_every_edge_is_an_outline(rule):
     apart = torch.arange(3 * faces.shape[0], dtype=torch.int32).view(-1, 3)
     assert bool((edge_topology(apart).across == -1).all())
     raster = rasterize(clip, apart, (48, 48))
-    colour = torch.rand(1, 48, 48, 1, generator=torch.Generator().manual_seed(0))
-    changed = antialias(colour, raster, clip, apart, rule=rule) != colour
+    color = torch.rand(1, 48, 48, 1, generator=torch.Generator().manual_seed(0))
+    changed = antialias(color, raster, clip, apart, rule=rule) != color
     assert int(changed.sum()) > 200
 
 
@@ -191,8 +188,8 @@ def test_a_crease_that_does_not_fold_is_no_outline():
     clip = in_clip_space(vertices, perspective() @ turned(0.785, 0.1, 1.1))[None]  # from so near that it fills the picture
     raster = rasterize(clip, faces, (32, 32))
     assert bool((raster.face >= 0).all()) and raster.face.unique().numel() > 2
-    colour = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(antialias(colour, raster, clip, faces), colour)
+    color = torch.rand(1, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(antialias(color, raster, clip, faces), color)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -204,8 +201,8 @@ def test_from_inside_a_sphere_there_is_no_outline(subdivisions: int, rule):
     clip = in_clip_space(vertices, matrices)
     raster = rasterize(clip, faces, (40, 40))
     assert bool((clip[..., 3] < 0).any()) and bool((raster.face >= 0).all())
-    colour = torch.rand(6, 40, 40, 1, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(antialias(colour, raster, clip, faces, rule=rule), colour)
+    color = torch.rand(6, 40, 40, 1, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(antialias(color, raster, clip, faces, rule=rule), color)
 
 
 def test_a_sheet_that_passes_under_the_eye_ends_where_its_side_does():
@@ -266,7 +263,7 @@ def test_the_radius_of_a_disc(radius: float):
     assert abs(float(kept.mean()) - 1) < 0.01 and float(kept.std()) < 0.05
 
 
-def test_the_shift_of_a_square_moves_its_centre_of_mass():
+def test_the_shift_of_a_square_moves_its_center_of_mass():
     points, faces = _square(9.0, 9)
     rotation = _random_poses(1, seed=5)[0][0]
     columns = torch.arange(40.0) - 19.5
@@ -331,7 +328,7 @@ def test_the_turn_of_a_cube_in_perspective(what):
 
 
 def test_the_farthest_turn_of_a_folded_strip_is_the_outline():
-    """A sheet that ends 0.3 pixels after a centre, goes back below itself and comes forward again to 0.8."""
+    """A sheet that ends 0.3 pixels after a center, goes back below itself and comes forward again to 0.8."""
     x = torch.tensor([-9.0, 0.3, 0.1, 0.8, -9.0])
     points = torch.stack([torch.stack([x, torch.full_like(x, y)], 1) for y in (-9.0, 9.0)], dim=1).view(-1, 2)
     clip = _flat(points + torch.tensor([0.5, 0.0]), 8)
@@ -353,8 +350,8 @@ def test_a_near_square_blends_with_the_far_picture_behind_it():
     both = torch.cat([faces, _square(40.0, 1)[1] + near.shape[1]])
     raster = rasterize(clip.detach(), both, (24, 24))
     texture = torch.rand(24, 24, generator=torch.Generator().manual_seed(0))
-    colour = torch.where(raster.face[0] < faces.shape[0], 2.0, texture)[None, :, :, None]
-    result = antialias(colour, raster, clip, both)
+    color = torch.where(raster.face[0] < faces.shape[0], 2.0, texture)[None, :, :, None]
+    result = antialias(color, raster, clip, both)
     row, column = 12, 18  # x of the right side is 12 + 6.3
     assert float(result.detach()[0, row, column - 1, 0]) == 2.0
     expected = 0.3 * 2.0 + 0.7 * texture[row, column]
@@ -365,8 +362,8 @@ def test_a_near_square_blends_with_the_far_picture_behind_it():
     torch.testing.assert_close(right, (2 - texture[6:18, column]).sum(), atol=1e-3, rtol=1e-4)
 
 
-def test_an_outline_is_found_from_the_farther_centre_where_that_surface_is_the_one_that_ends():
-    """A sheet that rises towards the eye passes below the end of a board; at the next centre it is already nearer than the board was."""
+def test_an_outline_is_found_from_the_farther_center_where_that_surface_is_the_one_that_ends():
+    """A sheet that rises towards the eye passes below the end of a board; at the next center it is already nearer than the board was."""
     board = torch.tensor([[-9.0, -9.0, 0.0], [0.2, -9.0, 0.0], [0.2, 9.0, 0.0], [-9.0, 9.0, 0.0]])
     ramp = torch.tensor([[-9.0, -9.0, 0.9], [9.0, -9.0, -0.9], [9.0, 9.0, -0.9], [-9.0, 9.0, 0.9]])
     ramp[:, 2] += 0.04
@@ -377,9 +374,9 @@ def test_an_outline_is_found_from_the_farther_centre_where_that_surface_is_the_o
     raster = rasterize(clip, faces, (8, 8))
     first, second = raster.depth[0, 4, 4], raster.depth[0, 4, 5]
     assert int(raster.face[0, 4, 4]) < 2 <= int(raster.face[0, 4, 5]) and float(second) < float(first)
-    colour = (raster.face < 2).float()[..., None]
+    color = (raster.face < 2).float()[..., None]
     for function in (antialias, twin):
-        torch.testing.assert_close(function(colour, raster, clip, faces)[0, 4, 3:6, 0], torch.tensor([1.0, 0.7, 0.0]), atol=1e-5, rtol=0)
+        torch.testing.assert_close(function(color, raster, clip, faces)[0, 4, 3:6, 0], torch.tensor([1.0, 0.7, 0.0]), atol=1e-5, rtol=0)
 
 
 # Kernel and twin
@@ -396,14 +393,14 @@ def _soup(seed: int, behind_the_eye: bool) -> tuple[Tensor, Tensor]:
 def _compare(clip: Tensor, faces: Tensor, resolution: tuple[int, int], channels: int, rule, scale: float = 1.0):
     raster = rasterize(clip if clip.ndim == 3 else clip[None], faces, resolution)
     generator = torch.Generator().manual_seed(9)
-    colour = torch.randn(*raster.face.shape, channels, generator=generator)
-    cotangent = torch.randn(colour.shape, generator=generator)
+    color = torch.randn(*raster.face.shape, channels, generator=generator)
+    cotangent = torch.randn(color.shape, generator=generator)
     outputs = []
     for function, dtype in ((antialias, torch.float32), (twin, torch.float64)):
-        c, p = colour.to(dtype).requires_grad_(), clip.to(dtype).requires_grad_()
+        c, p = color.to(dtype).requires_grad_(), clip.to(dtype).requires_grad_()
         result = function(c, raster, p, faces, rule=rule, position_gradient_scale=scale)
         outputs.append((result.detach(), *torch.autograd.grad(result, (c, p), cotangent.to(dtype))))
-    assert int((outputs[0][0] != colour).sum()) > 50
+    assert int((outputs[0][0] != color).sum()) > 50
     for ours, theirs in zip(*outputs, strict=True):
         size = float(theirs.abs().max())
         torch.testing.assert_close(ours.double() / size, theirs / size, atol=2e-6, rtol=0)
@@ -430,11 +427,11 @@ def test_shared_positions_equal_the_twin_in_every_view():
     ranges = torch.tensor([[0, faces.shape[0]], [0, faces.shape[0] // 2]], dtype=torch.int32)
     raster = rasterize(clip, faces, (32, 32), ranges)
     generator = torch.Generator().manual_seed(0)
-    colour, cotangent = (torch.rand(2, 32, 32, 2, generator=generator) for _ in range(2))
+    color, cotangent = (torch.rand(2, 32, 32, 2, generator=generator) for _ in range(2))
     slopes = []
     for function, dtype in ((antialias, torch.float32), (twin, torch.float64)):
         p = clip.to(dtype).requires_grad_()
-        slopes.append(torch.autograd.grad(function(colour.to(dtype), raster, p, faces), p, cotangent.to(dtype))[0])
+        slopes.append(torch.autograd.grad(function(color.to(dtype), raster, p, faces), p, cotangent.to(dtype))[0])
     torch.testing.assert_close(slopes[0].double(), slopes[1], atol=1e-5 * float(slopes[1].abs().max()), rtol=0)
 
 
@@ -443,9 +440,9 @@ def test_the_twin_passes_gradcheck(rule):
     vertices, faces = cube()
     clip = in_clip_space(vertices, perspective() @ turned(0.5, 0.4, 2.0))[None].double().requires_grad_()
     raster = twin_rasterize(clip.detach(), faces, (10, 10))
-    colour = torch.rand(1, 10, 10, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    color = torch.rand(1, 10, 10, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda c, p: twin(c, raster, p, faces, rule=rule), (colour, clip), rtol=2e-3 if rule == "owner" else 1e-3, fast_mode=True
+        lambda c, p: twin(c, raster, p, faces, rule=rule), (color, clip), rtol=2e-3 if rule == "owner" else 1e-3, fast_mode=True
     )
 
 
@@ -454,12 +451,12 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     clip = in_clip_space(vertices, torch.stack([perspective() @ turned(0.4 * k, 0.3, 3.0) for k in range(2)]))
     raster = rasterize(clip, faces, (100, 100))
     generator = torch.Generator().manual_seed(0)
-    colour, cotangent = (torch.rand(2, 100, 100, 3, generator=generator) for _ in range(2))
+    color, cotangent = (torch.rand(2, 100, 100, 3, generator=generator) for _ in range(2))
     threads = torch.get_num_threads()
     results = []
     for count in (1, 2, 5):
         torch.set_num_threads(count)
-        c, p = colour.clone().requires_grad_(), clip.clone().requires_grad_()
+        c, p = color.clone().requires_grad_(), clip.clone().requires_grad_()
         result = antialias(c, raster, p, faces)
         results.append((result.detach(), *torch.autograd.grad(result, (c, p), cotangent)))
     torch.set_num_threads(threads)
@@ -472,11 +469,11 @@ def test_the_position_gradient_scale_multiplies_that_gradient_alone(rule):
     points, faces = _disc(20, 7.0)
     clip = _flat(points + 0.1, 20).requires_grad_()
     raster = rasterize(clip.detach(), faces, (20, 20))
-    colour = torch.rand(1, 20, 20, 1, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    color = torch.rand(1, 20, 20, 1, generator=torch.Generator().manual_seed(0)).requires_grad_()
     weights = torch.rand(1, 20, 20, 1, generator=torch.Generator().manual_seed(1))
-    once, thrice = (antialias(colour, raster, clip, faces, rule=rule, position_gradient_scale=scale) for scale in (1.0, 3.0))
+    once, thrice = (antialias(color, raster, clip, faces, rule=rule, position_gradient_scale=scale) for scale in (1.0, 3.0))
     assert torch.equal(once, thrice)
-    plain, scaled = (torch.autograd.grad((weights * result).sum(), (colour, clip)) for result in (once, thrice))
+    plain, scaled = (torch.autograd.grad((weights * result).sum(), (color, clip)) for result in (once, thrice))
     assert torch.equal(plain[0], scaled[0])
     torch.testing.assert_close(3 * plain[1], scaled[1])
 
@@ -526,10 +523,10 @@ def test_an_edge_of_three_faces_is_an_outline_only_if_none_goes_on_beyond_it(rul
         clip = _flat(corners + torch.tensor([0.5, 0.0]), 8)
         clip[0, 3:, 2] = 0.1
         raster = rasterize(clip, faces, (8, 8))
-        colour = torch.arange(8.0).expand(1, 8, 8)[..., None].contiguous()
+        color = torch.arange(8.0).expand(1, 8, 8)[..., None].contiguous()
         for function in (antialias, twin):
-            result = function(colour, raster, clip, faces, rule=rule)
-            assert bool((result != colour).any()) != continues
+            result = function(color, raster, clip, faces, rule=rule)
+            assert bool((result != color).any()) != continues
 
 
 # Bad input
@@ -544,36 +541,36 @@ def _small() -> tuple[Tensor, Raster, Tensor, Tensor]:
 
 @pytest.mark.cpu
 def test_bad_arguments_are_refused_with_a_sentence():
-    colour, raster, clip, faces = _small()
-    with pytest.raises(ValueError, match="float32 and colour is torch.float64"):
-        antialias(colour.double(), raster, clip, faces)
+    color, raster, clip, faces = _small()
+    with pytest.raises(ValueError, match="float32 and color is torch.float64"):
+        antialias(color.double(), raster, clip, faces)
     with pytest.raises(ValueError, match="float32 and clip_positions is torch.float64"):
-        antialias(colour, raster, clip.double(), faces)
+        antialias(color, raster, clip.double(), faces)
     with pytest.raises(ValueError, match="must be equal"):
-        antialias(colour[:, :4], raster, clip, faces)
+        antialias(color[:, :4], raster, clip, faces)
     with pytest.raises(ValueError, match="corner 2 of face 1 is vertex 77"):
         wrong = faces.clone()
         wrong[1, 2] = 77
-        antialias(colour, raster, clip, wrong)
+        antialias(color, raster, clip, wrong)
     with pytest.raises(ValueError, match="topology is of 2 faces and the mesh has 5"):
-        antialias(colour, raster, clip, faces, edge_topology(faces[:2]))
+        antialias(color, raster, clip, faces, edge_topology(faces[:2]))
     with pytest.raises(ValueError, match="finite position_gradient_scale"):
-        antialias(colour, raster, clip, faces, position_gradient_scale=float("nan"))
+        antialias(color, raster, clip, faces, position_gradient_scale=float("nan"))
     with pytest.raises(ValueError, match="type int32 or int64"):
         edge_topology(faces.short())
     for wrong in (torch.zeros(2, 4, dtype=torch.int32), torch.zeros(3, dtype=torch.int32)):
         with pytest.raises(ValueError, match=r"edge_topology takes faces of shape \[faces, 3\]"):
             getattr(edge_topology, "__wrapped__", edge_topology)(wrong)
     with pytest.raises(ValueError, match="topology of type int32, got torch.int64"):
-        antialias(colour, raster, clip, faces, Topology(edge_topology(faces).across.long()))
+        antialias(color, raster, clip, faces, Topology(edge_topology(faces).across.long()))
 
 
 @pytest.mark.parametrize("name", ["face", "barycentrics", "depth"])
 def test_a_raster_whose_tensors_do_not_fit_each_other_is_refused(name: str):
-    colour, raster, clip, faces = _small()
+    color, raster, clip, faces = _small()
     object.__setattr__(raster, name, getattr(raster, name)[:, :5])
     with pytest.raises(ValueError, match="^antialias: the raster's face is"):
-        antialias(colour, raster, clip, faces)
+        antialias(color, raster, clip, faces)
 
 
 def test_more_numbers_than_32_bits_count_are_refused():
@@ -586,16 +583,16 @@ def test_more_numbers_than_32_bits_count_are_refused():
 
 
 def test_a_second_derivative_is_refused_by_name():
-    colour, raster, clip, faces = _small()
-    (slope,) = torch.autograd.grad(antialias(colour, raster, clip.requires_grad_(), faces).sum(), clip, create_graph=True)
+    color, raster, clip, faces = _small()
+    (slope,) = torch.autograd.grad(antialias(color, raster, clip.requires_grad_(), faces).sum(), clip, create_graph=True)
     with pytest.raises(RuntimeError, match="antialias has a first derivative only"):
         torch.autograd.grad(slope.square().sum(), clip)
 
 
 def test_non_contiguous_arguments_give_the_same():
-    colour, raster, clip, faces = _small()
-    expected = antialias(colour, raster, clip, faces)
-    apart = torch.stack([colour, colour], -1)[..., 0]
+    color, raster, clip, faces = _small()
+    expected = antialias(color, raster, clip, faces)
+    apart = torch.stack([color, color], -1)[..., 0]
     positions = torch.stack([clip, clip], -1)[..., 0]
     corners = faces.mT.contiguous().mT
     assert not (apart.is_contiguous() or positions.is_contiguous() or corners.is_contiguous())
@@ -604,7 +601,7 @@ def test_non_contiguous_arguments_give_the_same():
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_neighbour_that_is_not_finite_counts_as_none(value: float, rule):
+def test_a_neighbor_that_is_not_finite_counts_as_none(value: float, rule):
     faces = torch.tensor([[0, 1, 2], [1, 2, 3]])
     clip = _flat(torch.tensor([[-40.0, 0.0], [0.8, -40.0], [0.8, 40.0], [40.0, 0.0]]), 8)
     clip[0, 3, 0] = value
@@ -616,22 +613,22 @@ def test_a_neighbour_that_is_not_finite_counts_as_none(value: float, rule):
 
 
 def test_empty_meshes_pictures_and_channels_come_back_empty():
-    colour, raster, clip, faces = _small()
+    color, raster, clip, faces = _small()
     nothing = replace(raster, face=torch.full_like(raster.face, -1))
     leaf = clip.clone().requires_grad_()
-    without_faces = antialias(colour, nothing, leaf, faces[:0])
-    assert torch.equal(without_faces, colour)
+    without_faces = antialias(color, nothing, leaf, faces[:0])
+    assert torch.equal(without_faces, color)
     assert torch.equal(torch.autograd.grad(without_faces.sum(), leaf)[0], torch.zeros_like(clip))
-    assert torch.equal(antialias(colour, nothing, clip, faces), colour)
-    assert antialias(colour[..., :0], raster, clip, faces).shape == (1, 8, 8, 0)
+    assert torch.equal(antialias(color, nothing, clip, faces), color)
+    assert antialias(color[..., :0], raster, clip, faces).shape == (1, 8, 8, 0)
 
 
 def test_a_raster_and_a_topology_of_another_mesh_do_not_reach_outside_memory():
-    colour, raster, clip, faces = _small()
+    color, raster, clip, faces = _small()
     other = replace(raster, face=torch.where(raster.face >= 0, raster.face + 10_000_000, -1))
-    assert torch.equal(antialias(colour, other, clip, faces), colour)
+    assert torch.equal(antialias(color, other, clip, faces), color)
     wild = Topology(torch.full_like(edge_topology(faces).across, 1_000_000))
-    assert bool(antialias(colour, raster, clip, faces, wild).isfinite().all())
+    assert bool(antialias(color, raster, clip, faces, wild).isfinite().all())
 
 
 @pytest.mark.gpu
@@ -642,10 +639,10 @@ def test_a_gpu_gives_what_the_cpu_gives(rule):
     clip = in_clip_space(vertices, torch.stack([perspective() @ turned(0.5 * k, 0.3 * k, 4.0) for k in range(2)]))
     raster = rasterize(clip, faces, (64, 64))
     generator = torch.Generator().manual_seed(0)
-    colour, cotangent = (torch.rand(2, 64, 64, 3, generator=generator) for _ in range(2))
+    color, cotangent = (torch.rand(2, 64, 64, 3, generator=generator) for _ in range(2))
     results = []
     for device in ("cpu", "cuda"):
-        c, p = colour.to(device).requires_grad_(), clip.to(device).requires_grad_()
+        c, p = color.to(device).requires_grad_(), clip.to(device).requires_grad_()
         there = Raster(raster.face.to(device), raster.barycentrics.to(device), raster.depth.to(device))
         result = antialias(c, there, p, faces.to(device), rule=rule)
         results.append([t.cpu() for t in (result.detach(), *torch.autograd.grad(result, (c, p), cotangent.to(device)))])

@@ -12,25 +12,29 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "unrender"
 
-ROW = re.compile(r"^\| (\d+) \| (.+?) \|", re.MULTILINE)
+ROW = re.compile(r"^\| \w+ \| (`.+?) \|", re.MULTILINE)
 
 
-def read_levels() -> dict[str, int]:
-    """Level of each top-level module, from the table of docs/architecture.md."""
+def read_levels() -> dict[str, tuple[int, int]]:
+    """(stratum, place in its row) of each room, from the table of docs/architecture.md."""
     page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
-    return {name: int(level) for level, names in ROW.findall(page) for name in re.findall(r"`(\w+)/?`", names)}
+    return {
+        room: (stratum, place)
+        for stratum, rooms in enumerate(ROW.findall(page))
+        for place, room in enumerate(re.findall(r"`(\w+)/?`", rooms))
+    }
 
 
 LEVEL_OF = read_levels()
 
 
-def level_of(module: str) -> int:
-    """Of a dotted name; a module that has none yet counts as the top, and fails its own test."""
-    return LEVEL_OF.get(module.split(".")[0], len(LEVEL_OF))
+def level_of(module: str) -> tuple[int, int]:
+    """Of a dotted name; a room that is not in the table counts as the top, and fails its own test."""
+    return LEVEL_OF.get(module.split(".")[0], (len(LEVEL_OF), 0))
 
 
-CUDA_ALLOWED = "doctor"
-"""The only module that may name a CUDA device anywhere; in ``cli`` one function may, the one that chooses the device."""
+CUDA_ALLOWED = ("doctor", "devices")
+"""The modules that may name a CUDA device: one describes the machine, one turns the name of a device into a device."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +125,16 @@ def test_no_import_goes_up() -> None:
     assert [str(found) for found in IMPORTS if level_of(found.imported) > level_of(found.importer.name)] == []
 
 
-def test_siblings_never_import_each_other() -> None:
-    between = [found for found in IMPORTS if found.imported.split(".")[0] != found.importer.top]
-    assert [str(found) for found in between if level_of(found.imported) == level_of(found.importer.name)] == []
+def family_of(module: str) -> str | None:
+    """One of the three families of primitives, or None for any other module."""
+    parts = module.split(".")
+    return parts[1] if parts[0] == "ops" and len(parts) > 1 and parts[1] in ("encodings", "rays", "raster") else None
+
+
+def test_the_families_of_primitives_never_import_each_other() -> None:
+    pairs = [(found, family_of(found.importer.name), family_of(found.imported)) for found in IMPORTS]
+    assert [str(found) for found, importer, imported in pairs if importer and imported and importer != imported] == []
+    assert {family_of(name) for name in MODULES} == {None, "encodings", "rays", "raster"}
 
 
 def test_no_import_cycle() -> None:
@@ -157,22 +168,16 @@ def cuda_literals(module: Module) -> list[ast.Constant]:
     return [node for node in constants if isinstance(node.value, str) and re.match(r"cuda(:|$)", node.value)]
 
 
-@pytest.mark.parametrize("name", [name for name, module in MODULES.items() if module.top not in (CUDA_ALLOWED, "cli")])
+@pytest.mark.parametrize("name", [name for name, module in MODULES.items() if module.top not in CUDA_ALLOWED])
 def test_the_device_follows_the_tensors(name: str) -> None:
     assert [f"line {node.lineno}: {node.value!r}" for node in cuda_literals(MODULES[name])] == []
 
 
-def test_one_function_of_the_command_line_chooses_the_device() -> None:
-    homes = set()
-    for module in MODULES.values():
-        if module.top != "cli":
-            continue
-        functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
-        for literal in cuda_literals(module):
-            owners = [f for f in functions if f.lineno <= literal.lineno <= (f.end_lineno or f.lineno)]
-            homes.add((module.name, owners[-1].name if owners else f"line {literal.lineno}"))
-    assert len(homes) <= 1, homes
-    assert all("device" in function for _, function in homes), homes
+def test_one_function_turns_a_name_into_a_device() -> None:
+    module = MODULES["devices"]
+    functions = [node for node in ast.walk(module.tree) if isinstance(node, ast.FunctionDef)]
+    homes = {f.name for literal in cuda_literals(module) for f in functions if f.lineno <= literal.lineno <= (f.end_lineno or f.lineno)}
+    assert homes == {"select_device"}
 
 
 def test_nothing_asks_an_object_what_it_has() -> None:
@@ -208,14 +213,15 @@ def public_functions(module: Module) -> dict[str, list[str]]:
     }
 
 
-PRIMITIVES = [name for name in MODULES if name.startswith("ops.") and name.replace("ops.", "reference.", 1) in MODULES]
+TWIN_OF = {name: f"reference.{name.split('.')[-1]}" for name in MODULES if family_of(name) and name.count(".") == 2}
+PRIMITIVES = [name for name, twin in TWIN_OF.items() if twin in MODULES]
 
 
 @pytest.mark.parametrize("name", PRIMITIVES)
 def test_every_primitive_has_a_twin(name: str) -> None:
-    twins = public_functions(MODULES[name.replace("ops.", "reference.", 1)])
+    twins = public_functions(MODULES[TWIN_OF[name]])
     for function, arguments in public_functions(MODULES[name]).items():
-        assert function in twins, f"unrender.reference.{name.removeprefix('ops.')} has no {function}"
+        assert function in twins, f"unrender.{TWIN_OF[name]} has no {function}"
         assert twins[function] == arguments, f"{function} and its twin name their arguments differently"
 
 

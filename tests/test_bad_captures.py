@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from tiny_captures import SIZE, write_blender, write_neus, write_transforms
-from unrender.capture import CaptureError
-from unrender.io import load_capture
+from unrender.captures import load_capture
+from unrender.captures.capture import CaptureError
 
 
 def refusal(folder: Path, **options: Any) -> str:
@@ -273,7 +273,7 @@ def test_more_images_than_cameras(tmp_path: Path) -> None:
 def test_overrides_that_make_no_region(tmp_path: Path) -> None:
     folder = write_transforms(tmp_path / "ball")
     assert "radius is 0" in refusal(folder, radius=0.0)
-    assert "centre is" in refusal(folder, centre=(0.0, float("nan"), 0.0))
+    assert "center is" in refusal(folder, center=(0.0, float("nan"), 0.0))
     assert "up is" in refusal(folder, up=(0.0, 0.0, 0.0))
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from unrender.cameras import Cameras, LensModel, arc_cameras, interpolated_cameras, orbit_cameras
+from unrender.captures.images import undistorted
 from unrender.color import linear_from_srgb, over, srgb_from_linear
-from unrender.io.images import undistorted
-from unrender.rotations import look_at, matrix_from_wxyz, rotation_between, slerp, wxyz_from_matrix
+from unrender.transforms import look_at, matrix_from_wxyz, rotation_between, slerp, wxyz_from_matrix
 
 LENSES: list[tuple[LensModel, list[float]]] = [
     ("opencv", [0.0] * 6),
@@ -43,7 +43,7 @@ def test_projection_inverts_rays(lens: LensModel, distortion: list[float]) -> No
     rays = cameras.image_rays(1)
     distances = torch.linspace(0.5, 9.0, len(rays.origins), dtype=torch.float64)[:, None]
     pixels, depth = cameras.project(rays.origins + distances * rays.directions, 1)
-    assert float((pixels - cameras.pixel_centres()).abs().max()) < 1e-9
+    assert float((pixels - cameras.pixel_centers()).abs().max()) < 1e-9
     assert bool((depth > 0).all())
 
 
@@ -53,7 +53,7 @@ def test_float32_rays_are_exact_to_a_ten_thousandth_of_a_pixel(lens: LensModel, 
     directions = single.directions_in_camera().reshape(-1, 3).double()
     pose = double.world_from_camera[0]
     pixels, _ = double.project(pose[:3, 3] + directions @ pose[:3, :3].T, 0)
-    assert float((pixels - double.pixel_centres()).abs().max()) < 1e-4
+    assert float((pixels - double.pixel_centers()).abs().max()) < 1e-4
 
 
 def test_autocast_leaves_cameras_alone() -> None:
@@ -142,7 +142,7 @@ def test_rays_of_pixels_and_of_the_image_agree(lens: LensModel, distortion: list
     cameras = cameras_around(3, lens, distortion)
     whole = cameras.image_rays(2)
     chosen = torch.tensor([0, 5, 64 * 20 + 3, 64 * 48 - 1])
-    some = cameras.rays(torch.full((4,), 2, dtype=torch.int32), cameras.pixel_centres()[chosen])
+    some = cameras.rays(torch.full((4,), 2, dtype=torch.int32), cameras.pixel_centers()[chosen])
     torch.testing.assert_close(some.directions, whole.directions[chosen])
     torch.testing.assert_close(some.origins, whole.origins[chosen])
     shared = cameras.directions_in_camera()
@@ -160,7 +160,7 @@ def test_cameras_with_lenses_of_their_own_have_maps_of_their_own() -> None:
     torch.testing.assert_close(maps[0], maps[2])
 
 
-def test_downscaling_keeps_the_rays_of_block_centres() -> None:
+def test_downscaling_keeps_the_rays_of_block_centers() -> None:
     cameras = cameras_around(1, "opencv", LENSES[2][1])
     small = cameras.downscaled(4)
     assert (small.width, small.height) == (16, 12)
@@ -292,8 +292,8 @@ def test_srgb_round_trip_and_its_gradient_at_black() -> None:
     torch.testing.assert_close(black.grad, torch.full((3,), 12.92))
 
 
-def test_over_interpolates_between_background_and_colour() -> None:
+def test_over_interpolates_between_background_and_color() -> None:
     generator = torch.Generator().manual_seed(1)
-    colour, background = torch.rand(4, 5, 3, generator=generator), torch.rand(3, generator=generator)
-    torch.testing.assert_close(over(colour, torch.ones(4, 5), background), colour)
-    torch.testing.assert_close(over(colour, torch.zeros(4, 5), background), background.expand(4, 5, 3))
+    color, background = torch.rand(4, 5, 3, generator=generator), torch.rand(3, generator=generator)
+    torch.testing.assert_close(over(color, torch.ones(4, 5), background), color)
+    torch.testing.assert_close(over(color, torch.zeros(4, 5), background), background.expand(4, 5, 3))

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrender.io.atomic import replacing, write_bytes, write_json
-from unrender.io.checkpoints import CheckpointError, find_checkpoint, same_tensors, save_checkpoint
+from unrender.files.atomic import replacing, write_bytes, write_json
+from unrender.runs.checkpoints import CheckpointError, find_checkpoint, same_tensors, save_checkpoint
 
 
 def tensors(seed: int) -> dict[str, Tensor]:

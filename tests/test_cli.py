@@ -15,20 +15,22 @@ import pytest
 import torch
 
 import unrender.api
-import unrender.cli
-import unrender.commands
-import unrender.outputs
-import unrender.runs
+import unrender.cli.commands
+import unrender.cli.main
+import unrender.recipes.table
+import unrender.runs.outputs
+import unrender.runs.session
 from tiny_recipe import PRESETS, TINY, TinyConfig, TinyScene, tiny_capture
-from unrender.arguments import sentence_of
-from unrender.capture import CaptureError
-from unrender.cli import main
-from unrender.doctor import DeviceError, examine, select_device
+from unrender.captures.capture import CaptureError
+from unrender.cli.arguments import sentence_of
+from unrender.cli.main import main
+from unrender.cli.options import FitOptions
+from unrender.devices import DeviceError, select_device
+from unrender.doctor import examine
 from unrender.geometry.mesh import read_mesh
-from unrender.io.checkpoints import find_checkpoint, same_tensors
-from unrender.io.run_directory import RunDirectory, config_from_json, config_to_json
-from unrender.options import FitOptions
 from unrender.recipes.fitting import Progress
+from unrender.runs.checkpoints import find_checkpoint, same_tensors
+from unrender.runs.directory import RunDirectory, config_from_json, config_to_json
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -36,10 +38,10 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
     """Runs a command with the tiny recipe in an empty folder: exit code, standard output, standard error."""
-    monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": TINY, "other": replace(TINY, name="other")})
+    monkeypatch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": TINY, "other": replace(TINY, name="other")})
     monkeypatch.setattr(unrender.api, "recipes", lambda: {"tiny": TINY})
-    monkeypatch.setattr(unrender.commands, "load_capture", tiny_capture)
-    monkeypatch.setattr(unrender.outputs, "VIDEO_FRAMES", 4)
+    monkeypatch.setattr(unrender.cli.commands, "load_capture", tiny_capture)
+    monkeypatch.setattr(unrender.runs.outputs, "VIDEO_FRAMES", 4)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("UNRENDER_TRACEBACK", raising=False)
     (tmp_path / "ball").mkdir()
@@ -58,9 +60,9 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the quick preset; tests copy it."""
     folder = tmp_path_factory.mktemp("quick")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unrender.cli, "recipes", lambda: {"tiny": TINY})
-        patch.setattr(unrender.commands, "load_capture", tiny_capture)
-        patch.setattr(unrender.outputs, "VIDEO_FRAMES", 4)
+        patch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": TINY})
+        patch.setattr(unrender.cli.commands, "load_capture", tiny_capture)
+        patch.setattr(unrender.runs.outputs, "VIDEO_FRAMES", 4)
         patch.chdir(folder)
         Path("ball").mkdir()
         assert main(["fit", "tiny", "ball", "--out", "here", "--preset", "quick"]) == 0
@@ -114,7 +116,7 @@ def test_the_same_command_on_a_finished_run_only_writes_what_is_missing(run: Run
     before = (here / "video.mp4").stat().st_mtime_ns
     (here / "report.html").unlink()
     (here / "mesh.glb").unlink()
-    monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": replace(TINY, fit=pytest.fail)})
+    monkeypatch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": replace(TINY, fit=pytest.fail)})
     code, out, _ = run("fit", "tiny", "ball", "--out", "here", "--preset", "quick")
     assert code == 0 and "is finished" in out
     assert (here / "report.html").exists() and (here / "mesh.glb").exists()
@@ -143,7 +145,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_bit_equal(run: Run, monkeypatch:
 
         return TINY.fit(*arguments, observer=watch, **named)
 
-    monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": replace(TINY, fit=fit_and_stop)})
+    monkeypatch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": replace(TINY, fit=fit_and_stop)})
     code, out, _ = run("fit", "tiny", "ball", "--out", "parts")
     assert code == 130 and "the same command resumes it" in out
     assert json.loads(Path("parts/run.json").read_text())["outcome"] == "interrupted"
@@ -158,7 +160,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_bit_equal(run: Run, monkeypatch:
 
 def test_a_fit_killed_between_checkpoints_ends_bit_equal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run("fit", "tiny", "ball", "--out", "whole")
-    monkeypatch.setattr(unrender.runs, "CHECKPOINT_EVERY", 0.0)
+    monkeypatch.setattr(unrender.runs.session, "CHECKPOINT_EVERY", 0.0)
 
     class Killed(BaseException):
         pass
@@ -171,7 +173,7 @@ def test_a_fit_killed_between_checkpoints_ends_bit_equal(run: Run, monkeypatch: 
         unrender.api.fit("tiny", tiny_capture(), out="parts", observer=dies)
     newest = sorted(Path("parts/checkpoints").glob("*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:50])
-    monkeypatch.setattr(unrender.runs, "CHECKPOINT_EVERY", 30.0)
+    monkeypatch.setattr(unrender.runs.session, "CHECKPOINT_EVERY", 30.0)
     reports: list[int] = []
     result = unrender.api.fit("tiny", tiny_capture(), out="parts", observer=lambda progress: reports.append(progress.step))
     assert reports[0] == 20 and result.outcome == "finished"
@@ -180,14 +182,15 @@ def test_a_fit_killed_between_checkpoints_ends_bit_equal(run: Run, monkeypatch: 
 
 def test_a_fit_killed_by_the_system_resumes(tmp_path: Path) -> None:
     script = (
-        "import sys, time; sys.path.insert(0, sys.argv[1]); import unrender.runs, unrender.outputs, unrender.cli, unrender.commands\n"
+        "import sys, time; sys.path.insert(0, sys.argv[1]); import unrender.recipes.table, unrender.runs.session\n"
+        "import unrender.runs.outputs, unrender.cli.main, unrender.cli.commands\n"
         "from dataclasses import replace; from tiny_recipe import TINY, tiny_capture\n"
-        "unrender.runs.CHECKPOINT_EVERY = 0.0; unrender.outputs.VIDEO_FRAMES = 4\n"
+        "unrender.runs.session.CHECKPOINT_EVERY = 0.0; unrender.runs.outputs.VIDEO_FRAMES = 4\n"
         "def fit(*a, observer, **k):\n"
         "    def slow(progress): observer(progress); time.sleep(float(sys.argv[2]))\n"
         "    return TINY.fit(*a, observer=slow, **k)\n"
-        "unrender.cli.recipes = lambda: {'tiny': replace(TINY, fit=fit)}; unrender.commands.load_capture = tiny_capture\n"
-        "sys.exit(unrender.cli.main(['fit', 'tiny', 'ball', '--out', sys.argv[3]]))\n"
+        "unrender.recipes.table.recipes = lambda: {'tiny': replace(TINY, fit=fit)}; unrender.cli.commands.load_capture = tiny_capture\n"
+        "sys.exit(unrender.cli.main.main(['fit', 'tiny', 'ball', '--out', sys.argv[3]]))\n"
     )
     words = [sys.executable, "-c", script, str(Path(__file__).parent)]
     process = subprocess.Popen([*words, "0.1", "run"], cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -275,7 +278,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unwritable_folder_is_found_before_any_photo_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unrender.commands, "load_capture", pytest.fail)
+    monkeypatch.setattr(unrender.cli.commands, "load_capture", pytest.fail)
     Path("file").write_text("")
     code, _, err = run("fit", "tiny", "ball", "--out", "file/run")
     assert code == 1 and "choose another" in one_sentence(err)
@@ -287,7 +290,7 @@ def test_what_the_reader_finds_wrong_is_one_line(run: Run, monkeypatch: pytest.M
     def broken(path: Path, **options: object) -> object:
         raise CaptureError(f"{path}/a.png is cut off;\n  copy it again")
 
-    monkeypatch.setattr(unrender.commands, "load_capture", broken)
+    monkeypatch.setattr(unrender.cli.commands, "load_capture", broken)
     code, _, err = run("fit", "tiny", "ball")
     assert code == 1 and one_sentence(err) == "unrender: error: ball/a.png is cut off; copy it again"
     assert not Path("runs/tiny-ball").exists()
@@ -303,11 +306,11 @@ def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.M
         seen.append(options)
         return tiny_capture(path, **options)
 
-    monkeypatch.setattr(unrender.commands, "load_capture", load)
+    monkeypatch.setattr(unrender.cli.commands, "load_capture", load)
     words = ["--center", "-1", "0", "2.5", "--radius", "3", "--up", "0", "0", "1", "--test-every", "4", "--no-masks", "--downscale", "2"]
     assert run("fit", "tiny", "ball", *words, "--steps", "6", "--layers", "3", "4", "5")[0] == 0
     assert seen[0] == {
-        "downscale": 2, "centre": (-1.0, 0.0, 2.5), "radius": 3.0, "up": (0.0, 0.0, 1.0), "test_every": 4,
+        "downscale": 2, "center": (-1.0, 0.0, 2.5), "radius": 3.0, "up": (0.0, 0.0, 1.0), "test_every": 4,
         "normals_frame": "opengl", "use_masks": False,
     }  # fmt: skip
     record = RunDirectory(Path("runs/tiny-ball")).read_record()
@@ -318,14 +321,14 @@ def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.M
 
 def test_steps_alone_replace_the_time_budget_of_a_preset(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     timed = replace(TINY, presets={**PRESETS, "cpu": replace(PRESETS["cpu"], max_seconds=500.0)})
-    monkeypatch.setattr(unrender.cli, "recipes", lambda: {"tiny": timed})
+    monkeypatch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": timed})
     budgets: list[float | None] = []
 
     def note(recipe: object, preset: object, options: FitOptions[TinyConfig], *rest: object) -> int:
         budgets.append(options.config.max_seconds)
         return 0
 
-    monkeypatch.setattr(unrender.commands, "fit_capture", note)
+    monkeypatch.setattr(unrender.cli.commands, "fit_capture", note)
     for words in (["--steps", "4"], ["--steps=4", "--max-seconds", "9"], ["--device", "cpu"]):
         assert run("fit", "tiny", "ball", *words)[0] == 0
     assert budgets == [None, 9.0, 500.0]
@@ -352,8 +355,8 @@ def test_render_writes_pictures_and_a_video(run: Run, here: Path, path: str, fra
 def test_export_writes_either_frame(run: Run, here: Path, suffix: str) -> None:
     assert run("export", "here", "--format", suffix, "--frame", "normalized", "--out", f"n.{suffix}")[0] == 0
     assert run("export", "here", "--format", suffix, "--out", f"s.{suffix}")[0] == 0
-    normalised, source = read_mesh(f"n.{suffix}").vertices, read_mesh(f"s.{suffix}").vertices
-    assert torch.allclose(normalised.amax(0), torch.full((3,), 0.5), atol=1e-5)
+    normalized, source = read_mesh(f"n.{suffix}").vertices, read_mesh(f"s.{suffix}").vertices
+    assert torch.allclose(normalized.amax(0), torch.full((3,), 0.5), atol=1e-5)
     assert torch.allclose(source.amax(0), torch.tensor([51.0, 52.0, 53.0]), atol=1e-3)
 
 
@@ -406,7 +409,7 @@ def test_python_and_the_command_line_agree(run: Run) -> None:
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
-    script = "import sys, unrender, unrender.cli; sys.exit('torch' in sys.modules or 'warp' in sys.modules)"
+    script = "import sys, unrender, unrender.cli.main; sys.exit('torch' in sys.modules or 'warp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
@@ -436,7 +439,7 @@ def test_a_framed_error_becomes_a_sentence() -> None:
 
 @pytest.mark.parametrize("name", ["nerf", "neus"])
 def test_every_preset_of_a_real_recipe_makes_a_command_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    recipe = unrender.cli.recipes()[name]
+    recipe = unrender.recipes.table.recipes()[name]
     assert {"cpu", "gpu"} <= recipe.presets.keys()
     for preset, config in recipe.presets.items():
         assert main(["fit", name, "--preset", preset, "--help"]) == 0

@@ -19,11 +19,7 @@ import unrender.compat.nvdiffrast.torch as dr
 from raster_scenes import in_clip_space, perspective, sphere, turned
 from unrender.compat.devices import EverythingOnCpu
 from unrender.compat.nvdiffrast.packing import face_from_float, float_from_face, pack, unpack
-from unrender.ops.antialias import antialias
-from unrender.ops.interpolate import interpolate_with_derivatives
-from unrender.ops.raster import Raster
-from unrender.ops.rasterize import rasterize, rasterize_layers
-from unrender.ops.texture import texture
+from unrender.ops.raster import Raster, antialias, interpolate_with_derivatives, rasterize, rasterize_layers, texture
 
 PROGRAMS = Path(__file__).parents[1] / "examples"
 
@@ -191,8 +187,8 @@ def test_a_picture_and_its_gradients_are_those_of_the_primitives() -> None:
 
     def ours(pos: Tensor, uv: Tensor, tex: Tensor) -> Tensor:
         raster = rasterize(pos, tri, (48, 48), derivatives=True)
-        colour = texture(tex, *interpolate_with_derivatives(uv, raster, tri))
-        return antialias(colour, raster, pos, tri, rule="owner", position_gradient_scale=2.0)
+        color = texture(tex, *interpolate_with_derivatives(uv, raster, tri))
+        return antialias(color, raster, pos, tri, rule="owner", position_gradient_scale=2.0)
 
     results = []
     for program in (theirs, ours):
@@ -405,7 +401,7 @@ UV = torch.zeros(1, 4, 4, 2)
 def test_wrong_arguments_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         call()
-    names = r"clip_positions|uv_derivatives|(?<!mip_)level_bias|\bmax_level|colour|edge_topology|position_gradient_scale"
+    names = r"clip_positions|uv_derivatives|(?<!mip_)level_bias|\bmax_level|color|edge_topology|position_gradient_scale"
     assert not re.search(names, str(caught.value))
 
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import unrender.ops.rays.compositing as ops
 from unrender.cameras import Rays
-from unrender.ops import compositing as ops
-from unrender.ops.samples import Samples
+from unrender.ops.rays import Samples
 from unrender.reference import compositing as reference
 
 DEVICES = [
@@ -214,7 +214,7 @@ def test_a_surface_seen_from_behind_is_transparent_once_annealed() -> None:
     assert leaving_weights.sum() < 0.02 and (leaving_weights >= 0).all() and entering_weights.sum() > 0.9
 
 
-def test_early_stop_changes_the_colour_by_less_than_its_threshold() -> None:
+def test_early_stop_changes_the_color_by_less_than_its_threshold() -> None:
     density, values = drawn(SIZE, high=60.0).float(), drawn(SIZE, 3).float()
     full, stopped = (ops.composite(ops.weights_from_density(density, SAMPLES, early_stop=e), values, SAMPLES) for e in (0.0, 1e-4))
     assert 0.0 < (full - stopped).abs().max() < 1e-4

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrender.ops.contraction import contract, uncontract
+from unrender.ops.encodings import contract, uncontract
 from unrender.reference import contraction as reference
 
 DEVICES = [

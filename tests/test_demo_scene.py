@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.capture import Capture
+from unrender.captures.capture import Capture
+from unrender.captures.load import load_capture
 from unrender.demo import RADIUS, AnalyticScene, make_demo_capture, render_demo_views, write_capture
 from unrender.geometry.distances import points_to_mesh_distance
 from unrender.geometry.mesh import Mesh
-from unrender.io.load import load_capture
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,14 @@ def test_the_scene_lies_within_its_radius() -> None:
 
 def test_the_true_mesh_is_one_closed_piece_of_about_the_promised_size(true_mesh: Mesh) -> None:
     assert true_mesh.is_watertight and true_mesh.component_count == 1
-    assert true_mesh.normals is not None and true_mesh.colours is not None
+    assert true_mesh.normals is not None and true_mesh.colors is not None
     assert 0.7 < float(true_mesh.vertices.norm(dim=1).max()) < RADIUS
     torch.testing.assert_close(true_mesh.normals.norm(dim=1), torch.ones(len(true_mesh.vertices)), atol=1e-5, rtol=0)
     of_triangles = true_mesh.with_vertex_normals().normals
     assert of_triangles is not None
     assert float((true_mesh.normals * of_triangles).sum(1).median()) > 0.999
-    assert float(true_mesh.colours.min()) >= 0 and float(true_mesh.colours.max()) <= 1
-    assert float(true_mesh.colours.std(0).min()) > 0.15
+    assert float(true_mesh.colors.min()) >= 0 and float(true_mesh.colors.max()) <= 1
+    assert float(true_mesh.colors.std(0).min()) > 0.15
 
 
 def test_the_same_seed_gives_the_same_photos_and_another_seed_others(capture: Capture) -> None:
@@ -107,11 +107,11 @@ def test_the_silhouette_is_that_of_the_true_mesh(capture: Capture, true_mesh: Me
 
 
 def test_a_photo_shows_what_rays_walked_one_by_one_meet() -> None:
-    """The rays that the cameras give, walked from the start with small steps, meet the same points in the same colours."""
+    """The rays that the cameras give, walked from the start with small steps, meet the same points in the same colors."""
     scene = AnalyticScene()
     cameras = make_demo_capture(views=3, size=36).cameras[1:2]
     assert isinstance(cameras, Cameras)
-    colour, opacity = render_demo_views(scene, cameras, supersampling=1)
+    color, opacity = render_demo_views(scene, cameras, supersampling=1)
     rays = cameras.image_rays(0)
     distance = torch.full((len(rays.origins),), 1.5)
     for _ in range(300):
@@ -119,9 +119,9 @@ def test_a_photo_shows_what_rays_walked_one_by_one_meet() -> None:
     met = distance < 4.0
     seen = opacity[0].reshape(-1) > 0
     assert int((met != seen).sum()) <= 2
-    assert bool((colour[0][opacity[0] == 0] == 0).all())
+    assert bool((color[0][opacity[0] == 0] == 0).all())
     points = (rays.origins + distance[:, None] * rays.directions)[met & seen]
-    error = (scene.colour(points, scene.normals(points)) - colour[0].reshape(-1, 3)[met & seen]).abs().amax(1)
+    error = (scene.color(points, scene.normals(points)) - color[0].reshape(-1, 3)[met & seen]).abs().amax(1)
     assert float((error < 5e-3).double().mean()) > 0.98
 
 
@@ -155,9 +155,9 @@ def test_a_capture_is_written_in_the_frame_its_poses_came_in(capture: Capture, t
     similarity[:3, 3] = torch.tensor([1.0, 2.0, 3.0])
     write_capture(replace(capture, source_from_world=similarity), tmp_path)
     back = load_capture(tmp_path)
-    centres = back.source_from_world[:3, :3] @ back.cameras.world_from_camera[0, :3, 3].double() + back.source_from_world[:3, 3]
+    centers = back.source_from_world[:3, :3] @ back.cameras.world_from_camera[0, :3, 3].double() + back.source_from_world[:3, 3]
     expected = 2.5 * capture.cameras.world_from_camera[1, :3, 3].double() + torch.tensor([1.0, 2.0, 3.0])
-    np.testing.assert_allclose(centres.numpy(), expected.numpy(), atol=1e-5)
+    np.testing.assert_allclose(centers.numpy(), expected.numpy(), atol=1e-5)
 
 
 def test_cameras_the_format_has_no_words_for_are_refused(capture: Capture, tmp_path: Path) -> None:

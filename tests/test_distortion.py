@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrender.ops.distortion import distortion
-from unrender.ops.samples import Samples
+from unrender.ops.rays import Samples, distortion
 from unrender.reference import distortion as reference
 
 DEVICES = [

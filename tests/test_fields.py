@@ -12,8 +12,8 @@ from unrender.fields.hash_sdf import HashSdf, Normals
 from unrender.fields.perceptron import truncated_exp
 from unrender.fields.radiance import RadianceField
 from unrender.geometry.first_surface import hull_distance
-from unrender.ops.hash_encoding import HashGrid
-from unrender.ops.occupancy import OccupancyGrid
+from unrender.ops.encodings import HashGrid
+from unrender.ops.rays import OccupancyGrid
 
 
 def _points(count: int = 400, seed: int = 0) -> torch.Tensor:
@@ -109,7 +109,7 @@ def test_a_grid_sphere_has_unit_slope_and_the_right_sign():
 
 def test_the_hull_distance_of_a_ball_of_cells_is_the_distance_to_the_ball():
     hull = OccupancyGrid(32)
-    hull.seen.copy_((hull.cell_centres().norm(dim=1) < 0.6).to(hull.seen.dtype))
+    hull.seen.copy_((hull.cell_centers().norm(dim=1) < 0.6).to(hull.seen.dtype))
     distance = hull_distance(hull)
     assert distance is not None and distance.shape == (33, 33, 33)
     error = (distance - sphere_distance(33, 0.6)).abs()
@@ -134,13 +134,13 @@ def test_truncated_exp_is_exp_with_a_bounded_slope():
     torch.testing.assert_close(x.grad, torch.tensor([math.exp(-2), math.exp(3), math.exp(15)]))
 
 
-def test_a_radiance_field_gives_positive_density_and_colours_within_range():
+def test_a_radiance_field_gives_positive_density_and_colors_within_range():
     field = RadianceField(
-        HashGrid(levels=2, log2_entries=10), density_hidden=(16,), colour_hidden=(16,), geometry_features=4, unbounded=True,
+        HashGrid(levels=2, log2_entries=10), density_hidden=(16,), color_hidden=(16,), geometry_features=4, unbounded=True,
         generator=torch.Generator().manual_seed(0),
     )  # fmt: skip
     points = _points() * 10
     density, features = field.density(points)
     directions = torch.nn.functional.normalize(_points(3, seed=2), dim=1)
-    colour = field.colour(features, field.encode_directions(directions), torch.arange(400, dtype=torch.int32) % 3)
-    assert bool((density > 0).all()) and bool(((colour > 0) & (colour < 1)).all())
+    color = field.color(features, field.encode_directions(directions), torch.arange(400, dtype=torch.int32) % 3)
+    assert bool((density > 0).all()) and bool(((color > 0) & (color < 1)).all())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrender.ops.frequency_encoding import frequency_encode
+from unrender.ops.encodings import frequency_encode
 from unrender.reference import frequency_encoding as reference
 
 

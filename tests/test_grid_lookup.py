@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from unrender.ops.grid_lookup import grid_lookup, grid_lookup_with_jacobian
+from unrender.ops.encodings import grid_lookup, grid_lookup_with_jacobian
 from unrender.reference.grid_lookup import grid_lookup as twin
 from unrender.reference.grid_lookup import grid_lookup_with_jacobian as twin_with_jacobian
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrender.ops import hash_encoding
-from unrender.ops.hash_encoding import HashGrid, hash_encode
+from unrender.ops.encodings import HashGrid, hash_encode, hash_encoding
 from unrender.reference import hash_encoding as reference
 
 SMALL = HashGrid(levels=5, features=2, log2_entries=9, base_resolution=4, per_level_scale=1.7)
@@ -203,14 +202,14 @@ def test_a_normal_trained_through_the_encoding_reaches_its_target():
     positions, _ = scene(grid, 64)
     positions.requires_grad_()
     table = grid.initial_table(torch.Generator().manual_seed(0)).requires_grad_()
-    optimiser = torch.optim.Adam([table], lr=0.04)
+    optimizer = torch.optim.Adam([table], lr=0.04)
     losses = []
     for _ in range(30):
         (normal,) = torch.autograd.grad(hash_encode(positions, table, grid).sum(), positions, create_graph=True)
         loss = (normal - torch.tensor([0.0, 0.6, 0.8])).square().mean()
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward(inputs=[table])
-        optimiser.step()
+        optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.05 * losses[0]
 

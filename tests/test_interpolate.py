@@ -9,11 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import unrender.ops.raster.interpolate as ops
 from raster_scenes import in_clip_space, perspective, sphere, turned
-from unrender.ops import interpolate as ops
-from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
-from unrender.ops.raster import Raster
-from unrender.ops.rasterize import rasterize
+from unrender.ops.raster import Raster, interpolate, interpolate_with_derivatives, rasterize
 from unrender.reference.interpolate import interpolate as twin
 from unrender.reference.interpolate import interpolate_with_derivatives as twin_with_derivatives
 
@@ -102,7 +100,7 @@ def test_the_weight_of_a_corner_is_that_of_the_raster():
     torch.testing.assert_close(values[covered].sum(-1), torch.ones(int(covered.sum())))
 
 
-def test_derivatives_are_the_differences_of_neighbouring_pixels_of_an_affine_field():
+def test_derivatives_are_the_differences_of_neighboring_pixels_of_an_affine_field():
     rows, columns = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     barycentrics = torch.stack([0.05 * columns + 0.01 * rows, 0.02 * columns + 0.04 * rows], dim=-1)[None]
     slopes = torch.tensor([0.05, 0.01, 0.02, 0.04]).expand(1, 8, 8, 4)
@@ -114,7 +112,7 @@ def test_derivatives_are_the_differences_of_neighbouring_pixels_of_an_affine_fie
     torch.testing.assert_close(derivatives[:, :-1, :, 1::2], values[:, 1:] - values[:, :-1], atol=1e-5, rtol=1e-4)
 
 
-def test_interpolated_clip_positions_project_back_to_the_pixel_centres():
+def test_interpolated_clip_positions_project_back_to_the_pixel_centers():
     """x / w of the interpolated position is the pixel's own x, and its derivative along the picture is one pixel: 2 / width."""
     height, width = 48, 64
     vertices, faces = sphere(2)

@@ -102,8 +102,8 @@ def test_each_lattice_point_is_evaluated_once() -> None:
         return torus(points)
 
     extract_surface(field, resolution=64, block=4, chunk=5000)
-    centres = 16**3
-    points = torch.cat(seen)[centres:]
+    centers = 16**3
+    points = torch.cat(seen)[centers:]
     assert len(torch.unique(points, dim=0)) == len(points)
     lattice = (points.double() + 1) * 32
     torch.testing.assert_close(lattice, lattice.round(), atol=1e-5, rtol=0)
@@ -137,7 +137,7 @@ def test_the_cost_grows_with_the_area() -> None:
 
 
 def test_a_surface_is_followed_from_wherever_it_is_found() -> None:
-    """A tube between two balls whose thickness the block centres give no hint of."""
+    """A tube between two balls whose thickness the block centers give no hint of."""
 
     def field(points: Tensor) -> Tensor:
         ends = torch.minimum((points - points.new_tensor([-0.6, 0, 0])).norm(dim=1), (points - points.new_tensor([0.6, 0, 0])).norm(dim=1))
@@ -150,7 +150,7 @@ def test_a_surface_is_followed_from_wherever_it_is_found() -> None:
 
 
 def test_a_small_piece_of_a_distance_field_is_found() -> None:
-    """The ball is far smaller than a block and lies at a corner of blocks, as far from their centres as it can be."""
+    """The ball is far smaller than a block and lies at a corner of blocks, as far from their centers as it can be."""
 
     def field(points: Tensor) -> Tensor:
         return torch.minimum(sphere(points), (points - 0.875).norm(dim=1) - 0.02)
@@ -167,7 +167,7 @@ def test_a_density_is_inside_where_it_is_above_the_level() -> None:
 
 
 def test_the_level_shifts_a_distance_field() -> None:
-    """On an edge of length h the distance to the centre bends away from its chord by at most h² / (8 r)."""
+    """On an edge of length h the distance to the center bends away from its chord by at most h² / (8 r)."""
     mesh = extract_surface(sphere, resolution=64, level=-0.2)
     bound = (2 / 64) ** 2 / (8 * 0.5) + 1e-6
     torch.testing.assert_close(mesh.vertices.norm(dim=1), torch.full((mesh.vertices.shape[0],), 0.5), atol=bound, rtol=0)

@@ -14,7 +14,8 @@ import torch
 import warp as wp
 
 import unrender.ops
-from unrender.ops._launch import as_on_a_gpu, launch, on_cpu, thread_count
+from unrender.devices import as_on_a_gpu, on_cpu, thread_count
+from unrender.ops.kernels.launch import launch
 
 CPU = torch.device("cpu")
 KERNELS = sorted(path.stem for path in Path(unrender.ops.__path__[0]).glob("*.py") if "@wp.kernel" in path.read_text(encoding="utf-8"))
@@ -37,7 +38,7 @@ def _nothing_kernel(first: int, values: wp.array(dtype=wp.uint8)):
 
 FIRST_LAUNCHES = """
 import threading, torch
-from unrender.ops.texture import texture
+from unrender.ops.raster import texture
 texels, uv, slopes = torch.rand(1, 64, 64, 3), torch.rand(1, 1, 70001, 2), 0.05 * torch.rand(1, 1, 70001, 4)
 together, found = threading.Barrier(4), {}
 def look_up(k):

@@ -136,7 +136,7 @@ def test_smoothness_of_a_plane_is_zero_and_of_a_paraboloid_its_squared_laplacian
 
 
 def test_smoothness_of_one_bump_by_hand() -> None:
-    """In a 5³ grid a single one makes a Laplacian of -6 in its voxel and 1 in its six neighbours, all of them inner voxels (27)."""
+    """In a 5³ grid a single one makes a Laplacian of -6 in its voxel and 1 in its six neighbors, all of them inner voxels (27)."""
     grid = torch.zeros(5, 5, 5, dtype=torch.float64)
     grid[2, 2, 2] = 1
     assert float(laplacian_smoothness(grid, 1.0)) == pytest.approx((36 + 6) / 27)

@@ -5,9 +5,7 @@ import torch
 from torch.nn.functional import normalize
 
 from unrender.cameras import Rays
-from unrender.ops.marching import aabb_intersection, march, prune, visible
-from unrender.ops.occupancy import OccupancyGrid
-from unrender.ops.samples import Samples
+from unrender.ops.rays import OccupancyGrid, Samples, aabb_intersection, march, prune, visible
 from unrender.reference import marching as reference
 from unrender.reference.occupancy import occupied_at
 

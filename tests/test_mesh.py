@@ -43,7 +43,7 @@ def signed_volume(mesh: Mesh) -> float:
 
 
 def wrapped() -> Mesh:
-    """A coloured tube whose texture goes round it once: along its seam each vertex has two texture coordinates."""
+    """A colored tube whose texture goes round it once: along its seam each vertex has two texture coordinates."""
     around, along = 8, 3
     generator = torch.Generator().manual_seed(5)
     i, j = torch.meshgrid(torch.arange(along), torch.arange(around), indexing="ij")
@@ -56,9 +56,9 @@ def wrapped() -> Mesh:
             for columns, rows in (((0, 1, 1), (0, 0, 1)), ((0, 1, 0), (0, 1, 1))):
                 faces.append([(row + r) * around + (column + c) % around for c, r in zip(columns, rows, strict=True)])
                 uv_faces.append([(row + r) * (around + 1) + column + c for c, r in zip(columns, rows, strict=True)])
-    colours = torch.rand(len(vertices), 3, generator=generator)
+    colors = torch.rand(len(vertices), 3, generator=generator)
     uvs = torch.stack([u, 0.9 * v + 0.03], -1).reshape(-1, 2)
-    return Mesh(vertices, torch.tensor(faces), colours, uvs=uvs, uv_faces=torch.tensor(uv_faces))
+    return Mesh(vertices, torch.tensor(faces), colors, uvs=uvs, uv_faces=torch.tensor(uv_faces))
 
 
 def similarity(scale: float, reflect: bool) -> torch.Tensor:
@@ -115,20 +115,20 @@ def test_the_largest_component_is_the_one_with_the_largest_area() -> None:
     assert torch.equal(kept.faces, box(1.0).faces)
 
 
-def test_the_largest_component_carries_colours_and_normals() -> None:
+def test_the_largest_component_carries_colors_and_normals() -> None:
     mesh = ball()
-    assert mesh.colours is not None and mesh.normals is not None
+    assert mesh.colors is not None and mesh.normals is not None
     speck = torch.tensor([[9.0, 9, 9], [9, 9.01, 9], [9.01, 9, 9]])
     both = Mesh(
         torch.cat([speck, mesh.vertices]),
         torch.cat([torch.tensor([[0, 1, 2]]), mesh.faces + 3]),
-        torch.cat([torch.zeros(3, 3), mesh.colours]),
+        torch.cat([torch.zeros(3, 3), mesh.colors]),
         torch.cat([torch.zeros(3, 3), mesh.normals]),
     )
     kept = both.largest_component()
-    assert kept.colours is not None and kept.normals is not None
+    assert kept.colors is not None and kept.normals is not None
     assert torch.equal(kept.vertices, mesh.vertices) and torch.equal(kept.faces, mesh.faces)
-    assert torch.equal(kept.colours, mesh.colours) and torch.equal(kept.normals, mesh.normals)
+    assert torch.equal(kept.colors, mesh.colors) and torch.equal(kept.normals, mesh.normals)
 
 
 def test_vertex_normals_of_a_sphere_are_its_radii() -> None:
@@ -185,25 +185,25 @@ def test_a_written_mesh_reads_back_the_same(tmp_path: Path, suffix: str) -> None
     back = read_mesh(path)
     torch.testing.assert_close(back.vertices, mesh.vertices, atol=0 if suffix != "obj" else 1e-8, rtol=0)
     assert torch.equal(back.faces, mesh.faces)
-    assert back.colours is not None and mesh.colours is not None
-    torch.testing.assert_close(back.colours, mesh.colours, atol=1e-6, rtol=0)
+    assert back.colors is not None and mesh.colors is not None
+    torch.testing.assert_close(back.colors, mesh.colors, atol=1e-6, rtol=0)
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
 @pytest.mark.parametrize("with_normals", [False, True])
-@pytest.mark.parametrize("with_colours", [False, True])
+@pytest.mark.parametrize("with_colors", [False, True])
 @pytest.mark.parametrize("suffix", ["obj", "glb"])
-def test_texture_coordinates_read_back_at_every_corner(tmp_path: Path, suffix: str, with_colours: bool, with_normals: bool) -> None:
-    mesh = wrapped() if with_colours else replace(wrapped(), colours=None)
+def test_texture_coordinates_read_back_at_every_corner(tmp_path: Path, suffix: str, with_colors: bool, with_normals: bool) -> None:
+    mesh = wrapped() if with_colors else replace(wrapped(), colors=None)
     mesh = mesh.with_vertex_normals() if with_normals else mesh
     mesh.export(tmp_path / f"mesh.{suffix}")
     back = read_mesh(tmp_path / f"mesh.{suffix}")
     assert mesh.uvs is not None and mesh.uv_faces is not None and back.uvs is not None and back.uv_faces is not None
     assert torch.equal(back.vertices[back.faces], mesh.vertices[mesh.faces])
     torch.testing.assert_close(back.uvs[back.uv_faces], mesh.uvs[mesh.uv_faces], atol=1e-8, rtol=1e-7)
-    assert (back.colours is None) == (mesh.colours is None)
-    if back.colours is not None and mesh.colours is not None:
-        torch.testing.assert_close(back.colours[back.faces], mesh.colours[mesh.faces], atol=1e-7, rtol=0)
+    assert (back.colors is None) == (mesh.colors is None)
+    if back.colors is not None and mesh.colors is not None:
+        torch.testing.assert_close(back.colors[back.faces], mesh.colors[mesh.faces], atol=1e-7, rtol=0)
     if suffix == "obj":
         assert torch.equal(back.faces, mesh.faces) and torch.equal(back.uv_faces, mesh.uv_faces)
     else:
@@ -254,7 +254,7 @@ SQUARE = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\n"
 def test_an_obj_names_its_corners_in_many_ways(tmp_path: Path, faces: str) -> None:
     mesh = read_obj(tmp_path / "mesh.obj", SQUARE + faces + "\n")
     assert mesh.faces.tolist() == [[0, 1, 2], [0, 2, 3]] and mesh.vertices[2].tolist() == [1, 1, 0]
-    assert mesh.uvs is None and mesh.colours is None
+    assert mesh.uvs is None and mesh.colors is None
 
 
 def test_an_obj_counts_backwards_from_where_the_face_stands(tmp_path: Path) -> None:
@@ -267,10 +267,10 @@ def test_a_texture_coordinate_of_one_number_lies_on_the_bottom_edge(tmp_path: Pa
     assert mesh.uvs is not None and mesh.uvs.tolist() == [[0.25, 1.0]]
 
 
-def test_colours_of_an_obj_may_be_given_up_to_255(tmp_path: Path) -> None:
+def test_colors_of_an_obj_may_be_given_up_to_255(tmp_path: Path) -> None:
     mesh = read_obj(tmp_path / "mesh.obj", "v 0 0 0 255 0 51\nv 1 0 0 0 0 0\nv 1 1 0 0 0 0\nf 1 2 3\n")
-    assert mesh.colours is not None
-    torch.testing.assert_close(mesh.colours[0], torch.tensor([1.0, 0.0, 0.2]))
+    assert mesh.colors is not None
+    torch.testing.assert_close(mesh.colors[0], torch.tensor([1.0, 0.0, 0.2]))
 
 
 @pytest.mark.parametrize(
@@ -304,11 +304,11 @@ def check_mesh(**tensors: object) -> None:
 
 def test_rows_of_a_mesh_must_match() -> None:
     vertices, faces, uvs = torch.zeros(4, 3), torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.zeros(6, 2)
-    check_mesh(vertices=vertices, faces=faces, colours=vertices, normals=vertices, uvs=uvs, uv_faces=faces.int())
+    check_mesh(vertices=vertices, faces=faces, colors=vertices, normals=vertices, uvs=uvs, uv_faces=faces.int())
     with pytest.raises(ValueError, match="2 faces needs as many rows of uv_faces, got 1"):
         check_mesh(vertices=vertices, faces=faces, uvs=uvs, uv_faces=faces[:1])
-    with pytest.raises(ValueError, match="4 vertices needs as many rows of colours, got 3"):
-        check_mesh(vertices=vertices, faces=faces, colours=torch.zeros(3, 3))
+    with pytest.raises(ValueError, match="4 vertices needs as many rows of colors, got 3"):
+        check_mesh(vertices=vertices, faces=faces, colors=torch.zeros(3, 3))
     with pytest.raises(ValueError, match="4 vertices needs as many rows of normals, got 5"):
         check_mesh(vertices=vertices, faces=faces, normals=torch.zeros(5, 3))
     with pytest.raises(ValueError, match=r"faces of a mesh are of shape \[faces, 3\], got \(2, 4\)"):
@@ -324,22 +324,22 @@ def test_rows_of_a_mesh_must_match() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["ply", "obj", "glb"])
-def test_a_mesh_without_colours_or_normals_reads_back_without_colours(tmp_path: Path, suffix: str) -> None:
+def test_a_mesh_without_colors_or_normals_reads_back_without_colors(tmp_path: Path, suffix: str) -> None:
     box().export(tmp_path / f"mesh.{suffix}")
     back = read_mesh(tmp_path / f"mesh.{suffix}")
     torch.testing.assert_close(back.vertices, box().vertices, atol=1e-7, rtol=0)
-    assert back.colours is None
+    assert back.colors is None
 
 
 @pytest.mark.parametrize("suffix", ["ply", "obj"])
-def test_another_reader_sees_the_same_colours(tmp_path: Path, suffix: str) -> None:
+def test_another_reader_sees_the_same_colors(tmp_path: Path, suffix: str) -> None:
     mesh = ball()
-    assert mesh.colours is not None
+    assert mesh.colors is not None
     mesh.export(tmp_path / f"mesh.{suffix}")
     other = trimesh.load_mesh(tmp_path / f"mesh.{suffix}", process=False)
     assert isinstance(other.visual, ColorVisuals)
     codes = torch.tensor(np.asarray(other.visual.vertex_colors)[:, :3])
-    assert torch.equal(codes, (mesh.colours * 255).round().to(torch.uint8))
+    assert torch.equal(codes, (mesh.colors * 255).round().to(torch.uint8))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
@@ -392,7 +392,7 @@ def attribute_of_glb(path: Path, name: str) -> np.ndarray:
 
 def test_a_glb_follows_the_rules_of_its_format(tmp_path: Path) -> None:
     mesh = ball()
-    assert mesh.colours is not None
+    assert mesh.colors is not None
     path = tmp_path / "mesh.glb"
     mesh.export(path)
     document, _ = parts_of_glb(path)
@@ -400,7 +400,7 @@ def test_a_glb_follows_the_rules_of_its_format(tmp_path: Path) -> None:
     accessor = document["accessors"][0]
     assert accessor["min"] == positions.min(0).tolist() and accessor["max"] == positions.max(0).tolist()
     np.testing.assert_allclose(np.linalg.norm(attribute_of_glb(path, "NORMAL"), axis=1), 1.0, atol=1e-6)
-    srgb = mesh.colours.double().numpy()
+    srgb = mesh.colors.double().numpy()
     linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
     np.testing.assert_allclose(attribute_of_glb(path, "COLOR_0"), linear, atol=1e-6)
     material = document["materials"][0]
@@ -414,8 +414,8 @@ def test_a_glb_has_unit_normals_even_where_the_mesh_has_none(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("kind", "component", "one"), [("<u1", 5121, 255), ("<u2", 5123, 65535)])
-def test_integer_colours_of_other_writers_are_read(tmp_path: Path, kind: str, component: int, one: int) -> None:
-    """The colours of an exported file are replaced by RGBA integers appended to the buffer, as other programs store them."""
+def test_integer_colors_of_other_writers_are_read(tmp_path: Path, kind: str, component: int, one: int) -> None:
+    """The colors of an exported file are replaced by RGBA integers appended to the buffer, as other programs store them."""
     mesh = ball()
     path = tmp_path / "mesh.glb"
     mesh.export(path)
@@ -436,10 +436,10 @@ def test_integer_colours_of_other_writers_are_read(tmp_path: Path, kind: str, co
     buffer += codes.tobytes()
     rewrite_glb(path, document, buffer)
     back = read_mesh(path)
-    assert back.colours is not None and mesh.colours is not None
+    assert back.colors is not None and mesh.colors is not None
     rounded = codes[:, :3] / one
     expected = np.where(rounded <= 0.0031308, rounded * 12.92, 1.055 * rounded ** (1 / 2.4) - 0.055)
-    np.testing.assert_allclose(back.colours.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(back.colors.numpy(), expected, atol=1e-6)
 
 
 def test_writing_refuses_what_cannot_be_written(tmp_path: Path) -> None:

@@ -11,15 +11,16 @@ import torch
 
 from tiny_recipe import TINY, TinyConfig, TinyScene, tiny_capture
 from unrender.cameras import Cameras
-from unrender.capture import Capture
-from unrender.display import Display
-from unrender.figures import read_picture
-from unrender.io.run_directory import RunDirectory
-from unrender.milestones import LARGEST_SIDE, Milestones
-from unrender.outputs import course_of
-from unrender.recipes.fitting import FitResult, Observer, Progress, Scene
+from unrender.captures.capture import Capture
+from unrender.recipes.fitting import FitResult, Observer, Progress
 from unrender.render.rendering import Rendering
-from unrender.runs import Job, fit_into
+from unrender.render.scene import Scene
+from unrender.runs.directory import RunDirectory
+from unrender.runs.display import Display
+from unrender.runs.figures import read_picture
+from unrender.runs.milestones import LARGEST_SIDE, Milestones
+from unrender.runs.outputs import course_of
+from unrender.runs.session import Job, fit_into
 
 CPU = torch.device("cpu")
 
@@ -56,10 +57,10 @@ def test_pictures_are_taken_at_a_minute_and_at_shares_of_the_budget(tmp_path: Pa
     assert sorted(file.name for file in directory.renders.iterdir()) == sorted(f"progress_{s:03d}s.png" for s in taken)
 
 
-def test_a_picture_shows_colour_and_normal_of_the_first_held_out_view(tmp_path: Path) -> None:
+def test_a_picture_shows_color_and_normal_of_the_first_held_out_view(tmp_path: Path) -> None:
     capture, directory, scene = tiny_capture(), RunDirectory(tmp_path), TinyScene()
     with torch.no_grad():
-        scene.colour.copy_(torch.tensor([0.8, 0.3, 0.2]))
+        scene.color.copy_(torch.tensor([0.8, 0.3, 0.2]))
     follow(directory, [5.0], 5.0, scene=scene, capture=replace(capture, split=replace(capture.split, test=(4, 8))))
     picture = read_picture(directory.stage_file(5))
     assert picture.shape == (24, 48, 3)
@@ -82,7 +83,7 @@ def test_a_resumed_fit_keeps_earlier_pictures_and_takes_later_ones_again(tmp_pat
     kept = [directory.stage_file(seconds).stat().st_mtime_ns for seconds in (20, 50)]
     bright = TinyScene()
     with torch.no_grad():
-        bright.colour.fill_(1.0)
+        bright.color.fill_(1.0)
     follow(directory, range(56, 201), 200.0, start=55.0, scene=bright, capture=capture)
     assert directory.stages() == [20, 50, 60, 100, 200]
     assert [directory.stage_file(seconds).stat().st_mtime_ns for seconds in (20, 50)] == kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrender.ops.mlp import mlp
+from unrender.ops.encodings import mlp
 from unrender.reference.mlp import mlp as twin
 
 

@@ -5,8 +5,7 @@ import torch
 from torch import Tensor
 
 from unrender.cameras import Cameras, LensModel, Rays
-from unrender.ops.marching import march
-from unrender.ops.occupancy import OccupancyGrid
+from unrender.ops.rays import OccupancyGrid, march
 from unrender.reference.occupancy import occupied_at, seen_cells
 
 
@@ -47,15 +46,15 @@ def test_a_new_grid_is_full_and_bits_follow_values() -> None:
     assert torch.equal(grid.occupied(), values > 0.7)
 
 
-def test_cell_centres_lie_in_their_own_cells() -> None:
+def test_cell_centers_lie_in_their_own_cells() -> None:
     grid = OccupancyGrid(16, 3)
-    centres = grid.cell_centres()
+    centers = grid.cell_centers()
     for level in range(3):
         part = slice(level * 16**3, (level + 1) * 16**3)
-        assert centres[part].abs().max() == (1 - 1 / 16) * 2**level
-    values = torch.rand(centres.shape[0], generator=generator())
+        assert centers[part].abs().max() == (1 - 1 / 16) * 2**level
+    values = torch.rand(centers.shape[0], generator=generator())
     grid.set_from_values(values, 0.5)
-    inner = centres[: 16**3]
+    inner = centers[: 16**3]
     assert torch.equal(occupied_at(grid, inner, torch.zeros(16**3)), values[: 16**3] > 0.5)
 
 
@@ -64,7 +63,7 @@ def test_a_full_update_finds_the_cells_of_a_ball() -> None:
     random = generator()
     for _ in range(20):
         grid.update(ball, threshold=0.01, cells=None, generator=random)
-    radius, half = grid.cell_centres().norm(dim=1), 3**0.5 / 32
+    radius, half = grid.cell_centers().norm(dim=1), 3**0.5 / 32
     assert grid.occupied()[radius < 0.5 - half].all()
     assert not grid.occupied()[radius > 0.5 + half].any()
 
@@ -74,7 +73,7 @@ def test_a_partial_update_visits_as_many_cells_as_asked_and_never_drops_occupied
     random = generator()
     for _ in range(3):
         grid.update(ball, threshold=0.01, cells=None, generator=random)
-    inner = grid.cell_centres().norm(dim=1) < 0.45
+    inner = grid.cell_centers().norm(dim=1) < 0.45
     visits: list[int] = []
 
     def counted(points: Tensor) -> Tensor:
@@ -123,7 +122,7 @@ def test_evaluation_comes_in_pieces_of_bounded_size_that_cover_each_cell_once() 
 
     grid.update(recorded, threshold=0.01, cells=None, generator=generator())
     assert max(p.shape[0] for p in seen) <= 2**18
-    offset = (torch.cat(seen) - grid.cell_centres()).abs() * 80
+    offset = (torch.cat(seen) - grid.cell_centers()).abs() * 80
     assert offset.max() <= 1 + 1e-4 and offset.mean() == pytest.approx(0.5, abs=0.01)
 
 
@@ -169,8 +168,8 @@ def test_what_no_camera_sees_never_marches() -> None:
     cameras = looking([[0.0, 0.1, 0.2]], focal=64.0)
     grid = OccupancyGrid(32)
     grid.mark_seen(cameras, [0])
-    centres = grid.cell_centres()
-    behind = (centres - torch.tensor([0.0, 0.1, 0.2])) @ cameras.world_from_camera[0, :3, 2] < -0.3
+    centers = grid.cell_centers()
+    behind = (centers - torch.tensor([0.0, 0.1, 0.2])) @ cameras.world_from_camera[0, :3, 2] < -0.3
     assert behind.any() and not grid.seen[behind].any()
     grid.update(lambda points: torch.ones(points.shape[0]), threshold=0.01, cells=None, generator=generator())
     grid.update(lambda points: torch.ones(points.shape[0]), threshold=0.01, cells=300, generator=generator())
@@ -191,7 +190,7 @@ def test_the_visual_hull_keeps_the_object() -> None:
         masks.append((nearest.norm(dim=-1) < 0.5).to(torch.uint8) * 255)
     grid = OccupancyGrid(32)
     grid.mark_seen(cameras, range(3), torch.stack(masks))
-    radius = grid.cell_centres().norm(dim=1)
+    radius = grid.cell_centers().norm(dim=1)
     assert grid.seen[radius < 0.5].all()
     assert grid.occupied_fraction < 0.25
 

@@ -1,6 +1,6 @@
-"""What the raster verbs are for, reached: shape, colour, texture and outlines learned from pictures, by the examples' own loops.
+"""What the raster verbs are for, reached: shape, color, texture and outlines learned from pictures, by the examples' own loops.
 
-The slow tests are the full protocols; docs/rasterisation.md has their numbers.
+The slow tests are the full protocols; docs/rasterization.md has their numbers.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def test_a_cube_without_smoothed_outlines_does_not(cube: ModuleType, sides_diffe
 
 def test_a_cube_of_more_samples_is_a_larger_one_averaged(cube: ModuleType) -> None:
     truth = cube.true_cube(True)
-    view = truth.corners, truth.colours, torch.linalg.qr(torch.randn(3, 3)).Q, torch.zeros(3)
+    view = truth.corners, truth.colors, torch.linalg.qr(torch.randn(3, 3)).Q, torch.zeros(3)
     fine, one = (cube.renderer(truth, "walk", 1)(*view, size) for size in (16, 8))
     four = cube.renderer(truth, "walk", 2)(*view, 8)
     torch.testing.assert_close(four, fine.view(1, 8, 2, 8, 2, 3).mean((2, 4)))
@@ -82,7 +82,7 @@ def test_a_cube_of_more_samples_is_a_larger_one_averaged(cube: ModuleType) -> No
 
 def test_a_fit_is_the_same_each_time(cube: ModuleType) -> None:
     first, again = (cube.fit(8, 20, rule="walk").end for _ in range(2))
-    assert torch.equal(first.corners, again.corners) and torch.equal(first.colours, again.colours)
+    assert torch.equal(first.corners, again.corners) and torch.equal(first.colors, again.colors)
 
 
 def test_mip_levels_help_to_learn_a_texture_from_far_and_near(earth: ModuleType) -> None:
@@ -92,20 +92,20 @@ def test_mip_levels_help_to_learn_a_texture_from_far_and_near(earth: ModuleType)
 
 
 def test_the_globe_is_seen_with_its_texture(earth: ModuleType) -> None:
-    """Each texel of the atlas is the colour of its own direction: its direction as a colour, rendered, is the position of the surface."""
+    """Each texel of the atlas is the color of its own direction: its direction as a color, rendered, is the position of the surface."""
     size, face_size = 64, 64
     shape = earth.globe()
     atlas = torch.zeros(1, 3 * face_size, 4 * face_size, 3)
-    centres = 2 * (torch.arange(face_size) + 0.5) / face_size - 1
-    b, a = torch.meshgrid(centres, centres, indexing="ij")
+    centers = 2 * (torch.arange(face_size) + 0.5) / face_size - 1
+    b, a = torch.meshgrid(centers, centers, indexing="ij")
     for face, (column, row) in enumerate(earth.PLACES):
         where = torch.nn.functional.normalize(earth.cube_point(face, a, b), dim=-1)
         atlas[0, row * face_size : (row + 1) * face_size, column * face_size : (column + 1) * face_size] = where
     x, y, z = shape.vertices.unbind(-1)
     facing = torch.stack((x / 0.5, y / 0.5, z, torch.ones_like(z)), -1)  # from afar along +z, filling the picture
     picture = earth.render(shape, facing, atlas, size, None)[0]
-    centres = 2 * (torch.arange(size) + 0.5) / size - 1
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    centers = 2 * (torch.arange(size) + 0.5) / size - 1
+    y, x = torch.meshgrid(centers, centers, indexing="ij")
     expected = torch.stack((x, y, -(1 - x * x - y * y).clamp_min(0).sqrt()), -1)
     largest, second = expected.abs().topk(2, dim=-1).values.unbind(-1)
     well_inside = (x * x + y * y < 0.8) & (second < 0.95 * largest)  # of the globe and of a face: beyond its border are other texels
@@ -147,7 +147,7 @@ def test_cube_of_sixteen_pixels_in_full(cube: ModuleType, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(("rule", "sides_differ"), [("walk", True), ("owner", False), ("owner", True)])
 def test_cube_of_sixteen_pixels_of_sixteen_samples_in_full(cube: ModuleType, rule: str, sides_differ: bool, seed: int) -> None:
-    """With one sample a pixel these reach it from half of the starts: slivers of another colour come and go between the centres."""
+    """With one sample a pixel these reach it from half of the starts: slivers of another color come and go between the centers."""
     errors = cube.fit(16, 1000, sides_differ=sides_differ, rule=rule, samples=4, seed=seed).errors
     assert cube.error_at(errors, 1000) < 1e-3
 
@@ -155,7 +155,7 @@ def test_cube_of_sixteen_pixels_of_sixteen_samples_in_full(cube: ModuleType, rul
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("sides_differ", [False, True])
-@pytest.mark.parametrize(("size", "steps"), [(16, 1000), (8, 5000)])  # of four pixels the colours inside tell enough, from some starts
+@pytest.mark.parametrize(("size", "steps"), [(16, 1000), (8, 5000)])  # of four pixels the colors inside tell enough, from some starts
 def test_cube_in_full_fails_without_smoothed_outlines(cube: ModuleType, size: int, steps: int, sides_differ: bool, seed: int) -> None:
     errors = cube.fit(size, steps, sides_differ=sides_differ, rule="off", seed=seed).errors
     assert cube.error_at(errors, steps) > 0.2

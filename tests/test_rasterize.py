@@ -1,4 +1,4 @@
-"""Rasterisation: exact coverage as a law of closed surfaces, agreement with the twin forwards and backwards, peeling, and bad input."""
+"""Rasterization: exact coverage as a law of closed surfaces, agreement with the twin forwards and backwards, peeling, and bad input."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from raster_scenes import cube, in_clip_space, orthographic_square, perspective, random_closed_meshes, sphere, turned
+from unrender.devices import as_on_a_gpu
 from unrender.geometry.mesh import read_mesh
-from unrender.ops import _launch, _mesh_checks
-from unrender.ops._launch import as_on_a_gpu
-from unrender.ops.raster import Raster
-from unrender.ops.rasterize import rasterize, rasterize_layers
+from unrender.ops.kernels import launch as launcher
+from unrender.ops.raster import Raster, checks, rasterize, rasterize_layers
 from unrender.reference import rasterize as twin
 
 
@@ -89,8 +88,8 @@ def test_a_closed_mesh_around_the_eye_is_crossed_equally_often_in_every_directio
     assert len(set(total[:, 0, 0].tolist())) > 1
 
 
-def test_vertices_and_edges_through_pixel_centres_are_covered_once():
-    """On a lattice of half pixels many centres lie exactly on an edge or a corner, where only the rule for equality decides."""
+def test_vertices_and_edges_through_pixel_centers_are_covered_once():
+    """On a lattice of half pixels many centers lie exactly on an edge or a corner, where only the rule for equality decides."""
     vertices, faces = random_closed_meshes(100)
     lattice = torch.cat(
         [(vertices[..., :2] * 16).round() / 16, torch.zeros_like(vertices[..., :1]), torch.ones_like(vertices[..., :1])], dim=-1
@@ -109,7 +108,7 @@ def test_a_plane_cut_into_triangles_is_covered_exactly_once(size, seed):
 
 
 def test_slivers_thinner_than_float64_sees_leave_no_crack():
-    """Two triangles between which a third has a width of one float32 step, in perspective, through a corner beside pixel centres."""
+    """Two triangles between which a third has a width of one float32 step, in perspective, through a corner beside pixel centers."""
     for seed in range(25):
         generator = torch.Generator().manual_seed(seed)
         scale = 0.5 + torch.rand(5, 1, generator=generator)
@@ -154,7 +153,7 @@ def test_spot_has_the_triangles_of_the_float64_twin(data_dir):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_weights_give_back_the_pixel_centre(seed):
+def test_weights_give_back_the_pixel_center(seed):
     positions, faces = scene(seed, views=1)
     height, width = 40, 56
     raster = rasterize(positions, faces, (height, width))
@@ -218,7 +217,7 @@ def test_the_lower_face_wins_at_equal_depth():
     assert torch.equal(rasterize(positions, doubled, (32, 32)).face, rasterize(positions, faces.flip(0), (32, 32)).face)
 
 
-def test_derivatives_are_the_differences_between_neighbours_of_a_flat_triangle():
+def test_derivatives_are_the_differences_between_neighbors_of_a_flat_triangle():
     positions = torch.tensor([[[-4.0, -2.5, 0.1, 1.0], [4.6, -2.0, 0.2, 1.0], [0.0, 6.0, 0.3, 1.0]]])
     raster = rasterize(positions, torch.tensor([[0, 1, 2]], dtype=torch.int32), (20, 30), derivatives=True)
     assert (raster.face == 0).all()
@@ -341,13 +340,13 @@ def test_a_second_derivative_is_refused_by_name(what):
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 def test_a_forked_process_starts_its_own_threads():
     """It inherits the pool, whose threads do not run in it: what is handed to them would never be done."""
-    _launch.run_in_threads(lambda k: None, 8, 3)
+    launcher.run_in_threads(lambda k: None, 8, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python warns of forks beside threads, which is the point
         child = os.fork()
     if child == 0:
         done: list[int] = []
-        _launch.run_in_threads(done.append, 8, 3)
+        launcher.run_in_threads(done.append, 8, 3)
         os._exit(0 if sorted(done) == list(range(8)) else 1)
     for _ in range(200):
         ended, status = os.waitpid(child, os.WNOHANG)
@@ -434,17 +433,17 @@ def test_errors_say_what_is_wrong_and_where():
     with pytest.raises(ValueError, match="at least 1 layer"):
         rasterize_layers(positions, faces, (8, 8), layers=0)
     with pytest.raises(ValueError, match="whole number as the number of layers, got 1.5"):
-        _mesh_checks.check_whole(1.5, "the number of layers", "rasterize_layers")
+        checks.check_whole(1.5, "the number of layers", "rasterize_layers")
     for resolution in ((4.5, 4), 4, ("4", 4), (4, 4, 4), (True, 4), (4,)):
         with pytest.raises(ValueError, match=r"two whole numbers, \(height, width\)"):
-            _mesh_checks.check_resolution(resolution, "rasterize")
+            checks.check_resolution(resolution, "rasterize")
     for ranges in (torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(1, 2, 2, dtype=torch.int32)):
         with pytest.raises(ValueError, match=r"ranges of shape \[views, 2\]"):
-            _mesh_checks.check_ranges(ranges, 40, "rasterize")
+            checks.check_ranges(ranges, 40, "rasterize")
     with pytest.raises(ValueError, match=r"\[views, vertices, 4\] or \[vertices, 4\], got \(2, 30, 3\)"):
-        _mesh_checks.check_clip_positions(positions[..., :3], "rasterize")
+        checks.check_clip_positions(positions[..., :3], "rasterize")
     with pytest.raises(ValueError, match=r"\[faces, 3\], got \(40, 2\)"):
-        _mesh_checks.check_faces(faces[:, :2], 30, "rasterize")
+        checks.check_faces(faces[:, :2], 30, "rasterize")
     with pytest.raises(ValueError, match="clip_positions on cpu, faces on meta"):
         rasterize(positions, faces.to("meta"), (8, 8))
 
@@ -467,21 +466,21 @@ def test_a_raster_whose_tensors_do_not_fit_each_other_is_refused(name, change, m
     raster = rasterize(positions, faces, (8, 9), derivatives=True)
     object.__setattr__(raster, name, change(getattr(raster, name)))
     with pytest.raises(ValueError, match=message):
-        _mesh_checks.check_raster(raster, "rasterize")
+        checks.check_raster(raster, "rasterize")
     with pytest.raises(ValueError, match=message):
         rasterize(positions, faces, (8, 9), behind=raster)
 
 
 def test_a_tensor_is_no_raster():
     with pytest.raises(ValueError, match="takes a Raster, as rasterize returns it, got Tensor"):
-        _mesh_checks.check_raster(torch.zeros(1, 8, 8, 4), "rasterize")
+        checks.check_raster(torch.zeros(1, 8, 8, 4), "rasterize")
 
 
 def test_more_numbers_than_32_bits_count_are_refused():
     with pytest.raises(ValueError, match=r"fewer than 2\^31 numbers, and the clip positions are 2147483648: split the call"):
-        _mesh_checks.check_clip_positions(torch.empty(1, 2**29, 4, device="meta"), "rasterize")
+        checks.check_clip_positions(torch.empty(1, 2**29, 4, device="meta"), "rasterize")
     with pytest.raises(ValueError, match=r"fewer than 2\^31 numbers"):
-        _mesh_checks.check_face_list(torch.empty(2**30, 3, dtype=torch.int32, device="meta"), "rasterize")
+        checks.check_face_list(torch.empty(2**30, 3, dtype=torch.int32, device="meta"), "rasterize")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

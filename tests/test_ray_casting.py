@@ -7,9 +7,9 @@ import torch
 import trimesh
 from torch import Tensor
 
-from unrender.numerics import normalised
-from unrender.ops import ray_casting as ops
-from unrender.ops.ray_casting import RayHits, TriangleTree, cast_rays, occluded
+import unrender.ops.raster.ray_casting as ops
+from unrender.numerics import normalized
+from unrender.ops.raster import RayHits, TriangleTree, cast_rays, occluded
 from unrender.reference import ray_casting as twin
 
 INF = float("inf")
@@ -28,8 +28,8 @@ def _box(subdivisions: int) -> tuple[Tensor, Tensor]:
 
 
 def _soup(triangles: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    centres = torch.rand(triangles, 1, 3, generator=generator) * 2 - 1
-    corners = centres + 0.2 * torch.randn(triangles, 3, 3, generator=generator)
+    centers = torch.rand(triangles, 1, 3, generator=generator) * 2 - 1
+    corners = centers + 0.2 * torch.randn(triangles, 3, 3, generator=generator)
     return corners.reshape(-1, 3), torch.arange(3 * triangles, dtype=torch.int32).reshape(-1, 3)
 
 
@@ -43,7 +43,7 @@ def _points(hits: RayHits, vertices: Tensor, faces: Tensor) -> Tensor:
     return (weights[..., None] * vertices[faces[hits.face.long()].long()]).sum(1)
 
 
-def test_rays_from_the_centre_of_a_sphere_meet_it_at_its_radius():
+def test_rays_from_the_center_of_a_sphere_meet_it_at_its_radius():
     vertices, faces = _sphere(5)
     directions = torch.randn(20_000, 3)
     hits = cast_rays(TriangleTree(vertices, faces), torch.zeros_like(directions), directions)
@@ -55,7 +55,7 @@ def test_rays_at_a_sphere_meet_it_where_the_quadratic_equation_says():
     generator = torch.Generator().manual_seed(0)
     vertices, faces = _sphere(5)
     origins, directions = _rays(20_000, generator)
-    origins, directions = 3 * normalised(origins), normalised(directions)
+    origins, directions = 3 * normalized(origins), normalized(directions)
     hits = cast_rays(TriangleTree(vertices, faces), origins, directions)
     along = (origins * directions).sum(-1)
     discriminant = along**2 - 8
@@ -83,7 +83,7 @@ def test_the_weights_lead_to_the_point_on_the_ray():
     origins, directions = _rays(2000, generator)
     hits = cast_rays(TriangleTree(vertices, faces), origins, directions)
     met = hits.face >= 0
-    on_ray = origins + hits.distance.nan_to_num(posinf=0)[:, None] * normalised(directions)
+    on_ray = origins + hits.distance.nan_to_num(posinf=0)[:, None] * normalized(directions)
     torch.testing.assert_close(_points(hits, vertices, faces)[met], on_ray[met], atol=5e-6, rtol=1e-5)
 
 
@@ -214,9 +214,9 @@ def test_gradients_of_distance_and_weights_equal_the_twin():
 def test_the_twin_passes_gradcheck():
     generator = torch.Generator().manual_seed(7)
     vertices, faces = _soup(4, generator)
-    centres = vertices.reshape(4, 3, 3).mean(1).double()
-    origins = (centres + torch.tensor([0.1, -0.2, 3.0], dtype=torch.float64)).requires_grad_()
-    directions = (centres - origins).detach().requires_grad_()
+    centers = vertices.reshape(4, 3, 3).mean(1).double()
+    origins = (centers + torch.tensor([0.1, -0.2, 3.0], dtype=torch.float64)).requires_grad_()
+    directions = (centers - origins).detach().requires_grad_()
 
     def distances(v: Tensor, o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
         hits = twin.cast_rays(twin.TriangleTree(v, faces), o, d)

@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrender.ops.marching import prune, visible
-from unrender.ops.ray_ranges import dim, ray_range
-from unrender.ops.samples import Samples
+from unrender.ops.rays import Samples, dim, prune, ray_range, visible, without_unseen
 from unrender.reference import ray_ranges as reference
-from unrender.volume.visibility import without_unseen
 
 
 def packed(rays: int, seed: int = 0) -> Samples:

@@ -11,15 +11,15 @@ from PIL import Image
 
 from tiny_captures import BALL, FOCAL, RADIUS, SIZE, ball_photo, opengl_poses, real_capture, write_blender, write_neus, write_transforms
 from unrender.cameras import Cameras
-from unrender.capture import Capture
-from unrender.io import load_capture
-from unrender.io.images import read_masks, read_pixels
-from unrender.io.neus_npz import decomposed
-from unrender.io.normalisation import inverse_similarity, transformed
+from unrender.captures import load_capture
+from unrender.captures.capture import Capture
+from unrender.captures.images import read_masks, read_pixels
+from unrender.captures.neus_npz import decomposed
+from unrender.transforms import inverse_similarity, transformed
 
 
 def ball_in_world(capture: Capture) -> torch.Tensor:
-    """The centre of the ball of a tiny Blender or transforms capture, in the normalised world."""
+    """The center of the ball of a tiny Blender or transforms capture, in the normalized world."""
     return transformed(torch.tensor(BALL)[None], inverse_similarity(capture.source_from_world)).float()
 
 
@@ -48,7 +48,7 @@ def test_blender_ball_is_seen_where_it_is(tmp_path: Path) -> None:
         assert abs(float(ys.float().mean()) + 0.5 - float(pixels[0, 1])) < 0.5
 
 
-def test_colours_stay_straight_where_they_are_transparent(tmp_path: Path) -> None:
+def test_colors_stay_straight_where_they_are_transparent(tmp_path: Path) -> None:
     capture = load_capture(write_blender(tmp_path / "ball"))
     assert capture.masks is not None
     assert torch.equal(capture.images[0], torch.from_numpy(ball_photo(opengl_poses(8)[0])[..., :3]))
@@ -101,14 +101,14 @@ def test_decomposition_restores_intrinsics_and_pose() -> None:
     generator = torch.Generator().manual_seed(5)
     axes = torch.linalg.qr(torch.randn(20, 3, 3, generator=generator, dtype=torch.float64))[0]
     axes = axes * torch.linalg.det(axes)[:, None, None]
-    centres = torch.randn(20, 3, generator=generator, dtype=torch.float64)
+    centers = torch.randn(20, 3, generator=generator, dtype=torch.float64)
     intrinsics = torch.tensor([[2892.0, 0.3, 823.2], [0.0, 2883.0, 619.1], [0.0, 0.0, 1.0]], dtype=torch.float64)
     sign = torch.where(torch.arange(20) % 2 == 0, 1.0, -3.0).double()[:, None, None]
-    projections = sign * intrinsics @ torch.cat((axes.mT, -(axes.mT @ centres[..., None])), -1)
+    projections = sign * intrinsics @ torch.cat((axes.mT, -(axes.mT @ centers[..., None])), -1)
     found, poses = decomposed(projections)
     torch.testing.assert_close(found, intrinsics.expand(20, 3, 3), rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(poses[:, :3, :3], axes)
-    torch.testing.assert_close(poses[:, :3, 3], centres)
+    torch.testing.assert_close(poses[:, :3, 3], centers)
 
 
 @pytest.mark.parametrize("listed", ["./images/{:03d}.png", "images/{:03d}", "images\\{:03d}.jpg", "images/{:03d}.JPG"])
@@ -162,7 +162,7 @@ def test_a_lens_that_folds_inside_the_image_is_noted(tmp_path: Path) -> None:
     assert any("folds back" in note for note in capture.notes)
 
 
-def test_listed_splits_are_honoured(tmp_path: Path) -> None:
+def test_listed_splits_are_honored(tmp_path: Path) -> None:
     names = [f"images/{k:03d}.png" for k in range(9)]
     folder = write_transforms(tmp_path / "ball", train_filenames=names[:6], val_filenames=names[6:8], test_filenames=[f"./{names[8]}"])
     split = load_capture(folder).split
@@ -274,7 +274,7 @@ def test_normal_images_become_world_normals(tmp_path: Path, frame) -> None:
     assert not bool(capture.normals[0, 0].any()) and not bool(capture.normals[7].any())
 
 
-def test_downscaling_weights_colour_by_alpha_and_keeps_the_rays(tmp_path: Path) -> None:
+def test_downscaling_weights_color_by_alpha_and_keeps_the_rays(tmp_path: Path) -> None:
     photo = np.zeros((5, 4, 4), np.uint8)
     photo[0, 0] = (200, 100, 0, 255)
     photo[0, 1] = (0, 0, 255, 0)
@@ -283,24 +283,24 @@ def test_downscaling_weights_colour_by_alpha_and_keeps_the_rays(tmp_path: Path) 
     Image.fromarray(photo).save(tmp_path / "a.png")
     pixels = read_pixels([tmp_path / "a.png"], downscale=2)
     assert pixels.alphas is not None
-    assert pixels.colours.shape == (1, 2, 2, 3)
-    assert pixels.colours[0, 0, 0].tolist() == [round((200 * 255 + 100 * 51) / 306), 100, 0]
+    assert pixels.colors.shape == (1, 2, 2, 3)
+    assert pixels.colors[0, 0, 0].tolist() == [round((200 * 255 + 100 * 51) / 306), 100, 0]
     assert pixels.alphas[0].tolist() == [[round(306 / 4), 0], [0, 0]]
-    assert pixels.colours[0, 1, 1].tolist() == [10, 20, 30]
+    assert pixels.colors[0, 1, 1].tolist() == [10, 20, 30]
 
 
 def test_every_kind_of_image_becomes_eight_bit_rgb(tmp_path: Path) -> None:
     ramp = np.arange(12, dtype=np.uint16).reshape(3, 4) * 5000
     Image.fromarray(ramp).save(tmp_path / "deep.png")
-    grey = (ramp >> 8).astype(np.uint8)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(grey).convert("P").save(tmp_path / "palette.png")
-    Image.fromarray(np.stack((grey, np.full_like(grey, 255)), -1), "LA").save(tmp_path / "opaque.png")
-    files = [tmp_path / f"{name}.png" for name in ("deep", "grey", "palette", "opaque")]
+    gray = (ramp >> 8).astype(np.uint8)
+    Image.fromarray(gray).save(tmp_path / "gray.png")
+    Image.fromarray(gray).convert("P").save(tmp_path / "palette.png")
+    Image.fromarray(np.stack((gray, np.full_like(gray, 255)), -1), "LA").save(tmp_path / "opaque.png")
+    files = [tmp_path / f"{name}.png" for name in ("deep", "gray", "palette", "opaque")]
     pixels = read_pixels(files)
     assert pixels.alphas is None
     for view in range(4):
-        assert torch.equal(pixels.colours[view], torch.from_numpy(grey)[..., None].expand(3, 4, 3)), files[view]
+        assert torch.equal(pixels.colors[view], torch.from_numpy(gray)[..., None].expand(3, 4, 3)), files[view]
 
 
 def test_masks_in_alpha_and_of_ones_are_understood(tmp_path: Path) -> None:
@@ -327,13 +327,13 @@ def test_fingerprint_follows_files_and_options(tmp_path: Path) -> None:
     assert load_capture(folder).fingerprint != first
 
 
-def test_colours_and_alphas_are_floats_of_the_chosen_views(tmp_path: Path) -> None:
+def test_colors_and_alphas_are_floats_of_the_chosen_views(tmp_path: Path) -> None:
     capture = load_capture(write_blender(tmp_path / "ball"))
     assert capture.masks is not None
-    colours = capture.colours([2, 0])
-    torch.testing.assert_close(colours[0], capture.images[2].float() / 255)
+    colors = capture.colors([2, 0])
+    torch.testing.assert_close(colors[0], capture.images[2].float() / 255)
     torch.testing.assert_close(capture.alphas(slice(1, 2))[0], capture.masks[1].float() / 255)
-    assert float(capture.colours([0], linear=True).max()) == pytest.approx(1.0)
+    assert float(capture.colors([0], linear=True).max()) == pytest.approx(1.0)
 
 
 def inside_share(capture: Capture, cameras: Cameras, points: torch.Tensor, view: int, grow: int = 0) -> float:
@@ -365,7 +365,7 @@ def test_chair_depth_maps_lie_in_the_region_of_interest_and_in_other_masks() -> 
     points = points[whole]  # on the outline, depth is blended with the background's
     assert float((points.abs() <= 1).all(-1).float().mean()) > 0.999
     assert float(points.abs().max()) > 0.8
-    pixels_in_a_step = 2  # one grey level of the 8-bit depth is 8 / 255, seen from 4 away with a focal length of 278 pixels
+    pixels_in_a_step = 2  # one gray level of the 8-bit depth is 8 / 255, seen from 4 away with a focal length of 278 pixels
     shares = [inside_share(capture, capture.cameras, points, other, pixels_in_a_step) for other in range(0, 100, 10)]
     assert min(shares) > 0.995
 
@@ -383,22 +383,22 @@ def test_dtu_reference_points_project_onto_the_object() -> None:
     folder = real_capture("dtu_scan24_400")
     capture = load_capture(folder, principal_shift=(-0.375, -0.375))
     with np.load(folder / "sparse_reference.npz") as reference:
-        points, colours = torch.from_numpy(reference["xyz"]), torch.from_numpy(reference["rgb"]).float()
+        points, colors = torch.from_numpy(reference["xyz"]), torch.from_numpy(reference["rgb"]).float()
     assert len(capture) == 49 and float(points.norm(dim=-1).max()) < 1.1
     assert np.mean([inside_share(capture, capture.cameras, points, view) for view in range(49)]) > 0.99
 
-    def colour_error(shift: float) -> float:
-        """Median difference of the points' colours from the images, moved sideways: least where the cameras are right."""
+    def color_error(shift: float) -> float:
+        """Median difference of the points' colors from the images, moved sideways: least where the cameras are right."""
         errors = []
         for view in range(0, 49, 8):
             pixels, _ = capture.cameras.project(points, view)
             grid = 2 * (pixels + shift) / torch.tensor([400.0, 300.0]) - 1
             image = capture.images[view].permute(2, 0, 1)[None].float()
             found = torch.nn.functional.grid_sample(image, grid[None, None], align_corners=False)[0, :, 0].T
-            errors.append(float((found - colours).abs().mean(-1).median()))
+            errors.append(float((found - colors).abs().mean(-1).median()))
         return float(np.mean(errors))
 
-    assert colour_error(0.0) < min(colour_error(-0.375), colour_error(0.375))
+    assert color_error(0.0) < min(color_error(-0.375), color_error(0.375))
 
 
 @pytest.mark.data
@@ -409,7 +409,7 @@ def test_fox_rays_follow_its_lens() -> None:
     assert any("17 of the 67 frames" in note for note in capture.notes)
     rays = capture.cameras.image_rays(7)
     pixels, _ = capture.cameras.project(rays.origins + 2.5 * rays.directions, 7)
-    assert float((pixels - capture.cameras.pixel_centres()).abs().max()) < 2e-3
+    assert float((pixels - capture.cameras.pixel_centers()).abs().max()) < 2e-3
     assert float(capture.cameras.positions.norm(dim=-1).median()) == pytest.approx(1.0, abs=1e-5)
 
 

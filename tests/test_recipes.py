@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from unrender.capture import Capture
+from unrender.captures.capture import Capture
 from unrender.demo import make_demo_capture
 from unrender.fields.hash_sdf import HashSdf
 from unrender.recipes import nerf, neus
@@ -42,7 +42,7 @@ def test_a_short_fit_learns_the_scene(recipe, config, capture: Capture):
     assert result.outcome == "finished" and result.steps == steps and result.skipped_steps == 0
     assert seen[-1].psnr > 20
     rendering = result.scene.render_view(capture.cameras, capture.split.test[0])
-    assert rendering.colour.shape == (40, 40, 3) and bool(torch.isfinite(rendering.colour).all())
+    assert rendering.color.shape == (40, 40, 3) and bool(torch.isfinite(rendering.color).all())
     assert float(rendering.opacity.min()) >= 0 and float(rendering.opacity.max()) <= 1 + 1e-4
 
 
@@ -83,7 +83,7 @@ def test_a_scene_is_rebuilt_from_its_snapshot(capture: Capture):
         result = recipe.fit(capture, replace(config, steps=4), device=CPU, seed=0, observer=lambda p, kept=kept: kept.append(p.snapshot()))
         again = recipe.load_scene(config, kept[-1], CPU)
         a, b = result.scene.render_view(capture.cameras, 0), again.render_view(capture.cameras, 0)
-        assert torch.equal(a.colour, b.colour)
+        assert torch.equal(a.color, b.color)
 
 
 def test_the_mesh_of_a_fit_is_in_the_source_frame(capture: Capture):
@@ -120,8 +120,8 @@ def test_surroundings_are_learned_where_there_are_no_masks(capture: Capture):
     open_air = replace(capture, masks=None, unbounded=True, images=torch.full_like(capture.images, 200))
     config = replace(NEUS, steps=40, density_first=0.0)
     scene = neus.fit(open_air, config, device=CPU, seed=0).scene
-    colour = scene.render_view(capture.cameras, 0).colour
-    assert float((colour - 200 / 255).abs().mean()) < 0.1
+    color = scene.render_view(capture.cameras, 0).color
+    assert float((color - 200 / 255).abs().mean()) < 0.1
     with pytest.raises(ValueError, match="--no-masks"):
         neus.fit(capture, replace(config, learned_background=True), device=CPU, seed=0)
 

@@ -13,16 +13,16 @@ import pytest
 import torch
 from numpy import ndarray
 
-import unrender.outputs
+import unrender.runs.outputs
 from tiny_recipe import TINY, TinyConfig, TinyScene, tiny_capture
-from unrender.capture import CaptureError, Split
-from unrender.display import Display
-from unrender.evaluation import evaluate, truth_of
-from unrender.figures import BLUE_TO_YELLOW, Curve, colour_map, data_uri, error_picture, line_chart, mesh_picture, nearest_triangle
-from unrender.io.run_directory import RunDirectory
-from unrender.io.video import write_video
-from unrender.outputs import file_stem, showing_path, within_budget, write_outputs
-from unrender.runs import Job, fit_into
+from unrender.captures.capture import CaptureError, Split
+from unrender.files.video import write_video
+from unrender.runs.directory import RunDirectory
+from unrender.runs.display import Display
+from unrender.runs.evaluation import evaluate, truth_of
+from unrender.runs.figures import BLUE_TO_YELLOW, Curve, color_map, data_uri, error_picture, line_chart, mesh_picture, nearest_triangle
+from unrender.runs.outputs import file_stem, showing_path, within_budget, write_outputs
+from unrender.runs.session import Job, fit_into
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 def true_scene() -> TinyScene:
     scene = TinyScene()
     with torch.no_grad():
-        scene.colour.copy_(torch.tensor([0.8, 0.3, 0.2]))
+        scene.color.copy_(torch.tensor([0.8, 0.3, 0.2]))
     return scene
 
 
@@ -60,7 +60,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(autouse=True)
 def short_videos(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unrender.outputs, "VIDEO_FRAMES", 4)
+    monkeypatch.setattr(unrender.runs.outputs, "VIDEO_FRAMES", 4)
 
 
 def run_tiny(path: Path, config: TinyConfig) -> RunDirectory:
@@ -151,15 +151,15 @@ def test_the_score_of_a_split_is_the_mean_of_its_views() -> None:
     for view in (0, 4, 8):
         truth = truth_of(tiny_capture(), view, CPU)
         with torch.no_grad():
-            picture = scene.render_view(tiny_capture().cameras, view).colour
+            picture = scene.render_view(tiny_capture().cameras, view).color
         by_hand.append(-10 * torch.log10(((picture - truth) ** 2).mean()).item())
     assert evaluation.psnr == pytest.approx(np.mean(by_hand), abs=1e-4)
 
 
 def test_inside_the_mask_a_flat_error_is_its_own_psnr() -> None:
     evaluation = evaluate(TinyScene(), tiny_capture())
-    colour = torch.tensor([204, 76, 51]) / 255.0
-    assert evaluation.psnr_masked == pytest.approx(-10 * torch.log10((colour**2).mean()).item(), abs=1e-3)
+    color = torch.tensor([204, 76, 51]) / 255.0
+    assert evaluation.psnr_masked == pytest.approx(-10 * torch.log10((color**2).mean()).item(), abs=1e-3)
 
 
 def test_ignored_pixels_count_in_no_number() -> None:
@@ -177,8 +177,8 @@ def test_a_split_without_views_is_refused() -> None:
         evaluate(true_scene(), capture)
 
 
-def test_the_ends_of_a_colour_map_take_what_lies_beyond() -> None:
-    picture = colour_map(np.array([[-5.0, 0.0, 1.0, 7.0, float("nan")]]), BLUE_TO_YELLOW)
+def test_the_ends_of_a_color_map_take_what_lies_beyond() -> None:
+    picture = color_map(np.array([[-5.0, 0.0, 1.0, 7.0, float("nan")]]), BLUE_TO_YELLOW)
     low, high = BLUE_TO_YELLOW[0].tolist(), BLUE_TO_YELLOW[-1].tolist()
     assert picture[0].tolist() == [low, low, high, high, low]
 

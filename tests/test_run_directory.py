@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 import torch
 
-from unrender.io.run_directory import (
+from unrender.runs.directory import (
     CaptureRecord,
     HistoryLine,
     OutputFolderError,
@@ -195,7 +195,7 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
         RunDirectory(tmp_path).read_record()
 
 
-@pytest.mark.parametrize("content", ["{", '{"recipe": "neus"}', '{"colour": 3}'])
+@pytest.mark.parametrize("content", ["{", '{"recipe": "neus"}', '{"color": 3}'])
 def test_a_broken_record_is_named(tmp_path: Path, content: Any) -> None:
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(ValueError, match=r"run\.json cannot be read"):
@@ -203,7 +203,7 @@ def test_a_broken_record_is_named(tmp_path: Path, content: Any) -> None:
 
 
 def test_a_folder_another_process_fits_into_is_refused(tmp_path: Path) -> None:
-    holder = "import sys; from pathlib import Path; from unrender.io.run_directory import RunDirectory\n"
+    holder = "import sys; from pathlib import Path; from unrender.runs.directory import RunDirectory\n"
     holder += "with RunDirectory(Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", holder, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "held\n"

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unrender.ops.spherical_harmonics_encoding import spherical_harmonics_encode
+from unrender.ops.encodings import spherical_harmonics_encode
 from unrender.reference import spherical_harmonics_encoding as reference
 from unrender.spherical_harmonics import real_spherical_harmonics
 

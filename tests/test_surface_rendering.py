@@ -18,16 +18,14 @@ from trimesh.visual.texture import TextureVisuals
 from unrender.cameras import Cameras
 from unrender.color import linear_from_srgb, srgb_from_linear
 from unrender.geometry.mesh import Mesh, read_mesh
-from unrender.numerics import normalised
-from unrender.ops.rasterize import rasterize
-from unrender.ops.ray_casting import cast_rays
-from unrender.ops.topology import edge_topology
+from unrender.numerics import normalized
+from unrender.ops.raster import cast_rays, edge_topology, rasterize
 from unrender.render.rendering import Rendering
 from unrender.render.surface import _face_normals, render_surface, surface_in_texture, surface_seen
-from unrender.rotations import look_at
 from unrender.shading.gbuffer import GBuffer
 from unrender.shading.lights import AmbientLight, DirectionalLight, EnvironmentLight, Light, PointLight, _cosine_weights, cube_directions
-from unrender.shading.materials import BlinnPhong, Lambert, Shaded, Texture, Uniform, Unlit, VertexColour
+from unrender.shading.materials import BlinnPhong, Lambert, Shaded, Texture, Uniform, Unlit, VertexColor
+from unrender.transforms import look_at
 
 WHITE = torch.ones(3)
 SHOW = Unlit(Uniform(WHITE))
@@ -63,10 +61,10 @@ def joined(*meshes: Mesh) -> Mesh:
     return Mesh(torch.cat([mesh.vertices for mesh in meshes]), torch.cat(faces))
 
 
-def by_triangle(mesh: Mesh, colours: Tensor) -> Unlit:
-    """A material with one colour and opacity for each triangle."""
-    assert len(colours) == len(mesh.faces)
-    return Unlit(lambda surface: colours[surface.raster.face.clamp_min(0).long()])
+def by_triangle(mesh: Mesh, colors: Tensor) -> Unlit:
+    """A material with one color and opacity for each triangle."""
+    assert len(colors) == len(mesh.faces)
+    return Unlit(lambda surface: colors[surface.raster.face.clamp_min(0).long()])
 
 
 def unchecked(function: Callable[..., Rendering]) -> Callable[..., Rendering]:
@@ -159,7 +157,7 @@ def test_the_texture_coordinates_of_a_glb_start_at_the_top_left(tmp_path: Path) 
 @pytest.mark.parametrize("light", [AmbientLight(WHITE), EnvironmentLight(torch.ones(6, 8, 8, 3))])
 def test_a_white_furnace_returns_one(light: Light) -> None:
     rendering = render_surface(ball(), Lambert(Uniform(WHITE)), [light], camera(), background=WHITE, samples=2)
-    assert (rendering.colour - 1).abs().max() < 1e-5
+    assert (rendering.color - 1).abs().max() < 1e-5
 
 
 def test_a_headlight_on_a_sphere_gives_the_cosine() -> None:
@@ -167,7 +165,7 @@ def test_a_headlight_on_a_sphere_gives_the_cosine() -> None:
     rendering = render_surface(ball(5), Lambert(Uniform(WHITE)), [DirectionalLight(torch.tensor([0.0, -5, 0]), WHITE)], cameras)
     normal = _sphere_normal(cameras)
     clear = normal[..., 1] < -0.5
-    torch.testing.assert_close(rendering.colour[clear][:, 0], -normal[clear][:, 1], atol=3e-3, rtol=0)
+    torch.testing.assert_close(rendering.color[clear][:, 0], -normal[clear][:, 1], atol=3e-3, rtol=0)
     torch.testing.assert_close(rendering.normal[clear], normal[clear], atol=1e-2, rtol=0)
 
 
@@ -178,19 +176,19 @@ def test_a_highlight_follows_its_formula() -> None:
     rendering = render_surface(ball(5), material, [light], cameras)
     normal = _sphere_normal(cameras)
     clear = normal[..., 1] < -0.5
-    to_viewer = normalised(cameras.positions[0] - normal[clear])
-    towards = normalised(light.towards)
-    along = (normal[clear] * normalised(towards + to_viewer)).sum(-1).clamp_min(0)
+    to_viewer = normalized(cameras.positions[0] - normal[clear])
+    towards = normalized(light.towards)
+    along = (normal[clear] * normalized(towards + to_viewer)).sum(-1).clamp_min(0)
     expected = 0.5 * 28 / 8 * along**20 * (normal[clear] @ towards).clamp_min(0)
-    torch.testing.assert_close(rendering.colour[clear], expected[:, None] * light.colour, atol=1e-2, rtol=0)
+    torch.testing.assert_close(rendering.color[clear], expected[:, None] * light.color, atol=1e-2, rtol=0)
 
 
 def test_a_highlight_sends_back_as_much_whatever_its_width() -> None:
     """∫ f(l) (n · l) dl over all directions of light, for a viewer along the normal, is one within a few per cent."""
-    directions = normalised(torch.randn(1, 1, 200_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+    directions = normalized(torch.randn(1, 1, 200_000, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
     up = torch.tensor([0.0, 0, 1], dtype=torch.float64).expand_as(directions)
     for exponent in (1.0, 10.0, 100.0):
-        half = normalised(directions + up)
+        half = normalized(directions + up)
         lobe = (exponent + 8) / (8 * math.pi) * half[..., 2] ** exponent * directions[..., 2].clamp_min(0)
         assert 0.9 < float(lobe.mean() * 4 * math.pi) < 1.1
 
@@ -205,12 +203,12 @@ def test_a_point_light_falls_with_the_square_of_the_distance() -> None:
                 square(0.01), Lambert(Uniform(WHITE)), [light], replace(cameras, intrinsics=torch.tensor([[9000.0, 9000, 32, 32]]))
             )
         )
-    ratio = values[0].colour[0, 32, 32, 0] / values[1].colour[0, 32, 32, 0]
-    assert ratio.item() == pytest.approx(4.0, rel=1e-3) and values[0].colour[0, 32, 32, 0].item() == pytest.approx(0.25, rel=1e-3)
+    ratio = values[0].color[0, 32, 32, 0] / values[1].color[0, 32, 32, 0]
+    assert ratio.item() == pytest.approx(4.0, rel=1e-3) and values[0].color[0, 32, 32, 0].item() == pytest.approx(0.25, rel=1e-3)
 
 
 def test_the_directions_of_a_cube_map_are_where_it_is_looked_up() -> None:
-    directions = normalised(cube_directions(8))
+    directions = normalized(cube_directions(8))
     light = EnvironmentLight(directions)
     found = light.radiance(directions.reshape(1, 48, 8, 3))
     torch.testing.assert_close(found.reshape(6, 8, 8, 3), directions, atol=1e-5, rtol=0)
@@ -219,14 +217,14 @@ def test_the_directions_of_a_cube_map_are_where_it_is_looked_up() -> None:
 def test_the_irradiance_of_a_sky_that_brightens_upwards_is_analytic() -> None:
     """(1/π) ∫ (1 + k · l) max(n · l, 0) dl = 1 + ⅔ k · n."""
     k = torch.tensor([0.3, -0.2, 0.8])
-    sky = 1 + (normalised(cube_directions(32)) @ k)[..., None].expand(-1, -1, -1, 3)
+    sky = 1 + (normalized(cube_directions(32)) @ k)[..., None].expand(-1, -1, -1, 3)
     light = EnvironmentLight(sky)
-    normals = normalised(cube_directions(16))
+    normals = normalized(cube_directions(16))
     torch.testing.assert_close(light.irradiance()[..., 0], 1 + 2 / 3 * (normals @ k), atol=5e-3, rtol=0)
     rendering = render_surface(ball(4), Lambert(Uniform(WHITE)), [light], camera())
     normal = _sphere_normal(camera())
     clear = normal[..., 1] < -0.5
-    torch.testing.assert_close(rendering.colour[clear][:, 0], 1 + 2 / 3 * (normal[clear] @ k), atol=1e-2, rtol=0)
+    torch.testing.assert_close(rendering.color[clear][:, 0], 1 + 2 / 3 * (normal[clear] @ k), atol=1e-2, rtol=0)
 
 
 def test_irradiance_is_the_same_under_autocast_and_after_inference_mode() -> None:
@@ -244,25 +242,25 @@ def test_irradiance_is_the_same_under_autocast_and_after_inference_mode() -> Non
 
 
 def test_a_mirror_shows_the_environment_along_the_reflected_ray() -> None:
-    directions = normalised(cube_directions(64))
+    directions = normalized(cube_directions(64))
     light = EnvironmentLight(directions * 0.5 + 0.5)
     material = BlinnPhong(Uniform(torch.zeros(3)), WHITE, torch.tensor(1000.0))
     cameras = camera()
     rendering = render_surface(ball(5), material, [light], cameras)
     normal = _sphere_normal(cameras)
     clear = normal[..., 1] < -0.5
-    to_viewer = normalised(cameras.positions[0] - normal[clear])
+    to_viewer = normalized(cameras.positions[0] - normal[clear])
     mirrored = 2 * (normal[clear] * to_viewer).sum(-1, keepdim=True) * normal[clear] - to_viewer
-    torch.testing.assert_close(rendering.colour[clear], mirrored * 0.5 + 0.5, atol=2e-2, rtol=0)
+    torch.testing.assert_close(rendering.color[clear], mirrored * 0.5 + 0.5, atol=2e-2, rtol=0)
 
 
 def test_lights_add_up() -> None:
     lights = [AmbientLight(WHITE * 0.2), DirectionalLight(torch.tensor([1.0, -1, 0]), WHITE), PointLight(torch.tensor([0.0, -2, 1]), WHITE)]
     material = BlinnPhong(Uniform(torch.tensor([0.8, 0.5, 0.2])), torch.full((3,), 0.3), torch.tensor(15.0))
-    together = render_surface(ball(2), material, lights, camera(32)).colour
-    apart = sum((render_surface(ball(2), material, [light], camera(32)).colour for light in lights), torch.zeros(()))
+    together = render_surface(ball(2), material, lights, camera(32)).color
+    apart = sum((render_surface(ball(2), material, [light], camera(32)).color for light in lights), torch.zeros(()))
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=1e-5)
-    assert render_surface(ball(2), material, [], camera(32)).colour.abs().max() == 0
+    assert render_surface(ball(2), material, [], camera(32)).color.abs().max() == 0
 
 
 # Coverage and transparency
@@ -271,15 +269,15 @@ def test_lights_add_up() -> None:
 def test_layers_compose_front_to_back() -> None:
     squares = [square(2.0, y) for y in (0.0, 0.5, 1.0)]
     mesh = joined(*squares)
-    colours = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 0)
+    colors = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).repeat_interleave(2, 0)
     background = torch.tensor([0.1, 0.2, 0.3])
-    c, a = colours[::2, :3], colours[::2, 3]
+    c, a = colors[::2, :3], colors[::2, 3]
     for layers in (1, 2, 3, 5):
         expected, left = torch.zeros(3), torch.ones(())
         for k in range(min(layers, 3)):
             expected, left = expected + left * a[k] * c[k], left * (1 - a[k])
-        rendering = render_surface(mesh, by_triangle(mesh, colours), [], camera(16), background=background, layers=layers)
-        torch.testing.assert_close(rendering.colour, (expected + left * background).expand(1, 16, 16, 3), atol=1e-5, rtol=1e-5)
+        rendering = render_surface(mesh, by_triangle(mesh, colors), [], camera(16), background=background, layers=layers)
+        torch.testing.assert_close(rendering.color, (expected + left * background).expand(1, 16, 16, 3), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(rendering.opacity, (1 - left).expand(1, 16, 16), atol=1e-5, rtol=1e-5)
 
 
@@ -287,7 +285,7 @@ def test_what_is_behind_an_opaque_surface_does_not_show() -> None:
     one, two = (
         render_surface(ball(), Lambert(Uniform(WHITE)), [AmbientLight(WHITE)], camera(32), layers=n, antialiasing=None) for n in (1, 2)
     )
-    assert torch.equal(one.colour, two.colour) and torch.equal(one.distance, two.distance)
+    assert torch.equal(one.color, two.color) and torch.equal(one.distance, two.distance)
 
 
 def test_samples_converge_to_the_area_covered() -> None:
@@ -308,26 +306,26 @@ def test_antialiasing_is_nearer_to_the_area_than_bare_coverage() -> None:
         assert float((smooth - fine).abs().sum()) < 0.3 * float((bare - fine).abs().sum())
 
 
-def test_a_texture_too_fine_for_the_pixels_turns_grey() -> None:
+def test_a_texture_too_fine_for_the_pixels_turns_gray() -> None:
     checks = (torch.arange(256)[:, None] + torch.arange(256)) % 2
     mesh = square(4.0)
     material = Unlit(Texture(checks.float()[..., None].expand(-1, -1, 3).contiguous()))
     for samples in (1, 2):
         rendering = render_surface(mesh, material, [], camera(16), samples=samples)
-        assert rendering.opacity.min() == 1 and (rendering.colour - 0.5).abs().max() < 0.05
+        assert rendering.opacity.min() == 1 and (rendering.color - 0.5).abs().max() < 0.05
 
 
 def test_a_background_may_be_an_image() -> None:
     background = torch.rand(16, 16, 3)
     rendering = render_surface(square(0.4), SHOW, [], camera(16), background=background, antialiasing=None)
-    assert torch.equal(rendering.colour[0], torch.where(rendering.opacity[0, ..., None] > 0, 1.0, background))
+    assert torch.equal(rendering.color[0], torch.where(rendering.opacity[0, ..., None] > 0, 1.0, background))
 
 
 def test_a_background_of_another_size_is_refused() -> None:
     rendering = render_surface(square(0.4), SHOW, [], camera(16), background=torch.rand(1, 16, 1, 3))
-    assert rendering.colour.shape == (1, 16, 16, 3)
+    assert rendering.color.shape == (1, 16, 16, 3)
     for shape in ((16, 3), (8, 16, 3), (2, 16, 16, 3), (16, 16, 4), (1, 1, 16, 16, 3), ()):
-        with pytest.raises(ValueError, match=r"background is one colour.*for 1 views of 16 x 16 pixels") as complaint:
+        with pytest.raises(ValueError, match=r"background is one color.*for 1 views of 16 x 16 pixels") as complaint:
             unchecked(render_surface)(square(0.4), SHOW, [], camera(16), background=torch.zeros(shape))
         assert f"got {shape}" in str(complaint.value)
 
@@ -336,7 +334,7 @@ def test_a_picture_has_its_first_row_at_the_top_and_its_first_column_on_the_left
     picture = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0))
     cameras = replace(camera(8), intrinsics=torch.tensor([[12.0, 12, 4, 4]]))
     rendering = render_surface(square(1.0), Unlit(Texture(picture)), [], cameras)
-    torch.testing.assert_close(rendering.colour[0], picture, atol=1e-4, rtol=0)
+    torch.testing.assert_close(rendering.color[0], picture, atol=1e-4, rtol=0)
 
 
 def test_a_surface_seen_from_behind_turns_its_normal_to_the_viewer() -> None:
@@ -348,14 +346,14 @@ def test_a_surface_seen_from_behind_turns_its_normal_to_the_viewer() -> None:
 def test_an_empty_mesh_shows_the_background() -> None:
     empty = Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
     rendering = render_surface(empty, SHOW, [], camera(8), background=torch.tensor([0.5, 0.25, 1.0]))
-    assert torch.equal(rendering.colour, torch.tensor([0.5, 0.25, 1.0]).expand(1, 8, 8, 3)) and rendering.opacity.abs().max() == 0
+    assert torch.equal(rendering.color, torch.tensor([0.5, 0.25, 1.0]).expand(1, 8, 8, 3)) and rendering.opacity.abs().max() == 0
 
 
 def test_no_cameras_make_no_pictures() -> None:
-    mesh = replace(ball(1), colours=torch.rand(42, 3))
+    mesh = replace(ball(1), colors=torch.rand(42, 3))
     for samples in (1, 2):
-        rendering = render_surface(mesh, Lambert(VertexColour()), [AmbientLight(WHITE)], camera(8)[:0], samples=samples, background=WHITE)
-        assert rendering.colour.shape == (0, 8, 8, 3) and rendering.distance.shape == (0, 8, 8)
+        rendering = render_surface(mesh, Lambert(VertexColor()), [AmbientLight(WHITE)], camera(8)[:0], samples=samples, background=WHITE)
+        assert rendering.color.shape == (0, 8, 8, 3) and rendering.distance.shape == (0, 8, 8)
 
 
 def test_a_far_plane_at_infinity_shows_what_a_far_one_shows() -> None:
@@ -364,7 +362,7 @@ def test_a_far_plane_at_infinity_shows_what_a_far_one_shows() -> None:
         render_surface(ball(2), Lambert(Uniform(WHITE)), light, camera(24), depth_range=(0.1, far)) for far in (50.0, math.inf)
     )
     assert near.opacity.max() == 1
-    for field in ("colour", "opacity", "distance", "normal"):
+    for field in ("color", "opacity", "distance", "normal"):
         torch.testing.assert_close(getattr(endless, field), getattr(near, field), atol=1e-4, rtol=1e-4)
 
 
@@ -384,7 +382,7 @@ def test_a_vertex_that_is_not_finite_spoils_no_gradient(smooth: bool, broken: fl
         mesh = replace(whole, vertices=leaf, faces=faces)
         rendering = render_surface(mesh, Lambert(Uniform(WHITE)), lights, cameras, layers=2)
         gradients = torch.autograd.grad(_loss(rendering), (leaf, pose))
-        results.append([rendering.colour, rendering.opacity, rendering.normal, gradients[0], gradients[1]])
+        results.append([rendering.color, rendering.opacity, rendering.normal, gradients[0], gradients[1]])
     for without, with_it in zip(*results, strict=True):
         assert with_it.isfinite().all()
         torch.testing.assert_close(with_it, without, atol=1e-4, rtol=1e-4)
@@ -408,7 +406,7 @@ def test_shading_covered_pixels_alone_is_shading_all(half: float) -> None:
     lights: list[Light] = [PointLight(torch.tensor([1.0, -2, 1]), WHITE)]
     rendering = render_surface(mesh, material, lights, cameras, antialiasing=None)
     assert torch.equal(rendering.opacity > 0, surface.covered)
-    torch.testing.assert_close(rendering.colour, material(surface, lights).colour * surface.covered[..., None])
+    torch.testing.assert_close(rendering.color, material(surface, lights).color * surface.covered[..., None])
     torch.testing.assert_close(rendering.normal, surface.normal)
     torch.testing.assert_close(rendering.distance, surface.distance)
 
@@ -423,14 +421,14 @@ def test_several_views_are_rendered_as_each_alone() -> None:
     together = render_surface(ball(2), Lambert(Uniform(WHITE)), [light], both)
     for view, alone in enumerate(single):
         one = render_surface(ball(2), Lambert(Uniform(WHITE)), [light], alone)
-        torch.testing.assert_close(together.colour[view], one.colour[0])
+        torch.testing.assert_close(together.color[view], one.color[0])
 
 
 # Agreement with rays
 
 
 @pytest.mark.parametrize("eye", [(0.0, -3.0, 0.0), (1.5, -2.0, 1.0)])
-def test_every_pixel_sees_what_a_ray_through_its_centre_meets(eye: Sequence[float]) -> None:
+def test_every_pixel_sees_what_a_ray_through_its_center_meets(eye: Sequence[float]) -> None:
     generator = torch.Generator().manual_seed(0)
     corners = torch.randn(300, 1, 3, generator=generator) * 0.5 + 0.15 * torch.randn(300, 3, 3, generator=generator)
     mesh = joined(ball(3), Mesh(corners.reshape(-1, 3), torch.arange(900).reshape(-1, 3)))
@@ -453,7 +451,7 @@ def test_every_pixel_sees_what_a_ray_through_its_centre_meets(eye: Sequence[floa
     assert same[hit & inner].all() and (~same).sum() < 5 and hit.sum() > 4000
     torch.testing.assert_close(rendering.distance.flatten()[same & hit], hits.distance[same & hit], atol=3e-5, rtol=0)
     points = rays.origins + hits.distance.nan_to_num(posinf=0)[:, None] * rays.directions
-    torch.testing.assert_close(rendering.colour.reshape(-1, 3)[same & hit], points[same & hit], atol=3e-5, rtol=0)
+    torch.testing.assert_close(rendering.color.reshape(-1, 3)[same & hit], points[same & hit], atol=3e-5, rtol=0)
     weights = torch.zeros_like(hits.barycentrics)
     weights[drawn] = seen[0].raster.barycentrics[seen[0].covered]
     torch.testing.assert_close(weights[same & hit], hits.barycentrics[same & hit], atol=2e-3, rtol=0)
@@ -475,18 +473,18 @@ def test_positions_in_the_texture_are_interpolated_between_vertices() -> None:
 
 
 def test_a_baked_texture_looks_like_what_it_was_baked_from() -> None:
-    plain = replace(square(1.0, angle=0.2), colours=torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.2, 0.2, 0.9], [0.8, 0.8, 0.1]]))
+    plain = replace(square(1.0, angle=0.2), colors=torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.2, 0.2, 0.9], [0.8, 0.8, 0.1]]))
     surface = surface_in_texture(plain, (64, 64))
-    assert surface.colour is not None and surface.covered.all()
-    baked = render_surface(plain, Unlit(Texture(surface.colour[0], boundary="clamp")), [], camera(32))
-    direct = render_surface(plain, Unlit(VertexColour()), [], camera(32))
-    torch.testing.assert_close(baked.colour, direct.colour, atol=0.02, rtol=0)
+    assert surface.color is not None and surface.covered.all()
+    baked = render_surface(plain, Unlit(Texture(surface.color[0], boundary="clamp")), [], camera(32))
+    direct = render_surface(plain, Unlit(VertexColor()), [], camera(32))
+    torch.testing.assert_close(baked.color, direct.color, atol=0.02, rtol=0)
 
 
-def test_vertex_colours_are_interpolated_in_linear_light() -> None:
-    mesh = replace(square(4.0), colours=torch.full((4, 3), 0.5))
-    rendering = render_surface(mesh, Unlit(VertexColour()), [], camera(4))
-    torch.testing.assert_close(rendering.colour, linear_from_srgb(torch.full((1, 4, 4, 3), 0.5)))
+def test_vertex_colors_are_interpolated_in_linear_light() -> None:
+    mesh = replace(square(4.0), colors=torch.full((4, 3), 0.5))
+    rendering = render_surface(mesh, Unlit(VertexColor()), [], camera(4))
+    torch.testing.assert_close(rendering.color, linear_from_srgb(torch.full((1, 4, 4, 3), 0.5)))
 
 
 # Gradients
@@ -504,9 +502,9 @@ def _slope(value, at: Tensor, step: float) -> Tensor:
 
 def _loss(rendering) -> Tensor:
     """Weighs pixels by a ramp across the image and channels differently, so that every change shows."""
-    size = rendering.colour.shape[1]
+    size = rendering.color.shape[1]
     ramp = torch.linspace(0, 1, size)
-    return (rendering.colour.double() * (ramp[:, None, None] + 2 * ramp[:, None]) * torch.tensor([1.0, 2.0, 3.0])).mean()
+    return (rendering.color.double() * (ramp[:, None, None] + 2 * ramp[:, None]) * torch.tensor([1.0, 2.0, 3.0])).mean()
 
 
 @pytest.mark.parametrize("what", ["albedo", "light", "point", "exponent", "ambient", "environment"])
@@ -543,15 +541,15 @@ def test_gradients_of_materials_and_lights_are_finite_differences(what: str) -> 
 def test_the_gradient_of_a_translation_is_a_finite_difference(where: str) -> None:
     """Inside the sphere shading moves; at its outline, visibility.
 
-    The rule of antialiasing takes the colour at the outline from the next pixel centre, so its slope is right to a few per cent.
+    The rule of antialiasing takes the color at the outline from the next pixel center, so its slope is right to a few per cent.
     """
     mesh, cameras = ball(3), camera(64, focal=4.0 if where == "inside" else 1.2)
     light = PointLight(torch.tensor([0.5, -2.0, 1.0]), WHITE)
-    colour = replace(mesh, colours=0.6 + 0.3 * mesh.vertices)
-    material = Lambert(Uniform(WHITE)) if where == "inside" else Unlit(VertexColour())
+    color = replace(mesh, colors=0.6 + 0.3 * mesh.vertices)
+    material = Lambert(Uniform(WHITE)) if where == "inside" else Unlit(VertexColor())
 
     def value(offset: Tensor) -> Tensor:
-        moved = replace(colour, vertices=mesh.vertices + offset)
+        moved = replace(color, vertices=mesh.vertices + offset)
         return _loss(render_surface(moved, material, [light], cameras, samples=1 if where == "inside" else 3))
 
     offset = torch.zeros(3, requires_grad=True)
@@ -565,23 +563,23 @@ def test_the_gradient_of_a_translation_is_a_finite_difference(where: str) -> Non
 def test_the_gradient_of_a_pose_is_a_finite_difference() -> None:
     mesh, cameras = ball(2), camera(64)
 
-    def value(centre: Tensor) -> Tensor:
-        pose = torch.cat([torch.cat([cameras.world_from_camera[0, :3, :3], centre[:, None]], 1), torch.eye(4)[3:]])
+    def value(center: Tensor) -> Tensor:
+        pose = torch.cat([torch.cat([cameras.world_from_camera[0, :3, :3], center[:, None]], 1), torch.eye(4)[3:]])
         return _loss(render_surface(mesh, SHOW, [], replace(cameras, world_from_camera=pose[None])))
 
-    centre = cameras.positions[0].clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(value(centre), centre)
+    center = cameras.positions[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(value(center), center)
     with torch.no_grad():
         expected = _slope(value, cameras.positions[0], 0.05)
     torch.testing.assert_close(gradient, expected.float(), atol=0.03 * float(expected.abs().max()), rtol=0)
 
 
-def test_gradients_reach_textures_vertex_colours_and_normals_and_are_finite() -> None:
-    mesh = replace(ball(1), colours=torch.rand(42, 3).requires_grad_(), normals=ball(1).normals.clone().requires_grad_())  # pyright: ignore
-    rendering = render_surface(mesh, Lambert(VertexColour()), [DirectionalLight(torch.tensor([0.0, -1, 0]), WHITE)], camera(32), layers=2)
+def test_gradients_reach_textures_vertex_colors_and_normals_and_are_finite() -> None:
+    mesh = replace(ball(1), colors=torch.rand(42, 3).requires_grad_(), normals=ball(1).normals.clone().requires_grad_())  # pyright: ignore
+    rendering = render_surface(mesh, Lambert(VertexColor()), [DirectionalLight(torch.tensor([0.0, -1, 0]), WHITE)], camera(32), layers=2)
     _loss(rendering).backward()
-    assert mesh.colours is not None and mesh.normals is not None
-    for tensor in (mesh.colours, mesh.normals):
+    assert mesh.colors is not None and mesh.normals is not None
+    for tensor in (mesh.colors, mesh.normals):
         assert tensor.grad is not None and tensor.grad.isfinite().all() and tensor.grad.abs().max() > 0
     texels = torch.rand(16, 16, 4, requires_grad=True)
     _loss(render_surface(square(0.6), Unlit(Texture(texels)), [], camera(32), layers=2)).backward()
@@ -592,8 +590,8 @@ def test_gradients_reach_textures_vertex_colours_and_normals_and_are_finite() ->
 
 
 def test_what_is_missing_is_said() -> None:
-    with pytest.raises(ValueError, match="no vertex colours"):
-        render_surface(ball(1), Unlit(VertexColour()), [], camera(8))
+    with pytest.raises(ValueError, match="no vertex colors"):
+        render_surface(ball(1), Unlit(VertexColor()), [], camera(8))
     with pytest.raises(ValueError, match="no texture coordinates"):
         render_surface(ball(1), Unlit(Texture(torch.zeros(4, 4, 3))), [], camera(8))
     with pytest.raises(ValueError, match="no texture coordinates"):
@@ -622,8 +620,8 @@ def test_a_gpu_renders_what_the_cpu_renders() -> None:
         light = PointLight(torch.tensor([1.0, -2, 1], device=device), torch.ones(3, device=device))
         moved = replace(mesh.to(device), vertices=vertices)
         rendering = render_surface(moved, Lambert(Texture(leaf)), [light], cameras.to(device), layers=2)
-        gradients = torch.autograd.grad(rendering.colour.square().sum() + rendering.distance.sum(), (leaf, vertices))
-        results.append([rendering.colour, rendering.opacity, rendering.normal, *gradients])
+        gradients = torch.autograd.grad(rendering.color.square().sum() + rendering.distance.sum(), (leaf, vertices))
+        results.append([rendering.color, rendering.opacity, rendering.normal, *gradients])
     for here, there in zip(*results, strict=True):
         torch.testing.assert_close(here, there.cpu(), atol=1e-3, rtol=1e-3)
 
@@ -635,7 +633,7 @@ def test_a_gpu_leaves_out_triangles_whose_corners_do_not_exist() -> None:
     more = Mesh(mesh.vertices, torch.cat([mesh.faces, torch.tensor([[0, 1, 4], [-1, 1, 2]])])).to("cuda")
     rendering = render_surface(more, Unlit(Uniform(WHITE.to("cuda"))), [], cameras.to("cuda"), antialiasing=None)
     expected = render_surface(mesh, SHOW, [], cameras, antialiasing=None)
-    torch.testing.assert_close(rendering.colour.cpu(), expected.colour)
+    torch.testing.assert_close(rendering.color.cpu(), expected.color)
     torch.testing.assert_close(rendering.normal.cpu(), expected.normal)
 
 
@@ -646,7 +644,7 @@ def test_spot_looks_like_spot(data_dir: Path) -> None:
     texels = linear_from_srgb(torch.from_numpy(picture))
     pose = look_at(torch.tensor([[0.0, 0.1, -3.5]]), torch.tensor([0.0, 0.1, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
     cameras = Cameras(pose, torch.tensor([[200.0, 200.0, 64.0, 64.0]]), torch.zeros(1, 6), 128, 128)
-    image = srgb_from_linear(render_surface(mesh, Unlit(Texture(texels)), [], cameras, background=WHITE).colour[0])
+    image = srgb_from_linear(render_surface(mesh, Unlit(Texture(texels)), [], cameras, background=WHITE).color[0])
     places = {"eye": (30, 56), "muzzle": (55, 64), "horn": (14, 53), "foot": (107, 50), "nostril": (47, 52)}
     expected = {"eye": (0, 0, 0), "muzzle": (255, 198, 167), "horn": (157, 90, 53), "foot": (104, 104, 104), "nostril": (137, 79, 48)}
     for name, (row, column) in places.items():

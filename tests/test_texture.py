@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from unrender.ops import texture as ops
-from unrender.ops._mip_levels import level_sizes, rows_of_levels
-from unrender.ops.mips import build_mips
-from unrender.ops.texture import Boundary, Filter, texture
+import unrender.ops.raster.texture as ops
+from unrender.ops.raster import Boundary, Filter, build_mips, texture
+from unrender.ops.raster._mip_levels import level_sizes, rows_of_levels
 from unrender.reference.mips import build_mips as build_mips_twin
 from unrender.reference.texture import texture as twin
 
@@ -121,7 +120,7 @@ def test_bilinear_reproduces_affine_functions_and_their_slope():
     torch.testing.assert_close(slope, torch.tensor([3.0, -2.0]).expand_as(slope), atol=1e-4, rtol=1e-4)
 
 
-def test_texel_centres_give_the_texels_and_row_0_is_at_0():
+def test_texel_centers_give_the_texels_and_row_0_is_at_0():
     texels = torch.randn(1, 4, 8, 3)
     rows, columns = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(8) + 0.5) / 8, indexing="ij")
     uv = torch.stack([columns, rows], dim=-1)[None]
@@ -272,7 +271,7 @@ def test_max_level_is_the_last_level_used():
 
 
 def _directions_on_seams(side: int) -> Tensor:
-    """Directions exactly on the twelve edges and eight corners of the cube, on texel centres and corners of the faces, and at random."""
+    """Directions exactly on the twelve edges and eight corners of the cube, on texel centers and corners of the faces, and at random."""
     ends = torch.tensor([-1.0, 1.0])
     steps = torch.cat([torch.linspace(-1, 1, 2 * side + 1), torch.rand(20) * 2 - 1])
     edges = [
@@ -329,10 +328,10 @@ def test_a_corner_of_the_cube_is_the_mean_of_its_three_texels():
 
 
 def test_a_cube_map_of_the_directions_reproduces_them_everywhere():
-    """Texel centres hold their direction on the cube's surface; filtering is exact within a face and flattens the seams by half a texel."""
+    """Texel centers hold their direction on the cube's surface; filtering is exact within a face and flattens the seams by half a texel."""
     side = 64
-    centres = (torch.arange(side) + 0.5) / side * 2 - 1
-    s, t = torch.meshgrid(centres, centres, indexing="xy")
+    centers = (torch.arange(side) + 0.5) / side * 2 - 1
+    s, t = torch.meshgrid(centers, centers, indexing="xy")
     one = torch.ones_like(s)
     faces = [(one, -t, -s), (-one, -t, s), (s, one, t), (s, -one, -t), (s, -t, one), (-s, -t, -one)]
     texels = torch.stack([torch.stack(face, -1) for face in faces])[None]
@@ -428,7 +427,7 @@ def test_what_lies_at_the_far_edge_does_not_reach_samples_that_fade_at_this_one(
 
 def test_an_infinite_cotangent_reaches_only_what_was_mixed():
     texels = torch.rand(1, 4, 4, 1, requires_grad=True)
-    uv = torch.tensor([[0.375, 0.375]]).reshape(1, 1, 1, 2)  # the centre of a texel
+    uv = torch.tensor([[0.375, 0.375]]).reshape(1, 1, 1, 2)  # the center of a texel
     (gradient,) = torch.autograd.grad(texture(texels, uv), texels, torch.full((1, 1, 1, 1), float("inf")))
     assert gradient[0, 1, 1, 0] == float("inf") and int((gradient != 0).sum()) == 1
 

@@ -26,9 +26,9 @@ def real_capture(name: str) -> Path:
     return folder
 
 
-def opengl_poses(count: int = 8, distance: float = 3.0, centre: np.ndarray | None = None) -> list[np.ndarray]:
-    """Camera-to-world matrices with OpenGL axes on two rings around +Z that look at ``centre``."""
-    centre = np.zeros(3) if centre is None else centre
+def opengl_poses(count: int = 8, distance: float = 3.0, center: np.ndarray | None = None) -> list[np.ndarray]:
+    """Camera-to-world matrices with OpenGL axes on two rings around +Z that look at ``center``."""
+    center = np.zeros(3) if center is None else center
     poses = []
     for k in range(count):
         angle = 2 * np.pi * k / count
@@ -39,13 +39,13 @@ def opengl_poses(count: int = 8, distance: float = 3.0, centre: np.ndarray | Non
         right /= np.linalg.norm(right)
         pose = np.eye(4)
         pose[:3, 0], pose[:3, 1], pose[:3, 2] = right, np.cross(backward, right), backward
-        pose[:3, 3] = centre + distance * backward
+        pose[:3, 3] = center + distance * backward
         poses.append(pose)
     return poses
 
 
 def ball_photo(pose: np.ndarray, ball: np.ndarray = BALL, size: tuple[int, int] = SIZE, focal: float = FOCAL) -> np.ndarray:
-    """RGBA of a red ball as a pinhole camera (OpenGL axes, pixel centres at +0.5) sees it; blue hides behind transparent pixels."""
+    """RGBA of a red ball as a pinhole camera (OpenGL axes, pixel centers at +0.5) sees it; blue hides behind transparent pixels."""
     width, height = size
     x, y = np.meshgrid(np.arange(width) + 0.5, np.arange(height) + 0.5)
     local = np.stack(((x - width / 2) / focal, -(y - height / 2) / focal, -np.ones_like(x)), -1)
@@ -86,7 +86,7 @@ def write_transforms(folder: Path, *, count: int = 9, alpha: bool = False, liste
 
 
 def write_neus(folder: Path, *, count: int = 8, masks: bool = True, file: str = "cameras_sphere.npz", suffix: str = "png") -> Path:
-    """With scale_mat = [2 I | (10, 20, 30)], so that the source frame is twice the unit sphere's, and pixel centres at integers."""
+    """With scale_mat = [2 I | (10, 20, 30)], so that the source frame is twice the unit sphere's, and pixel centers at integers."""
     (folder / "image").mkdir(parents=True)
     if masks:
         (folder / "mask").mkdir()

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from unrender.cameras import Cameras, Rays
-from unrender.capture import Capture, Split
+from unrender.captures.capture import Capture, Split
 from unrender.geometry.mesh import Mesh
-from unrender.recipes.fitting import Clock, FitResult, Observer, Outcome, Progress, Scene
+from unrender.recipes.fitting import Clock, FitResult, Observer, Outcome, Progress
 from unrender.render.rendering import Rendering
-from unrender.runs import Recipe
+from unrender.render.scene import Scene
+from unrender.runs.session import Recipe
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ PRESETS = {"cpu": TinyConfig(), "gpu": TinyConfig(steps=80), "quick": TinyConfig
 
 
 class TinyScene(Scene):
-    """A ball of one colour before white."""
+    """A ball of one color before white."""
 
     def __init__(self, *, empty: bool = False) -> None:
         super().__init__()
-        self.colour = nn.Parameter(torch.zeros(3))
+        self.color = nn.Parameter(torch.zeros(3))
         self.empty = empty
 
     def render_rays(self, rays: Rays) -> Rendering:
@@ -55,15 +56,15 @@ class TinyScene(Scene):
         opacity = (hit > 0).float()
         distance = (-b - hit.clamp_min(0.0).sqrt()) * opacity
         normal = (rays.origins + distance[:, None] * rays.directions) * 2.0 * opacity[:, None]
-        colour = self.colour * opacity[:, None] + (1.0 - opacity[:, None])
-        return Rendering(colour=colour, opacity=opacity, distance=distance, normal=normal)
+        color = self.color * opacity[:, None] + (1.0 - opacity[:, None])
+        return Rendering(color=color, opacity=opacity, distance=distance, normal=normal)
 
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
         if self.empty:
             return Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
         tops = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.5
         faces = torch.tensor([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
-        return Mesh(tops, faces, self.colour.detach().cpu().clamp(0, 1).expand(6, 3).contiguous())
+        return Mesh(tops, faces, self.color.detach().cpu().clamp(0, 1).expand(6, 3).contiguous())
 
 
 def fit(
@@ -75,18 +76,18 @@ def fit(
     resume: Mapping[str, Tensor] | None = None,
     observer: Observer | None = None,
 ) -> FitResult:
-    """Walks the colour towards noisy copies of a target."""
+    """Walks the color towards noisy copies of a target."""
     scene = TinyScene(empty=config.empty).to(device)
     generator = torch.Generator().manual_seed(seed)
     clock = Clock(config.steps, config.max_seconds)
     if resume is not None:
-        scene.load_state_dict({"colour": resume["scene.colour"]})
+        scene.load_state_dict({"color": resume["scene.color"]})
         generator.set_state(resume["generator"])
         clock = Clock(config.steps, config.max_seconds, done_steps=int(resume["step"]), done_seconds=float(resume["seconds"]))
 
     def snapshot() -> dict[str, Tensor]:
         return {
-            "scene.colour": scene.colour.detach(),
+            "scene.color": scene.color.detach(),
             "generator": generator.get_state(),
             "step": torch.tensor(clock.step),
             "seconds": torch.tensor(clock.seconds, dtype=torch.float64),
@@ -99,8 +100,8 @@ def fit(
         while clock.fraction < 1.0:
             target = torch.tensor([0.8, 0.3, 0.2]) + 0.01 * torch.randn(3, generator=generator)
             with torch.no_grad():
-                error = target - scene.colour
-                scene.colour.add_(error, alpha=config.learning_rate)
+                error = target - scene.color
+                scene.color.add_(error, alpha=config.learning_rate)
             clock.step += 1
             if clock.step % 2 == 0 and observer is not None:
                 mse = float((error**2).mean())
@@ -118,11 +119,11 @@ def fit(
 def load_scene(config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device) -> TinyScene:
     """The scene of a snapshot."""
     scene = TinyScene(empty=config.empty)
-    scene.load_state_dict({"colour": tensors["scene.colour"]})
+    scene.load_state_dict({"color": tensors["scene.color"]})
     return scene.to(device)
 
 
-TINY = Recipe("tiny", "a ball of one colour", PRESETS, fit, load_scene)
+TINY = Recipe("tiny", "a ball of one color", PRESETS, fit, load_scene)
 
 
 def tiny_capture(path: Any = None, **options: Any) -> Capture:
@@ -140,10 +141,10 @@ def tiny_capture(path: Any = None, **options: Any) -> Capture:
     cameras = Cameras(poses, torch.tensor([[40.0, 40.0, 12.0, 12.0]]).repeat(count, 1), torch.zeros(count, 6), size, size)
     scene = TinyScene()
     with torch.no_grad():
-        scene.colour.copy_(torch.tensor([0.8, 0.3, 0.2]))
+        scene.color.copy_(torch.tensor([0.8, 0.3, 0.2]))
         pictures = [scene.render_view(cameras, view) for view in range(count)]
     masks = torch.stack([(picture.opacity * 255).to(torch.uint8) for picture in pictures])
-    images = torch.stack([(picture.colour * 255).round().to(torch.uint8) for picture in pictures])
+    images = torch.stack([(picture.color * 255).round().to(torch.uint8) for picture in pictures])
     test = tuple(range(0, count, 4))
     similarity = torch.eye(4, dtype=torch.float64)
     similarity[:3, :3] *= 100.0

@@ -8,16 +8,16 @@ from typing import Any
 
 from rich.console import Console
 
-from unrender.arguments import suggestion
-from unrender.capture import Capture
-from unrender.cli import recipes
-from unrender.display import Display
-from unrender.doctor import select_device
-from unrender.io import load_capture
-from unrender.io.run_directory import RunDirectory
-from unrender.outputs import write_outputs
+from unrender.captures import load_capture
+from unrender.captures.capture import Capture
+from unrender.devices import select_device
 from unrender.recipes.fitting import FitResult, Observer
-from unrender.runs import Job, fit_into
+from unrender.recipes.table import recipes
+from unrender.runs.directory import RunDirectory
+from unrender.runs.display import Display
+from unrender.runs.outputs import write_outputs
+from unrender.runs.session import Job, fit_into
+from unrender.words import suggestion
 
 load = load_capture
 

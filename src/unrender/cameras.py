@@ -1,6 +1,6 @@
 """Calibrated cameras, the rays through their pixels, and paths of cameras for videos.
 
-Notation: OpenCV camera axes (+X right, +Y down, +Z forward); pixel (0, 0) is top left with its centre at (0.5, 0.5);
+Notation: OpenCV camera axes (+X right, +Y down, +Z forward); pixel (0, 0) is top left with its center at (0.5, 0.5);
 ``world_from_camera`` maps points from the camera to the world and is a rigid motion. See docs/conventions.md.
 
 Lens distortion is part of the ray: a pixel's direction is found by inverting the lens polynomial, so images are never resampled.
@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.numerics import SMALLEST_LENGTH, SMALLEST_PIVOT, away_from_zero, normalised
-from unrender.rotations import look_at, matrix_from_wxyz, slerp, wxyz_from_matrix
+from unrender.numerics import SMALLEST_LENGTH, SMALLEST_PIVOT, away_from_zero, normalized
+from unrender.transforms import look_at, matrix_from_wxyz, slerp, wxyz_from_matrix
 
 LensModel = Literal["opencv", "fisheye"]
 
@@ -117,7 +117,7 @@ class Cameras:
 
     @property
     def positions(self) -> Float[Tensor, "views 3"]:
-        """Camera centres in the world."""
+        """Camera centers in the world."""
         return self.world_from_camera[:, :3, 3]
 
     @cached_property
@@ -130,8 +130,8 @@ class Cameras:
         """Whether all views have the same intrinsics and distortion, so that one map of directions serves them all."""
         return bool((self.intrinsics == self.intrinsics[:1]).all()) and bool((self.distortion == self.distortion[:1]).all())
 
-    def pixel_centres(self) -> Float[Tensor, "pixels 2"]:
-        """The (x, y) of every pixel centre in row-major order, starting with (0.5, 0.5)."""
+    def pixel_centers(self) -> Float[Tensor, "pixels 2"]:
+        """The (x, y) of every pixel center in row-major order, starting with (0.5, 0.5)."""
         like = self.intrinsics
         x = torch.arange(self.width, dtype=like.dtype, device=like.device) + 0.5
         y = torch.arange(self.height, dtype=like.dtype, device=like.device) + 0.5
@@ -139,23 +139,23 @@ class Cameras:
         return torch.stack((columns, rows), -1).reshape(-1, 2)
 
     def directions_in_camera(self) -> Float[Tensor, "maps height width 3"]:
-        """Unit directions through every pixel centre in camera axes: one map for all views if they share a lens, else one a view.
+        """Unit directions through every pixel center in camera axes: one map for all views if they share a lens, else one a view.
 
         It costs a Newton iteration per pixel; keep the result.
         """
         views = 1 if self.share_a_lens else len(self)
-        pixels = self.pixel_centres()
+        pixels = self.pixel_centers()
         maps = [self._directions(pixels, self.intrinsics[view], self.distortion[view]) for view in range(views)]
         return torch.stack(maps).reshape(views, self.height, self.width, 3)
 
     def image_rays(self, view: int) -> Rays:
-        """The rays of one image's pixel centres in row-major order, height x width of them."""
-        directions = self._directions(self.pixel_centres(), self.intrinsics[view], self.distortion[view])
+        """The rays of one image's pixel centers in row-major order, height x width of them."""
+        directions = self._directions(self.pixel_centers(), self.intrinsics[view], self.distortion[view])
         pose = self.world_from_camera[view]
         return Rays(pose[:3, 3].expand_as(directions), _times(directions, pose[:3, :3].T))
 
     def rays(self, views: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
-        """The rays through ``pixels`` (x, y; the centre of column i and row j is (i + 0.5, j + 0.5)) of the images ``views``."""
+        """The rays through ``pixels`` (x, y; the center of column i and row j is (i + 0.5, j + 0.5)) of the images ``views``."""
         index = views.long()
         directions = self._directions(pixels, self.intrinsics[index], self.distortion[index])
         pose = self.world_from_camera[index]
@@ -210,7 +210,7 @@ class Cameras:
         return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
     def clip_positions(self, points: Float[Tensor, "points 3"], near: float, far: float) -> Float[Tensor, "views points 4"]:
-        """World points in the clip space of every view, as :func:`unrender.ops.rasterize.rasterize` takes them.
+        """World points in the clip space of every view, as :func:`unrender.ops.raster.rasterize` takes them.
 
         Differentiable to the points, the poses and the intrinsics. A point that is not finite is NaN in all views and gets no gradient.
 
@@ -223,9 +223,9 @@ class Cameras:
         >>> round(column, 4), round(row, 4), w
         (37.0, 14.0, 2.0)
         """
-        rotation, centre = self.world_from_camera[:, :3, :3], self.world_from_camera[:, :3, 3]
+        rotation, center = self.world_from_camera[:, :3, :3], self.world_from_camera[:, :3, 3]
         finite = points.isfinite().all(-1, keepdim=True)
-        in_camera = _times(torch.where(finite, points, 0.0) - centre[:, None], rotation)
+        in_camera = _times(torch.where(finite, points, 0.0) - center[:, None], rotation)
         projection = self.clip_from_camera(near, far)
         clip = _times(in_camera, projection[:, :, :3].mT) + projection[:, None, :, 3]
         return torch.where(finite, clip, torch.nan)
@@ -235,7 +235,7 @@ class Cameras:
     ) -> Float[Tensor, "rays 3"]:
         plane = (pixels - intrinsics[..., 2:]) / intrinsics[..., :2]
         if not self.has_distortion:
-            return normalised(torch.cat((plane, torch.ones_like(plane[:, :1])), -1))
+            return normalized(torch.cat((plane, torch.ones_like(plane[:, :1])), -1))
         exact = plane.double()
         undo = _undistorted_perspective if self.lens == "opencv" else _undistorted_fisheye
         return undo(exact, distortion.double()).to(plane.dtype)
@@ -287,7 +287,7 @@ def _undistorted_perspective(plane: Float[Tensor, "rays 2"], distortion: Float[T
         xy = 2 * x * y * by_r + 2 * p1 * x + 2 * p2 * y
         determinant = away_from_zero(xx * yy - xy * xy, SMALLEST_PIVOT)
         x, y = x - (yy * miss_x - xy * miss_y) / determinant, y - (xx * miss_y - xy * miss_x) / determinant
-    return normalised(torch.stack((x, y, torch.ones_like(x)), -1))
+    return normalized(torch.stack((x, y, torch.ones_like(x)), -1))
 
 
 def _undistorted_fisheye(plane: Float[Tensor, "rays 2"], distortion: Float[Tensor, "*#rays 6"]) -> Float[Tensor, "rays 3"]:
@@ -301,7 +301,7 @@ def _undistorted_fisheye(plane: Float[Tensor, "rays 2"], distortion: Float[Tenso
         slope = 1 + t * (3 * k1 + t * (5 * k2 + t * (7 * k3 + t * 9 * k4)))
         theta = (theta - miss / away_from_zero(slope, SMALLEST_PIVOT)).clamp(0, torch.pi)
     sideways = plane * (torch.sin(theta) / goal.clamp_min(SMALLEST_LENGTH))[:, None]
-    return normalised(torch.cat((sideways, torch.cos(theta)[:, None]), -1))
+    return normalized(torch.cat((sideways, torch.cos(theta)[:, None]), -1))
 
 
 def mean_up(cameras: Cameras) -> Float[Tensor, " 3"]:
@@ -312,7 +312,7 @@ def mean_up(cameras: Cameras) -> Float[Tensor, " 3"]:
 def orbit_cameras(cameras: Cameras, frames: int) -> Cameras:
     """A full circle about +Z at the mean height and the mean distance of the given cameras, looking at the origin.
 
-    With mean distance d and mean height h the circle's radius is √(d² - h²); the lens is the pinhole of the median camera, centred.
+    With mean distance d and mean height h the circle's radius is √(d² - h²); the lens is the pinhole of the median camera, centered.
 
     Raises:
         ValueError: fewer than one frame.
@@ -342,8 +342,8 @@ def arc_cameras(cameras: Cameras, frames: int) -> Cameras:
     up = mean_up(cameras)
     axis = torch.where(torch.dot(axis, up) < 0, -axis, axis)
     middle = positions.mean(0)
-    middle = normalised(middle) * positions.norm(dim=-1).mean()
-    ahead = normalised(middle - axis * torch.dot(middle, axis))
+    middle = normalized(middle) * positions.norm(dim=-1).mean()
+    ahead = normalized(middle - axis * torch.dot(middle, axis))
     aside = torch.linalg.cross(axis, ahead)
     reach = torch.atan2(positions @ aside, positions @ ahead)
     steps = torch.linspace(0, 1, _checked(frames), dtype=positions.dtype, device=positions.device)
@@ -421,10 +421,10 @@ def _checked(frames: int) -> int:
 def _path(cameras: Cameras, world_from_camera: Float[Tensor, "frames 4 4"]) -> Cameras:
     frames = world_from_camera.shape[0]
     lens = cameras.intrinsics.median(0).values
-    centre = torch.tensor([cameras.width / 2, cameras.height / 2]).to(lens)
+    center = torch.tensor([cameras.width / 2, cameras.height / 2]).to(lens)
     return Cameras(
         world_from_camera=world_from_camera,
-        intrinsics=torch.cat((lens[:2], centre)).expand(frames, 4).clone(),
+        intrinsics=torch.cat((lens[:2], center)).expand(frames, 4).clone(),
         distortion=torch.zeros(frames, 6).to(lens),
         width=cameras.width,
         height=cameras.height,

@@ -1,4 +1,4 @@
-"""Colour spaces and compositing. A name says which space a tensor is in: ``linear`` or ``srgb``."""
+"""Color spaces and compositing. A name says which space a tensor is in: ``linear`` or ``srgb``."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def srgb_from_linear(linear: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
 
 
 def over(
-    colour: Float[Tensor, "*shape channels"], alpha: Float[Tensor, "*shape"], background: Float[Tensor, "*#shape channels"]
+    color: Float[Tensor, "*shape channels"], alpha: Float[Tensor, "*shape"], background: Float[Tensor, "*#shape channels"]
 ) -> Float[Tensor, "*shape channels"]:
-    """Straight-alpha colour laid over a background: colour alpha + background (1 - alpha).
+    """Straight-alpha color laid over a background: color alpha + background (1 - alpha).
 
     >>> over(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0.25]), torch.ones(1, 3)).tolist()
     [[1.0, 0.75, 0.75]]
     """
     share = alpha[..., None]
-    return colour * share + background * (1 - share)
+    return color * share + background * (1 - share)

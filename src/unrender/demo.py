@@ -1,6 +1,6 @@
-"""A capture that needs no camera: an analytic scene, seen from all around, whose shape and colours are known exactly.
+"""A capture that needs no camera: an analytic scene, seen from all around, whose shape and colors are known exactly.
 
-A rubber duck sits in a striped swimming ring on a tiled plinth. Its surface is the zero set of a signed function, its colours do not depend
+A rubber duck sits in a striped swimming ring on a tiled plinth. Its surface is the zero set of a signed function, its colors do not depend
 on the direction they are seen from, and edges are antialiased, so a radiance field can fit the photos closely and the result can be
 compared with the truth: ``AnalyticScene().mesh(256)`` and :func:`unrender.geometry.distances.surface_distance`.
 """
@@ -19,11 +19,11 @@ from PIL import Image
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.capture import Capture, Split
+from unrender.captures.capture import Capture, Split
 from unrender.color import srgb_from_linear
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
-from unrender.numerics import normalised
+from unrender.numerics import normalized
 
 RADIUS = 0.87
 """The scene lies within this distance of the origin."""
@@ -56,9 +56,9 @@ class AnalyticScene:
         with torch.enable_grad():
             moved = points.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self.sdf(moved).sum(), moved)
-        return normalised(gradient)
+        return normalized(gradient)
 
-    def colour(self, points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+    def color(self, points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Linear light leaving the surface, the same in all directions: albedo × (sun max(n · s, 0) + sky + bounce from the ground)."""
         sun = normals @ points.new_tensor(_SUN)
         up = 0.5 + 0.5 * normals[:, 2]
@@ -67,10 +67,10 @@ class AnalyticScene:
         return (self._albedo(points) * light).clamp(0, 1)
 
     def mesh(self, resolution: int = 256) -> Mesh:
-        """The true surface with its normals and sRGB colours."""
+        """The true surface with its normals and sRGB colors."""
         bare = extract_surface(self.sdf, resolution=resolution, lipschitz=1.0)
         normals = self.normals(bare.vertices)
-        return Mesh(bare.vertices, bare.faces, srgb_from_linear(self.colour(bare.vertices, normals)), normals)
+        return Mesh(bare.vertices, bare.faces, srgb_from_linear(self.color(bare.vertices, normals)), normals)
 
     def _parts(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points parts"]:
         """Signed distances to the body, the beak, the eyes, the ring, the plinth, and the water in the ring, which leaves no hollow."""
@@ -103,15 +103,15 @@ class AnalyticScene:
         angle = torch.atan2(y - 0.06, x)
         stripe = torch.sin(6 * angle) > 0
         white = points.new_tensor(_WHITE)
-        colour = torch.where(((part == 3) & stripe)[:, None], white, plain)
+        color = torch.where(((part == 3) & stripe)[:, None], white, plain)
 
         even = (torch.floor(x / _TILE) + torch.floor(y / _TILE)) % 2 == 0
         tiles = torch.where(even[:, None], points.new_tensor(_TILE_LIGHT), points.new_tensor(_TILE_DARK))
         on_top = (part == 4) & (z > -0.41) & (x * x + y * y < 0.60**2)
-        colour = torch.where(on_top[:, None], tiles, colour)
+        color = torch.where(on_top[:, None], tiles, color)
 
         spark = torch.stack([x.abs() - 0.135, y + 0.468, z - 0.452], 1).norm(dim=1) < 0.024
-        return torch.where(((part == 2) & spark)[:, None], white, colour)
+        return torch.where(((part == 2) & spark)[:, None], white, color)
 
 
 def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supersampling: int = 2) -> Capture:
@@ -119,7 +119,7 @@ def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supers
 
     Cameras stand on a spiral over the part of a sphere between 12 degrees below and 80 degrees above the horizon, look at the origin and
     have a field of view of 40 degrees. A pixel is the mean over a square of rays: the mask is the share of rays that meet the scene, the
-    colour (straight alpha) the mean of the light they carry, encoded as sRGB.
+    color (straight alpha) the mean of the light they carry, encoded as sRGB.
 
     Args:
         views: how many photos.
@@ -140,8 +140,8 @@ def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supers
     with _one_thread():
         for first in range(0, views, together):
             some = slice(first, first + together)
-            colour, opacity = render_demo_views(scene, cameras[some], supersampling=supersampling)
-            images[some] = (srgb_from_linear(colour) * 255).round().to(torch.uint8)
+            color, opacity = render_demo_views(scene, cameras[some], supersampling=supersampling)
+            images[some] = (srgb_from_linear(color) * 255).round().to(torch.uint8)
             masks[some] = (opacity * 255).round().to(torch.uint8)
     held_out = tuple(range(0, views, _HELD_OUT_EVERY)) if views > 1 else ()
     return Capture(
@@ -153,14 +153,14 @@ def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supers
         split=Split(tuple(view for view in range(views) if view not in held_out), held_out, "every 8th view is held out"),
         source_from_world=torch.eye(4, dtype=torch.float64),
         fingerprint=f"demo {views} {size} {seed} {supersampling}",
-        notes=("An analytic scene: shape and colours are known exactly.",),
+        notes=("An analytic scene: shape and colors are known exactly.",),
     )
 
 
 def render_demo_views(
     scene: AnalyticScene, cameras: Cameras, *, supersampling: int = 2
 ) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width"]]:
-    """Linear straight-alpha colour and coverage of pinhole views; colour is black where nothing is covered.
+    """Linear straight-alpha color and coverage of pinhole views; color is black where nothing is covered.
 
     The scene is sphere traced (Hart, Sphere tracing, 1996) from coarse to fine: a cone through a block of 8 x 8 pixels walks on until the
     surface may lie within it, then the cones of its 2 x 2 pixels start from there, then the rays.
@@ -180,10 +180,10 @@ def render_demo_views(
     _, met, points = _walk(scene, cameras, view, corner, 1 / supersampling, distance, as_rays=True)
     row, column = corner[met].long().unbind(1)
     pixel = (view[met] * height + row) * width + column
-    light = scene.colour(points[met], scene.normals(points[met]))
+    light = scene.color(points[met], scene.normals(points[met]))
     count = torch.zeros(views * height * width).index_add_(0, pixel, torch.ones(len(pixel)))
-    colour = torch.zeros(len(count), 3).index_add_(0, pixel, light) / count.clamp_min(1)[:, None]
-    return colour.reshape(views, height, width, 3), (count / supersampling**2).reshape(views, height, width)
+    color = torch.zeros(len(count), 3).index_add_(0, pixel, light) / count.clamp_min(1)[:, None]
+    return color.reshape(views, height, width, 3), (count / supersampling**2).reshape(views, height, width)
 
 
 def write_capture(capture: Capture, folder: str | Path) -> None:
@@ -192,14 +192,14 @@ def write_capture(capture: Capture, folder: str | Path) -> None:
     Poses are written in the source frame, with OpenGL camera axes (+Y up, looking down -Z).
 
     Raises:
-        ValueError: for cameras the format has no words for: several focal lengths, a principal point off the centre, lens distortion.
+        ValueError: for cameras the format has no words for: several focal lengths, a principal point off the center, lens distortion.
     """
     folder = Path(folder)
     cameras = capture.cameras
     focal = float(cameras.intrinsics[0, 0])
     plain = torch.tensor([focal, focal, cameras.width / 2, cameras.height / 2])
     if not torch.allclose(cameras.intrinsics.cpu().float(), plain, rtol=1e-5) or bool((cameras.distortion != 0).any()):
-        raise ValueError(f"{capture.name}: this format holds one focal length, a centred principal point and no distortion")
+        raise ValueError(f"{capture.name}: this format holds one focal length, a centered principal point and no distortion")
     similarity = capture.source_from_world.double().cpu()
     scale = torch.linalg.det(similarity[:3, :3]) ** (1 / 3)
     opengl_axes = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
@@ -271,13 +271,13 @@ def _walk(
         corner: row and column of the upper left corner of its square.
         side: of the squares, in pixels.
         distance: where the walk begins.
-        as_rays: follow the rays through the centres of the squares, θ = 0.
+        as_rays: follow the rays through the centers of the squares, θ = 0.
     """
-    focal, centre = cameras.intrinsics[view, :2], cameras.intrinsics[view, 2:]
-    local = torch.cat([(corner.flip(1) + side / 2 - centre) / focal, torch.ones(len(corner), 1)], 1)
+    focal, center = cameras.intrinsics[view, :2], cameras.intrinsics[view, 2:]
+    local = torch.cat([(corner.flip(1) + side / 2 - center) / focal, torch.ones(len(corner), 1)], 1)
     angle = torch.zeros(len(corner)) if as_rays else math.sqrt(0.5) * side / (focal.amin(1) * local.norm(dim=1))
     pose = cameras.world_from_camera[view]
-    direction = normalised((pose[:, :3, :3] @ local[:, :, None])[:, :, 0])
+    direction = normalized((pose[:, :3, :3] @ local[:, :, None])[:, :, 0])
     origin = pose[:, :3, 3]
     end = origin.norm(dim=1) + RADIUS
     walked = distance.clone()
@@ -294,16 +294,16 @@ def _walk(
 
 
 def _ellipsoid(
-    points: Float[Tensor, "points 3"], centre: tuple[float, float, float], radii: tuple[float, float, float]
+    points: Float[Tensor, "points 3"], center: tuple[float, float, float], radii: tuple[float, float, float]
 ) -> Float[Tensor, " points"]:
     """(|x / r| - 1) min r: exact in sign and nowhere steeper than one."""
-    scaled = (points - points.new_tensor(centre)) / points.new_tensor(radii)
+    scaled = (points - points.new_tensor(center)) / points.new_tensor(radii)
     return (scaled.norm(dim=1) - 1) * min(radii)
 
 
-def _pitched(points: Float[Tensor, "points 3"], centre: tuple[float, float, float], angle: float) -> Float[Tensor, "points 3"]:
-    """Coordinates about ``centre``, turned about the x axis: what lies along the new y axis points up by ``angle`` radians."""
-    x, y, z = (points - points.new_tensor(centre)).unbind(1)
+def _pitched(points: Float[Tensor, "points 3"], center: tuple[float, float, float], angle: float) -> Float[Tensor, "points 3"]:
+    """Coordinates about ``center``, turned about the x axis: what lies along the new y axis points up by ``angle`` radians."""
+    x, y, z = (points - points.new_tensor(center)).unbind(1)
     c, s = math.cos(angle), math.sin(angle)
     return torch.stack([x, c * y + s * z, c * z - s * y], 1)
 

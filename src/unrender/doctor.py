@@ -1,12 +1,10 @@
-"""What this machine can do, what is wrong with it, and which device a fit runs on.
+"""What this machine can do, and what is wrong with it.
 
 Nothing heavy is imported at the top: a broken installation must still be able to say what is broken.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib.metadata
 import os
 import platform
 import shutil
@@ -15,10 +13,9 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, no_type_check
+from typing import Any, no_type_check
 
-if TYPE_CHECKING:
-    import torch
+from unrender.devices import processor, select_device
 
 
 @dataclass(frozen=True)
@@ -29,106 +26,6 @@ class Check:
     finding: str
     advice: str = ""
     """What to do about it; empty where all is well."""
-
-
-class DeviceError(ValueError):
-    """The device that was asked for is not there."""
-
-
-def select_device(name: str | None) -> torch.device:
-    """The device to run on: the one named, or the first GPU where there is one, or else the CPU.
-
-    Args:
-        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or None for the best there is.
-
-    Raises:
-        DeviceError: one sentence that says what is missing and what to do.
-
-    >>> select_device("cpu")
-    device(type='cpu')
-    """
-    import torch
-
-    present = torch.cuda.is_available()
-    if name is None:
-        return torch.device("cuda", 0) if present else torch.device("cpu")
-    kind, _, number = name.partition(":")
-    if kind == "cpu" and not number:
-        return torch.device("cpu")
-    if kind != "cuda" or (number and not number.isdigit()):
-        close = difflib.get_close_matches(kind, ["cpu", "cuda"], n=1, cutoff=0.7)
-        hint = f"did you mean {close[0]}?" if close else "choose cpu, cuda or cuda:1"
-        raise DeviceError(f"there is no device {name!r}; {hint}")
-    if not present:
-        if torch.version.cuda is None:
-            raise DeviceError(
-                f"device {name!r} cannot be used: the installed PyTorch {torch.__version__} is built without CUDA; "
-                "install a CUDA build (https://pytorch.org/get-started) or run on the CPU with --device cpu"
-            )
-        raise DeviceError(
-            f"device {name!r} cannot be used: the installed PyTorch {torch.__version__} (for CUDA {torch.version.cuda}) finds no GPU; "
-            "check the driver with nvidia-smi or run on the CPU with --device cpu"
-        )
-    index, count = int(number or 0), torch.cuda.device_count()
-    if index >= count:
-        raise DeviceError(f"device {name!r} cannot be used: this machine has {count} GPU{'s' * (count > 1)}, numbered from 0")
-    return torch.device("cuda", index)
-
-
-def device_name(device: torch.device) -> str:
-    """What the device is called by its maker."""
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type != "cpu" else processor()
-
-
-def processor() -> str:
-    """The name of the processor and how many cores this process may use."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    except OSError:
-        pass
-    return f"{name}, {usable_cores()} cores"
-
-
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
-
-
-def peak_memory_mb(device: torch.device) -> float | None:
-    """The most memory used so far, in MB (2²⁰ bytes): of the GPU for a GPU fit, else of this process; None where it cannot be known."""
-    import torch
-
-    if device.type != "cpu":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    try:
-        with open("/proc/self/status", encoding="utf-8") as file:
-            return next((int(line.split()[1]) / 1024.0 for line in file if line.startswith("VmHWM")), None)
-    except OSError:
-        pass
-    if sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return None
-
-
-def versions() -> dict[str, str]:
-    """Of everything that can change a result."""
-    import numpy
-    import torch
-    import warp
-
-    return {
-        "unrender": importlib.metadata.version("unrender"),
-        "torch": torch.__version__,
-        "warp": warp.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
 
 
 def examine() -> list[Check]:
@@ -213,7 +110,7 @@ def _gpu_in_torch() -> Check:
 def _warp_cache() -> Check:
     import warp as wp
 
-    import unrender.ops._launch  # noqa: F401  starts Warp quietly
+    import unrender.ops.kernels.launch  # noqa: F401  starts Warp quietly
 
     folder = Path(str(wp.config.kernel_cache_dir))
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,7 +135,7 @@ def _run_kernel(device: Any) -> Check:
     import torch
     import warp as wp
 
-    import unrender.ops._launch as launcher
+    import unrender.ops.kernels.launch as launcher
 
     @no_type_check
     @wp.kernel(module="unique", enable_backward=False)

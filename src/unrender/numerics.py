@@ -13,10 +13,10 @@ SMALLEST_PIVOT = 1e-6
 """A Newton step divides by at least this, so that a fold of a lens polynomial gives a wrong pixel and not a NaN."""
 
 
-def normalised(vectors: Float[Tensor, "*shape axes"]) -> Float[Tensor, "*shape axes"]:
+def normalized(vectors: Float[Tensor, "*shape axes"]) -> Float[Tensor, "*shape axes"]:
     """Vectors of unit length, v / |v|; the zero vector stays zero and has a finite gradient.
 
-    >>> normalised(torch.tensor([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0]])).tolist()
+    >>> normalized(torch.tensor([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.0, 0.800000011920929], [0.0, 0.0, 0.0]]
     """
     squared = (vectors * vectors).sum(-1, keepdim=True)

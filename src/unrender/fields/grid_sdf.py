@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.fields.surface import SurfaceField, SurfaceSample
-from unrender.ops.grid_lookup import grid_lookup, grid_lookup_with_jacobian
+from unrender.ops.encodings import grid_lookup, grid_lookup_with_jacobian
 
 Stage = tuple[float, int, int]
 """From this share of the budget on: vertices along an axis of the distance grid and of the feature grid."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.fields.surface import SurfaceField, SurfaceSample
-from unrender.ops.hash_encoding import HashGrid, hash_encode
+from unrender.ops.encodings import HashGrid, hash_encode
 
 Normals = Literal["analytic", "taps6", "taps4"]
 
@@ -25,7 +25,7 @@ class HashSdf(SurfaceField):
     ``normals`` picks the gradient: ``analytic`` differentiates through the encoding (second order while fitting); ``taps6`` are central
     differences along the axes; ``taps4`` use the corners of a tetrahedron, (1/4ε) Σ k_i f(x + ε k_i). The step ε is one cell of the
     finest active level. The weights start as a sphere (Atzmon and Lipman 2020; with one hidden layer its directions are spread evenly
-    instead of drawn, which makes the sphere round) and are normalised row by row (Salimans and Kingma 2016).
+    instead of drawn, which makes the sphere round) and are normalized row by row (Salimans and Kingma 2016).
     """
 
     level: Tensor

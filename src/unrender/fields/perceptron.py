@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from unrender.ops.mlp import mlp
+from unrender.ops.encodings import mlp
 
 
 class Perceptron(nn.Module):

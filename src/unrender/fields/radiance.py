@@ -1,4 +1,4 @@
-"""Density and colour of space from a multiresolution hash grid: the field of instant-ngp."""
+"""Density and color of space from a multiresolution hash grid: the field of instant-ngp."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unrender.fields.perceptron import Perceptron, truncated_exp
-from unrender.ops.contraction import contract
-from unrender.ops.hash_encoding import HashGrid, hash_encode
-from unrender.ops.spherical_harmonics_encoding import spherical_harmonics_encode
+from unrender.ops.encodings import HashGrid, contract, hash_encode, spherical_harmonics_encode
 
 _SH_DEGREE = 4
 _DENSITY_BIAS = -1.0
@@ -28,7 +26,7 @@ class RadianceField(nn.Module):
         grid: HashGrid,
         *,
         density_hidden: tuple[int, ...],
-        colour_hidden: tuple[int, ...],
+        color_hidden: tuple[int, ...],
         geometry_features: int,
         unbounded: bool,
         generator: torch.Generator,
@@ -38,7 +36,7 @@ class RadianceField(nn.Module):
         self.unbounded = unbounded
         self.table = nn.Parameter(grid.initial_table(generator))
         self.density_net = Perceptron((grid.columns, *density_hidden, geometry_features), generator)
-        self.colour_net = Perceptron((geometry_features + _SH_DEGREE**2, *colour_hidden, 3), generator)
+        self.color_net = Perceptron((geometry_features + _SH_DEGREE**2, *color_hidden, 3), generator)
 
     def density(self, positions: Float[Tensor, "samples 3"]) -> tuple[Float[Tensor, " samples"], Float[Tensor, "samples geometry"]]:
         """Density per world unit and the geometry features, whose first is the raw density."""
@@ -49,11 +47,11 @@ class RadianceField(nn.Module):
     def encode_directions(self, directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays harmonics"]:
         return spherical_harmonics_encode(directions, _SH_DEGREE)
 
-    def colour(
+    def color(
         self,
         features: Float[Tensor, "samples geometry"],
         harmonics: Float[Tensor, "rays harmonics"],
         ray_index: Int[Tensor, " samples"],
     ) -> Float[Tensor, "samples 3"]:
-        """sRGB colour seen along the ray of each sample; directions are encoded once per ray and shared by its samples."""
-        return torch.sigmoid(self.colour_net.along_rays(features, harmonics, ray_index))
+        """sRGB color seen along the ray of each sample; directions are encoded once per ray and shared by its samples."""
+        return torch.sigmoid(self.color_net.along_rays(features, harmonics, ray_index))

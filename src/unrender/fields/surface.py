@@ -16,9 +16,9 @@ class SurfaceSample:
     sdf: Float[Tensor, " samples"]
     """Negative inside, in world units."""
     gradient: Float[Tensor, "samples 3"]
-    """∇f, not normalised: its length is one where f is a distance."""
+    """∇f, not normalized: its length is one where f is a distance."""
     features: Float[Tensor, "samples features"]
-    """What the colour network is told about the place."""
+    """What the color network is told about the place."""
     laplacian: Float[Tensor, " samples"] | None
     """∇²f from finite differences, where the field takes them: the curvature loss."""
 

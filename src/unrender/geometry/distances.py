@@ -94,8 +94,8 @@ def surface_distance(
 def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Float[Tensor, " points"]:
     """The exact distance from each point to the nearest triangle; not signed.
 
-    Triangles are sorted by size into classes, each with a search tree over the centres of its triangles. A triangle whose centre is farther
-    than the best distance so far plus the largest radius of its class cannot be nearer, so a point asks for more of the nearest centres,
+    Triangles are sorted by size into classes, each with a search tree over the centers of its triangles. A triangle whose center is farther
+    than the best distance so far plus the largest radius of its class cannot be nearer, so a point asks for more of the nearest centers,
     four times as many each time, until that is so.
 
     Raises:
@@ -109,13 +109,13 @@ def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Fl
         raise ValueError("there is no distance to a mesh without triangles; check mesh.is_empty first")
     query = points.detach().double().cpu().numpy()
     corners = mesh.vertices.detach().double()[mesh.faces.long()].cpu().numpy()
-    centres = corners.mean(1)
-    radii = np.linalg.norm(corners - centres[:, None], axis=2).max(1)
+    centers = corners.mean(1)
+    radii = np.linalg.norm(corners - centers[:, None], axis=2).max(1)
     best = KDTree(corners.reshape(-1, 3), balanced_tree=False).query(query)[0]
     classes = np.frexp(np.maximum(radii, 1e-6 * radii.max()))[1]
     for size in np.unique(classes):
         members = np.flatnonzero(classes == size)
-        tree = KDTree(centres[members], balanced_tree=False)
+        tree = KDTree(centers[members], balanced_tree=False)
         radius = radii[members].max()
         pending = np.arange(len(query))
         wanted = min(_FIRST_CANDIDATES, len(members))

@@ -9,7 +9,7 @@ from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.ops.occupancy import OccupancyGrid
+from unrender.ops.rays import OccupancyGrid
 
 _SMALL = 0.02
 """Pieces smaller than this share of the largest are specks of a noisy depth map."""
@@ -33,7 +33,7 @@ def signed_distance(inside: Bool[Tensor, "Z Y X"]) -> Float[Tensor, "Z Y X"] | N
 def hull_distance(hull: OccupancyGrid) -> Float[Tensor, "Z Y X"] | None:
     """Signed distance to the border of the seen cells of an occupancy grid over [-1, 1]³, at the corners of its cells.
 
-    A corner is inside if all cells around it are; those beyond the cube are taken to be as their neighbours within, so that a hull cropped
+    A corner is inside if all cells around it are; those beyond the cube are taken to be as their neighbors within, so that a hull cropped
     by the cube reaches its faces. None where the hull is empty or full.
     """
     size = hull.resolution

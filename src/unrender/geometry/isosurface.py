@@ -2,8 +2,8 @@
 
 The lattice has ``resolution`` cells along the longest side of the region and is cut into small cubic blocks.
 
-1. *Find.* The field f is evaluated at the centre of every block. A block is kept where |f - level| at its centre is no more than the
-   steepest slope seen around it times the half diagonal of the block, or where the sign differs from a neighbouring block's.
+1. *Find.* The field f is evaluated at the center of every block. A block is kept where |f - level| at its center is no more than the
+   steepest slope seen around it times the half diagonal of the block, or where the sign differs from a neighboring block's.
 2. *Follow.* Kept blocks are evaluated at every lattice point. Where the sign changes on a face of a block, the block beyond the face is
    kept too, until nothing is added. A surface touched anywhere is therefore extracted whole, without a hole at a block boundary.
 3. *March.* Lewiner's marching cubes (Lewiner, Lopes, Vieira, Tavares: Efficient implementation of marching cubes' cases with topological
@@ -32,10 +32,10 @@ ScalarField = Callable[[Tensor], Tensor]
 """Positions [points, 3] to values [points]."""
 
 _OFFSETS = tuple(np.array(offset) for offset in product((-1, 0, 1), repeat=3) if offset != (0, 0, 0))
-"""The 26 neighbours of a block in lexicographic order: the first 13 come before it, the last 13 after it."""
+"""The 26 neighbors of a block in lexicographic order: the first 13 come before it, the last 13 after it."""
 
 _SLOPE_MARGIN = 1.1
-"""The slope between block centres underestimates a steepest slope between them; this much is added."""
+"""The slope between block centers underestimates a steepest slope between them; this much is added."""
 
 _END_OF_EDGE = 2.0**-14
 """Vertices stay this share of a cell away from lattice points: closer, the edge a vertex lies on could not be told and triangles would
@@ -64,7 +64,7 @@ def extract_surface(
 
     A closed surface inside the region comes out watertight; one that leaves it is open at the border. The mesh is that of dense marching
     cubes over the whole lattice. A separate piece smaller than a block may be missed if the field gives no hint of it at the surrounding
-    block centres, unless ``lipschitz`` is given. No colours or normals are added.
+    block centers, unless ``lipschitz`` is given. No colors or normals are added.
 
     Args:
         field: positions [points, 3], float32 on ``device``, to values [points]; called without gradients with at most ``chunk`` positions.
@@ -74,7 +74,7 @@ def extract_surface(
         level: value on the surface.
         keep_above: inside is f > level (a density) instead of f < level (a signed distance).
         lipschitz: a bound of |∇f|, if one is known (1 for a signed distance). Replaces the observed slope; nothing can then be missed.
-        block: cells along the side of a block; smaller blocks evaluate fewer points near the surface and visit more block centres.
+        block: cells along the side of a block; smaller blocks evaluate fewer points near the surface and visit more block centers.
             Left out, 4 up to a resolution of 512 and 8 above.
         chunk: positions in one call of the field.
         device: where the field is evaluated and the mesh is returned; the CPU if left out.
@@ -191,7 +191,7 @@ def _lattice(
 class _Blocks:
     """The lattice values of the kept blocks.
 
-    A block of b³ cells holds its (b + 1)³ corners, those it shares with its neighbours included. Along the far border of the region a block
+    A block of b³ cells holds its (b + 1)³ corners, those it shares with its neighbors included. Along the far border of the region a block
     may reach beyond the lattice; there it repeats the last lattice point, and the cells beyond are not marched.
     """
 
@@ -220,22 +220,22 @@ class _Blocks:
         self._followed = 0
 
     def near_surface(self, lipschitz: float | None) -> Bool[np.ndarray, "x y z"]:
-        """Which blocks the surface may pass through, judged from the values at the block centres."""
+        """Which blocks the surface may pass through, judged from the values at the block centers."""
         axes = [
             (self.low[k] + self.cell * np.minimum((np.arange(self.shape[k]) + 0.5) * self.block, self.cells[k])).astype(np.float32)
             for k in range(3)
         ]
-        centres = np.empty(self.shape, np.float32)
-        for start in range(0, centres.size, self.chunk):
-            index = np.unravel_index(np.arange(start, min(start + self.chunk, centres.size)), self.shape)
-            centres.reshape(-1)[start : start + self.chunk] = self.field(np.stack([axes[k][index[k]] for k in range(3)], axis=1))
+        centers = np.empty(self.shape, np.float32)
+        for start in range(0, centers.size, self.chunk):
+            index = np.unravel_index(np.arange(start, min(start + self.chunk, centers.size)), self.shape)
+            centers.reshape(-1)[start : start + self.chunk] = self.field(np.stack([axes[k][index[k]] for k in range(3)], axis=1))
         side = self.block * self.cell
         kept = np.zeros(self.shape, np.bool_)
         squared = np.zeros(self.shape, np.float32)
         for k in range(3):
             first, second = [slice(None)] * 3, [slice(None)] * 3
             first[k], second[k] = slice(None, -1), slice(1, None)
-            a, b = centres[tuple(first)], centres[tuple(second)]
+            a, b = centers[tuple(first)], centers[tuple(second)]
             crossed = (a > 0) != (b > 0)
             kept[tuple(first)] |= crossed
             kept[tuple(second)] |= crossed
@@ -249,7 +249,7 @@ class _Blocks:
             reach = maximum_filter(np.sqrt(squared), 3, mode="nearest") * (_SLOPE_MARGIN * half_diagonal / side)
         else:
             reach = np.float32(lipschitz * half_diagonal)
-        return kept | (np.abs(centres) <= reach)
+        return kept | (np.abs(centers) <= reach)
 
     def evaluate(self, blocks: Int64[np.ndarray, "blocks 3"]) -> None:
         """Adds blocks, evaluating the lattice points that no block has yet, each once.
@@ -278,20 +278,20 @@ class _Blocks:
             values[known + start : known + start + group][owned[start : start + group]] = self.field(points)
 
         shared = sorted(self._sharing(blocks, known), key=lambda item: (item[0], tuple(-item[1])))
-        for earlier, offset, sharing, neighbours in shared:
+        for earlier, offset, sharing, neighbors in shared:
             if earlier or tuple(offset) < (0, 0, 0):
-                values[(slots[sharing], *_shared(offset, self.block))] = values[(neighbours, *_shared(-offset, self.block))]
+                values[(slots[sharing], *_shared(offset, self.block))] = values[(neighbors, *_shared(-offset, self.block))]
 
     def _sharing(
         self, blocks: Int64[np.ndarray, "blocks 3"], known: int
     ) -> Iterator[tuple[bool, Int64[np.ndarray, " 3"], Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]]:
-        """For each neighbour offset, the pairs (index of a new block, slot of its neighbour), and whether the neighbour was known."""
+        """For each neighbor offset, the pairs (index of a new block, slot of its neighbor), and whether the neighbor was known."""
         for offset in _OFFSETS:
-            neighbours = self.slot[tuple((blocks + 1 + offset).T)]
+            neighbors = self.slot[tuple((blocks + 1 + offset).T)]
             for earlier in (False, True):
-                sharing = np.flatnonzero((neighbours >= 0) & ((neighbours < known) == earlier))
+                sharing = np.flatnonzero((neighbors >= 0) & ((neighbors < known) == earlier))
                 if len(sharing):
-                    yield earlier, offset, sharing, neighbours[sharing]
+                    yield earlier, offset, sharing, neighbors[sharing]
 
     def beyond_crossed_faces(self) -> Int64[np.ndarray, "blocks 3"]:
         """The blocks not kept so far that lie beyond a face with a sign change, looking at the blocks added since the last call."""
@@ -346,7 +346,7 @@ class _Blocks:
     def _march_part(
         self, slots: Int64[np.ndarray, " blocks"], first_block: Int64[np.ndarray, " 3"], blocks_per_part: int, smallest: float
     ) -> tuple[Int64[np.ndarray, " vertices"], Float[np.ndarray, "vertices 3"], Int[np.ndarray, "faces 3"]]:
-        """Marching cubes over neighbouring blocks.
+        """Marching cubes over neighboring blocks.
 
         Returns for each vertex its key, 4 × (number of the lattice point it follows) + axis (3 for a vertex inside a cell), and its place
         in lattice coordinates; and the triangles.
@@ -385,6 +385,6 @@ class _Blocks:
 
 
 def _shared(offset: Int64[np.ndarray, " 3"], block: int) -> tuple[slice, slice, slice]:
-    """The corners of a block that it shares with its neighbour at ``offset``; a slice of length one where the offset is not zero."""
+    """The corners of a block that it shares with its neighbor at ``offset``; a slice of length one where the offset is not zero."""
     x, y, z = (slice(None) if step == 0 else slice(0, 1) if step < 0 else slice(block, block + 1) for step in offset)
     return x, y, z

@@ -13,14 +13,14 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from unrender.geometry import mesh_files
-from unrender.numerics import normalised
-from unrender.ops.ray_casting import TriangleTree
+from unrender.files import mesh_files
+from unrender.numerics import normalized
+from unrender.ops.raster import TriangleTree
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles, counter-clockwise seen from outside, with optional colour and normal per vertex and texture coordinates per corner.
+    """Triangles, counter-clockwise seen from outside, with optional color and normal per vertex and texture coordinates per corner.
 
     >>> square = Mesh(torch.tensor([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]]), torch.tensor([[0, 1, 2], [0, 2, 3]]))
     >>> square.area
@@ -31,7 +31,7 @@ class Mesh:
 
     vertices: Float[Tensor, "vertices 3"]
     faces: Int[Tensor, "faces 3"]
-    colours: Float[Tensor, "vertices 3"] | None = None
+    colors: Float[Tensor, "vertices 3"] | None = None
     """sRGB, 0 to 1."""
     normals: Float[Tensor, "vertices 3"] | None = None
     uvs: Float[Tensor, "coordinates 2"] | None = None
@@ -48,7 +48,7 @@ class Mesh:
                 raise ValueError(f"a mesh is made of tensors and its {field.name} are of type {type(tensor).__name__}: use torch.as_tensor")
         self._check_rows("vertices", 3)
         self._check_rows("faces", 3)
-        self._check_rows("colours", 3, "vertices")
+        self._check_rows("colors", 3, "vertices")
         self._check_rows("normals", 3, "vertices")
         self._check_rows("uvs", 2)
         self._check_rows("uv_faces", 3, "faces")
@@ -103,7 +103,7 @@ class Mesh:
         vertices = self.vertices.double() @ linear.T + matrix[:3, 3]
         normals = None
         if self.normals is not None:
-            normals = normalised(self.normals.double() @ torch.linalg.inv(linear)).to(self.normals.dtype)
+            normals = normalized(self.normals.double() @ torch.linalg.inv(linear)).to(self.normals.dtype)
         faces, uv_faces = self.faces, self.uv_faces
         if determinant < 0:
             faces, uv_faces = faces.flip(1), None if uv_faces is None else uv_faces.flip(1)
@@ -118,7 +118,7 @@ class Mesh:
         sums = torch.zeros_like(self.vertices)
         for corner in range(3):
             sums.index_add_(0, self.faces[:, corner].long(), crosses)
-        return replace(self, normals=normalised(sums))
+        return replace(self, normals=normalized(sums))
 
     def largest_component(self) -> Mesh:
         """The connected piece with the largest area, without the vertices that only other pieces use.
@@ -142,14 +142,14 @@ class Mesh:
         return Mesh(
             vertices=self.vertices[used],
             faces=faces,
-            colours=None if self.colours is None else self.colours[used],
+            colors=None if self.colors is None else self.colors[used],
             normals=None if self.normals is None else self.normals[used],
             uvs=uvs,
             uv_faces=uv_faces,
         )
 
     def ray_tree(self) -> TriangleTree:
-        """The triangles as :func:`unrender.ops.ray_casting.cast_rays` takes them; it does not follow vertices that move later."""
+        """The triangles as :func:`unrender.ops.raster.cast_rays` takes them; it does not follow vertices that move later."""
         return TriangleTree(self.vertices, self.faces)
 
     def to(self, device: torch.device | str) -> Mesh:
@@ -177,7 +177,7 @@ class Mesh:
         root = draws[1].sqrt()
         weights = torch.stack([1 - root, root * (1 - draws[2]), root * draws[2]], dim=-1)
         points = (weights[..., None] * corners).sum(1)
-        return points.to(self.vertices.dtype), normalised(crosses[face]).to(self.vertices.dtype)
+        return points.to(self.vertices.dtype), normalized(crosses[face]).to(self.vertices.dtype)
 
     def export(self, path: str | Path, *, z_up: bool = True) -> None:
         """Writes the mesh as .ply, .obj or .glb, whichever the suffix says, so that no half-written file can be seen.
@@ -196,11 +196,11 @@ class Mesh:
         path = Path(path)
         if self.is_empty:
             raise ValueError(f"there is no surface to write to {path}: the mesh has no triangles; see explain_empty for the usual reasons")
-        colours = None if self.colours is None else _numpy(self.colours)
+        colors = None if self.colors is None else _numpy(self.colors)
         normals = None if self.normals is None else _numpy(self.normals)
         uvs = None if self.uvs is None else _numpy(self.uvs)
         uv_faces = None if self.uv_faces is None else _numpy(self.uv_faces)
-        arrays = mesh_files.MeshArrays(_numpy(self.vertices), _numpy(self.faces), colours, normals, uvs, uv_faces)
+        arrays = mesh_files.MeshArrays(_numpy(self.vertices), _numpy(self.faces), colors, normals, uvs, uv_faces)
         mesh_files.write(path, arrays, z_up=z_up)
 
     def _check_rows(self, name: str, columns: int, like: str | None = None) -> None:
@@ -230,7 +230,7 @@ class Mesh:
 
 
 def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
-    """Reads positions, triangles and vertex colours of a PLY, OBJ, GLB, STL or OFF file, and texture coordinates of an OBJ or a GLB.
+    """Reads positions, triangles and vertex colors of a PLY, OBJ, GLB, STL or OFF file, and texture coordinates of an OBJ or a GLB.
 
     Args:
         path: the file.
@@ -241,12 +241,12 @@ def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
         ValueError: when it holds no triangles or cannot be understood.
     """
     arrays = mesh_files.read(Path(path), z_up=z_up)
-    colours = None if arrays.colours is None else torch.from_numpy(arrays.colours.astype(np.float32))
+    colors = None if arrays.colors is None else torch.from_numpy(arrays.colors.astype(np.float32))
     vertices = torch.from_numpy(arrays.vertices.astype(np.float32))
     uvs = uv_faces = None
     if arrays.uvs is not None and arrays.uv_faces is not None:
         uvs, uv_faces = torch.from_numpy(arrays.uvs.astype(np.float32)), torch.from_numpy(arrays.uv_faces.astype(np.int64))
-    return Mesh(vertices, torch.from_numpy(arrays.faces.astype(np.int64)), colours, uvs=uvs, uv_faces=uv_faces)
+    return Mesh(vertices, torch.from_numpy(arrays.faces.astype(np.int64)), colors, uvs=uvs, uv_faces=uv_faces)
 
 
 def _renumbered(faces: Int[Tensor, "faces 3"], count: int) -> tuple[Int[Tensor, "faces 3"], Bool[Tensor, " rows"]]:

@@ -1,4 +1,4 @@
-"""How close an image is to the truth. Both images are sRGB with values from 0 to 1; nothing here is meant to be minimised.
+"""How close an image is to the truth. Both images are sRGB with values from 0 to 1; nothing here is meant to be minimized.
 
 The score of a set of images is the mean of the scores of its images, not the score of their mean error.
 """

@@ -1,4 +1,4 @@
-"""How far predicted ray colours are from the photo.
+"""How far predicted ray colors are from the photo.
 
 Each is a mean over rays of a mean over the three channels, Σ wᵣ d(pᵣ, tᵣ) / Σ wᵣ, with d written below for one value. The weights let rays
 count for less or not at all, for example those that met nothing; where all are zero the loss is zero.

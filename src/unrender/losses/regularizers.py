@@ -89,13 +89,13 @@ def total_variation(grid: Float[Tensor, "depth height width channels"]) -> Float
 
 
 def laplacian_smoothness(sdf: Float[Tensor, "depth height width"], spacing: float) -> Float[Tensor, ""]:
-    """Mean over inner voxels of (Δf)², with the seven-point Laplacian Δf = (Σ of the six neighbours - 6 f) / spacing².
+    """Mean over inner voxels of (Δf)², with the seven-point Laplacian Δf = (Σ of the six neighbors - 6 f) / spacing².
 
     A plane costs nothing; a bump costs by its curvature. One pass forward and one back, for grids of millions of voxels.
 
     Args:
         sdf: values on a regular grid.
-        spacing: distance between neighbouring voxels, in world units.
+        spacing: distance between neighboring voxels, in world units.
 
     Raises:
         ValueError: for a grid with fewer than three voxels along an axis.
@@ -117,8 +117,8 @@ class _LaplacianSmoothness(torch.autograd.Function):
         laplacian = -6 * sdf[1:-1, 1:-1, 1:-1]
         for axis in range(3):
             inner = [slice(1, -1)] * 3
-            for neighbour in (slice(None, -2), slice(2, None)):
-                inner[axis] = neighbour
+            for neighbor in (slice(None, -2), slice(2, None)):
+                inner[axis] = neighbor
                 laplacian += sdf[tuple(inner)]
         laplacian /= spacing**2
         ctx.save_for_backward(laplacian)
@@ -135,8 +135,8 @@ class _LaplacianSmoothness(torch.autograd.Function):
         gradient[1:-1, 1:-1, 1:-1] -= 6 * pulled
         for axis in range(3):
             inner = [slice(1, -1)] * 3
-            for neighbour in (slice(None, -2), slice(2, None)):
-                inner[axis] = neighbour
+            for neighbor in (slice(None, -2), slice(2, None)):
+                inner[axis] = neighbor
                 gradient[tuple(inner)] += pulled
         return gradient, None
 

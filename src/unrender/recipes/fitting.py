@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,39 +17,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unrender.cameras import Cameras, Rays
-from unrender.capture import Capture
+from unrender.captures.capture import Capture
+from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
-from unrender.ops._launch import pytorch_on_one_thread
-from unrender.ops.adam import Adam
-from unrender.ops.samples import Samples
-from unrender.render.rendering import Rendering
-from unrender.volume.pixels import RayCount
+from unrender.ops.encodings import Adam
+from unrender.ops.rays import Samples
+from unrender.recipes.pixels import RayCount
+from unrender.render.scene import Scene
 
 Outcome = Literal["finished", "time budget reached", "interrupted", "diverged", "empty"]
-
-
-class Scene(nn.Module, ABC):
-    """A fitted scene: it can be looked at and, where it has a surface, turned into a mesh."""
-
-    @abstractmethod
-    def render_rays(self, rays: Rays) -> Rendering:
-        """Colour, opacity, distance and normal along each ray, without gradients, in pieces that fit in memory."""
-
-    @abstractmethod
-    def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
-        """The surface in the normalised world, with vertex colours; may be empty (``mesh.is_empty``)."""
-
-    def render_view(self, cameras: Cameras, view: int) -> Rendering:
-        """The whole image of one camera: fields shaped [height, width, ...]."""
-        flat = self.render_rays(cameras.image_rays(view))
-        shape = (cameras.height, cameras.width)
-        return Rendering(
-            colour=flat.colour.reshape(*shape, 3),
-            opacity=flat.opacity.reshape(shape),
-            distance=flat.distance.reshape(shape),
-            normal=flat.normal.reshape(*shape, 3),
-        )
 
 
 @dataclass(frozen=True)
@@ -70,7 +45,7 @@ class Progress:
     losses: Mapping[str, float]
     """Each loss term of the last step by name, for the log."""
     snapshot: Callable[[], dict[str, Tensor]]
-    """Everything needed to go on from here: weights, optimiser, occupancy, random state, clock."""
+    """Everything needed to go on from here: weights, optimizer, occupancy, random state, clock."""
     scene: Scene
 
 
@@ -158,20 +133,20 @@ class Fitting:
     def __init__(
         self,
         scene: Scene,
-        optimiser: Adam,
+        optimizer: Adam,
         generator: torch.Generator,
         ray_count: RayCount,
         clock: Clock,
         observer: Observer | None,
     ) -> None:
         self.scene = scene
-        self.optimiser = optimiser
+        self.optimizer = optimizer
         self.generator = generator
         self.ray_count = ray_count
         self.clock = clock
         self.history: list[Progress] = []
         self._observer = observer
-        self._base_rates = [group["lr"] for group in optimiser.param_groups]
+        self._base_rates = [group["lr"] for group in optimizer.param_groups]
         device = generator.device
         self._skipped = torch.zeros((), device=device)
         self._in_a_row = torch.zeros((), device=device)
@@ -208,32 +183,32 @@ class Fitting:
 
     def set_learning_rate(self, factor: float) -> None:
         """Multiplies the learning rate each parameter group started with."""
-        for group, base in zip(self.optimiser.param_groups, self._base_rates, strict=True):
+        for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
 
     def exchange(self, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
-        """Lets the optimiser go on with new parameters in place of old ones, from a fresh state."""
+        """Lets the optimizer go on with new parameters in place of old ones, from a fresh state."""
         new_of = {id(before): after for before, after in zip(old, new, strict=True)}
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
         for parameter in old:
-            self.optimiser.state.pop(parameter, None)
+            self.optimizer.state.pop(parameter, None)
 
-    def take_step(self, losses: Mapping[str, Tensor], *, colour_error: Tensor, rays: int, samples: Samples) -> None:
-        """Backward pass and one step of the optimiser; a step that is not finite is not taken, and counted."""
+    def take_step(self, losses: Mapping[str, Tensor], *, color_error: Tensor, rays: int, samples: Samples) -> None:
+        """Backward pass and one step of the optimizer; a step that is not finite is not taken, and counted."""
         total = torch.stack(list(losses.values())).sum()
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         finite = torch.isfinite(total.detach())
-        for group in self.optimiser.param_groups:
+        for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     finite = finite & torch.isfinite(parameter.grad.sum())
         skip = (~finite).float()
-        self.optimiser.step(skip=skip)
+        self.optimizer.step(skip=skip)
         self._skipped += skip
         self._in_a_row = (self._in_a_row + 1) * skip
-        self._error = torch.where(finite, self._error.lerp(colour_error, 1.0 if self.clock.step == self._first_step else 0.1), self._error)
+        self._error = torch.where(finite, self._error.lerp(color_error, 1.0 if self.clock.step == self._first_step else 0.1), self._error)
         self._samples_in_use = samples.used()
         self._rays = rays
         self._losses = {name: value.detach() for name, value in losses.items()}
@@ -259,10 +234,10 @@ class Fitting:
             self._reported = self.clock.seconds
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Copies of everything needed to go on: scene, optimiser, random state, clock, counts."""
+        """Copies of everything needed to go on: scene, optimizer, random state, clock, counts."""
         tensors = {f"scene.{name}": value.detach().cpu().clone() for name, value in self.scene.state_dict().items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{name}": value.detach().cpu().clone() for name, value in state.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value.detach().cpu().clone() for name, value in state.items()}
         tensors["generator"] = self.generator.get_state()
         tensors["clock"] = torch.tensor([float(self.clock.step), self.clock.seconds], dtype=torch.float64)
         tensors["counts"] = torch.stack(
@@ -275,10 +250,10 @@ class Fitting:
         self.scene.load_state_dict({name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")})
         states: dict[int, dict[str, Tensor]] = {}
         for name, value in tensors.items():
-            if name.startswith("optimiser."):
+            if name.startswith("optimizer."):
                 _, index, key = name.split(".")
                 states.setdefault(int(index), {})[key] = value.clone()
-        self.optimiser.load_state_dict({"state": states, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.generator.set_state(tensors["generator"])
         self.clock = Clock(
             self.clock.steps, self.clock.max_seconds, done_steps=int(tensors["clock"][0]), done_seconds=float(tensors["clock"][1])

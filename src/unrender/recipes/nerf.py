@@ -3,7 +3,7 @@
 Unknowns: a hash table and two small perceptrons. Image: C = Σ w_i c_i + (1 - Σ w_i) background, weights from density. Loss: photometric,
 with an optional distortion term.
 
-    draw pixels → march their rays through occupied cells → drop what lies behind → density, colour → composite → loss → Adam
+    draw pixels → march their rays through occupied cells → drop what lies behind → density, color → composite → loss → Adam
 """
 
 from __future__ import annotations
@@ -18,26 +18,35 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Rays
-from unrender.capture import Capture
+from unrender.captures.capture import Capture
 from unrender.color import over
+from unrender.devices import on_cpu, pytorch_on_one_thread
 from unrender.fields.radiance import RadianceField
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.losses.photometric import l1, mse, smooth_l1
-from unrender.ops._launch import on_cpu, pytorch_on_one_thread
-from unrender.ops.adam import Adam
-from unrender.ops.compositing import composite, opacity_and_distance, weights_from_density
-from unrender.ops.distortion import distortion
-from unrender.ops.hash_encoding import HashGrid
-from unrender.ops.marching import march
-from unrender.ops.occupancy import OccupancyGrid
-from unrender.ops.samples import Samples
-from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
+from unrender.ops.encodings import Adam, HashGrid
+from unrender.ops.rays import (
+    CANDIDATES,
+    OccupancyGrid,
+    Opacity,
+    Samples,
+    composite,
+    distortion,
+    looking_capacity,
+    march,
+    opacity_and_distance,
+    pieces,
+    reach,
+    samples_taken,
+    weights_from_density,
+    without_unseen,
+)
+from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer
+from unrender.recipes.pixels import Background, PixelSampler, RayCount, draw_background
 from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.rendering import Rendering, concatenated
-from unrender.volume.pieces import CANDIDATES, looking_capacity, pieces, samples_taken
-from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
-from unrender.volume.visibility import Opacity, reach, without_unseen
+from unrender.render.scene import Scene
 
 _UNSEEN = 1e-4
 """A sample that weighs less does not change an 8-bit pixel, even a hundred of them on one ray."""
@@ -48,7 +57,7 @@ class NerfConfig:
     """Settings of the ``nerf`` recipe."""
 
     steps: int = 20_000
-    """Optimiser steps; every schedule is stretched over them (or over ``max_seconds``)."""
+    """Optimizer steps; every schedule is stretched over them (or over ``max_seconds``)."""
     max_seconds: float | None = None
     """Budget of training time in seconds; the best result within it."""
     learning_rate: float = 1e-2
@@ -71,10 +80,10 @@ class NerfConfig:
     """Cells along an axis of the finest level."""
     density_hidden: tuple[int, ...] = (64,)
     """Units of the hidden layers of the density perceptron."""
-    colour_hidden: tuple[int, ...] = (64, 64)
-    """Units of the hidden layers of the colour perceptron."""
+    color_hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers of the color perceptron."""
     geometry_features: int = 16
-    """Numbers handed from density to colour; the first is the raw density."""
+    """Numbers handed from density to color; the first is the raw density."""
     samples_per_ray: int = 1024
     """The cube's diagonal is cut into this many steps."""
     cone_angle: float = 1 / 256
@@ -96,7 +105,7 @@ class NerfConfig:
     occupancy_every: int = 16
     """Steps between two updates of the occupancy grid."""
     background: Background = "random"
-    """Behind the scene while fitting: a random colour per ray forces the opacity to be right."""
+    """Behind the scene while fitting: a random color per ray forces the opacity to be right."""
     loss: Literal["l1", "mse", "smooth_l1"] = "smooth_l1"
     """Photometric loss."""
     distortion: float = 0.0
@@ -125,7 +134,7 @@ _CPU = NerfConfig(
     log2_entries=16,
     finest_resolution=1024,
     density_hidden=(32,),
-    colour_hidden=(32, 32),
+    color_hidden=(32, 32),
     samples_per_ray=512,
     target_samples=2**16,
     max_rays=2**15,
@@ -153,7 +162,7 @@ def radiance_field(config: NerfConfig, *, unbounded: bool, generator: torch.Gene
     return RadianceField(
         grid,
         density_hidden=config.density_hidden,
-        colour_hidden=config.colour_hidden,
+        color_hidden=config.color_hidden,
         geometry_features=config.geometry_features,
         unbounded=unbounded,
         generator=generator,
@@ -172,7 +181,7 @@ class NerfScene(Scene):
         self.unbounded = unbounded
         self.step = 2 * math.sqrt(3) / config.samples_per_ray
         self.background = 1.0 if masked else 0.0
-        """Colour behind the scene when it is looked at: white for a cut-out object."""
+        """Color behind the scene when it is looked at: white for a cut-out object."""
 
     def march(self, rays: Rays, offsets: Tensor | None, capacity: int | None) -> Samples:
         cone = self.config.cone_angle if self.unbounded else 0.0
@@ -191,9 +200,9 @@ class NerfScene(Scene):
         """The rendering of the rays, and the weight of each sample."""
         density, features = self.field.density(samples.positions(rays))
         weights = weights_from_density(density, samples)
-        colour = self.field.colour(features, self.field.encode_directions(rays.directions), samples.ray_index)
+        color = self.field.color(features, self.field.encode_directions(rays.directions), samples.ray_index)
         opacity, distance = opacity_and_distance(weights, samples)
-        seen = composite(weights, colour, samples) + (1 - opacity)[:, None] * background
+        seen = composite(weights, color, samples) + (1 - opacity)[:, None] * background
         return Rendering(seen, opacity, distance, torch.zeros_like(seen)), weights
 
     @torch.no_grad()
@@ -206,17 +215,17 @@ class NerfScene(Scene):
         return concatenated(parts)
 
     def _look(self, rays: Rays) -> Rendering:
-        """As :meth:`shade`, with the colour network only where somebody sees it."""
+        """As :meth:`shade`, with the color network only where somebody sees it."""
         samples = self.march(rays, None, looking_capacity(rays, self.config.samples_per_ray))
         density, features = self.field.density(samples.positions(rays))
         weights = weights_from_density(density, samples, early_stop=1e-3)
         seen = torch.nonzero(weights > _UNSEEN)[:, 0]
         harmonics = self.field.encode_directions(rays.directions)
-        colour = torch.zeros(3, weights.shape[0], device=weights.device)
-        colour[:, seen] = self.field.colour(features.t()[:, seen].t(), harmonics, samples.ray_index[seen]).t()
+        color = torch.zeros(3, weights.shape[0], device=weights.device)
+        color[:, seen] = self.field.color(features.t()[:, seen].t(), harmonics, samples.ray_index[seen]).t()
         opacity, distance = opacity_and_distance(weights, samples)
         background = (1 - opacity)[:, None] * self.background
-        return Rendering(composite(weights, colour.t(), samples) + background, opacity, distance, torch.zeros_like(rays.origins))
+        return Rendering(composite(weights, color.t(), samples) + background, opacity, distance, torch.zeros_like(rays.origins))
 
     def _normals(self, rays: Rays, rendering: Rendering) -> Tensor:
         """Opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences over two steps of the march."""
@@ -241,7 +250,7 @@ class NerfScene(Scene):
         return torch.cat(parts)
 
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
-        """The surface where two steps of the march absorb half of the light, coloured as seen from straight above it."""
+        """The surface where two steps of the march absorb half of the light, colored as seen from straight above it."""
         level = math.log(2) / (2 * self.step)
 
         def density(positions: Tensor) -> Tensor:
@@ -252,12 +261,12 @@ class NerfScene(Scene):
             return mesh
         mesh = (mesh.largest_component() if largest_only else mesh).with_vertex_normals()
         assert mesh.normals is not None
-        colours = []
+        colors = []
         with torch.no_grad():
             for points, normals in zip(mesh.vertices.split(2**16), mesh.normals.split(2**16), strict=True):
                 own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
-                colours.append(self.field.colour(self.field.density(points)[1], self.field.encode_directions(-normals), own_ray))
-        return replace(mesh, colours=torch.cat(colours))
+                colors.append(self.field.color(self.field.density(points)[1], self.field.encode_directions(-normals), own_ray))
+        return replace(mesh, colors=torch.cat(colors))
 
 
 def _folded(samples: Samples) -> Samples:
@@ -290,12 +299,12 @@ def fit(
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=config.downscale_first) if config.downscale_first > 1 else pixels
     ray_count = RayCount(config.start_rays, config.max_rays, config.target_samples)
-    nets = [*scene.field.density_net.parameters(), *scene.field.colour_net.parameters()]
-    optimiser = Adam(
+    nets = [*scene.field.density_net.parameters(), *scene.field.color_net.parameters()]
+    optimizer = Adam(
         [{"params": [scene.field.table], "weight_decay": 0.0}, {"params": nets, "weight_decay": config.weight_decay}],
         lr=config.learning_rate, betas=(0.9, 0.99), eps=1e-15,
     )  # fmt: skip
-    fitting = Fitting(scene, optimiser, generator, ray_count, Clock(config.steps, config.max_seconds), observer)
+    fitting = Fitting(scene, optimizer, generator, ray_count, Clock(config.steps, config.max_seconds), observer)
     if resume is None:
         cameras = capture.cameras.to(device)
         scene.occupancy.mark_seen(cameras, capture.split.train, masks=capture.masks)
@@ -319,7 +328,7 @@ def fit(
             scene.occupancy.update(opacity_of_a_step, threshold=config.occupancy_threshold, cells=cells, generator=generator)
 
         batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
-        rays, count = batch.rays, batch.colour.shape[0]
+        rays, count = batch.rays, batch.color.shape[0]
         samples = marched = scene.march(
             rays,
             torch.rand(count, generator=generator, device=device),
@@ -328,11 +337,11 @@ def fit(
         if config.prune and fraction > 0.02:
             samples = scene.prune(samples, rays)
         ray_count.observe(samples_taken(samples, marched, device))
-        background = draw_background(config.background, batch.colour, generator)
-        truth = batch.colour if batch.alpha is None else over(batch.colour, batch.alpha, background)
+        background = draw_background(config.background, batch.color, generator)
+        truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
         rendering, weights = scene.shade(samples, rays, background)
-        losses = {"rgb": photometric(rendering.colour, truth)}
+        losses = {"rgb": photometric(rendering.color, truth)}
         if config.distortion > 0:
             losses["distortion"] = config.distortion * distortion(weights, _folded(samples) if capture.unbounded else samples).mean()
-        fitting.take_step(losses, colour_error=mse(rendering.colour.detach(), truth), rays=count, samples=samples)
+        fitting.take_step(losses, color_error=mse(rendering.color.detach(), truth), rays=count, samples=samples)
     return fitting.result(capture)

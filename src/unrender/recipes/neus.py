@@ -1,10 +1,10 @@
 """``neus``: a surface as the zero set of a signed distance field, rendered volumetrically (Wang et al. 2021; instant-nsr-pl; Neuralangelo).
 
-Unknowns: a signed distance field f, a colour network c(x, n, v, feature) and a sharpness s. Image: C = Σ w_i c_i + (1 - Σ w_i) background,
+Unknowns: a signed distance field f, a color network c(x, n, v, feature) and a sharpness s. Image: C = Σ w_i c_i + (1 - Σ w_i) background,
 weights from the difference of the logistic CDF of s f along the ray. Losses: photometric and eikonal; mask, curvature, sparsity,
 opacity entropy, distortion, normal prior and surface points where asked for.
 
-    draw pixels → march their rays near the surface → drop what lies behind it → f, ∇f, colour → composite → losses → Adam
+    draw pixels → march their rays near the surface → drop what lies behind it → f, ∇f, color → composite → losses → Adam
 
 The field is a dense grid refined from coarse to fine (``field="grid"``, made for two cores) or a hash grid with a perceptron
 (``field="hash"``, as published).
@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
-from unrender.capture import Capture
+from unrender.captures.capture import Capture
 from unrender.color import over
+from unrender.devices import on_cpu, pytorch_on_one_thread
 from unrender.fields.grid_sdf import GridSdf, Stage, sphere_distance
 from unrender.fields.hash_sdf import HashSdf, Normals
 from unrender.fields.perceptron import Perceptron
@@ -35,24 +36,34 @@ from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.losses.photometric import l1, mse, smooth_l1
 from unrender.losses.regularizers import curvature, eikonal, laplacian_smoothness, mask_bce, opaque, sparsity
-from unrender.numerics import normalised
-from unrender.ops._launch import on_cpu, pytorch_on_one_thread
-from unrender.ops.adam import Adam
-from unrender.ops.compositing import composite, opacity_and_distance, sdf_alpha, weights_from_density, weights_from_sdf
-from unrender.ops.distortion import distortion
-from unrender.ops.hash_encoding import HashGrid
-from unrender.ops.marching import aabb_intersection, march, prune, visible
-from unrender.ops.occupancy import OccupancyGrid
-from unrender.ops.samples import Samples
-from unrender.ops.spherical_harmonics_encoding import spherical_harmonics_encode
+from unrender.numerics import normalized
+from unrender.ops.encodings import Adam, HashGrid, spherical_harmonics_encode
+from unrender.ops.rays import (
+    CANDIDATES,
+    OccupancyGrid,
+    Samples,
+    aabb_intersection,
+    composite,
+    distortion,
+    looking_capacity,
+    march,
+    opacity_and_distance,
+    pieces,
+    prune,
+    samples_taken,
+    sdf_alpha,
+    visible,
+    weights_from_density,
+    weights_from_sdf,
+)
 from unrender.recipes import nerf
-from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer, Scene
+from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer
+from unrender.recipes.pixels import Background, PixelSampler, RayCount, draw_background
 from unrender.recipes.schedules import Ramp, exponential, ramp, warm_up
 from unrender.render.rendering import Rendering, concatenated
-from unrender.volume.pieces import CANDIDATES, looking_capacity, pieces, samples_taken
-from unrender.volume.pixels import Background, PixelSampler, RayCount, draw_background
+from unrender.render.scene import Scene
 
-_RECOGNISED = 0.8
+_RECOGNIZED = 0.8
 """Share of the object's pixels that must be opaque before depths are trusted."""
 _DEEP = 8.0
 """Farther inside than this many widths 1/s of the surface, no light is left to see: such cells are not marched."""
@@ -63,7 +74,7 @@ class NeusConfig:
     """Settings of the ``neus`` recipe. Shares and ramps count in parts of the budget, 0 to 1."""
 
     steps: int = 20_000
-    """Optimiser steps; every schedule is stretched over them (or over ``max_seconds``)."""
+    """Optimizer steps; every schedule is stretched over them (or over ``max_seconds``)."""
     max_seconds: float | None = None
     """Budget of training time in seconds; the best result within it."""
     field: Literal["hash", "grid"] = "hash"
@@ -93,7 +104,7 @@ class NeusConfig:
     hidden: tuple[int, ...] = (64,)
     """Hash field: units of the hidden layers of the distance perceptron."""
     geometry_features: int = 12
-    """Hash field: outputs beside the distance; all are handed to the colour network."""
+    """Hash field: outputs beside the distance; all are handed to the color network."""
     normals: Normals = "analytic"
     """Hash field: exact gradients, or finite differences with 6 or 4 taps one cell of the finest active level away."""
     start_level: int = 16
@@ -103,8 +114,8 @@ class NeusConfig:
     level_every: float = 0.0
     """Hash field: share of the budget between two levels; 0 means all from the start."""
 
-    colour_hidden: tuple[int, ...] = (64, 64)
-    """Units of the hidden layers of the colour network."""
+    color_hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers of the color network."""
     initial_radius: float = 0.5
     """Radius of the sphere a fit starts from, where no masks give a visual hull."""
     start_from_hull: bool = False
@@ -210,7 +221,7 @@ _CPU = NeusConfig(
     sharpness=0.36,
     density_first=0.25,
     density_first_unmasked=0.5,
-    colour_hidden=(32, 32),
+    color_hidden=(32, 32),
     sharpness_rate=0.2,
     samples_per_ray=400,
     target_samples=2**16,
@@ -250,7 +261,7 @@ there are masks, and one for BlendedMVS in NeuS form."""
 
 
 class NeusScene(Scene):
-    """A signed distance field with its colours, its sharpness and, where needed, the surroundings."""
+    """A signed distance field with its colors, its sharpness and, where needed, the surroundings."""
 
     surface: SurfaceField
     anneal: Tensor
@@ -282,7 +293,7 @@ class NeusScene(Scene):
                 generator=generator,
             )
             features = 1 + config.geometry_features
-        self.colour_net = Perceptron((3 + 3 + 16 + features, *config.colour_hidden, 3), generator)
+        self.color_net = Perceptron((3 + 3 + 16 + features, *config.color_hidden, 3), generator)
         self.sharpness_log = nn.Parameter(torch.tensor(config.sharpness))
         self.occupancy = OccupancyGrid(config.occupancy_resolution)
         self.register_buffer("kind", torch.tensor([surroundings, masked]))
@@ -291,7 +302,7 @@ class NeusScene(Scene):
         self.register_buffer("sharpness_limit", torch.tensor(math.inf))
         self.step = 2 * math.sqrt(3) / config.samples_per_ray
         self.background = 1.0 if masked else 0.0
-        """Colour behind the scene when it is looked at: white for a cut-out object."""
+        """Color behind the scene when it is looked at: white for a cut-out object."""
         self.around: RadianceField | None = None
         if surroundings:
             self.around = nerf.radiance_field(_around_config(config), unbounded=True, generator=generator)
@@ -336,7 +347,7 @@ class NeusScene(Scene):
         """The rendering of the rays over a background, the weight of each sample, and the field at the samples."""
         positions = samples.positions(rays)
         surface = self.surface.sample(positions)
-        normals = normalised(surface.gradient)
+        normals = normalized(surface.gradient)
         if isinstance(self.surface, GridSdf):
             middle, slope = self.along(samples, rays)
         else:
@@ -344,26 +355,26 @@ class NeusScene(Scene):
             middle, slope = surface.sdf, (directions * normals).sum(-1)
         weights = weights_from_sdf(middle, slope, samples, self.sharpness(), anneal=self.annealing)
         harmonics = spherical_harmonics_encode(rays.directions, 4)
-        colour = self.colour(positions, normals, surface.features, harmonics, samples.ray_index)
+        color = self.color(positions, normals, surface.features, harmonics, samples.ray_index)
         opacity, distance = opacity_and_distance(weights, samples)
-        seen = composite(weights, torch.cat([colour.t(), normals.t()]).t(), samples)
+        seen = composite(weights, torch.cat([color.t(), normals.t()]).t(), samples)
         rendering = Rendering(seen[:, :3] + (1 - opacity)[:, None] * background, opacity, distance, seen[:, 3:])
         return rendering, weights, surface
 
-    def colour(self, positions: Tensor, normals: Tensor, features: Tensor, harmonics: Tensor, ray_index: Tensor) -> Tensor:
+    def color(self, positions: Tensor, normals: Tensor, features: Tensor, harmonics: Tensor, ray_index: Tensor) -> Tensor:
         """sRGB of the surface at a place, with harmonics [rays, 16] of the viewing directions and the ray of each sample."""
         place = torch.cat([positions.t(), normals.t(), features.t()]).t()
-        return torch.sigmoid(self.colour_net.along_rays(place, harmonics, ray_index))
+        return torch.sigmoid(self.color_net.along_rays(place, harmonics, ray_index))
 
     def surroundings(self, rays: Rays, offsets: Tensor | None, background: Tensor) -> tuple[Tensor, int]:
-        """Colour of what lies beyond the cube, and how many samples it took."""
+        """Color of what lies beyond the cube, and how many samples it took."""
         assert self.around is not None
         samples = _beyond(rays, self.config.background_samples, offsets)
         density, features = self.around.density(samples.positions(rays))
         weights = weights_from_density(density, samples)
-        colour = self.around.colour(features, self.around.encode_directions(rays.directions), samples.ray_index)
+        color = self.around.color(features, self.around.encode_directions(rays.directions), samples.ray_index)
         opacity, _ = opacity_and_distance(weights, samples)
-        return composite(weights, colour, samples) + (1 - opacity)[:, None] * background, samples.starts.shape[0]
+        return composite(weights, color, samples) + (1 - opacity)[:, None] * background, samples.starts.shape[0]
 
     @torch.no_grad()
     def render_rays(self, rays: Rays) -> Rendering:
@@ -380,7 +391,7 @@ class NeusScene(Scene):
 
     @torch.no_grad()
     def refresh_occupancy(self, *, all_cells: bool, generator: torch.Generator) -> None:
-        """Cells where a step at the centre of the surface's reach has an opacity above the threshold march."""
+        """Cells where a step at the center of the surface's reach has an opacity above the threshold march."""
         threshold = self.config.occupancy_threshold
         if isinstance(self.surface, GridSdf):
             # The grid is cheap to look up: every cell at once, from the range of the distance at its corners, widened by a quarter
@@ -411,20 +422,20 @@ class NeusScene(Scene):
         return -F.max_pool3d(-corners, 2, 1).reshape(-1), F.max_pool3d(corners, 2, 1).reshape(-1)
 
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
-        """The zero set, coloured as seen from straight above it."""
+        """The zero set, colored as seen from straight above it."""
         mesh = extract_surface(self.surface.sdf, resolution=resolution, device=self.sharpness_log.device)
         if mesh.is_empty:
             return mesh
         mesh = mesh.largest_component() if largest_only else mesh
-        colours, normals = [], []
+        colors, normals = [], []
         with torch.no_grad():
             for points in mesh.vertices.split(2**16):
                 surface = self.surface.sample(points)
-                normal = normalised(surface.gradient)
+                normal = normalized(surface.gradient)
                 own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
-                colours.append(self.colour(points, normal, surface.features, spherical_harmonics_encode(-normal, 4), own_ray))
+                colors.append(self.color(points, normal, surface.features, spherical_harmonics_encode(-normal, 4), own_ray))
                 normals.append(normal)
-        return replace(mesh, colours=torch.cat(colours), normals=torch.cat(normals))
+        return replace(mesh, colors=torch.cat(colors), normals=torch.cat(normals))
 
 
 @torch.no_grad()
@@ -458,10 +469,10 @@ def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.
     return scene.to(device)
 
 
-def _optimiser(scene: NeusScene, config: NeusConfig) -> Adam:
+def _optimizer(scene: NeusScene, config: NeusConfig) -> Adam:
     """Groups: networks, sharpness, then the field's grids; rates are relative to ``config.learning_rate``, the distances' to a cell."""
     rate = config.learning_rate
-    nets = list(scene.colour_net.parameters())
+    nets = list(scene.color_net.parameters())
     groups = [{"params": [scene.sharpness_log], "lr": rate * config.sharpness_rate, "weight_decay": 0.0}]
     if isinstance(scene.surface, GridSdf):
         groups.append({"params": [scene.surface.feature_grid], "lr": rate * config.grid_rate, "weight_decay": 0.0})
@@ -471,7 +482,7 @@ def _optimiser(scene: NeusScene, config: NeusConfig) -> Adam:
         nets += [*scene.surface.directions, *scene.surface.gains, *scene.surface.biases]
     if scene.around is not None:
         groups.append({"params": [scene.around.table], "lr": rate, "weight_decay": 0.0})
-        nets += [*scene.around.density_net.parameters(), *scene.around.colour_net.parameters()]
+        nets += [*scene.around.density_net.parameters(), *scene.around.color_net.parameters()]
     groups.append({"params": nets, "lr": rate, "weight_decay": config.weight_decay})
     return Adam(groups, lr=rate, betas=(0.9, 0.99), eps=1e-15)
 
@@ -523,14 +534,14 @@ def fit(
     coarse = PixelSampler(capture, device, downscale=config.downscale_first) if config.downscale_first > 1 else pixels
     points = None if capture.points is None else _within(capture.points.to(device))
     ray_count = RayCount(config.start_rays, config.max_rays, config.target_samples)
-    optimiser = _optimiser(scene, config)
+    optimizer = _optimizer(scene, config)
     clock = Clock(
         config.steps,
         config.max_seconds,
         done_steps=0 if first is None else first.steps,
         done_seconds=0.0 if first is None else first.seconds,
     )
-    fitting = Fitting(scene, optimiser, generator, ray_count, clock, observer)
+    fitting = Fitting(scene, optimizer, generator, ray_count, clock, observer)
     if resume is not None:
         fitting.restore(resume)
     photometric = {"l1": l1, "mse": mse, "smooth_l1": smooth_l1}[config.loss]
@@ -549,13 +560,13 @@ def fit(
             scene.refresh_occupancy(all_cells=step < start + 16 * config.occupancy_every, generator=generator)
 
         batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
-        rays, count = batch.rays, batch.colour.shape[0]
+        rays, count = batch.rays, batch.color.shape[0]
         capacity = None if on_cpu(device) else CANDIDATES * config.target_samples
         samples = marched = scene.march(rays, torch.rand(count, generator=generator, device=device), capacity)
         if config.prune:
             samples = scene.prune(samples, rays)
-        background = draw_background(config.background, batch.colour, generator)
-        truth = batch.colour if batch.alpha is None else over(batch.colour, batch.alpha, background)
+        background = draw_background(config.background, batch.color, generator)
+        truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
         extra = 0
         if scene.around is not None:
             offsets = torch.rand(count, generator=generator, device=device)
@@ -564,7 +575,7 @@ def fit(
         rendering, weights, surface = scene.shade(samples, rays, background)
 
         used = (samples.ray_index >= 0).float()
-        losses = {"rgb": ramp(config.rgb_weight, fraction) * photometric(rendering.colour, truth)}
+        losses = {"rgb": ramp(config.rgb_weight, fraction) * photometric(rendering.color, truth)}
         if (weight := ramp(config.eikonal_weight, fraction)) > 0:
             losses["eikonal"] = weight * eikonal(surface.gradient, used)
         if batch.alpha is not None and (weight := ramp(config.mask_weight, fraction)) > 0:
@@ -588,8 +599,8 @@ def fit(
             losses["points"] = weight * scene.surface.sdf(chosen).abs().mean()
         if isinstance(scene.surface, GridSdf) and (weight := ramp(config.bending, fraction)) > 0:
             losses["bending"] = weight * _bending_of_a_slab(scene.surface, step)
-        error = mse(rendering.colour.detach(), truth)
-        fitting.take_step(losses, colour_error=error, rays=count, samples=samples)
+        error = mse(rendering.color.detach(), truth)
+        fitting.take_step(losses, color_error=error, rays=count, samples=samples)
     return fitting.result(capture)
 
 
@@ -613,7 +624,7 @@ def _around_config(config: NeusConfig) -> nerf.NerfConfig:
         base_resolution=32,
         finest_resolution=2048,
         log2_entries=min(19, config.log2_entries),
-        colour_hidden=config.colour_hidden,
+        color_hidden=config.color_hidden,
         geometry_features=8,
     )
 
@@ -644,7 +655,7 @@ def _surface_of(scene: Scene, capture: Capture, size: int) -> Tensor | None:
     distances = torch.stack([scene.median_distance(cameras.image_rays(view)).reshape(shape) for view in range(len(cameras))])
     if capture.masks is not None:
         silhouettes = F.adaptive_avg_pool2d(capture.masks[list(capture.split.train)].float()[:, None], shape)[:, 0] > 127
-        if float((silhouettes & distances.cpu().isfinite()).sum()) < _RECOGNISED * float(silhouettes.sum()):
+        if float((silhouettes & distances.cpu().isfinite()).sum()) < _RECOGNIZED * float(silhouettes.sum()):
             return None
     with pytorch_on_one_thread():
         return fuse_depth_maps(cameras.to("cpu"), distances.cpu(), size, truncation=3 * 2.0 / size)

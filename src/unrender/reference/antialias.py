@@ -1,7 +1,7 @@
-"""Antialiasing of silhouettes in plain PyTorch: the twin of :mod:`unrender.ops.antialias`, in any floating type.
+"""Antialiasing of silhouettes in plain PyTorch: the twin of :mod:`unrender.ops.raster.antialias`, in any floating type.
 
-All pairs of neighbouring pixels are looked at together. Which edge of the mesh lies between the two is decided without derivatives;
-where the edge crosses the line through both centres is then computed again from its two corners, and automatic differentiation does
+All pairs of neighboring pixels are looked at together. Which edge of the mesh lies between the two is decided without derivatives;
+where the edge crosses the line through both centers is then computed again from its two corners, and automatic differentiation does
 the rest.
 """
 
@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unrender.ops.raster import Raster
-from unrender.ops.topology import Topology
+from unrender.ops.raster import Raster, Topology
 
 _MOST_STEPS = 64
 """Edges that a walk crosses before it gives up, as in the kernel."""
@@ -26,7 +25,7 @@ _FARTHEST_BACK = 3.0
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Two neighbouring pixels, the second to the right of or below the first, and which of them the walk starts from."""
+    """Two neighboring pixels, the second to the right of or below the first, and which of them the walk starts from."""
 
     view: Int[Tensor, " pairs"]
     column: Int[Tensor, " pairs"]
@@ -54,7 +53,7 @@ class _Mesh(NamedTuple):
     width: int
 
     def local(self, vertex: Int[Tensor, " pairs"], pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        """(s, t, w) of a vertex: s / w pixels from the centre of the pixel the walk starts from towards the other's, t / w across."""
+        """(s, t, w) of a vertex: s / w pixels from the center of the pixel the walk starts from towards the other's, t / w across."""
         corner = self.positions[pairs.view, vertex]
         column = pairs.column + (pairs.from_second & ~pairs.down)
         row = pairs.row + (pairs.from_second & pairs.down)
@@ -70,7 +69,7 @@ class _Mesh(NamedTuple):
         return self.faces[edge // 3, (edge + 2) % 3]
 
     def crossing(self, edge: Int[Tensor, " pairs"], pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(S, W, straddles, steep): the line through the centres meets the edge at S / W.
+        """(S, W, straddles, steep): the line through the centers meets the edge at S / W.
 
         With t > 0 at one end and t ≤ 0 at the other, the point t_a b − t_b a has t = 0 and lies on the edge.
         """
@@ -86,7 +85,7 @@ class _Mesh(NamedTuple):
 
 
 def antialias(
-    colour: Float[Tensor, "views height width channels"],
+    color: Float[Tensor, "views height width channels"],
     raster: Raster,
     clip_positions: Float[Tensor, "views vertices 4"] | Float[Tensor, "vertices 4"],
     faces: Int[Tensor, "faces 3"],
@@ -95,9 +94,9 @@ def antialias(
     rule: Literal["walk", "owner"] = "walk",
     position_gradient_scale: float = 1.0,
 ) -> Float[Tensor, "views height width channels"]:
-    """Where an outline crosses between two centres at the distance d from the first, the first keeps ½ + d of its colour if d < ½, and
+    """Where an outline crosses between two centers at the distance d from the first, the first keeps ½ + d of its color if d < ½, and
     otherwise the second keeps 3/2 − d of its own; the rest is the other's."""
-    views, height, width, _ = colour.shape
+    views, height, width, _ = color.shape
     positions = clip_positions if clip_positions.ndim == 3 else clip_positions[None].expand(views, -1, -1)
     across = (edge_topology(faces) if topology is None else topology).across.long()
     mesh = _Mesh(positions, faces.long(), across, height, width)
@@ -113,9 +112,9 @@ def antialias(
     alpha = torch.where(pairs.from_second, distance - 0.5, 0.5 - distance)
     changes_first = alpha > 0
     first, second = pairs.first, pairs.second
-    step = colour[second] - colour[first]
+    step = color[second] - color[first]
     target = tuple(torch.where(changes_first, a, b) for a, b in zip(first, second, strict=True))
-    return colour.index_put(target, alpha[:, None] * step, accumulate=True)
+    return color.index_put(target, alpha[:, None] * step, accumulate=True)
 
 
 def _published_derivative(distance: Tensor, mesh: _Mesh, edge: Tensor, pairs: _Pairs) -> Tensor:
@@ -158,7 +157,7 @@ def _walk_all(mesh: _Mesh, raster: Raster) -> tuple[_Pairs, Tensor]:
 
 
 def _walk(mesh: _Mesh, pairs: _Pairs, face: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-    """The farthest silhouette edge before the other centre, -1 where there is none; and whether the surface went beyond that centre."""
+    """The farthest silhouette edge before the other center, -1 where there is none; and whether the surface went beyond that center."""
     found = torch.full_like(face, -1)
     beyond = torch.zeros_like(face, dtype=torch.bool)
     best_s, best_w = torch.full_like(face, -1, dtype=mesh.positions.dtype), torch.ones_like(face, dtype=mesh.positions.dtype)

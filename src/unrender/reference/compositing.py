@@ -1,4 +1,4 @@
-"""Plain twins of ``unrender.ops.compositing``: one ray after the other, in any float type."""
+"""Plain twins of ``unrender.ops.rays.compositing``: one ray after the other, in any float type."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.ops.samples import Samples
+from unrender.ops.rays import Samples
 
 
 def _rays(samples: Samples) -> list[slice]:

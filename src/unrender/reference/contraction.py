@@ -1,4 +1,4 @@
-"""Plain twins of ``unrender.ops.contraction``, in any float type."""
+"""Plain twins of ``unrender.ops.encodings.contraction``, in any float type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain twin of ``unrender.ops.distortion``: the formula as it is written, quadratic in the samples of a ray."""
+"""Plain twin of ``unrender.ops.rays.distortion``: the formula as it is written, quadratic in the samples of a ray."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.ops.samples import Samples
+from unrender.ops.rays import Samples
 
 
 def distortion(weights: Float[Tensor, " samples"], samples: Samples) -> Float[Tensor, " rays"]:

@@ -16,7 +16,7 @@ def frequency_encode(
     *,
     active_frequencies: float | None = None,
 ) -> Float[Tensor, "points columns"]:
-    """Sines and cosines of the coordinates in octaves; see :func:`unrender.ops.frequency_encoding.frequency_encode`.
+    """Sines and cosines of the coordinates in octaves; see :func:`unrender.ops.encodings.frequency_encode`.
 
     Any floating dtype; differentiable as often as one likes.
     """

@@ -1,4 +1,4 @@
-"""Trilinear grid lookup in plain PyTorch: the twin of :mod:`unrender.ops.grid_lookup`, in any floating type."""
+"""Trilinear grid lookup in plain PyTorch: the twin of :mod:`unrender.ops.encodings.grid_lookup`, in any floating type."""
 
 from __future__ import annotations
 

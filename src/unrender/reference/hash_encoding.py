@@ -1,4 +1,4 @@
-"""Multiresolution hash encoding in plain PyTorch: the formula of :mod:`unrender.ops.hash_encoding`, level by level and corner by corner."""
+"""Multiresolution hash encoding level by level and corner by corner: the twin of :mod:`unrender.ops.encodings.hash_encoding`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.ops.hash_encoding import HashGrid
+from unrender.ops.encodings import HashGrid
 
 _PRIMES = (1, 2654435761, 805459861)
 
@@ -18,7 +18,7 @@ def hash_encode(
     *,
     active_levels: int | None = None,
 ) -> Float[Tensor, "points columns"]:
-    """Interpolated features of every level of a multiresolution hash grid; see :func:`unrender.ops.hash_encoding.hash_encode`.
+    """Interpolated features of every level of a multiresolution hash grid; see :func:`unrender.ops.encodings.hash_encode`.
 
     Any floating dtype, the same for positions and table; differentiable as often as one likes.
     """

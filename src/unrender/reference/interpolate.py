@@ -1,4 +1,4 @@
-"""Interpolation of vertex attributes in plain PyTorch: the twin of :mod:`unrender.ops.interpolate`, in any floating type."""
+"""Interpolation of vertex attributes in plain PyTorch: the twin of :mod:`unrender.ops.raster.interpolate`, in any floating type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain twins of ``unrender.ops.marching``: every interval of the lattice is looked at, nothing is skipped."""
+"""Plain twins of ``unrender.ops.rays.marching``: every interval of the lattice is looked at, nothing is skipped."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unrender.cameras import Rays
-from unrender.ops.occupancy import OccupancyGrid
-from unrender.ops.samples import Samples
+from unrender.ops.rays import OccupancyGrid, Samples
 from unrender.reference.occupancy import cell_at
 
 

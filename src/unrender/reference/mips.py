@@ -1,4 +1,4 @@
-"""Mip levels in plain PyTorch: the twin of :mod:`unrender.ops.mips`, in any floating type."""
+"""Mip levels in plain PyTorch: the twin of :mod:`unrender.ops.raster.mips`, in any floating type."""
 
 from __future__ import annotations
 

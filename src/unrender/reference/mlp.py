@@ -1,4 +1,4 @@
-"""A perceptron in plain PyTorch: the twin of :mod:`unrender.ops.mlp`."""
+"""A perceptron in plain PyTorch: the twin of :mod:`unrender.ops.encodings.mlp`."""
 
 from __future__ import annotations
 

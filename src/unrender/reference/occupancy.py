@@ -1,4 +1,4 @@
-"""Plain twins of what ``unrender.ops.occupancy`` computes in kernels."""
+"""Plain twins of what ``unrender.ops.rays.occupancy`` computes in kernels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.ops.occupancy import OccupancyGrid
+from unrender.ops.rays import OccupancyGrid
 
 
 def cell_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengths: Float[Tensor, " points"]) -> Int[Tensor, " points"]:
@@ -37,7 +37,7 @@ def seen_cells(
     r = grid.resolution
     half = torch.exp2(torch.arange(grid.levels).float()).repeat_interleave(r**3)[:, None, None] / r
     signs = torch.tensor([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
-    corners = grid.cell_centres()[:, None, :] + half * signs
+    corners = grid.cell_centers()[:, None, :] + half * signs
     seen = torch.zeros(corners.shape[0], dtype=torch.bool)
     empty = torch.zeros_like(seen)
     for view in views:

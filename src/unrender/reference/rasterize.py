@@ -1,4 +1,4 @@
-"""Rasterisation in plain PyTorch: the twin of :mod:`unrender.ops.rasterize`, in any floating type.
+"""Rasterization in plain PyTorch: the twin of :mod:`unrender.ops.raster.rasterize`, in any floating type.
 
 Every pixel is tried against every triangle. Which triangle wins is decided in float64; weights, depth and derivatives are then computed
 from its corners in the type of the positions, so that automatic differentiation gives their gradients.
@@ -28,7 +28,7 @@ def rasterize(
     derivatives: bool = False,
     behind: Raster | None = None,
 ) -> Raster:
-    """The nearest triangle at each pixel's centre: with P = (x_ndc, y_ndc, 1) and the corners' (x, y, w) as columns of M, λ = M⁻¹ P.
+    """The nearest triangle at each pixel's center: with P = (x_ndc, y_ndc, 1) and the corners' (x, y, w) as columns of M, λ = M⁻¹ P.
 
     The triangle covers the pixel where all λ ≥ 0; the weights are λ / Σ λ and the depth is Σ λ z.
     """
@@ -39,7 +39,7 @@ def rasterize(
     else:
         spans = [(start, start + count) for start, count in ranges.tolist()]
         every = clip_positions[None].expand(len(spans), -1, -1)
-    x, y = _pixel_centres(resolution, every)
+    x, y = _pixel_centers(resolution, every)
     found = []
     for view, span in enumerate(spans):
         before = None if behind is None else (behind.face[view], behind.depth[view].detach())
@@ -83,7 +83,7 @@ def rasterize_layers(
     return found
 
 
-def _pixel_centres(resolution: tuple[int, int], like: Tensor) -> tuple[Float[Tensor, "height width"], Float[Tensor, "height width"]]:
+def _pixel_centers(resolution: tuple[int, int], like: Tensor) -> tuple[Float[Tensor, "height width"], Float[Tensor, "height width"]]:
     height, width = resolution
     x = (2 * torch.arange(width, dtype=like.dtype, device=like.device) + 1 - width) / width
     y = (2 * torch.arange(height, dtype=like.dtype, device=like.device) + 1 - height) / height
@@ -139,14 +139,14 @@ def _nearest(
 def _fragments(
     corners: Float[Tensor, "faces 3 4"], x: Float[Tensor, "height width"], y: Float[Tensor, "height width"]
 ) -> tuple[Bool[Tensor, "faces height width"], Float[Tensor, "faces height width"]]:
-    """Which triangle covers which pixel's centre, and its depth z / w there."""
+    """Which triangle covers which pixel's center, and its depth z / w there."""
     finite = corners.isfinite().flatten(1).all(1)
     a, b, c = _edges(corners)
     det = a[:, 0] * corners[:, 0, 0] + b[:, 0] * corners[:, 0, 1] + c[:, 0] * corners[:, 0, 3]
     front = det.sign()[:, None]
     a, b, c = a * front, b * front, c * front
     e = a[:, :, None, None] * x + b[:, :, None, None] * y + c[:, :, None, None]
-    # A centre exactly on an edge belongs to the triangle into which a step along +x, then along +y, leads.
+    # A center exactly on an edge belongs to the triangle into which a step along +x, then along +y, leads.
     owns = (a > 0) | ((a == 0) & (b > 0))
     inside = ((e > 0) | ((e == 0) & owns[:, :, None, None])).all(1)
     depth = (e * corners[:, :, 2, None, None]).sum(1) / (e * corners[:, :, 3, None, None]).sum(1)

@@ -1,4 +1,4 @@
-"""Ray casting in plain PyTorch, every ray against every triangle: the twin of :mod:`unrender.ops.ray_casting`, in any floating type."""
+"""Every ray against every triangle: the twin of :mod:`unrender.ops.raster.ray_casting`, in any floating type."""
 
 from __future__ import annotations
 

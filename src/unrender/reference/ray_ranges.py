@@ -1,4 +1,4 @@
-"""Plain twins of ``unrender.ops.ray_ranges``."""
+"""Plain twins of ``unrender.ops.rays.ray_ranges``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.ops.samples import Samples
+from unrender.ops.rays import Samples
 
 
 def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " rays"], *, capacity: int | None = None) -> Samples:

@@ -9,7 +9,7 @@ from unrender.spherical_harmonics import real_spherical_harmonics
 
 
 def spherical_harmonics_encode(directions: Float[Tensor, "points 3"], degree: int = 4) -> Float[Tensor, "points {degree**2}"]:
-    """Real spherical harmonics of unit directions; see :func:`unrender.ops.spherical_harmonics_encoding.spherical_harmonics_encode`.
+    """Real spherical harmonics of unit directions; see :func:`unrender.ops.encodings.spherical_harmonics_encode`.
 
     Any floating dtype; differentiable as often as one likes.
     """

@@ -1,4 +1,4 @@
-"""Texture lookups in plain PyTorch: the twin of :mod:`unrender.ops.texture`, in any floating type."""
+"""Texture lookups in plain PyTorch: the twin of :mod:`unrender.ops.raster.texture`, in any floating type."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def texture(
     boundary: Literal["wrap", "clamp", "zero", "cube"] = "wrap",
     max_level: int | None = None,
 ) -> Float[Tensor, "views height width channels"]:
-    """Every sample looked up in every level, and the levels weighted; see :func:`unrender.ops.texture.texture`."""
+    """Every sample looked up in every level, and the levels weighted; see :func:`unrender.ops.raster.texture`."""
     cube = boundary == "cube"
     if filter == "auto":
         filter = "linear" if uv_derivatives is None and level_bias is None else "linear-mipmap-linear"
@@ -169,15 +169,15 @@ def _pad(texels: Float[Tensor, ...], boundary: str) -> Float[Tensor, "views face
 
 
 def _pad_cube(texels: Float[Tensor, "views 6 side side channels"]) -> Float[Tensor, "views 6 padded padded channels"]:
-    """Each face with the rows of its four neighbours, found by folding the texels' centres over the edge, and the corners' means."""
+    """Each face with the rows of its four neighbors, found by folding the texels' centers over the edge, and the corners' means."""
     side = texels.shape[2]
     middle = torch.arange(side + 2).clamp(1, side) - 1
-    centres = 2.0 * middle - (side - 1)
+    centers = 2.0 * middle - (side - 1)
     outside = torch.arange(side + 2) - 1 - middle
     corner = (outside[:, None] * outside[None, :]) != 0
-    # A step outside along s swaps s with the height of the face: the point lies on the neighbour, one texel from the edge.
-    s = torch.where(outside[None, :] != 0, side * outside[None, :], centres[None, :]).expand(side + 2, -1)
-    t = torch.where(outside[:, None] != 0, side * outside[:, None], centres[:, None]).expand(-1, side + 2)
+    # A step outside along s swaps s with the height of the face: the point lies on the neighbor, one texel from the edge.
+    s = torch.where(outside[None, :] != 0, side * outside[None, :], centers[None, :]).expand(side + 2, -1)
+    t = torch.where(outside[:, None] != 0, side * outside[:, None], centers[:, None]).expand(-1, side + 2)
     height = torch.where((outside[None, :] != 0) | (outside[:, None] != 0), side - 1.0, float(side)).expand(side + 2, -1)
     points = torch.stack([s, t, height], dim=-1) @ _FACES.float()[:, None]
     face, st, _ = _project(points, None)

@@ -14,7 +14,7 @@ from torch import Tensor
 class Rendering:
     """One image or one batch of rays, seen through either renderer."""
 
-    colour: Float[Tensor, "*shape 3"]
+    color: Float[Tensor, "*shape 3"]
     """Composited over the background; sRGB for the volumetric recipes."""
     opacity: Float[Tensor, "*shape"]
     """Share of the pixel the scene covers, 0 to 1."""
@@ -27,7 +27,7 @@ class Rendering:
 def concatenated(parts: Sequence[Rendering]) -> Rendering:
     """One rendering of all rays from renderings of consecutive pieces."""
     return Rendering(
-        colour=torch.cat([part.colour for part in parts]),
+        color=torch.cat([part.color for part in parts]),
         opacity=torch.cat([part.opacity for part in parts]),
         distance=torch.cat([part.distance for part in parts]),
         normal=torch.cat([part.normal for part in parts]),

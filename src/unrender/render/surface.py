@@ -1,13 +1,13 @@
-"""Meshes rendered by rasterisation: mesh, material, lights and cameras become a :class:`~unrender.render.rendering.Rendering`.
+"""Meshes rendered by rasterization: mesh, material, lights and cameras become a :class:`~unrender.render.rendering.Rendering`.
 
 For each of ``layers`` peeled surfaces: ``rasterize`` finds the triangle at every pixel, ``interpolate`` makes a
-:class:`~unrender.shading.gbuffer.GBuffer` of it, the material turns that into colour and opacity. From the farthest layer to the nearest,
-with straight colour c and opacity α,
+:class:`~unrender.shading.gbuffer.GBuffer` of it, the material turns that into color and opacity. From the farthest layer to the nearest,
+with straight color c and opacity α,
 
     C ← α c + (1 − α) C,    A ← α + (1 − α) A,
 
 each followed by ``antialias`` at that layer's silhouettes, which is where gradients of visibility come from. Distances and normals are
-composited like colours. At the end, C + (1 − A) background.
+composited like colors. At the end, C + (1 − A) background.
 
 Everything is differentiable to vertices, vertex attributes, textures, lights and poses.
 """
@@ -24,15 +24,20 @@ from torch.nn.functional import avg_pool2d
 
 from unrender.cameras import Cameras
 from unrender.color import linear_from_srgb
+from unrender.devices import on_cpu
 from unrender.geometry.mesh import Mesh
-from unrender.numerics import normalised
-from unrender.ops._launch import on_cpu
-from unrender.ops._mesh_checks import LARGEST_SIDE
-from unrender.ops.antialias import antialias
-from unrender.ops.interpolate import interpolate, interpolate_with_derivatives
-from unrender.ops.raster import Raster
-from unrender.ops.rasterize import rasterize, rasterize_layers
-from unrender.ops.topology import Topology, topology_of
+from unrender.numerics import normalized
+from unrender.ops.raster import (
+    Raster,
+    Topology,
+    antialias,
+    interpolate,
+    interpolate_with_derivatives,
+    rasterize,
+    rasterize_layers,
+    topology_of,
+)
+from unrender.ops.raster.checks import LARGEST_SIDE
 from unrender.render.rendering import Rendering
 from unrender.shading.gbuffer import GBuffer
 from unrender.shading.lights import Light
@@ -63,12 +68,12 @@ def render_surface(
             the covered pixels of all views as one image without gaps.
         lights: any number.
         cameras: pinholes; only their own size is rendered.
-        background: linear light behind everything: one colour, or an image [height, width, 3] or [views, height, width, 3], where any of
+        background: linear light behind everything: one color, or an image [height, width, 3] or [views, height, width, 3], where any of
             these sizes may be one; black if left out.
         samples: along each side of a pixel, so ``samples``² of them are shaded and averaged; textures are looked up at the mip level of a
             sample's own footprint.
         layers: how many surfaces behind each other are looked at; more than one shows through materials that are not opaque.
-        antialiasing: the rule at silhouettes (:func:`unrender.ops.antialias.antialias`); None for bare coverage, which has no gradient
+        antialiasing: the rule at silhouettes (:func:`unrender.ops.raster.antialias`); None for bare coverage, which has no gradient
             of visibility.
         topology: ``edge_topology(mesh.faces)``, worth keeping by who renders the same triangles often on a GPU.
         depth_range: nearest and farthest depth that is seen.
@@ -96,10 +101,10 @@ def render_surface(
         layered = smoothed(fields + (1 - fields[..., 3:4]) * layered, raster)
     if samples > 1:
         layered = avg_pool2d(layered.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
-    colour, opacity, distance, normal = layered[..., :3], layered[..., 3], layered[..., 4], layered[..., 5:]
+    color, opacity, distance, normal = layered[..., :3], layered[..., 3], layered[..., 4], layered[..., 5:]
     if background is not None:
-        colour = colour + (1 - opacity)[..., None] * background
-    return Rendering(colour, opacity, distance, normal)
+        color = color + (1 - opacity)[..., None] * background
+    return Rendering(color, opacity, distance, normal)
 
 
 def _check(cameras: Cameras, background: Tensor | None, samples: int | float, layers: int | float) -> None:
@@ -118,13 +123,13 @@ def _check(cameras: Cameras, background: Tensor | None, samples: int | float, la
     fits = all(size in (1, wanted) for size, wanted in zip(reversed(sizes), (width, height, views), strict=False))
     if channels != 3 or len(sizes) not in (0, 2, 3) or not fits:
         raise ValueError(
-            "a background is one colour [3], or an image [height, width, 3] or [views, height, width, 3],"
+            "a background is one color [3], or an image [height, width, 3] or [views, height, width, 3],"
             f" got {tuple(background.shape)} for {views} views of {height} x {width} pixels"
         )
 
 
 def surface_seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"]) -> GBuffer:
-    """The surface points that a raster of ``mesh`` found, seen from the camera centres ``eyes``.
+    """The surface points that a raster of ``mesh`` found, seen from the camera centers ``eyes``.
 
     A triangle seen from behind gets its normals turned round. The texture coordinates' derivatives need the raster's.
     """
@@ -134,7 +139,7 @@ def surface_seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"]) -> 
 def surface_in_texture(mesh: Mesh, resolution: tuple[int, int]) -> GBuffer:
     """The surface point of every texel of the mesh's texture: what baking and painting work on.
 
-    The triangles are rasterised where ``uvs`` puts them, row 0 being v = 0; the result is one view, [1, height, width, ...]. Nobody looks,
+    The triangles are rasterized where ``uvs`` puts them, row 0 being v = 0; the result is one view, [1, height, width, ...]. Nobody looks,
     so each point is seen along its own normal, from a distance of zero. Of triangles that overlap in the texture the lowest is kept.
 
     Raises:
@@ -144,14 +149,14 @@ def surface_in_texture(mesh: Mesh, resolution: tuple[int, int]) -> GBuffer:
         raise ValueError("the mesh has no texture coordinates: give it uvs and uv_faces")
     zero, one = torch.zeros_like(mesh.uvs[:, :1]), torch.ones_like(mesh.uvs[:, :1])
     raster = rasterize(torch.cat([2 * mesh.uvs - 1, zero, one], dim=-1)[None], mesh.uv_faces, resolution, derivatives=True)
-    position, normal, colour = _inside(mesh, raster)
-    return GBuffer(raster, position, normal, normal, torch.zeros_like(raster.depth), colour, *_texture_coordinates(mesh, raster))
+    position, normal, color = _inside(mesh, raster)
+    return GBuffer(raster, position, normal, normal, torch.zeros_like(raster.depth), color, *_texture_coordinates(mesh, raster))
 
 
 def _shaded(
     mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"], material: Material, lights: Sequence[Light]
 ) -> Float[Tensor, "views height width 8"]:
-    """Colour, one, distance and normal of one layer, each multiplied by its opacity."""
+    """Color, one, distance and normal of one layer, each multiplied by its opacity."""
     if not on_cpu(raster.face.device) or raster.face.numel() == 0:
         return _fields(_seen(mesh, raster, eyes[:, None, None]), material, lights)
     views, height, width = raster.face.shape
@@ -185,35 +190,35 @@ def _packed(
 
 
 def _fields(surface: GBuffer, material: Material, lights: Sequence[Light]) -> Float[Tensor, "views height width 8"]:
-    colour, opacity = material(surface, lights)
-    fields = torch.cat([colour, torch.ones_like(opacity)[..., None], surface.distance[..., None], surface.normal], dim=-1)
+    color, opacity = material(surface, lights)
+    fields = torch.cat([color, torch.ones_like(opacity)[..., None], surface.distance[..., None], surface.normal], dim=-1)
     return torch.where(surface.covered[..., None], opacity[..., None] * fields, 0.0)
 
 
 def _seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "#views #height #width 3"]) -> GBuffer:
     covered = (raster.face >= 0)[..., None]
-    position, normal, colour = _inside(mesh, raster)
+    position, normal, color = _inside(mesh, raster)
     offset = torch.where(covered, eyes - position, 1.0)
     distance = offset.square().sum(-1, keepdim=True).sqrt()
     to_viewer = torch.where(covered, offset / distance, 0.0)
     turned = torch.where(_seen_from_behind(mesh, raster, to_viewer), -normal, normal)
     distance = torch.where(covered, distance, 0.0)[..., 0]
-    return GBuffer(raster, position, turned, to_viewer, distance, colour, *_texture_coordinates(mesh, raster))
+    return GBuffer(raster, position, turned, to_viewer, distance, color, *_texture_coordinates(mesh, raster))
 
 
 def _inside(
     mesh: Mesh, raster: Raster
 ) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"] | None]:
-    """Position, unit normal and linear colour at every pixel."""
+    """Position, unit normal and linear color at every pixel."""
     attributes = [mesh.vertices]
     if mesh.normals is not None:
         attributes.append(mesh.normals)
-    if mesh.colours is not None:
-        attributes.append(linear_from_srgb(mesh.colours))
+    if mesh.colors is not None:
+        attributes.append(linear_from_srgb(mesh.colors))
     found = list(interpolate(torch.cat(attributes, dim=-1), raster, mesh.faces).split(3, dim=-1))
     position = found.pop(0)
     normal = found.pop(0) if mesh.normals is not None else interpolate(_face_normals(mesh), raster, _each_face_itself(mesh.faces))
-    return position, normalised(normal), found.pop(0) if found else None
+    return position, normalized(normal), found.pop(0) if found else None
 
 
 def _texture_coordinates(
@@ -237,7 +242,7 @@ def _face_normals(mesh: Mesh) -> Float[Tensor, "faces 3"]:
     sound = exist & corners.isfinite().flatten(1).all(-1)
     harmless = torch.eye(3, dtype=corners.dtype, device=corners.device)
     a, b, c = torch.where(sound[:, None, None], corners, harmless).unbind(1)
-    return normalised(torch.linalg.cross(b - a, c - a))
+    return normalized(torch.linalg.cross(b - a, c - a))
 
 
 def _each_face_itself(faces: Int[Tensor, "faces 3"]) -> Int[Tensor, "faces 3"]:

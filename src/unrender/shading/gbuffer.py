@@ -12,7 +12,7 @@ from unrender.ops.raster import Raster
 
 @dataclass(frozen=True)
 class GBuffer:
-    """The surface point at the centre of every pixel; everything is zero where ``covered`` is false.
+    """The surface point at the center of every pixel; everything is zero where ``covered`` is false.
 
     Its height and width need not be those of a picture: pixels may come as one image without gaps.
     """
@@ -26,12 +26,12 @@ class GBuffer:
     """Unit direction towards the camera."""
     distance: Float[Tensor, "views height width"]
     """To the camera, along the ray."""
-    colour: Float[Tensor, "views height width 3"] | None = None
+    color: Float[Tensor, "views height width 3"] | None = None
     """Of the vertices, linear; None for a mesh without."""
     uv: Float[Tensor, "views height width 2"] | None = None
     """Where in the texture; None for a mesh without texture coordinates."""
     uv_derivatives: Float[Tensor, "views height width 4"] | None = None
-    """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y) per pixel, as :func:`unrender.ops.texture.texture` takes them."""
+    """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y) per pixel, as :func:`unrender.ops.raster.texture` takes them."""
 
     @property
     def covered(self) -> Bool[Tensor, "views height width"]:

@@ -1,6 +1,6 @@
 """Lights, and what a white surface makes of each.
 
-Strengths are given as what is seen: a light of colour (1, 1, 1) makes a white Lambert surface that faces it send back (1, 1, 1). In
+Strengths are given as what is seen: a light of color (1, 1, 1) makes a white Lambert surface that faces it send back (1, 1, 1). In
 physical units the irradiance is π times that. Every light has the same two functions of the surface points:
 
 - ``diffuse``: the radiance a white Lambert surface sends back, (1/π) ∫ L(l) max(n · l, 0) dl;
@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from unrender.numerics import SMALLEST_LENGTH, normalised
-from unrender.ops.texture import texture
+from unrender.numerics import SMALLEST_LENGTH, normalized
+from unrender.ops.raster import texture
 from unrender.shading.gbuffer import GBuffer
 
 _IRRADIANCE_SIZE = 16
@@ -30,14 +30,14 @@ _IRRADIANCE_SIZE = 16
 class AmbientLight:
     """The same light from all directions."""
 
-    colour: Float[Tensor, " 3"]
+    color: Float[Tensor, " 3"]
 
     def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
-        return self.colour.expand_as(surface.normal)
+        return self.color.expand_as(surface.normal)
 
     def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
         """The lobe as if it reflected all that arrives, whatever its width."""
-        return self.colour.expand_as(surface.normal)
+        return self.color.expand_as(surface.normal)
 
 
 @dataclass(frozen=True)
@@ -46,16 +46,16 @@ class DirectionalLight:
 
     towards: Float[Tensor, " 3"]
     """From the surface to the light, any length."""
-    colour: Float[Tensor, " 3"]
+    color: Float[Tensor, " 3"]
 
     def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
-        return _cosine(surface, self._towards(surface)) * self.colour
+        return _cosine(surface, self._towards(surface)) * self.color
 
     def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
-        return _lobe(surface, self._towards(surface), exponent) * self.colour
+        return _lobe(surface, self._towards(surface), exponent) * self.color
 
     def _towards(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
-        return normalised(self.towards).expand_as(surface.normal)
+        return normalized(self.towards).expand_as(surface.normal)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class PointLight:
 
     position: Float[Tensor, " 3"]
     """In the world."""
-    colour: Float[Tensor, " 3"]
+    color: Float[Tensor, " 3"]
     """At a distance of one."""
 
     def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
@@ -78,7 +78,7 @@ class PointLight:
     def _arriving(self, surface: GBuffer) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"]]:
         offset = self.position - surface.position
         squared = (offset * offset).sum(-1, keepdim=True)
-        return normalised(offset), self.colour / squared.clamp_min(SMALLEST_LENGTH)
+        return normalized(offset), self.color / squared.clamp_min(SMALLEST_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class EnvironmentLight:
     def irradiance(self) -> Float[Tensor, "6 small small 3"]:
         """What a white Lambert surface sends back for each normal: a cube map of (1/π) Σ L(l) max(n · l, 0) dl, at most 16 texels wide.
 
-        The weights of each normal are divided by their sum, so that a constant environment gives exactly its colour.
+        The weights of each normal are divided by their sum, so that a constant environment gives exactly its color.
         """
         texels = self.texels
         if texels.shape[1] > _IRRADIANCE_SIZE:
@@ -121,7 +121,7 @@ Light = AmbientLight | DirectionalLight | PointLight | EnvironmentLight
 
 
 def cube_directions(size: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Float[Tensor, "6 size size 3"]:
-    """The direction of every texel of a cube map, on the cube [−1, 1]³ (not normalised).
+    """The direction of every texel of a cube map, on the cube [−1, 1]³ (not normalized).
 
     With a = 2 (column + ½) / size − 1 and b = 2 (row + ½) / size − 1 the faces +X, −X, +Y, −Y, +Z, −Z are
     (1, −b, −a), (−1, −b, a), (a, 1, b), (a, −1, −b), (a, −b, 1), (−a, −b, −1) (OpenGL 4.6 specification, table 8.19).
@@ -129,8 +129,8 @@ def cube_directions(size: int, dtype: torch.dtype = torch.float32, device: torch
     >>> cube_directions(1).flatten(0, 2).abs().tolist()
     [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
     """
-    centres = 2 * (torch.arange(size, dtype=dtype, device=device) + 0.5) / size - 1
-    b, a = torch.meshgrid(centres, centres, indexing="ij")
+    centers = 2 * (torch.arange(size, dtype=dtype, device=device) + 0.5) / size - 1
+    b, a = torch.meshgrid(centers, centers, indexing="ij")
     one = torch.ones_like(a)
     faces = ((one, -b, -a), (-one, -b, a), (a, one, b), (a, -one, -b), (a, -b, one), (-a, -b, -one))
     return torch.stack([torch.stack(face, -1) for face in faces])
@@ -145,7 +145,7 @@ def _cosine_weights(size: int, dtype: torch.dtype, device: torch.device) -> Floa
     with torch.inference_mode(False):
         texels = cube_directions(size, dtype, device).reshape(-1, 3)
         solid_angle = texels.square().sum(-1) ** -1.5
-        unit = normalised(texels)
+        unit = normalized(texels)
         cosine = (unit @ unit.T).clamp_min(0)
         weights = cosine * solid_angle
         return weights / weights.sum(-1, keepdim=True)
@@ -158,7 +158,7 @@ def _cosine(surface: GBuffer, towards: Float[Tensor, "views height width 3"]) ->
 def _lobe(
     surface: GBuffer, towards: Float[Tensor, "views height width 3"], exponent: Float[Tensor, "*#shape"]
 ) -> Float[Tensor, "views height width 1"]:
-    half = normalised(towards + surface.to_viewer)
+    half = normalized(towards + surface.to_viewer)
     along = _cosine(surface, half)[..., 0]
     # A power of zero has an infinite slope for exponents below one, and its own slope to the exponent is 0 · log 0.
     peak = torch.where(along > 0, along, 1.0) ** exponent * (along > 0)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.ops._launch import on_cpu
+from unrender.devices import on_cpu
 from unrender.ops.raster import Raster
 
 _LARGEST_EXACT = 2**24

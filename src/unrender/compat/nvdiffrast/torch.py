@@ -1,10 +1,10 @@
 """The functions of ``nvdiffrast.torch``, version 0.4, on tensors of a CPU or a GPU.
 
 Arguments, defaults and layouts are nvdiffrast's, described in its manual; the formulas are those of :mod:`unrender.ops`, which these
-functions pass on to. Row 0 of every image tensor is y = −1 in normalised device coordinates, the bottom in OpenGL's terms.
+functions pass on to. Row 0 of every image tensor is y = −1 in normalized device coordinates, the bottom in OpenGL's terms.
 
-Gradients: to ``pos`` (x, y and w) from u, v and ``rast_db``, and from colours through :func:`antialias`; to attributes, textures, texture
-coordinates and their derivatives. None to z, none from z / w, none from which triangle is seen. :func:`unrender.ops.rasterize.rasterize`
+Gradients: to ``pos`` (x, y and w) from u, v and ``rast_db``, and from colors through :func:`antialias`; to attributes, textures, texture
+coordinates and their derivatives. None to z, none from z / w, none from which triangle is seen. :func:`unrender.ops.raster.rasterize`
 has a differentiable depth.
 """
 
@@ -20,14 +20,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import unrender.ops.raster.antialias as _antialias
+import unrender.ops.raster.interpolate as _interpolate
+import unrender.ops.raster.rasterize as _rasterize
+import unrender.ops.raster.texture as _texture
 from unrender.compat.nvdiffrast.packing import pack, unpack, unpack_visibility
-from unrender.ops import antialias as _antialias
-from unrender.ops import interpolate as _interpolate
-from unrender.ops import rasterize as _rasterize
-from unrender.ops import texture as _texture
-from unrender.ops.mips import build_mips
-from unrender.ops.raster import Raster
-from unrender.ops.topology import Topology, edge_topology
+from unrender.ops.raster import Raster, Topology, build_mips, edge_topology
 
 __all__ = [
     "DepthPeeler",
@@ -48,7 +46,7 @@ _NAMES = {
     "faces": "triangles",
     "attributes": "attr",
     "the raster": "rast",
-    "colour": "color",
+    "color": "color",
     "uv_derivatives": "uv_da",
     "level_bias": "mip_level_bias",
     "max_level": "max_mip_level",
@@ -158,7 +156,7 @@ def rasterize(
     ranges: Tensor | None = None,
     grad_db: bool = True,
 ) -> tuple[Float[Tensor, "views height width 4"], Float[Tensor, "views height width 4"]]:
-    """Which triangle is seen at every pixel; see :func:`unrender.ops.rasterize.rasterize`.
+    """Which triangle is seen at every pixel; see :func:`unrender.ops.raster.rasterize`.
 
     Args:
         glctx: a context.
@@ -246,7 +244,7 @@ def interpolate(
     rast_db: Tensor | None = None,
     diff_attrs: Sequence[int] | Literal["all"] | None = None,
 ) -> tuple[Float[Tensor, "views height width channels"], Float[Tensor, "views height width columns"]]:
-    """Vertex attributes at every pixel; see :func:`unrender.ops.interpolate.interpolate_with_derivatives`.
+    """Vertex attributes at every pixel; see :func:`unrender.ops.raster.interpolate_with_derivatives`.
 
     Args:
         attr: [minibatch or 1, vertices, channels], or [vertices, channels].
@@ -313,7 +311,7 @@ def texture(
     boundary_mode: _texture.Boundary = "wrap",
     max_mip_level: int | None = None,
 ) -> Float[Tensor, "views height width channels"]:
-    """Looks up a texture or a cube map; see :func:`unrender.ops.texture.texture`.
+    """Looks up a texture or a cube map; see :func:`unrender.ops.raster.texture`.
 
     Args:
         tex: [minibatch or 1, height, width, channels]; with ``boundary_mode="cube"``, [minibatch or 1, 6, side, side, channels].
@@ -361,7 +359,7 @@ def antialias(
     topology_hash: Topology | None = None,
     pos_gradient_boost: float = 1.0,
 ) -> Float[Tensor, "views height width channels"]:
-    """Blends pixels along silhouettes by the published rule; see :func:`unrender.ops.antialias.antialias`, which has a better one.
+    """Blends pixels along silhouettes by the published rule; see :func:`unrender.ops.raster.antialias`, which has a better one.
 
     Args:
         color: [minibatch, height, width, channels].

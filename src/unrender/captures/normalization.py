@@ -1,0 +1,287 @@
+"""Where the scene is: the similarity that brings the region of interest to [-1, 1]³ with +Z up, and back.
+
+``source_from_world`` = [r R | c] maps a point p of the normalized world to r R p + c in the frame the poses came in: c is the center of the
+region, r half its extent, and R turns +Z to the upward direction of the source frame.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from unrender.cameras import Cameras
+from unrender.captures.capture import CaptureError
+from unrender.captures.images import in_threads
+from unrender.captures.source import Source
+from unrender.transforms import inverse_similarity, rotation_between, scale_of, similarity, transformed
+
+Up = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "-x", "-y", "-z"]
+"""The upward direction of the source frame: a vector, an axis, or "cameras" for the mean of the cameras' upward axes."""
+
+_BLENDER_HALF = 1.5
+"""Objects of Blender captures lie within 1.5 units of the origin."""
+
+_COARSE_GRID = 24
+_COARSE_STEP = 4
+_CHUNK = 8192
+"""Cells a thread carves at once: few enough that PyTorch does not start threads of its own for them."""
+
+_MOST_VIEWS = 40
+_MASK_SIDE = 128
+"""Masks are pooled to about this many pixels before carving: finer than the projection of one cell."""
+
+_PADDING = 1.1
+
+_TIGHT = 0.7
+"""A box found smaller than this share of the one it was carved from is carved once more, with cells smaller by that share."""
+
+_LEAST_SPREAD = 1e-3
+"""Least eigenvalue of the mean of I - d dᵀ over optical axes d: below (axes within about 2.5 degrees) their meeting point is a guess."""
+
+_UPRIGHT = math.cos(math.radians(30))
+
+
+@dataclass(frozen=True)
+class Normalization:
+    source_from_world: Float[Tensor, "4 4"]
+    unbounded: bool
+    notes: tuple[str, ...]
+
+
+def normalized_poses(source_from_camera: Float[Tensor, "views 4 4"], source_from_world: Float[Tensor, "4 4"]) -> Float[Tensor, "views 4 4"]:
+    """``world_from_camera``, still rigid: the scale of the similarity moves the camera but does not enter its axes.
+
+    >>> pose = torch.eye(4, dtype=torch.float64)[None].clone()
+    >>> pose[0, :3, 3] = torch.tensor([10.0, 0.0, 4.0])
+    >>> normalized_poses(pose, similarity(torch.tensor([10.0, 0.0, 0.0]).double(), 2.0, torch.eye(3).double()))[0, :3, 3].tolist()
+    [0.0, 0.0, 2.0]
+    """
+    world_from_source = inverse_similarity(source_from_world)
+    poses = world_from_source @ source_from_camera
+    poses[:, :3, :3] *= scale_of(source_from_world)
+    return poses
+
+
+def source_cameras(source: Source, views: Sequence[int], frame: Float[Tensor, "4 4"]) -> Cameras:
+    """Some cameras of a source, at the size of its photos, in the world that ``frame`` (``source_from_world``) describes."""
+    index = torch.tensor(views)
+    return Cameras(
+        world_from_camera=normalized_poses(source.source_from_camera[index], frame).float(),
+        intrinsics=source.intrinsics[index].float(),
+        distortion=source.distortion[index].float(),
+        width=source.width,
+        height=source.height,
+        lens=source.lens,
+    )
+
+
+def normalize(
+    source: Source,
+    masks: UInt8[Tensor, "views rows columns"] | None,
+    *,
+    center: tuple[float, float, float] | None = None,
+    radius: float | None = None,
+    up: Up | None = None,
+) -> Normalization:
+    """Finds the region of interest of a capture.
+
+    - NeuS: the unit sphere and the axes of the file's own frame.
+    - Blender: the box of the visual hull of the masks, padded by a tenth and made a cube; without masks the cube of half side 1.5.
+    - transforms.json with masks: the same, carved from a box between the cameras.
+    - transforms.json without masks, an unbounded scene: the point nearest to all optical axes, or the cameras' mean where the axes hardly
+      meet or meet behind the cameras; +Z is the cameras' mean upward axis, and the median distance of the cameras becomes one.
+
+    Args:
+        source: the cameras.
+        masks: at the size of the photos or smaller, None to do without.
+        center: of the region, in the source frame, in place of the one found.
+        radius: half the extent of the region, in the source frame.
+        up: the upward direction of the source frame.
+
+    Raises:
+        CaptureError: a radius that is not positive, a center that is not finite, or an upward direction of length zero.
+    """
+    _check_overrides(center, radius)
+    poses = source.source_from_camera
+    rotation, notes = _world_axes(source, masks is not None, up)
+    chosen = None if center is None else torch.tensor(center, dtype=torch.float64)
+    if source.source_from_world is not None:
+        found = source.source_from_world
+        if up is None:
+            rotation = found[:3, :3] / scale_of(found)
+            notes.append("the world keeps the axes of the capture's own unit sphere, so +Z need not be up; give up to turn it")
+        middle, extent = found[:3, 3], scale_of(found)
+    elif chosen is not None and radius is not None:
+        middle, extent = chosen, radius
+    elif source.form == "blender":
+        middle, extent = torch.zeros(3, dtype=torch.float64), _BLENDER_HALF
+        if masks is not None:
+            middle, extent = _carved(source, masks, middle, extent, rotation, notes)
+    else:
+        meeting = nearest_to_axes(poses)
+        middle = poses[:, :3, 3].mean(0) if meeting is None else meeting
+        extent = float((poses[:, :3, 3] - (middle if chosen is None else chosen)).norm(dim=-1).median())
+        if extent == 0:
+            extent = 1.0
+            notes.append("the cameras share one position, so the scale of the world is that of the file")
+        if meeting is None and chosen is None:
+            notes.append(
+                "the optical axes do not meet in front of the cameras, so the world is centered on them; give a center to change it"
+            )
+        if masks is not None:
+            reach = 0.5 * max(source.width, source.height) / float(source.intrinsics[:, :2].median())
+            middle, extent = _carved(source, masks, middle, extent * min(0.9, reach), rotation, notes)
+    middle, extent = (middle if chosen is None else chosen), (extent if radius is None else radius)
+    unbounded = masks is None and source.form != "blender"
+    return Normalization(similarity(middle, extent, rotation), unbounded, tuple(notes))
+
+
+def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | None:
+    """The point with the least sum of squared distances to all optical axes, Σ (I - d dᵀ) x = Σ (I - d dᵀ) o.
+
+    None where the axes are nearly parallel, or where the point lies behind most cameras.
+    """
+    origins, axes = poses[:, :3, 3], poses[:, :3, 2]
+    across = torch.eye(3).to(poses) - axes[:, :, None] * axes[:, None, :]
+    total = across.mean(0)
+    if float(torch.linalg.eigvalsh(total)[0]) < _LEAST_SPREAD:
+        return None
+    point = torch.linalg.solve(total, (across @ origins[:, :, None]).mean(0)[:, 0])
+    ahead = ((point - origins) * axes).sum(-1)
+    return point if float(ahead.median()) > 0 else None
+
+
+def visual_hull_box(masks: UInt8[Tensor, "views rows columns"], cameras: Cameras) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]] | None:
+    """Lower and upper corner of what the masks leave of [-1, 1]³, cut into 48³ cells; None where they leave nothing.
+
+    A cell stays if at least half of the views see its center, and at most one view in twenty (a bad mask) sees it farther outside its mask
+    than the cell reaches. Coarser cells are carved first, with fewer views. ``masks`` may be smaller than the images of ``cameras`` by a
+    whole factor.
+    """
+    shrink = max(1, math.ceil(max(masks.shape[1:]) / _MASK_SIDE))
+    small = F.max_pool2d((masks >= 128).float()[:, None], shrink, ceil_mode=True)
+    pixel = shrink * (cameras.width // masks.shape[2])
+    cell = 2 / _COARSE_GRID
+    along = (torch.arange(_COARSE_GRID) + 0.5) * cell - 1
+    few = cameras[::_COARSE_STEP], small[::_COARSE_STEP]
+    allowed = len(cameras) // 20
+    coarse, _ = _carved_cells(torch.cartesian_prod(along, along, along), cell, few[1], pixel, few[0], allowed)
+    cell /= 2
+    eighth = torch.tensor([-0.5, 0.5]) * cell
+    children = (coarse[:, None] + torch.cartesian_prod(eighth, eighth, eighth)).reshape(-1, 3)
+    fine, seen = _carved_cells(children, cell, small, pixel, cameras, allowed)
+    fine = fine[2 * seen >= len(cameras)]
+    if len(fine) == 0:
+        return None
+    return fine.amin(0) - cell / 2, fine.amax(0) + cell / 2
+
+
+def _carved_cells(
+    centers: Float[Tensor, "cells 3"],
+    cell: float,
+    masks: Float[Tensor, "views 1 rows columns"],
+    pixel: int,
+    cameras: Cameras,
+    allowed: int,
+) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
+    """The cells that lie outside of at most ``allowed`` masks, grown by half a cell's diagonal, and how many views see each of them.
+
+    A pixel of a mask is ``pixel`` pixels of the cameras wide.
+    """
+    distance = float(cameras.positions.norm(dim=-1).median())
+    reach = math.ceil(float(cameras.intrinsics[:, :2].max()) * cell * math.sqrt(3) / 2 / (distance * pixel))
+    reach = min(reach, max(masks.shape[2:]))
+    grown = F.max_pool2d(masks, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
+    grown = F.max_pool2d(grown, (1, 2 * reach + 1), stride=1, padding=(0, reach))[:, 0] > 0
+
+    def carve(left: Float[Tensor, "cells 3"]) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
+        seen = torch.zeros(len(left), dtype=torch.int32)
+        misses = torch.zeros_like(seen)
+        for view in range(len(cameras)):
+            inside, outside = _silhouette_vote(grown[view], cameras, view, left, pixel)
+            seen += inside | outside
+            misses += outside
+            stays = misses <= allowed
+            left, seen, misses = left[stays], seen[stays], misses[stays]
+        return left, seen
+
+    parts = in_threads(carve, centers.split(_CHUNK))
+    return torch.cat([left for left, _ in parts]), torch.cat([seen for _, seen in parts])
+
+
+def _silhouette_vote(
+    mask: Bool[Tensor, "rows columns"], cameras: Cameras, view: int, points: Float[Tensor, "points 3"], pixel: int
+) -> tuple[Bool[Tensor, " points"], Bool[Tensor, " points"]]:
+    """Which points one view sees inside its mask, and which outside; neither holds for points it does not see."""
+    where, depth = cameras.project(points, view)
+    column, row = (where / pixel).floor().unbind(-1)
+    visible = (depth > 0) & (where >= 0).all(-1) & (where[:, 0] < cameras.width) & (where[:, 1] < cameras.height)
+    column, row = column.clamp(0, mask.shape[1] - 1).long(), row.clamp(0, mask.shape[0] - 1).long()
+    covered = mask[row, column]
+    return visible & covered, visible & ~covered
+
+
+def _carved(
+    source: Source,
+    masks: UInt8[Tensor, "views rows columns"],
+    middle: Float[Tensor, " 3"],
+    half: float,
+    rotation: Float[Tensor, "3 3"],
+    notes: list[str],
+) -> tuple[Float[Tensor, " 3"], float]:
+    """Center and half side of the padded cube around the visual hull within a box; the box itself where nothing is left of it."""
+    train = source.split.train
+    views = [train[k * len(train) // min(_MOST_VIEWS, len(train))] for k in range(min(_MOST_VIEWS, len(train)))]
+    first = (middle, half)
+    for _ in range(2):
+        frame = similarity(middle, half, rotation)
+        box = visual_hull_box(masks[torch.tensor(views)], source_cameras(source, views, frame))
+        if box is None:
+            notes.append(
+                "no point lies inside the masks of most views, so the region of interest is a guess; check that masks are bright on the "
+                "object and that poses follow the convention of their format"
+            )
+            return first
+        low, high = box
+        extent = float((high - low).max()) / 2 * _PADDING
+        middle, half = transformed(((low + high) / 2).double()[None], frame)[0], half * extent
+        if extent > _TIGHT:
+            break
+    return middle, half
+
+
+def _world_axes(source: Source, has_masks: bool, up: Up | None) -> tuple[Float[Tensor, "3 3"], list[str]]:
+    """R of the similarity, and what to say about it."""
+    z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
+    cameras_up = -source.source_from_camera[:, :3, 1].mean(0)
+    agree = float(cameras_up.norm()) > 0.1
+    if up is None:
+        tilted = agree and float(torch.dot(cameras_up, z)) < _UPRIGHT * float(cameras_up.norm())
+        if source.form != "transforms" or not agree or (has_masks and not tilted):
+            return torch.eye(3, dtype=torch.float64), []
+        return rotation_between(z, cameras_up), ["+Z of the world is the mean upward direction of the cameras"]
+    if up == "cameras":
+        if not agree:
+            raise CaptureError('the upward directions of the cameras cancel; give up as an axis ("x", "-y", ...) or a vector')
+        return rotation_between(z, cameras_up), ["+Z of the world is the mean upward direction of the cameras"]
+    if isinstance(up, str):
+        direction = torch.eye(3, dtype=torch.float64)["xyz".index(up[-1])] * (-1 if up.startswith("-") else 1)
+    else:
+        direction = torch.tensor(up, dtype=torch.float64)
+    if not 0 < float(direction.norm()) < math.inf:
+        raise CaptureError(f"up is {up}; give a direction of finite length above zero")
+    return rotation_between(z, direction), []
+
+
+def _check_overrides(center: tuple[float, float, float] | None, radius: float | None) -> None:
+    if center is not None and not all(map(math.isfinite, center)):
+        raise CaptureError(f"center is {center}; give three finite numbers in the frame of the poses")
+    if radius is not None and not 0 < radius < math.inf:
+        raise CaptureError(f"radius is {radius}; give a positive number in the units of the poses")

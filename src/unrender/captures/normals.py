@@ -1,0 +1,97 @@
+"""Normal maps from elsewhere (a predictor, a renderer) as a prior: one image a view, color = (n + 1) / 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.captures.capture import CaptureError
+from unrender.captures.images import image_files, in_threads, read_pixels
+from unrender.numerics import normalized
+
+NormalFrame = Literal["opengl", "opencv", "world"]
+"""Axes of the stored normals: the camera's with +Y up and +Z backward, the camera's with +Y down and +Z forward, or those of the poses."""
+
+_KNOWN = 0.5
+"""Decoded vectors shorter than this are background: gray stands for zero and blurred borders lie between."""
+
+
+def read_normals(
+    folder: Path,
+    names: Sequence[str],
+    *,
+    width: int,
+    height: int,
+    downscale: int,
+    frame: NormalFrame,
+    world_from_camera: Float[Tensor, "views 4 4"],
+    world_from_source: Float[Tensor, "3 3"],
+) -> tuple[Float[Tensor, "views rows columns 3"], int]:
+    """Unit normals in the world frame, zero where unknown, and how many views have none.
+
+    An image belongs to the view whose file name has the same stem, or the same stem followed by ``_normal``; where views of several folders
+    share a stem, put the images into folders of the same names.
+
+    Args:
+        folder: of the normal images.
+        names: of the views, as in :attr:`Capture.names`.
+        width: of the photos before downscaling; the normal images must have the same size.
+        height: likewise.
+        downscale: as in :func:`unrender.captures.images.read_pixels`.
+        frame: see :data:`NormalFrame`.
+        world_from_camera: poses in the normalized world.
+        world_from_source: the rotation of the normalization.
+
+    Raises:
+        CaptureError: no such folder, no image that belongs to a view, or an image of another size.
+    """
+    if not folder.is_dir():
+        raise CaptureError(f"the folder of normals {folder} does not exist; give the folder that holds one image a view")
+    files = _matched(folder, names)
+    found = [view for view, file in enumerate(files) if file is not None]
+    if not found:
+        raise CaptureError(f"no image in {folder} has the name of a view (such as {Path(names[0]).stem}.png); rename the normal images")
+    normals = torch.zeros(len(names), height // downscale, width // downscale, 3)
+    flip = torch.tensor([1.0, -1.0, -1.0] if frame == "opengl" else [1.0, 1.0, 1.0])
+
+    def read(view: int) -> None:
+        file = files[view]
+        if file is None:
+            return
+        pixels = read_pixels([file], use_alpha=True)
+        if pixels.colors.shape[1:3] != (height, width):
+            rows, columns = pixels.colors.shape[1:3]
+            raise CaptureError(f"the normal image {file} is {columns}x{rows} but its photo is {width}x{height}; resize one to the other")
+        vectors = pixels.colors[0].float() * (2 / 255) - 1
+        if pixels.alphas is not None:
+            vectors = vectors * (pixels.alphas[0] >= 128)[..., None]
+        vectors = vectors * (vectors.norm(dim=-1, keepdim=True) > _KNOWN)
+        vectors = F.avg_pool2d(vectors.permute(2, 0, 1)[None], downscale)[0].permute(1, 2, 0)
+        known = vectors.norm(dim=-1, keepdim=True) > _KNOWN
+        rotation = world_from_source if frame == "world" else world_from_camera[view, :3, :3]
+        normals[view] = normalized((vectors * flip) @ rotation.to(vectors).T) * known
+
+    in_threads(read, found)
+    return normals, len(names) - len(found)
+
+
+def _matched(folder: Path, names: Sequence[str]) -> list[Path | None]:
+    listings: dict[Path, dict[str, Path]] = {}
+
+    def listing(place: Path) -> dict[str, Path]:
+        if place not in listings:
+            images = image_files(place) if place.is_dir() else []
+            listings[place] = {image.stem.split("_normal")[0]: image for image in images}
+        return listings[place]
+
+    stems = [Path(name).stem for name in names]
+    nested = [listing((folder / name).parent).get(stem) for name, stem in zip(names, stems, strict=True)]
+    if any(nested) or len(set(stems)) < len(stems):
+        return nested
+    return [listing(folder).get(stem) for stem in stems]

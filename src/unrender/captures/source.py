@@ -1,0 +1,131 @@
+"""What every camera reader returns: posed photos as their files describe them, before a pixel is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.cameras import LensModel
+from unrender.captures.capture import CaptureError, Split
+
+_RIGID = 1e-3
+"""How far RᵀR may be from the identity: file formats with few digits stay below, a scale or a shear does not."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Posed photos in the frame of their files. Camera axes are OpenCV's and pixel centers lie at +0.5 already; all numbers are float64."""
+
+    form: Literal["blender", "transforms", "neus"]
+    files: tuple[Path, ...]
+    """The files the cameras were read from."""
+    names: tuple[str, ...]
+    """One for each view: the image's path below the capture's folder."""
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...] | None
+    ignored: tuple[Path | None, ...]
+    """For each view the image whose bright pixels are to be left out, if there is one."""
+    source_from_camera: Float[Tensor, "views 4 4"]
+    intrinsics: Float[Tensor, "views 4"]
+    distortion: Float[Tensor, "views 6"]
+    lens: LensModel
+    width: int
+    height: int
+    turn: bool
+    """Whether the cameras are of the photos as their EXIF orientation shows them; structure from motion often ignores it."""
+    split: Split
+    source_from_world: Float[Tensor, "4 4"] | None
+    """The normalization the files bring along, if they do."""
+    points: Path | None
+    notes: tuple[str, ...]
+
+
+def rigid_motions(matrices: Float[Tensor, "views 4 4"], names: Sequence[str], file: Path) -> Float[Tensor, "views 4 4"]:
+    """The poses with rotations made exactly orthogonal (the nearest ones), after checking that they are rotations.
+
+    Raises:
+        CaptureError: a pose has a number that is not finite, a last row other than 0 0 0 1, or a 3x3 part that scales, mirrors or shears.
+    """
+    rotations = matrices[:, :3, :3]
+    expected = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=matrices.dtype)
+    finite = matrices.flatten(1).isfinite().all(-1)
+    rigid = (rotations.mT @ rotations - torch.eye(3, dtype=matrices.dtype)).abs().amax((-1, -2)) <= _RIGID
+    upright = torch.linalg.det(torch.where(finite[:, None, None], rotations, torch.eye(3, dtype=matrices.dtype))) > 0
+    for view in range(matrices.shape[0]):
+        if not finite[view]:
+            raise CaptureError(
+                f"the pose of {names[view]} in {file} has a number that is not finite; remove the view or solve its pose again"
+            )
+        if not torch.allclose(matrices[view, 3], expected, atol=1e-6):
+            raise CaptureError(f"the pose of {names[view]} in {file} ends in the row {matrices[view, 3].tolist()}; it must be 0 0 0 1")
+        if not (rigid[view] and upright[view]):
+            raise CaptureError(f"the pose of {names[view]} in {file} is not a rotation: {_what_is_wrong(rotations[view])}")
+    left, _, right = torch.linalg.svd(rotations)
+    exact = matrices.clone()
+    exact[:, :3, :3] = left @ right
+    return exact
+
+
+def _what_is_wrong(matrix: Float[Tensor, "3 3"]) -> str:
+    determinant = float(torch.linalg.det(matrix))
+    scale = abs(determinant) ** (1 / 3)
+    if scale < 1e-6:
+        return "its 3x3 part is singular; write a rotation there"
+    unscaled = matrix / scale
+    if float((unscaled.mT @ unscaled - torch.eye(3, dtype=matrix.dtype)).abs().max()) > _RIGID:
+        return "its 3x3 part shears (columns are not orthogonal or differ in length); write a rotation there"
+    faults = []
+    if determinant < 0:
+        faults.append("it mirrors (its determinant is negative), so flip the sign of one axis")
+    if abs(scale - 1) > _RIGID / 4:
+        faults.append(f"it scales by {scale:.4g}, so divide its 3x3 part by that")
+    return " and ".join(faults)
+
+
+def held_out(names: Sequence[str], every: int) -> Split:
+    """Holds out every ``every``-th view (0, every, 2 every, ...) of the views sorted by name; none if ``every`` is zero.
+
+    >>> held_out(["c", "a", "b"], 2)
+    Split(train=(2,), test=(0, 1), rule='every 2nd view, sorted by file name, is held out')
+
+    Raises:
+        CaptureError: no view is left to fit, or ``every`` is negative.
+    """
+    if every < 0:
+        raise CaptureError(f"test_every is {every}; give 0 to hold out nothing, or at least 2")
+    order = sorted(range(len(names)), key=lambda view: names[view])
+    if every == 0:
+        return Split(tuple(sorted(order)), (), "all views are fitted, none is held out")
+    test = tuple(sorted(order[::every]))
+    train = tuple(sorted(set(order) - set(test)))
+    if not train:
+        raise CaptureError(
+            f"holding out every {_ordinal(every)} of {len(names)} views leaves none to fit; use a larger test_every, or 0 for none"
+        )
+    return Split(train, test, f"every {_ordinal(every)} view, sorted by file name, is held out")
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def checked_intrinsics(intrinsics: Float[Tensor, "views 4"], names: Sequence[str], file: Path) -> Float[Tensor, "views 4"]:
+    """The intrinsics, after checking that every number is finite and the focal lengths are positive.
+
+    Raises:
+        CaptureError: they are not.
+    """
+    for view, numbers in enumerate(intrinsics.tolist()):
+        fx, fy, *center = numbers
+        if not (0 < fx < float("inf") and 0 < fy < float("inf")):
+            raise CaptureError(f"the focal length of {names[view]} in {file} is {fx:g}, {fy:g} pixels; it must be positive and finite")
+        if not all(abs(value) < float("inf") for value in center):
+            raise CaptureError(f"the principal point of {names[view]} in {file} is not finite; give cx and cy in pixels")
+    return intrinsics

@@ -1,0 +1,370 @@
+"""``transforms.json`` as written by instant-ngp, nerfstudio and their exporters; the frames of Blender captures are read by the same code.
+
+Poses are camera-to-world with OpenGL axes (+X right, +Y up, +Z backward) and pixel centers at +0.5. Intrinsics and distortion may be
+global or stand on each frame; a focal length in pixels wins over a field of view.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.cameras import LensModel
+from unrender.captures.capture import CaptureError, Split
+from unrender.captures.images import IMAGE_SUFFIXES, image_size
+from unrender.captures.source import Source, checked_intrinsics, held_out, rigid_motions
+
+_OPENCV_FROM_OPENGL = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+
+_LENSES: Mapping[str, LensModel] = {
+    "SIMPLE_PINHOLE": "opencv",
+    "PINHOLE": "opencv",
+    "SIMPLE_RADIAL": "opencv",
+    "RADIAL": "opencv",
+    "OPENCV": "opencv",
+    "OPENCV_FISHEYE": "fisheye",
+}
+
+_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+
+
+@dataclass(frozen=True)
+class Frames:
+    """The posed photos that one JSON file lists."""
+
+    listed: tuple[str, ...]
+    """Each frame's ``file_path`` as written."""
+    images: tuple[Path, ...]
+    masks: tuple[Path, ...] | None
+    source_from_camera: Float[Tensor, "views 4 4"]
+    intrinsics: Float[Tensor, "views 4"]
+    distortion: Float[Tensor, "views 6"]
+    lens: LensModel
+    width: int
+    height: int
+    turn: bool
+    notes: tuple[str, ...]
+
+
+def read_transforms(folder: Path, *, test_every: int) -> Source:
+    """The cameras of ``folder / "transforms.json"``.
+
+    Raises:
+        CaptureError: see :func:`read_frames`; or a split that names unknown frames or has no view.
+    """
+    file = folder / "transforms.json"
+    content = read_json(file)
+    frames = read_frames(file, content, skip_missing=True)
+    names = tuple(name_below(folder, image) for image in frames.images)
+    points = folder / str(content["ply_file_path"]) if "ply_file_path" in content else None
+    return Source(
+        form="transforms",
+        files=(file,),
+        names=names,
+        images=frames.images,
+        masks=frames.masks,
+        ignored=tuple(_dynamic_mask(image) for image in frames.images),
+        source_from_camera=frames.source_from_camera,
+        intrinsics=frames.intrinsics,
+        distortion=frames.distortion,
+        lens=frames.lens,
+        width=frames.width,
+        height=frames.height,
+        turn=frames.turn,
+        split=_split(file, content, frames, names, test_every),
+        source_from_world=None,
+        points=points if points is not None and points.is_file() else None,
+        notes=frames.notes,
+    )
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        CaptureError: the file is not JSON, or not an object.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CaptureError(
+            f"{file} is not valid JSON ({error.msg} at line {error.lineno}, column {error.colno}); correct it or write it again"
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise CaptureError(f"{file} cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise CaptureError(f'{file} holds a {type(content).__name__}; it must be an object with a list "frames"')
+    return content
+
+
+def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -> Frames:
+    """The posed photos listed under ``frames``, with the size of the first photo and intrinsics scaled to it.
+
+    Args:
+        file: for paths and messages.
+        content: what the file holds.
+        skip_missing: leave out frames without a photo and say so, as long as they are fewer than half (exporters list photos that were
+            later removed as blurred); otherwise one missing photo is an error.
+
+    Raises:
+        CaptureError: no frames, a key that is missing or no number, photos that are missing, an unknown lens, a focal length that is not
+            positive, a pose that is not a rigid motion, masks for some frames only, or ``w`` and ``h`` of another shape than the photos.
+    """
+    frames = content.get("frames")
+    if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
+        raise CaptureError(f'{file} has no list "frames"; each frame needs a file_path and a transform_matrix')
+    if not frames:
+        raise CaptureError(f"{file} lists no frames; a capture needs at least one view")
+    listed = tuple(str(_needed(frame, "file_path", file, f"frame {k}")) for k, frame in enumerate(frames))
+    look_up = _FileFinder(file.parent)
+    notes: list[str] = []
+    if skip_missing:
+        there = [look_up.find(name) is not None for name in listed]
+        if 2 * sum(there) > len(listed) > sum(there):
+            absent = [name for name, present in zip(listed, there, strict=True) if not present]
+            notes.append(f"{len(absent)} of the {len(listed)} frames have no photo and were left out ({_first_three(absent)})")
+            frames = [frame for frame, present in zip(frames, there, strict=True) if present]
+            listed = tuple(name for name, present in zip(listed, there, strict=True) if present)
+    images = _found(look_up, listed, "image", file)
+    poses = torch.stack(
+        [_pose(_needed(frame, "transform_matrix", file, name), name, file) for frame, name in zip(frames, listed, strict=True)]
+    )
+    shapes = {_stated_size(frame, content, name, file) for frame, name in zip(frames, listed, strict=True)}
+    size, turn = _size(images[0], shapes, file, notes)
+    lenses: set[LensModel] = {_lens({**content, **frame}, name, file) for frame, name in zip(frames, listed, strict=True)}
+    if len(lenses) > 1:
+        raise CaptureError(f"{file} mixes perspective and fisheye frames; put each kind into a capture of its own")
+    if any("rolling_shutter" in frame or any(content.get("rolling_shutter", ())) for frame in frames):
+        notes.append("the file describes a rolling shutter, which is not modeled")
+    if "applied_transform" in content or "applied_scale" in content:
+        notes.append("results are exported in the frame of the poses in transforms.json; applied_transform leads back to the one before")
+    intrinsics = torch.tensor(
+        [_intrinsics({**content, **frame}, size, name, file) for frame, name in zip(frames, listed, strict=True)], dtype=torch.float64
+    )
+    return Frames(
+        listed=listed,
+        images=images,
+        masks=_masks(look_up, frames, listed, images, file),
+        source_from_camera=rigid_motions(poses, listed, file) * _OPENCV_FROM_OPENGL,
+        intrinsics=checked_intrinsics(intrinsics, listed, file),
+        distortion=torch.tensor(
+            [_distortion({**content, **frame}, name, file) for frame, name in zip(frames, listed, strict=True)], dtype=torch.float64
+        ),
+        lens=lenses.pop(),
+        width=size[0],
+        height=size[1],
+        turn=turn,
+        notes=tuple(notes),
+    )
+
+
+def name_below(folder: Path, image: Path) -> str:
+    """The path of an image below the capture's folder, with forward slashes."""
+    try:
+        return image.relative_to(folder).as_posix()
+    except ValueError:
+        return image.as_posix()
+
+
+class _FileFinder:
+    """Finds files by the names written in a JSON file, which may lack a suffix or carry the one of an earlier conversion."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._listings: dict[Path, set[str]] = {}
+
+    def find(self, written: str) -> Path | None:
+        path = self._folder / written.replace("\\", "/")
+        present = self._names(path.parent)
+        has_suffix = path.suffix.lower() in IMAGE_SUFFIXES
+        names = [path.name] if has_suffix else []
+        for base in [path.stem, path.name] if has_suffix else [path.name]:
+            names += [base + suffix for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))]
+        return next((path.parent / name for name in names if name in present), None)
+
+    def _names(self, folder: Path) -> set[str]:
+        if folder not in self._listings:
+            self._listings[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+        return self._listings[folder]
+
+
+def _found(look_up: _FileFinder, written: Sequence[str], kind: str, file: Path) -> tuple[Path, ...]:
+    found = [look_up.find(name) for name in written]
+    missing = [name for name, path in zip(written, found, strict=True) if path is None]
+    if missing:
+        raise CaptureError(
+            f"{len(missing)} of the {len(written)} {kind} files that {file} lists do not exist ({_first_three(missing)}); "
+            f"put them below {file.parent} or take their frames out"
+        )
+    return tuple(path for path in found if path is not None)
+
+
+def _first_three(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _masks(
+    look_up: _FileFinder, frames: Sequence[Mapping[str, Any]], listed: Sequence[str], images: Sequence[Path], file: Path
+) -> tuple[Path, ...] | None:
+    written = [frame.get("mask_path") for frame in frames]
+    if any(path is not None for path in written):
+        without = [name for name, path in zip(listed, written, strict=True) if path is None]
+        if without:
+            raise CaptureError(f"{file} gives a mask_path to some frames but not to {without[0]}; give one to all frames or to none")
+        return _found(look_up, [str(path) for path in written], "mask", file)
+    beside = [image.with_name(f"{image.stem}.alpha{suffix}") for image in images[:1] for suffix in (image.suffix, ".png")]
+    suffix = next((path.suffix for path in beside if path.is_file()), None)
+    if suffix is None:
+        return None
+    return _found(look_up, [str(image.with_name(f"{image.stem}.alpha{suffix}").absolute()) for image in images], "alpha", file)
+
+
+def _dynamic_mask(image: Path) -> Path | None:
+    path = image.with_name(f"dynamic_mask_{image.stem}.png")
+    return path if path.is_file() else None
+
+
+def _needed(frame: Mapping[str, Any], key: str, file: Path, where: str) -> Any:
+    if key not in frame:
+        raise CaptureError(f'{where} in {file} has no "{key}"; every frame needs a file_path and a transform_matrix')
+    return frame[key]
+
+
+def _pose(rows: Any, name: str, file: Path) -> Float[Tensor, "4 4"]:
+    try:
+        matrix = torch.tensor(rows, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CaptureError(
+            f"the transform_matrix of {name} in {file} is not a matrix of numbers; write four rows of four numbers"
+        ) from error
+    if matrix.shape == (3, 4):
+        matrix = torch.cat((matrix, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)))
+    if matrix.shape != (4, 4):
+        raise CaptureError(f"the transform_matrix of {name} in {file} has the shape {list(matrix.shape)}; write four rows of four numbers")
+    return matrix
+
+
+def _number(keys: Mapping[str, Any], key: str, name: str, file: Path) -> float | None:
+    value = keys.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CaptureError(f'"{key}" of {name} in {file} is {value!r}; it must be a number')
+    return float(value)
+
+
+def _stated_size(frame: Mapping[str, Any], content: Mapping[str, Any], name: str, file: Path) -> tuple[float, float] | None:
+    keys = {**content, **frame}
+    width, height = _number(keys, "w", name, file), _number(keys, "h", name, file)
+    return None if width is None or height is None else (width, height)
+
+
+def _size(image: Path, stated: set[tuple[float, float] | None], file: Path, notes: list[str]) -> tuple[tuple[int, int], bool]:
+    """The size of the photos, and whether to turn them as EXIF says: not if only the size before turning is the one the file states."""
+    shown, stored = image_size(image), image_size(image, turn=False)
+    for size in stated - {None}:
+        if size is None or _same_shape(size, shown):
+            continue
+        if _same_shape(size, stored):
+            notes.append("the cameras are of the photos as stored, so their EXIF orientation is not applied")
+            return stored, False
+        raise CaptureError(
+            f"{file} gives w and h as {size[0]:g}x{size[1]:g} but {image.name} is {shown[0]}x{shown[1]}, another shape; "
+            "correct w and h, or use the photos the cameras were solved on"
+        )
+    if any(size is not None and size != shown for size in stated):
+        notes.append(f"intrinsics were scaled from the w and h of {file.name} to the photos' {shown[0]}x{shown[1]}")
+    return shown, True
+
+
+def _same_shape(stated: tuple[float, float], size: tuple[int, int]) -> bool:
+    """Equal up to a scale, where each side may have been rounded to a whole pixel."""
+    if min(stated) <= 0:
+        return False
+    across, down = size[0] / stated[0], size[1] / stated[1]
+    return abs(across - down) <= max(across, down) * (1 / min(size) + 1 / min(stated))
+
+
+def _intrinsics(keys: Mapping[str, Any], size: tuple[int, int], name: str, file: Path) -> list[float]:
+    width, height = _number(keys, "w", name, file) or float(size[0]), _number(keys, "h", name, file) or float(size[1])
+
+    def focal(pixels: str, radians: str, degrees: str, extent: float) -> float | None:
+        length, angle, angle_in_degrees = (_number(keys, key, name, file) for key in (pixels, radians, degrees))
+        if length is not None:
+            return length
+        if angle is None and angle_in_degrees is not None:
+            angle = math.radians(angle_in_degrees)
+        if angle is None:
+            return None
+        if not 0 < angle < math.pi:
+            raise CaptureError(f"the field of view of {name} in {file} is {angle:g} radians; it must lie between 0 and π")
+        return 0.5 * extent / math.tan(0.5 * angle)
+
+    fx, fy = focal("fl_x", "camera_angle_x", "x_fov", width), focal("fl_y", "camera_angle_y", "y_fov", height)
+    if _number(keys, "fl_x", name, file) is not None and _number(keys, "fl_y", name, file) is None:
+        fy = fx
+    if fx is None and fy is None:
+        raise CaptureError(f'{file} says nothing about the focal length of {name}; give "fl_x" in pixels or "camera_angle_x" in radians')
+    fx, fy = (fy if fx is None else fx), (fx if fy is None else fy)
+    if fx is None or fy is None:
+        raise CaptureError(f"{file} says nothing about the focal length of {name}")
+    cx, cy = _number(keys, "cx", name, file), _number(keys, "cy", name, file)
+    across, down = size[0] / width, size[1] / height
+    return [fx * across, fy * down, (width / 2 if cx is None else cx) * across, (height / 2 if cy is None else cy) * down]
+
+
+def _lens(keys: Mapping[str, Any], name: str, file: Path) -> LensModel:
+    if any(key.startswith("ftheta_p") for key in keys):
+        raise CaptureError(f"{name} in {file} has an F-theta lens, which is not supported; undistort the photos first")
+    model = str(keys.get("camera_model", "OPENCV"))
+    if model not in _LENSES:
+        raise CaptureError(
+            f'{name} in {file} has the camera_model "{model}"; supported are {", ".join(_LENSES)}; undistort the photos first'
+        )
+    return "fisheye" if keys.get("is_fisheye") else _LENSES[model]
+
+
+def _distortion(keys: Mapping[str, Any], name: str, file: Path) -> list[float]:
+    written = keys.get("distortion_params")
+    if written is None:
+        values = [_number(keys, key, name, file) or 0.0 for key in _DISTORTION]
+    else:
+        values = [*written, *[0.0] * 6][:6]
+        if not all(isinstance(value, int | float) for value in values):
+            raise CaptureError(f"distortion_params of {name} in {file} are {written}; they must be the numbers k1, k2, k3, k4, p1, p2")
+        values = [float(value) for value in values]
+    if not all(math.isfinite(value) for value in values):
+        raise CaptureError(f"the distortion of {name} in {file} is not finite: {values}; solve the lens again or leave it out")
+    return values
+
+
+def _split(file: Path, content: Mapping[str, Any], frames: Frames, names: Sequence[str], test_every: int) -> Split:
+    lists = {key: content[f"{key}_filenames"] for key in ("train", "val", "test") if f"{key}_filenames" in content}
+    if not lists:
+        return held_out(names, test_every)
+    index = {_plain(written): view for view, written in enumerate(frames.listed)}
+    known = {_plain(str(frame["file_path"])) for frame in content["frames"]}
+    chosen: dict[str, tuple[int, ...]] = {}
+    for key, wanted in lists.items():
+        unknown = [written for written in wanted if _plain(str(written)) not in known]
+        if unknown:
+            raise CaptureError(f"{key}_filenames of {file} names {unknown[0]}, which no frame has as its file_path; correct one of the two")
+        chosen[key] = tuple(index[name] for name in (_plain(str(written)) for written in wanted) if name in index)
+    if not chosen.get("train"):
+        raise CaptureError(f"train_filenames of {file} is missing or empty; list the views to fit, or take all the lists out")
+    test = "test" if chosen.get("test") else "val"
+    if not chosen.get(test):
+        raise CaptureError(f"test_filenames and val_filenames of {file} are missing or empty; list views there, or take all the lists out")
+    return Split(chosen["train"], chosen[test], f"the train_filenames and {test}_filenames of {file.name}")
+
+
+def _plain(written: str) -> str:
+    return written.replace("\\", "/").removeprefix("./")

@@ -1,0 +1,187 @@
+"""The command ``unrender``: which subcommands there are, how each reads its words, and how errors reach the user.
+
+PyTorch and Warp are imported by the commands that need them: help is quick, and ``unrender doctor`` can speak about a broken installation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from rich.console import Console
+from tyro.conf import arg
+
+from unrender.cli.arguments import UsageError, parse, value_of
+from unrender.cli.options import DemoOptions, DoctorOptions, EvalOptions, ExportOptions, FitOptions, RenderOptions
+from unrender.devices import DeviceError, select_device
+from unrender.doctor import examine
+from unrender.words import suggestion
+
+if TYPE_CHECKING:
+    from unrender.recipes.table import Recipe
+
+HELP = """\
+unrender: posed photos in, a surface and a radiance field out, on any machine.
+
+  unrender demo                        make a small scene, fit it, compare with the truth: runs/demo/report.html
+  unrender fit RECIPE CAPTURE          fit a scene to a folder of posed photos; the same command again resumes
+  unrender eval RUN                    PSNR and SSIM of the held-out views
+  unrender render RUN                  pictures and a video along a camera path
+  unrender export RUN                  the surface as PLY, OBJ or GLB
+  unrender doctor                      what this machine can do, and what is wrong with it
+
+RECIPE is nerf (a radiance field) or neus (a surface). CAPTURE is a folder in one of the layouts of NeRF-synthetic, instant-ngp,
+nerfstudio or NeuS. RUN is the folder that `unrender fit` wrote.
+
+  unrender COMMAND --help              everything a command takes
+  unrender fit neus --help             everything a recipe takes
+  unrender --version
+
+In Python: capture = unrender.load("capture"); result = unrender.fit("neus", capture, max_seconds=120); result.mesh().export("mesh.glb")
+"""
+
+
+def fit_command(words: Sequence[str]) -> int:
+    """``unrender fit RECIPE CAPTURE ...``"""
+    from unrender.recipes.table import recipes
+
+    table = recipes()
+    if not words or words[0] in ("-h", "--help"):
+        print(_fit_help(table))
+        return 0 if words else 2
+    name, rest = words[0], list(words[1:])
+    if name not in table:
+        swapped = next((word for word in rest if word in table), None)
+        if swapped and (name.startswith("-") or Path(name).exists()):
+            raise UsageError(f"the recipe comes first: unrender fit {swapped} CAPTURE")
+        raise UsageError(f"there is no recipe {name!r}; {suggestion(name, table)}")
+    recipe = table[name]
+    device = select_device(value_of("--device", rest))
+    preset = value_of("--preset", rest) or recipe.default_preset(device)
+    if preset not in recipe.presets:
+        raise UsageError(f"the recipe {name} has no preset {preset!r}; {suggestion(preset, recipe.presets)}")
+    config = recipe.presets[preset]
+    if value_of("--steps", rest) is not None:
+        config = dataclasses.replace(config, max_seconds=None)
+    kind: Any = FitOptions[Annotated[type(config), arg(default=config)]]  # pyright: ignore[reportInvalidTypeArguments]
+    options: FitOptions[Any] = parse(kind, rest, command=f"unrender fit {name}")
+    out = options.out or Path("runs") / f"{name}-{options.capture.resolve().name}"
+
+    from unrender.cli.commands import fit_capture
+
+    return fit_capture(recipe, preset, options, device, out)
+
+
+def _fit_help(table: dict[str, Recipe]) -> str:
+    lines = ["usage: unrender fit RECIPE CAPTURE [OPTIONS]", "", str(FitOptions.__doc__), "", "recipes:"]
+    for recipe in table.values():
+        lines += [f"  {recipe.name:6} {recipe.summary}", f"         presets: {', '.join(recipe.presets)}"]
+    lines += ["", "common options:"]
+    lines += [
+        "  --out DIR            where the run goes (default: runs/RECIPE-CAPTURE)",
+        "  --max-seconds S      the best result within this much training time",
+        "  --steps N            a fixed number of steps instead (drops the preset's time budget unless --max-seconds is given too)",
+        "  --preset NAME        where all values start from (default: cpu or gpu)",
+        "  --device DEVICE      cpu, cuda or cuda:1 (default: the first GPU, else the CPU)",
+        "  --downscale K        averages the photos over K x K pixels",
+    ]
+    return "\n".join([*lines, "", f"`unrender fit {next(iter(table))} --help` lists everything a recipe takes."])
+
+
+def eval_command(words: Sequence[str]) -> int:
+    """``unrender eval RUN ...``"""
+    options: EvalOptions = parse(EvalOptions, words, command="unrender eval")
+    from unrender.cli.commands import evaluate_run
+    from unrender.recipes.table import recipes
+
+    return evaluate_run(options, recipes(), select_device(options.device))
+
+
+def render_command(words: Sequence[str]) -> int:
+    """``unrender render RUN ...``"""
+    options: RenderOptions = parse(RenderOptions, words, command="unrender render")
+    from unrender.cli.commands import render_run
+    from unrender.recipes.table import recipes
+
+    return render_run(options, recipes(), select_device(options.device))
+
+
+def export_command(words: Sequence[str]) -> int:
+    """``unrender export RUN ...``"""
+    options: ExportOptions = parse(ExportOptions, words, command="unrender export")
+    from unrender.cli.commands import export_run
+    from unrender.recipes.table import recipes
+
+    return export_run(options, recipes(), select_device(options.device))
+
+
+def demo_command(words: Sequence[str]) -> int:
+    """``unrender demo ...``"""
+    options: DemoOptions = parse(DemoOptions, words, command="unrender demo")
+    from unrender.cli.commands import run_demo
+    from unrender.recipes.table import recipes
+
+    return run_demo(options, recipes()["neus"], select_device(options.device))
+
+
+def doctor_command(words: Sequence[str]) -> int:
+    """``unrender doctor``"""
+    parse(DoctorOptions, words, command="unrender doctor")
+    checks = examine()
+    for check in checks:
+        print(f"{'OK' if check.good else '!!'}  {check.finding}" + (f"\n    {check.advice}" if check.advice else ""))
+    return 0 if all(check.good for check in checks) else 1
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "demo": demo_command,
+    "fit": fit_command,
+    "eval": eval_command,
+    "render": render_command,
+    "export": export_command,
+    "doctor": doctor_command,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 1 for what went wrong, 2 for a wrong command line, 130 after Ctrl-C.
+
+    An expected error is one line; with ``UNRENDER_TRACEBACK=1`` in the environment it shows where it came from.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; waiting by spinning takes busy cores from the others
+    words = list(sys.argv[1:] if words is None else words)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP)
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"unrender {importlib.metadata.version('unrender')}")
+        return 0
+    try:
+        if words[0] not in COMMANDS:
+            raise UsageError(f"there is no command {words[0]!r}; {suggestion(words[0], COMMANDS)}")
+        return COMMANDS[words[0]](words[1:])
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return _failed("stopped; the same command resumes from the last checkpoint", 130)
+    except (UsageError, DeviceError) as error:
+        return _failed(error, 2)
+    except (ValueError, OSError, MemoryError) as error:
+        return _failed(error, 1)
+    except RuntimeError as error:
+        if "out of memory" not in str(error).lower():
+            raise
+        return _failed(f"{str(error).splitlines()[0]} Try --downscale 2 or a smaller --target-samples.", 1)
+
+
+def _failed(error: object, code: int) -> int:
+    if os.environ.get("UNRENDER_TRACEBACK") == "1" and isinstance(error, BaseException):
+        raise error
+    text = " ".join(str(error).split()) or type(error).__name__
+    Console(stderr=True).print(f"unrender: error: {text}", highlight=False, markup=False, soft_wrap=True)
+    return code

@@ -1,0 +1,189 @@
+"""Devices and threads: which there are, what they are called, and how many threads kernels and PyTorch may use.
+
+PyTorch is imported by the functions that need it: a broken installation must still be able to say what is broken.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.metadata
+import os
+import platform
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class DeviceError(ValueError):
+    """The device that was asked for is not there."""
+
+
+def select_device(name: str | None) -> torch.device:
+    """The device to run on: the one named, or the first GPU where there is one, or else the CPU.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or None for the best there is.
+
+    Raises:
+        DeviceError: one sentence that says what is missing and what to do.
+
+    >>> select_device("cpu")
+    device(type='cpu')
+    """
+    import torch
+
+    present = torch.cuda.is_available()
+    if name is None:
+        return torch.device("cuda", 0) if present else torch.device("cpu")
+    kind, _, number = name.partition(":")
+    if kind == "cpu" and not number:
+        return torch.device("cpu")
+    if kind != "cuda" or (number and not number.isdigit()):
+        close = difflib.get_close_matches(kind, ["cpu", "cuda"], n=1, cutoff=0.7)
+        hint = f"did you mean {close[0]}?" if close else "choose cpu, cuda or cuda:1"
+        raise DeviceError(f"there is no device {name!r}; {hint}")
+    if not present:
+        if torch.version.cuda is None:
+            raise DeviceError(
+                f"device {name!r} cannot be used: the installed PyTorch {torch.__version__} is built without CUDA; "
+                "install a CUDA build (https://pytorch.org/get-started) or run on the CPU with --device cpu"
+            )
+        raise DeviceError(
+            f"device {name!r} cannot be used: the installed PyTorch {torch.__version__} (for CUDA {torch.version.cuda}) finds no GPU; "
+            "check the driver with nvidia-smi or run on the CPU with --device cpu"
+        )
+    index, count = int(number or 0), torch.cuda.device_count()
+    if index >= count:
+        raise DeviceError(f"device {name!r} cannot be used: this machine has {count} GPU{'s' * (count > 1)}, numbered from 0")
+    return torch.device("cuda", index)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called by its maker."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type != "cpu" else processor()
+
+
+def processor() -> str:
+    """The name of the processor and how many cores this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {usable_cores()} cores"
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """The most memory used so far, in MB (2²⁰ bytes): of the GPU for a GPU fit, else of this process; None where it cannot be known."""
+    import torch
+
+    if device.type != "cpu":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        with open("/proc/self/status", encoding="utf-8") as file:
+            return next((int(line.split()[1]) / 1024.0 for line in file if line.startswith("VmHWM")), None)
+    except OSError:
+        pass
+    if sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return None
+
+
+def versions() -> dict[str, str]:
+    """Of everything that can change a result."""
+    import numpy
+    import torch
+    import warp
+
+    return {
+        "unrender": importlib.metadata.version("unrender"),
+        "torch": torch.__version__,
+        "warp": warp.__version__,
+        "numpy": numpy.__version__,
+        "python": platform.python_version(),
+    }
+
+
+@dataclass
+class _Threads:
+    """The process-wide thread policy."""
+
+    kernel_threads: int | None = None
+    """Threads of kernels inside :func:`pytorch_on_one_thread`; None outside, where PyTorch's own number holds."""
+    users: int = 0
+    """How many :func:`pytorch_on_one_thread` blocks are open, in all threads together."""
+    as_on_a_gpu: bool = False
+    """True inside :func:`as_on_a_gpu`."""
+    lock: Any = field(default_factory=threading.Lock)
+
+
+_threads = _Threads()
+
+
+def thread_count() -> int:
+    """Return how many threads a kernel may use on a CPU: ``torch.get_num_threads()`` as it is outside :func:`pytorch_on_one_thread`."""
+    import torch
+
+    return torch.get_num_threads() if _threads.kernel_threads is None else _threads.kernel_threads
+
+
+@contextmanager
+def pytorch_on_one_thread() -> Iterator[None]:
+    """Run PyTorch's own loops on the calling thread inside the block; kernels keep all threads.
+
+    The tensors between two kernels of a training step are small: on one thread an operation takes some ten microseconds, while an OpenMP
+    barrier takes milliseconds as soon as anything else runs on one of the cores. Blocks may overlap in several threads: the last one to
+    end restores the number of threads.
+    """
+    import torch
+
+    with _threads.lock:
+        if _threads.users == 0:
+            _threads.kernel_threads = torch.get_num_threads()
+        _threads.users += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _threads.lock:
+            _threads.users -= 1
+            if _threads.users == 0:
+                assert _threads.kernel_threads is not None
+                torch.set_num_threads(_threads.kernel_threads)
+                _threads.kernel_threads = None
+
+
+def on_cpu(device: torch.device) -> bool:
+    """Tell whether work on ``device`` is done as suits a CPU: False on a GPU and inside :func:`as_on_a_gpu`."""
+    return device.type == "cpu" and not _threads.as_on_a_gpu
+
+
+@contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Let a CPU run the GPU's kernels and control flow inside the block.
+
+    Kernels then run one element per thread on a single thread, where atomic operations are plain ones. Tests use this to cover the code
+    written for GPUs where there is none, except for the few lines of C++ that only a GPU compiles.
+    """
+    before = _threads.as_on_a_gpu
+    _threads.as_on_a_gpu = True
+    try:
+        yield
+    finally:
+        _threads.as_on_a_gpu = before

@@ -1,0 +1,1 @@
+"""Files written whole: atomic writes, video, meshes."""

@@ -1,0 +1,24 @@
+"""Encodings of points and directions, small perceptrons, and the optimizer that skips what a step does not touch."""
+
+from __future__ import annotations
+
+from unrender.ops.encodings.adam import Adam
+from unrender.ops.encodings.contraction import contract, uncontract
+from unrender.ops.encodings.frequency_encoding import frequency_encode
+from unrender.ops.encodings.grid_lookup import grid_lookup, grid_lookup_with_jacobian
+from unrender.ops.encodings.hash_encoding import HashGrid, hash_encode
+from unrender.ops.encodings.mlp import mlp
+from unrender.ops.encodings.spherical_harmonics_encoding import spherical_harmonics_encode
+
+__all__ = [
+    "Adam",
+    "HashGrid",
+    "contract",
+    "frequency_encode",
+    "grid_lookup",
+    "grid_lookup_with_jacobian",
+    "hash_encode",
+    "mlp",
+    "spherical_harmonics_encode",
+    "uncontract",
+]

@@ -1,0 +1,164 @@
+"""The one place that knows how a Warp kernel is started on a CPU and on a GPU.
+
+Warp runs a CPU launch on the calling thread and releases the interpreter lock meanwhile, so a launch is cut
+along its leading dimension and the pieces run on a thread pool of ``torch.get_num_threads()`` workers. On a GPU
+it is one plain launch on PyTorch's current stream.
+
+Every kernel takes the index of its first element as its first argument, ``first: int``, and starts with
+``i = first + wp.tid()``.
+
+Warp's ``atomic_add`` is not atomic between CPU threads. A kernel that scatters must therefore own its destination:
+one work item is then one destination (a level, a ray, a tile), and ``pieces`` says how finely to cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+import warp as wp
+from torch import Tensor
+
+from unrender.devices import on_cpu, thread_count
+
+
+def _start_warp() -> None:
+    """Starts Warp without its greeting, nor its line on standard error about a missing GPU driver, which is no news on a CPU."""
+    wp.config.log_level = logging.ERROR
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        wp.init()
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+_start_warp()
+
+_SMALLEST_PIECE = 2048
+"""Below this many work items a thread costs more (about 60 microseconds) than it saves."""
+
+
+@dataclass
+class _Pool:
+    """The worker threads that run kernels on a CPU."""
+
+    workers: ThreadPoolExecutor | None = None
+    size: int = 0
+    loading: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+    """Held while a kernel is loaded."""
+    lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+    """Held while the workers are looked up or replaced."""
+
+
+_pool = _Pool()
+_Signatures: TypeAlias = "set[tuple[tuple[torch.dtype, int] | None, ...]]"
+"""Element types and dimensions of the tensors of a launch."""
+
+_known_signatures: dict[Any, _Signatures] = {}
+"""Of each kernel that has been loaded on a CPU."""
+
+
+def _forget_threads() -> None:
+    """In a process made by ``fork``, which inherits the pool and its lock but none of its threads."""
+    _pool.lock = threading.Lock()
+    _pool.loading = threading.Lock()
+    _pool.workers = None
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_threads)
+
+
+def _workers(count: int) -> ThreadPoolExecutor:
+    with _pool.lock:
+        if _pool.workers is None or _pool.size != count:
+            _pool.workers = ThreadPoolExecutor(count, thread_name_prefix="unrender")
+            _pool.size = count
+        return _pool.workers
+
+
+def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, pieces: int | None = None) -> None:
+    """Runs ``kernel`` for work items ``0 <= i < count``.
+
+    Args:
+        kernel: a Warp kernel whose first parameter is ``first: int``.
+        count: number of work items; zero does nothing.
+        arguments: what follows ``first``: contiguous tensors, numbers, Warp structs.
+        device: where the tensors live.
+        pieces: on a CPU, how many pieces the work is cut into. Left out, one per thread, for work of equal items;
+            give ``count`` where each item is long or items are of unequal length.
+    """
+    if count == 0:
+        return
+    if device.type != "cpu":
+        ready = [wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a for a in arguments]
+        stream = wp.stream_from_torch(torch.cuda.current_stream(device))
+        wp.launch(kernel, dim=count, inputs=[0, *ready], device=wp.device_from_torch(device), stream=stream)
+        return
+    plain = not on_cpu(device)
+    threads = 1 if plain else thread_count()
+    if pieces is None or plain:
+        pieces = min(threads, max(1, count // _SMALLEST_PIECE))
+    pieces = min(pieces, count)
+    bounds = [count * k // pieces for k in range(pieces + 1)]
+    # Warp checks types and sizes of arrays, which takes longer than all the rest of a launch. So it is left to do so where the kernel meets
+    # tensors of some types for the first time, where there is a size that it would refuse, and where it chooses a kernel by the types.
+    known = _signatures_known_to(kernel)
+    signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
+    small = all(max(a.shape, default=0) < 2**31 for a in arguments if isinstance(a, Tensor))
+    checked = small and signature in known and not kernel.is_generic
+    ready = [wp.from_torch(a.detach(), requires_grad=False, return_ctype=checked) if isinstance(a, Tensor) else a for a in arguments]
+
+    def run(k: int) -> None:
+        wp.launch(kernel, dim=bounds[k + 1] - bounds[k], inputs=[bounds[k], *ready], device="cpu")
+
+    run_in_threads(run, pieces, threads)
+    known.add(signature)
+
+
+def _signatures_known_to(kernel: Any) -> _Signatures:
+    """With which tensors the kernel has run on a CPU; the first time it is loaded, by one thread: two would take it from each other."""
+    if kernel not in _known_signatures:
+        with _pool.loading:
+            if kernel not in _known_signatures:
+                wp.load_module(kernel.module, device="cpu")
+                _known_signatures[kernel] = set()
+    return _known_signatures[kernel]
+
+
+def run_in_threads(work: Callable[[int], None], pieces: int, threads: int) -> None:
+    """Calls ``work(k)`` for ``0 <= k < pieces`` on the calling thread and ``threads - 1`` workers, each taking the next free piece."""
+    helpers = min(threads, pieces) - 1
+    if helpers <= 0:
+        for k in range(pieces):
+            work(k)
+        return
+    counter = iter(range(pieces))
+    lock = threading.Lock()
+
+    def drain() -> None:
+        while True:
+            with lock:
+                k = next(counter, None)
+            if k is None:
+                return
+            work(k)
+
+    futures: list[Future[None]] = [_workers(threads - 1).submit(drain) for _ in range(helpers)]
+    try:
+        drain()
+    finally:
+        for future in futures:
+            future.result()

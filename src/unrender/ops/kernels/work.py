@@ -1,0 +1,67 @@
+"""What the operations on rasters share: how work is cut on a CPU, memory that costs nothing until written, one derivative and no second.
+
+On a CPU the gradients to vertices and texels are made without atomics, in one of two ways that give the same bits whatever the number of
+threads. Large ones are cut into ranges: the forward pass notes for each element, as bits, which of them it reaches, and each range is one
+work item that walks over its elements in order. Of small ones, a fixed number of pieces of the picture have a copy each, and the copies are
+added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unrender.devices import on_cpu, thread_count
+
+COPIES = 8
+"""Copies of a small gradient; fixed, because the sums must not depend on the number of threads."""
+MOST_RANGES = 16
+"""Parts of a large gradient; one bit each."""
+_BLOCKS_PER_THREAD = 4
+
+SKIP_OTHERS = """
+        if (n + 8 <= end) {
+            int any = 0;
+            for (int k = 0; k < 8; k++) any |= mask[n + k];
+            if (!(any & bit)) { n += 7; continue; }
+        }
+        if (!(mask[n] & bit)) continue;
+"""
+"""In a loop over n up to ``end``: leaves out, eight at once, the elements whose ``mask`` lacks the range's ``bit``."""
+
+ADD = """
+#if defined(__CUDA_ARCH__)
+#define UNRENDER_ADD(address, amount) atomicAdd(address, amount)
+#else
+#define UNRENDER_ADD(address, amount) *(address) += (amount)
+#endif
+"""
+"""UNRENDER_ADD for kernels that scatter: atomic on a GPU, and plain on a CPU, where each work item owns what it adds to."""
+FORGET_ADD = """
+#undef UNRENDER_ADD
+"""
+
+
+def blocks(count: int, smallest: int, device: torch.device) -> tuple[int, int]:
+    """Work items, and elements of each, where an item owns what it writes; ``smallest`` elements at least on a CPU."""
+    if not on_cpu(device):
+        return count, 1
+    block = max(smallest, -(-count // (_BLOCKS_PER_THREAD * thread_count())))
+    return -(-count // block), block
+
+
+def zeros(shape: Sequence[int], device: torch.device) -> Tensor:
+    """Zeros, of which a CPU's memory holds only what is written: NumPy asks the system for zeroed pages instead of writing them."""
+    if on_cpu(device):
+        return torch.from_numpy(np.zeros(tuple(shape), np.float32))
+    return torch.zeros(tuple(shape), dtype=torch.float32, device=device)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device, without waiting for it: from memory that is not pinned a copy to a GPU would."""
+    if tensor.device == device or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -1,0 +1,292 @@
+"""Filtered lookups in textures, cube maps and their mip levels, with gradients to texels, coordinates, their derivatives and the bias.
+
+Notation: a sample has coordinates (s, t); texel (column i, row j) of a level of w × h texels has its center at ((i + ½)/w, (j + ½)/h), so
+that x = s w − ½ and y = t h − ½ count in texels. With i = ⌊x⌋, f = x − i and so for y,
+
+    bilinear = (1 − g) ((1 − f) T[j, i] + f T[j, i + 1]) + g ((1 − f) T[j + 1, i] + f T[j + 1, i + 1]).
+
+The level follows from the derivatives of x and y of level 0 along the two axes of the picture: with a = x_X² + y_X², b = x_Y² + y_Y² and
+c = x_X x_Y + y_X y_Y, the longer axis of the ellipse that a pixel covers has the squared length m = (a + b)/2 + √((a − b)²/4 + c²), and
+
+    level = ½ log₂ m + bias,    clamped to the levels there are.
+
+On a CPU the gradient to the texels is made in ranges, here called bands, to which the rows of every level are dealt; for a texture much
+smaller than the picture, which has too few rows to share, in copies (:mod:`unrender.ops.kernels.work`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.devices import on_cpu
+from unrender.ops.kernels.derivatives import differentiable_once
+from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.work import COPIES, MOST_RANGES, blocks, zeros
+from unrender.ops.raster import _texture_native as native
+from unrender.ops.raster._mip_levels import addresses, build_levels, check_texels, level_sizes, pull_to_base, rows_of_levels
+from unrender.ops.raster._texture_kernels import Lookup, sample_gradients_kernel, scatter_kernel, values_kernel
+from unrender.ops.raster.checks import check_count, check_float32, check_same_device
+
+Filter = Literal["auto", "nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear"]
+Boundary = Literal["wrap", "clamp", "zero", "cube"]
+
+_FILTERS = {
+    "nearest": native.NEAREST,
+    "linear": native.LINEAR,
+    "linear-mipmap-nearest": native.LINEAR_MIPMAP_NEAREST,
+    "linear-mipmap-linear": native.LINEAR_MIPMAP_LINEAR,
+}
+_BOUNDARIES = {"wrap": native.WRAP, "clamp": native.CLAMP, "zero": native.ZERO, "cube": native.CUBE}
+
+_SMALLEST_BLOCK = 4096
+"""Samples of one work item on a CPU, at least: to start one costs as much as some hundred samples."""
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """How a lookup is made; everything that is not a tensor."""
+
+    filter: int
+    boundary: int
+    sizes: list[tuple[int, int]]
+    """(height, width) of the levels in use."""
+    own_mips: bool
+    """Whether the levels above the base are made here, and their gradients handed down to it."""
+
+
+def _describe(
+    settings: _Settings, levels: Sequence[Tensor], uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, bands: int
+) -> Any:
+    lookup = Lookup()
+    lookup.levels = addresses(levels)
+    lookup.uv = uv.data_ptr()
+    lookup.uv_derivatives = 0 if derivatives is None else derivatives.data_ptr()
+    lookup.level_bias = 0 if bias is None else bias.data_ptr()
+    lookup.has_derivatives, lookup.has_bias = int(derivatives is not None), int(bias is not None)
+    lookup.height, lookup.width = settings.sizes[0]
+    lookup.channels, lookup.texture_views = levels[0].shape[-1], levels[0].shape[0]
+    lookup.samples_per_view = uv.shape[1] * uv.shape[2]
+    lookup.top = len(levels) - 1
+    lookup.filter, lookup.boundary, lookup.bands = settings.filter, settings.boundary, bands
+    lookup.in_blocks = int(on_cpu(uv.device) and settings.filter != native.NEAREST)
+    lookup.band_shift = max(settings.sizes[0][0].bit_length() - 6, 0)  # 32 to 63 groups of rows, which leaves bands of equal work
+    return lookup
+
+
+def _bands(levels: Sequence[Tensor], count: int) -> int:
+    """Work items that share the gradient to the texels on a CPU; 0 where copies of it do so instead."""
+    numbers = sum(level.numel() for level in levels)
+    if numbers * COPIES <= max(count * levels[0].shape[-1], 4096):
+        return 0
+    bands = 1
+    while bands < MOST_RANGES and bands * 4096 < count:
+        bands *= 2
+    return bands
+
+
+class _Texture(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, settings: _Settings, uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, *levels: Tensor) -> Tensor:
+        if settings.own_mips:
+            levels = (levels[0], *build_levels(levels[0], settings.sizes))
+        on_a_cpu = on_cpu(uv.device)
+        count = uv.numel() // uv.shape[-1]
+        bands = _bands(levels, count) if on_a_cpu else 1
+        noted = on_a_cpu and any(ctx.needs_input_grad[4:]) and bands > 1
+        values = uv.new_empty(*uv.shape[:-1], levels[0].shape[-1])
+        chosen = uv.new_empty(count if settings.filter >= native.LINEAR_MIPMAP_NEAREST else 0)
+        reach = uv.new_empty(count if noted else 0, dtype=torch.int32)
+        items, block = blocks(count, _SMALLEST_BLOCK, uv.device)
+        lookup = _describe(settings, levels, uv, derivatives, bias, bands if noted else 1)
+        launch(values_kernel, items, [lookup, count, block, values.view(-1), chosen, reach], uv.device, pieces=items)
+        ctx.settings, ctx.bands, ctx.has = settings, bands, (derivatives is not None, bias is not None)
+        given = [tensor for tensor in (derivatives, bias) if tensor is not None]
+        ctx.save_for_backward(uv, chosen, reach, *given, *levels)
+        return values
+
+    @staticmethod
+    @differentiable_once("texture")
+    def backward(ctx, cotangent: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        uv, chosen, reach, *rest = ctx.saved_tensors
+        derivatives = rest.pop(0) if ctx.has[0] else None
+        bias = rest.pop(0) if ctx.has[1] else None
+        settings, levels = ctx.settings, rest
+        cotangent = cotangent.contiguous()
+        to_uv, to_derivatives, to_bias = _gradients_to_samples(
+            settings, levels, uv, derivatives, bias, chosen, cotangent, ctx.needs_input_grad[1:4]
+        )
+        to_levels: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 4)
+        if any(ctx.needs_input_grad[4:]):
+            gradients = _gradients_to_levels(settings, levels, uv, chosen, reach, ctx.bands, cotangent)
+            to_levels = list(gradients[: len(to_levels)])
+        return None, to_uv, to_derivatives, to_bias, *to_levels
+
+
+def _gradients_to_samples(
+    settings: _Settings,
+    levels: Sequence[Tensor],
+    uv: Tensor,
+    derivatives: Tensor | None,
+    bias: Tensor | None,
+    chosen: Tensor,
+    cotangent: Tensor,
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """To the coordinates, their derivatives and the bias, as far as they are needed and the filter has any."""
+    inputs = (uv, derivatives, bias)
+    has = (settings.filter != native.NEAREST, *[settings.filter == native.LINEAR_MIPMAP_LINEAR] * 2)
+    results = [
+        torch.empty_like(tensor) if want and tensor is not None and some else None
+        for tensor, want, some in zip(inputs, needed, has, strict=True)
+    ]
+    wanted = sum(1 << k for k, result in enumerate(results) if result is not None)
+    if wanted:
+        count = uv.numel() // uv.shape[-1]
+        items, block = blocks(count, _SMALLEST_BLOCK, uv.device)
+        nothing = uv.new_empty(0)
+        outputs = [nothing if result is None else result.view(-1) for result in results]
+        lookup = _describe(settings, levels, uv, derivatives, bias, 1)
+        arguments = [lookup, count, block, wanted, cotangent.view(-1), chosen, *outputs]
+        launch(sample_gradients_kernel, items, arguments, uv.device, pieces=items)
+    return results[0], results[1], results[2]
+
+
+def _gradients_to_levels(
+    settings: _Settings, levels: Sequence[Tensor], uv: Tensor, chosen: Tensor, reach: Tensor, bands: int, cotangent: Tensor
+) -> list[Tensor]:
+    """To the base and to every level; those made here are handed down to the base."""
+    count, device = uv.numel() // uv.shape[-1], uv.device
+    lookup = _describe(settings, levels, uv, None, None, max(bands, 1))
+    on_a_cpu = on_cpu(device)
+    if bands:
+        gradients = [zeros(level.shape, device) for level in levels]
+        copies, pieces, stride = None, 1 if on_a_cpu else count, 0
+    else:
+        stride = sum(level.numel() for level in levels)
+        copies, pieces = torch.zeros(COPIES, stride), COPIES
+        parts = copies[0].split([level.numel() for level in levels])
+        gradients = [part.view(level.shape) for part, level in zip(parts, levels, strict=True)]
+    written = rows_of_levels(levels) if on_a_cpu and bands and settings.own_mips else None
+    rows = torch.zeros(0, dtype=torch.uint8, device=device) if written is None else written.view(-1)
+    arguments = [lookup, count, pieces, 4 * stride, cotangent.view(-1), chosen, reach, addresses(gradients), written is not None, rows]
+    items = pieces * max(bands, 1) if count else 0
+    launch(scatter_kernel, items, arguments, device, pieces=items)
+    if copies is not None:
+        for copy in copies[1:]:
+            copies[0] += copy
+    if settings.own_mips:
+        pull_to_base(gradients, settings.sizes, written)
+    return gradients
+
+
+def _check_samples(uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, texels: Tensor, cube: bool) -> None:
+    axes = 3 if cube else 2
+    if uv.ndim != 4 or uv.shape[3] != axes:
+        raise ValueError(f"uv is [views, height, width, {axes}] for {'a cube map' if cube else 'a flat texture'}, got {tuple(uv.shape)}")
+    pixels = tuple(uv.shape[:3])
+    if derivatives is not None and tuple(derivatives.shape) != (*pixels, 2 * axes):
+        raise ValueError(f"uv_derivatives for uv {tuple(uv.shape)} is {(*pixels, 2 * axes)}, got {tuple(derivatives.shape)}")
+    if bias is not None and tuple(bias.shape) != pixels:
+        raise ValueError(f"level_bias for uv {tuple(uv.shape)} is {pixels}, got {tuple(bias.shape)}")
+    if texels.shape[0] not in (1, uv.shape[0]):
+        raise ValueError(f"the texture has {texels.shape[0]} views and uv has {uv.shape[0]}: pass 1 texture for all views or one for each")
+    for name, tensor in (("uv", uv), ("uv_derivatives", derivatives), ("level_bias", bias)):
+        if tensor is not None:
+            check_float32(tensor, name, "texture")
+    check_same_device({"texels": texels, "uv": uv, "uv_derivatives": derivatives, "level_bias": bias}, "texture")
+    check_count(uv.numel() // axes * max(texels.shape[-1], 2 * axes), "the pixels' channels or derivatives", "texture")
+
+
+def _check_mips(texels: Tensor, mips: Sequence[Tensor], sizes: list[tuple[int, int]]) -> None:
+    for level, (given, (height, width)) in enumerate(zip(mips, sizes[1:], strict=False), start=1):
+        expected = (*texels.shape[:-3], height, width, texels.shape[-1])
+        if tuple(given.shape) != expected:
+            raise ValueError(f"mip level {level} of a texture {tuple(texels.shape)} is {expected}, got {tuple(given.shape)}")
+        check_float32(given, f"mip level {level}", "texture")
+        check_same_device({"texels": texels, f"mip level {level}": given}, "texture")
+
+
+def texture(
+    texels: Float[Tensor, ...],
+    uv: Float[Tensor, ...],
+    uv_derivatives: Float[Tensor, ...] | None = None,
+    level_bias: Float[Tensor, ...] | None = None,
+    *,
+    mips: Sequence[Tensor] | None = None,
+    filter: Filter = "auto",
+    boundary: Boundary = "wrap",
+    max_level: int | None = None,
+) -> Float[Tensor, "views height width channels"]:
+    """Looks a texture or a cube map up at the coordinates of every pixel.
+
+    uv (0, 0) is the corner of texel row 0, column 0, and (1, 1) the opposite corner of the texture; the texel coordinate is s·width − ½.
+    The formulas of the filters and of the mip level are those of the module's text (Williams 1983, *Pyramidal Parametrics*; Heckbert 1989
+    for the ellipse). A cube map is looked up along a direction of any length; its faces are +x −x +y −y +z −z with OpenGL's axes, it is
+    filtered across its edges, and at its corners the mean of the three texels that meet stands for the fourth.
+
+    Where a coordinate is not finite, or no coordinate of a direction reaches 1e-30, the value is 0 and has no gradient. A level that is
+    not a number counts as 0.
+
+    Args:
+        texels: [views or 1, height, width, channels]; a cube map is [views or 1, 6, side, side, channels].
+        uv: [views, height, width, 2], or 3 for directions.
+        uv_derivatives: [views, height, width, 4 or 6], per coordinate its derivative to the pixel's x and y, as
+            :func:`~unrender.ops.raster.interpolate_with_derivatives` makes them.
+        level_bias: [views, height, width], added to the level; without derivatives it is the level.
+        mips: levels 1, 2, ... to use instead of those made from the texels; each then has a gradient of its own.
+        filter: "nearest", "linear", "linear-mipmap-nearest" (bilinear at level ⌊level⌋) or "linear-mipmap-linear" (between two levels).
+            "auto" is the last where derivatives or a bias are given, and "linear" otherwise. Filters without mips ignore both.
+        boundary: outside of [0, 1], "wrap" repeats, "clamp" continues the border texels, "zero" is 0. "cube" makes it a cube map.
+        max_level: coarsest mip level to use; needed where a level has an odd side, as in an atlas.
+
+    Gradients go to texels and mips always; to uv but for "nearest"; to uv_derivatives and level_bias only for "linear-mipmap-linear", and
+    where the level is not clamped. The gradient of levels made here is handed down to the texels exactly.
+
+    Raises:
+        ValueError: for wrong types, shapes, devices and names, for a mip filter without derivatives or bias, and for odd sides with mips.
+        RuntimeError: where the derivative of the gradient is asked for.
+
+    >>> texels = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 2, 2, 1)
+    >>> uv = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.5, 0.5]]).reshape(1, 1, 3, 2)
+    >>> texture(texels, uv).flatten().tolist()
+    [0.0, 0.5, 1.5]
+    >>> texture(texels, uv, level_bias=torch.full((1, 1, 3), 0.5)).flatten().tolist()
+    [0.75, 1.0, 1.5]
+    """
+    if boundary not in _BOUNDARIES:
+        raise ValueError(f"boundary is one of {', '.join(_BOUNDARIES)}, got {boundary!r}")
+    if filter != "auto" and filter not in _FILTERS:
+        raise ValueError(f"filter is one of auto, {', '.join(_FILTERS)}, got {filter!r}")
+    cube = boundary == "cube"
+    check_texels(texels, cube=cube, what="texture")
+    _check_samples(uv, uv_derivatives, level_bias, texels, cube)
+    without_level = uv_derivatives is None and level_bias is None
+    if filter == "auto":
+        filter = "linear" if without_level else "linear-mipmap-linear"
+    mipmapped = filter in ("linear-mipmap-nearest", "linear-mipmap-linear")
+    if mipmapped and without_level:
+        raise ValueError(f"filter {filter!r} chooses mip levels: pass uv_derivatives or level_bias")
+    last = max_level if mipmapped else 0
+    if mipmapped and mips is not None:
+        last = len(mips) if max_level is None else min(max_level, len(mips))
+    sizes = level_sizes(texels.shape[-3], texels.shape[-2], last)
+    given: list[Tensor] = []
+    if mipmapped and mips is not None:
+        _check_mips(texels, mips, sizes)
+        given = [level.contiguous() for level in mips[: len(sizes) - 1]]
+    settings = _Settings(_FILTERS[filter], _BOUNDARIES[boundary], sizes, own_mips=not given and len(sizes) > 1)
+    derivatives, bias = (None, None) if not mipmapped else (uv_derivatives, level_bias)
+    return _Texture.apply(
+        settings,
+        uv.contiguous(),
+        None if derivatives is None else derivatives.contiguous(),
+        None if bias is None else bias.contiguous(),
+        texels.contiguous(),
+        *given,
+    )

@@ -1,0 +1,438 @@
+"""Where a scene has something to see: nested cubes of cells, a value and a bit each.
+
+Level l covers [-2^l, 2^l]³ with ``resolution``³ cells. Cell (x, y, z) of level l has index ((l r + z) r + y) r + x with r the resolution,
+so that ``values.view(levels, r, r, r)`` is indexed [level, z, y, x].
+
+The bits lie in bricks: the 4³ cells of a brick are two neighboring words. Brick (X, Y, Z) of level l has index ((l b + Z) b + Y) b + X
+with b = r / 4; its cell (x, y, z), 0 to 3 each, is bit 16 (z mod 2) + 4 y + x of its word z div 2. How far each brick lies from the next
+occupied one is kept, too: a ray far from everything makes few and long leaps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import no_type_check
+
+import torch
+import warp as wp
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from unrender.cameras import Cameras
+from unrender.devices import on_cpu
+from unrender.ops.kernels.launch import launch
+
+wp.set_module_options({"enable_backward": False})
+
+_PIECE = 2**18
+"""Points evaluated at once in an update."""
+
+_FARTHEST = 15
+"""Bricks up to which the way to the next occupied brick is known."""
+
+_BACKGROUND = 26
+"""A mask pixel below this (a tenth of full) shows background."""
+
+
+@no_type_check
+@wp.kernel
+def _pack_kernel(
+    first: int,
+    values: wp.array(dtype=wp.float32),
+    seen: wp.array(dtype=wp.uint8),
+    limit: wp.array(dtype=wp.float32),
+    resolution: int,
+    bits: wp.array(dtype=wp.int32),
+):
+    word = first + wp.tid()
+    bricks = resolution // 4
+    half = word % 2
+    brick = word // 2
+    bx = brick % bricks
+    by = (brick // bricks) % bricks
+    bz = brick // (bricks * bricks)
+    packed = int(0)
+    for z in range(2):
+        for y in range(4):
+            row = ((bz * 4 + half * 2 + z) * resolution + by * 4 + y) * resolution + bx * 4
+            for x in range(4):
+                if values[row + x] > limit[0]:
+                    if seen[row + x] != wp.uint8(0):
+                        packed = packed | (1 << (z * 16 + y * 4 + x))
+    bits[word] = packed
+
+
+@no_type_check
+@wp.kernel
+def _points_kernel(
+    first: int,
+    cells: wp.array(dtype=wp.int32),
+    within: wp.array2d(dtype=wp.float32),
+    resolution: int,
+    points: wp.array2d(dtype=wp.float32),
+):
+    """World position of the point at ``within``, 0 to 1 along each axis, of a cell."""
+    i = first + wp.tid()
+    cell = cells[i]
+    row = cell // resolution
+    layer = row // resolution
+    level = layer // resolution
+    size = 2.0 / float(resolution)
+    extent = float(1 << level)
+    points[i, 0] = ((float(cell - row * resolution) + within[i, 0]) * size - 1.0) * extent
+    points[i, 1] = ((float(row - layer * resolution) + within[i, 1]) * size - 1.0) * extent
+    points[i, 2] = ((float(layer - level * resolution) + within[i, 2]) * size - 1.0) * extent
+
+
+@no_type_check
+@wp.kernel
+def _nearest_kernel(first: int, bits: wp.array(dtype=wp.int32), bricks: int, farthest: int, clearance: wp.array(dtype=wp.int32)):
+    """Zero in a brick that a ray may not leap over: an occupied one, or one where a finer level has the say."""
+    brick = first + wp.tid()
+    clearance[brick] = farthest
+    if (bits[2 * brick] | bits[2 * brick + 1]) != 0:
+        clearance[brick] = 0
+    if brick >= bricks * bricks * bricks:
+        x = brick % bricks
+        y = (brick // bricks) % bricks
+        z = (brick // (bricks * bricks)) % bricks
+        low = bricks // 4
+        high = bricks - low
+        if x >= low and x < high and y >= low and y < high and z >= low and z < high:
+            clearance[brick] = 0
+
+
+@no_type_check
+@wp.kernel
+def _spread_kernel(
+    first: int, source: wp.array(dtype=wp.int32), stride: int, bricks: int, farthest: int, clearance: wp.array(dtype=wp.int32)
+):
+    """Chebyshev distances, one axis at a time: d(x) = min over x' of max(|x - x'|, d(x'))."""
+    brick = first + wp.tid()
+    at = (brick // stride) % bricks
+    best = source[brick]
+    for away in range(1, farthest):
+        if away >= best:
+            break
+        if at >= away:
+            best = wp.min(best, wp.max(away, source[brick - away * stride]))
+        if at + away < bricks:
+            best = wp.min(best, wp.max(away, source[brick + away * stride]))
+    clearance[brick] = best
+
+
+@no_type_check
+@wp.func
+def _project(p: wp.vec3, fisheye: int, intrinsics: wp.vec4, lens: wp.array(dtype=wp.float32), widest: float):
+    """Pixel of a point in front of the camera. Beyond ``widest`` (a radius or angle past the image) the lens goes on linearly."""
+    r = wp.sqrt(p[0] * p[0] + p[1] * p[1])
+    x = float(0.0)
+    y = float(0.0)
+    spread = float(0.0)
+    if fisheye == 1:
+        if r > 0.0:
+            x = p[0] / r
+            y = p[1] / r
+        spread = wp.atan2(r, p[2])
+    else:
+        x = p[0] / p[2]
+        y = p[1] / p[2]
+        spread = r / p[2]
+        if spread > 0.0:
+            x = x / spread
+            y = y / spread
+    inner = wp.min(spread, widest)
+    q = inner * inner
+    bent = inner * (1.0 + q * (lens[0] + q * (lens[1] + q * (lens[2] + q * lens[3])))) + (spread - inner)
+    u = x * bent
+    v = y * bent
+    if fisheye == 0:
+        xi = x * inner
+        yi = y * inner
+        u += 2.0 * lens[4] * xi * yi + lens[5] * (q + 2.0 * xi * xi)
+        v += lens[4] * (q + 2.0 * yi * yi) + 2.0 * lens[5] * xi * yi
+    return wp.vec2(intrinsics[0] * u + intrinsics[2], intrinsics[1] * v + intrinsics[3])
+
+
+@no_type_check
+@wp.kernel
+def _look_kernel(
+    first: int,
+    camera_from_world: wp.array2d(dtype=wp.float32),
+    intrinsics: wp.array(dtype=wp.float32),
+    lens: wp.array(dtype=wp.float32),
+    fisheye: int,
+    widest: float,
+    width: int,
+    height: int,
+    sums: wp.array2d(dtype=wp.int32),
+    margin: float,
+    resolution: int,
+    seen: wp.array(dtype=wp.uint8),
+    carved: wp.array(dtype=wp.uint8),
+):
+    """One view looks at all cells. ``sums`` is the summed-area table of the foreground [height + 1, width + 1], or empty without masks."""
+    cell = first + wp.tid()
+    masked = sums.shape[0] > 1
+    if carved[cell] != wp.uint8(0):
+        return
+    if seen[cell] != wp.uint8(0) and not masked:
+        return
+    x = cell % resolution
+    y = (cell // resolution) % resolution
+    z = (cell // (resolution * resolution)) % resolution
+    level = cell // (resolution * resolution * resolution)
+    extent = float(1 << level)
+    half = extent / float(resolution)
+    world = wp.vec3(
+        half * float(2 * x + 1) - extent,
+        half * float(2 * y + 1) - extent,
+        half * float(2 * z + 1) - extent,
+    )
+    axis_x = wp.vec3(camera_from_world[0, 0], camera_from_world[1, 0], camera_from_world[2, 0])
+    axis_y = wp.vec3(camera_from_world[0, 1], camera_from_world[1, 1], camera_from_world[2, 1])
+    axis_z = wp.vec3(camera_from_world[0, 2], camera_from_world[1, 2], camera_from_world[2, 2])
+    shift = wp.vec3(camera_from_world[0, 3], camera_from_world[1, 3], camera_from_world[2, 3])
+    center = axis_x * world[0] + axis_y * world[1] + axis_z * world[2] + shift
+    radius = 1.7320508 * half
+    if wp.length(center) < 2.0 * radius:
+        seen[cell] = wp.uint8(1)
+        return
+    if fisheye == 0 and center[2] + radius <= 0.0:
+        return
+    focal = wp.vec4(intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3])
+    left = 1.0e9
+    top = 1.0e9
+    right = -1.0e9
+    bottom = -1.0e9
+    nearest = 0.01 * wp.length(center)
+    for corner in range(8):
+        sx = float(2 * (corner & 1) - 1)
+        sy = float((corner & 2) - 1)
+        sz = float((corner & 4) // 2 - 1)
+        p = center + (axis_x * sx + axis_y * sy + axis_z * sz) * half
+        if fisheye == 0:
+            p = wp.vec3(p[0], p[1], wp.max(p[2], nearest))
+        pixel = _project(p, fisheye, focal, lens, widest)
+        left = wp.min(left, pixel[0])
+        right = wp.max(right, pixel[0])
+        top = wp.min(top, pixel[1])
+        bottom = wp.max(bottom, pixel[1])
+    left -= margin
+    top -= margin
+    right += margin
+    bottom += margin
+    if right < 0.0 or bottom < 0.0 or left > float(width) or top > float(height):
+        return
+    seen[cell] = wp.uint8(1)
+    if masked and left >= 0.0 and top >= 0.0 and right <= float(width) and bottom <= float(height):
+        x0 = int(wp.floor(left))
+        y0 = int(wp.floor(top))
+        x1 = wp.min(int(wp.ceil(right)), width)
+        y1 = wp.min(int(wp.ceil(bottom)), height)
+        if sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0] == 0:
+            carved[cell] = wp.uint8(1)
+
+
+class OccupancyGrid(nn.Module):
+    """Nested cubes of cells that say where rays need samples.
+
+    A new grid is full: every cell marches until an update has looked at the field. All state is in buffers, so ``state_dict`` restores it.
+    Gradients do not pass through it.
+    """
+
+    values: Float[Tensor, " cells"]
+    """Decayed maximum of what ``update`` saw in a cell; -1 in a cell no camera sees."""
+    bits: Tensor
+    """int32 words, one bit a cell, in bricks (see the module)."""
+    clearance: Tensor
+    """int32, one a brick: Chebyshev distance in bricks to the next occupied brick of its level, or to the next finer level."""
+    seen: Tensor
+    """bool, one a cell: False where no camera looks, or where a silhouette shows background; such a cell never marches."""
+
+    def __init__(self, resolution: int, levels: int = 1) -> None:
+        """Makes a full grid.
+
+        Args:
+            resolution: cells along an axis of each cube, a multiple of 16 (so that a brick never straddles two levels).
+            levels: number of nested cubes; the outermost is [-2^(levels-1), 2^(levels-1)]³.
+
+        Raises:
+            ValueError: the resolution is no positive multiple of 16, or there is no level, or more cells than 32-bit indices reach.
+        """
+        super().__init__()
+        if resolution <= 0 or resolution % 16:
+            raise ValueError(f"The occupancy grid's resolution is {resolution}; choose a positive multiple of 16.")
+        if levels < 1 or levels * resolution**3 >= 2**31:
+            raise ValueError(f"An occupancy grid of {levels} levels of {resolution}³ cells is not possible; choose fewer cells or 1 level.")
+        self.resolution = resolution
+        self.levels = levels
+        cells = levels * resolution**3
+        self.register_buffer("values", torch.zeros(cells))
+        self.register_buffer("bits", torch.full((cells // 32,), -1, dtype=torch.int32))
+        self.register_buffer("clearance", torch.zeros(cells // 64, dtype=torch.int32))
+        self.register_buffer("seen", torch.ones(cells, dtype=torch.bool))
+
+    @property
+    def half_extent(self) -> float:
+        """Half the side of the outermost cube."""
+        return float(2 ** (self.levels - 1))
+
+    @property
+    def occupied_fraction(self) -> Float[Tensor, ""]:
+        """Share of all cells that march, on the device."""
+        return self.occupied().float().mean()
+
+    def occupied(self) -> Tensor:
+        """The bits as bool, one a cell, in the order of ``values``."""
+        bricks = self.resolution // 4
+        shifts = torch.arange(32, dtype=torch.int32, device=self.bits.device)
+        unpacked = ((self.bits[:, None] >> shifts) & 1).bool()
+        shaped = unpacked.view(self.levels, bricks, bricks, bricks, 4, 4, 4)
+        return shaped.permute(0, 1, 4, 2, 5, 3, 6).reshape(-1)
+
+    @torch.no_grad()
+    def mark_seen(
+        self,
+        cameras: Cameras,
+        views: Sequence[int],
+        masks: UInt8[Tensor, "views height width"] | None = None,
+        margin: float = 2.0,
+    ) -> None:
+        """Closes for good the cells that no view sees, and with masks those outside the visual hull.
+
+        A view sees a cell if the box around its projected corners, widened by ``margin`` pixels, meets the image and some of the cell lies
+        in front of the camera; a cell closer to the camera than its own size counts as seen. With masks a cell is outside the hull if in
+        some view that box lies within the image and holds background only.
+
+        Args:
+            cameras: the cameras of all views.
+            views: indices of the views to use, usually those of the training split.
+            masks: 255 where the object is; one mask for each camera, of the cameras' image size.
+            margin: pixels by which silhouettes are dilated.
+
+        Raises:
+            ValueError: no views, or the masks do not have the cameras' count and size.
+        """
+        if not views:
+            raise ValueError("No view was given to mark the seen cells; pass the indices of the training views.")
+        expected = (cameras.world_from_camera.shape[0], cameras.height, cameras.width)
+        if masks is not None and tuple(masks.shape) != expected:
+            raise ValueError(f"The masks have shape {tuple(masks.shape)}; the cameras need {expected}.")
+        device = self.values.device
+        camera_from_world = torch.linalg.inv(cameras.world_from_camera.double()).float().to(device)
+        intrinsics = cameras.intrinsics.float().to(device)
+        lens = cameras.distortion.float().to(device)
+        fisheye = cameras.lens == "fisheye"
+        seen = torch.zeros(self.values.shape, dtype=torch.uint8, device=device)
+        carved = torch.zeros_like(seen)
+        sums = torch.zeros(1, 1, dtype=torch.int32, device=device)
+        for view in views:
+            fx, fy, cx, cy = cameras.intrinsics[view].tolist()
+            across = max(cx, cameras.width - cx) / fx
+            down = max(cy, cameras.height - cy) / fy
+            widest = 2.0 * (across**2 + down**2) ** 0.5
+            if masks is not None:
+                object_here = (masks[view].to(device) >= _BACKGROUND).int()
+                sums = nn.functional.pad(object_here.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32), (1, 0, 1, 0))
+            arguments = [
+                *(camera_from_world[view].contiguous(), intrinsics[view].contiguous(), lens[view].contiguous(), int(fisheye)),
+                *(min(widest, 3.14) if fisheye else widest, cameras.width, cameras.height, sums.contiguous(), float(margin)),
+                *(self.resolution, seen, carved),
+            ]
+            launch(_look_kernel, seen.shape[0], arguments, device)
+        self.seen.copy_(seen.bool() & ~carved.bool())
+        self.values.masked_fill_(~self.seen, -1.0)
+        self._pack(torch.where(self.occupied() & self.seen, 1.0, 0.0), torch.zeros(1, device=device))
+
+    @torch.no_grad()
+    def update(
+        self,
+        evaluate: Callable[[Float[Tensor, "points 3"]], Float[Tensor, " points"]],
+        *,
+        threshold: float,
+        decay: float = 0.95,
+        cells: int | None,
+        generator: torch.Generator,
+    ) -> None:
+        """Looks at the field in some cells and decides anew which cells march.
+
+        value ← max(decay · value, evaluate(x)) at one random point x in each visited cell; then a cell marches if its value exceeds
+        min(mean over seen cells, threshold). As long as some value is positive, at least one cell therefore marches. A point whose value is
+        not a number counts as zero.
+
+        Args:
+            evaluate: opacity (or density) at points [n, 3]; called with at most 2^18 points.
+            threshold: value above which a cell always marches.
+            decay: how fast old values fade per visit.
+            cells: None visits every seen cell; a number visits that many seen cells, one in each of as many equal strata of the list of
+                seen cells, and as many occupied ones likewise (all of them where there are no more).
+            generator: randomness, on the device of the grid.
+
+        Source: Müller et al., Instant neural graphics primitives, 2022, appendix C.
+        """
+        device = self.values.device
+        on_a_cpu = on_cpu(device)
+        if cells is None:
+            visited = self.seen.nonzero()[:, 0] if on_a_cpu else torch.arange(self.values.shape[0], device=device)
+        else:
+            visited = torch.cat([_strata(self.seen, cells, generator), _strata(self.occupied(), cells, generator)])
+        found = [
+            torch.nan_to_num(evaluate(self._points_in(piece, generator)).float(), nan=0.0).clamp_min(0.0) for piece in visited.split(_PIECE)
+        ]
+        if found:
+            self.values[visited] = self.values[visited] * decay
+            self.values.scatter_reduce_(0, visited, torch.cat(found), "amax")
+            self.values.masked_fill_(~self.seen, -1.0)
+        mean = torch.where(self.seen, self.values, 0.0).sum() / self.seen.sum().clamp_min(1)
+        self._pack(self.values, (0.999 * mean).clamp_max(threshold).reshape(1))
+
+    @torch.no_grad()
+    def set_from_values(self, values: Float[Tensor, " cells"], threshold: float) -> None:
+        """Fills the grid directly: a seen cell marches if its value exceeds ``threshold``. For fields that know their occupancy.
+
+        Args:
+            values: one a cell, in the order the module describes.
+            threshold: without the rule of the mean; it may leave no cell.
+        """
+        self.values.copy_(torch.where(self.seen, values, -1.0))
+        self._pack(values.float().contiguous(), torch.full((1,), float(threshold), device=self.values.device))
+
+    def _pack(self, values: Tensor, limit: Tensor) -> None:
+        device = self.bits.device
+        launch(_pack_kernel, self.bits.shape[0], [values, self.seen.view(torch.uint8), limit, self.resolution, self.bits], device)
+        bricks, number = self.resolution // 4, self.clearance.shape[0]
+        launch(_nearest_kernel, number, [self.bits, bricks, _FARTHEST, self.clearance], device)
+        for stride in (1, bricks, bricks * bricks):
+            launch(_spread_kernel, number, [self.clearance.clone(), stride, bricks, _FARTHEST, self.clearance], device)
+
+    def cell_centers(self) -> Float[Tensor, "cells 3"]:
+        """World position of the middle of every cell, in the order of ``values``."""
+        cells = torch.arange(self.values.shape[0], device=self.values.device)
+        return self._points(cells, torch.full((cells.shape[0], 3), 0.5, device=cells.device))
+
+    def _points_in(self, cells: Tensor, generator: torch.Generator) -> Tensor:
+        return self._points(cells, torch.rand(cells.shape[0], 3, generator=generator, device=cells.device))
+
+    def _points(self, cells: Tensor, within: Tensor) -> Tensor:
+        points = torch.empty_like(within)
+        launch(_points_kernel, cells.shape[0], [cells.int(), within, self.resolution, points], cells.device)
+        return points
+
+
+def _strata(among: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draws ``count`` cells of those marked in ``among``, one from each equal part of their list; on a CPU all where there are no more.
+
+    Without host synchronization on a GPU: a cell may then come twice, and the last cell stands in where none is marked.
+    """
+    if on_cpu(among.device):
+        marked = among.nonzero()[:, 0]
+        if marked.shape[0] <= count:
+            return marked
+        where = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) * (marked.shape[0] / count)
+        return marked[where.long().clamp_max(marked.shape[0] - 1)]
+    ranks = among.cumsum(0)
+    where = (
+        torch.arange(count, device=among.device) + torch.rand(count, generator=generator, dtype=torch.float64, device=among.device)
+    ) * (ranks[-1] / count)
+    return torch.searchsorted(ranks, where.long().minimum(ranks[-1] - 1).clamp_min(0), right=True).clamp_max(among.shape[0] - 1)

@@ -1,0 +1,1 @@
+"""A fit on disk: its folder, checkpoints, session, outputs and report."""

@@ -1,0 +1,119 @@
+"""Held-out views: how close the scene's pictures come to photos it has not seen.
+
+PSNR = −10 log₁₀(MSE) of sRGB values clamped to [0, 1] over the full frame; the number of a split is the mean of its images' PSNRs, not the
+PSNR of the mean error. SSIM uses an 11 × 11 Gaussian window with σ = 1.5 and data range 1. Where the capture has masks, the truth is the
+photo composited over white, truth = photo · a + (1 − a). Pixels the capture marks as to be ignored count in no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.captures.capture import Capture
+from unrender.losses.metrics import psnr, ssim
+from unrender.render.scene import Scene
+from unrender.render.rendering import Rendering
+
+
+@dataclass(frozen=True)
+class ViewScore:
+    """How well one view was predicted."""
+
+    view: int
+    """Index into the capture."""
+    name: str
+    psnr: float
+    ssim: float
+    psnr_masked: float | None
+    """Over the pixels inside the mask; None without a mask or where it is empty."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well the views of one split were predicted."""
+
+    split: Literal["train", "test"]
+    per_view: tuple[ViewScore, ...]
+
+    @property
+    def psnr(self) -> float:
+        return sum(score.psnr for score in self.per_view) / len(self.per_view)
+
+    @property
+    def ssim(self) -> float:
+        return sum(score.ssim for score in self.per_view) / len(self.per_view)
+
+    @property
+    def psnr_masked(self) -> float | None:
+        """Mean over the views that have a mask; None where none has."""
+        inside = [score.psnr_masked for score in self.per_view if score.psnr_masked is not None]
+        return sum(inside) / len(inside) if inside else None
+
+
+OnView = Callable[[ViewScore, Tensor, Rendering], None]
+"""Called after each view with its score, the truth [height, width, 3] and the rendering."""
+
+
+def truth_of(capture: Capture, view: int, device: torch.device) -> Float[Tensor, "height width 3"]:
+    """The photo of one view as sRGB in [0, 1], composited over white where there is a mask."""
+    color, alpha = capture.colors([view])[0].to(device), capture.alphas([view])[0].to(device)[..., None]
+    return color * alpha + (1.0 - alpha)
+
+
+def evaluate(
+    scene: Scene,
+    capture: Capture,
+    split: Literal["train", "test"] = "test",
+    *,
+    device: torch.device | None = None,
+    on_view: OnView | None = None,
+) -> Evaluation:
+    """Renders every view of ``split`` and compares it with the photo.
+
+    Args:
+        scene: a fitted scene; it renders over the background its recipe evaluates with.
+        capture: the photos.
+        split: which views.
+        device: where the scene lives; the scene's own by default.
+        on_view: sees each view as it is done, so that pictures can be written without keeping them all.
+
+    Raises:
+        ValueError: when the split has no views.
+    """
+    views = capture.split.test if split == "test" else capture.split.train
+    if not views:
+        raise ValueError(f"{capture.name}: there are no {split} views to evaluate ({capture.split.rule})")
+    if device is None:
+        device = next((p.device for p in scene.parameters()), torch.device("cpu"))
+    cameras = capture.cameras.to(device)
+    scores: list[ViewScore] = []
+    for view in views:
+        with torch.no_grad():
+            rendering = scene.render_view(cameras, view)
+            truth = truth_of(capture, view, device)
+            score = _score(capture, view, rendering.color.clamp(0.0, 1.0), truth)
+        scores.append(score)
+        if on_view is not None:
+            on_view(score, truth, rendering)
+    return Evaluation(split, tuple(scores))
+
+
+def _score(capture: Capture, view: int, color: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"]) -> ViewScore:
+    counts = torch.ones_like(truth[..., 0], dtype=torch.bool)
+    if capture.ignored is not None:
+        counts = ~capture.ignored[view].to(truth.device)
+        color = torch.where(counts[..., None], color, truth)
+    inside = None if capture.masks is None else counts & (capture.masks[view].to(truth.device) > 127)
+    return ViewScore(
+        view=view,
+        name=capture.names[view],
+        psnr=float(psnr(color, truth, counts)),
+        ssim=float(ssim(color, truth)),
+        psnr_masked=None if inside is None or not inside.any() else float(psnr(color, truth, inside)),
+    )
