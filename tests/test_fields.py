@@ -7,13 +7,15 @@ import math
 import pytest
 import torch
 
+from unrender.cameras import Rays
 from unrender.fields.grid_sdf import GridSdf, sphere_distance
 from unrender.fields.hash_sdf import HashSdf, Normals
 from unrender.fields.perceptron import truncated_exp
 from unrender.fields.radiance import RadianceField
+from unrender.fields.surface import SurfaceField
 from unrender.geometry.first_surface import hull_distance
 from unrender.ops.encodings import HashGrid
-from unrender.ops.rays import OccupancyGrid
+from unrender.ops.rays import OccupancyGrid, march
 
 
 def _points(count: int = 400, seed: int = 0) -> torch.Tensor:
@@ -24,6 +26,18 @@ def _hash_sdf(normals: Normals = "analytic", **changes) -> HashSdf:
     settings = {"hidden": (64,), "features": 4, "radius": 0.5, "start_level": 6, "level_every": 0.0, "level_start": 0.0} | changes
     grid = HashGrid(levels=6, features=2, log2_entries=12, base_resolution=8, per_level_scale=1.5)
     return HashSdf(grid, normals=normals, generator=torch.Generator().manual_seed(1), **settings)
+
+
+def _grid_sdf(size: int = 33) -> GridSdf:
+    return GridSdf(((0.0, size, 9),), 3, sphere_distance(size, 0.5))
+
+
+FIELDS = pytest.mark.parametrize("field", [_grid_sdf, _hash_sdf], ids=["grid", "hash"])
+
+
+def _rays(count: int) -> Rays:
+    directions = torch.nn.functional.normalize(_points(count, seed=5), dim=1)
+    return Rays(-2 * directions + 0.2 * _points(count, seed=6), directions)
 
 
 def test_a_hash_sdf_starts_as_a_sphere():
@@ -107,6 +121,87 @@ def test_a_grid_sphere_has_unit_slope_and_the_right_sign():
         assert float(field.sdf(torch.zeros(1, 3))) < 0 < float(field.sdf(torch.full((1, 3), 0.9)))
 
 
+@FIELDS
+def test_secants_of_touching_intervals_join(field):
+    sdf, rays = field(), _rays(40)
+    samples = march(rays, OccupancyGrid(16), step=0.05, near=0.0, far=10.0)
+    middle, slope = sdf.secant(samples, rays)
+    half = 0.5 * slope * samples.lengths
+    joined = (samples.ray_index[1:] == samples.ray_index[:-1]) & ((samples.starts[1:] - samples.ends[:-1]).abs() < 1e-6)
+    assert int(joined.sum()) > 500
+    torch.testing.assert_close((middle + half)[:-1][joined], (middle - half)[1:][joined], atol=1e-5, rtol=0)
+
+
+@FIELDS
+def test_the_slope_along_a_ray_is_that_of_the_distance(field):
+    sdf, rays = field(), _rays(60)
+    samples = march(rays, OccupancyGrid(16), step=0.02, near=0.0, far=10.0)
+    surface = sdf.sample(samples.positions(rays))
+    middle, slope = (x.detach() for x in sdf.along(samples, rays, surface))
+    true = (rays.directions[samples.ray_index] * samples.positions(rays)).sum(1) / samples.positions(rays).norm(dim=1)
+    far_from_the_center = samples.positions(rays).norm(dim=1) > 0.2
+    assert float((middle - surface.sdf.detach())[far_from_the_center].abs().max()) < 0.02
+    assert float((slope - true)[far_from_the_center].abs().mean()) < 0.05
+
+
+@FIELDS
+def test_every_parameter_is_in_one_group(field):
+    sdf = field()
+    groups = sdf.parameter_groups(0.01, weight_decay=0.1)
+    grouped = [id(parameter) for group in groups for parameter in group["params"]]
+    assert sorted(grouped) == sorted(map(id, sdf.parameters()))
+    of_networks = {id(parameter) for group in groups for parameter in group["params"] if group["weight_decay"] > 0}
+    assert not of_networks & {id(parameter) for name, parameter in sdf.named_parameters() if "grid" in name or "table" in name}
+
+
+def test_grids_have_rates_of_their_own():
+    sdf = GridSdf(((0.0, 21, 9), (0.5, 41, 17)), 3, sphere_distance(21, 0.5), feature_rate=3.0, distance_rate=0.2)
+    rates = {group["params"][0].shape[3]: group["lr"] for group in sdf.parameter_groups(0.01, weight_decay=0.1)}
+    assert rates == {3: pytest.approx(0.03), 1: pytest.approx(0.2 * 2 / 20)}
+
+
+@FIELDS
+def test_cells_that_the_surface_crosses_are_occupied(field):
+    sdf, resolution = field(), 16
+    occupancy = OccupancyGrid(resolution)
+    half_diagonal = math.sqrt(3) / resolution
+
+    def opacity(nearest: torch.Tensor, largest: torch.Tensor) -> torch.Tensor:
+        return ((nearest.abs() < half_diagonal) & (largest > -0.2)).float()
+
+    sdf.refresh_occupancy(occupancy, opacity, threshold=0.5, all_cells=True, generator=torch.Generator().manual_seed(0))
+    distance = occupancy.cell_centers().norm(dim=1) - 0.5
+    occupied = occupancy.occupied()
+    assert bool(occupied[distance.abs() < 0.25 * half_diagonal].all())
+    assert not bool(occupied[distance.abs() > 3 * half_diagonal].any())
+
+
+@FIELDS
+def test_the_number_of_features_is_told(field):
+    sdf: SurfaceField = field()
+    assert sdf.sample(_points(4)).features.shape == (4, sdf.feature_count)
+
+
+def test_a_plane_does_not_bend_and_a_bump_does():
+    flat = torch.linspace(-1, 1, 24)[:, None, None].expand(24, 24, 24).contiguous()
+    sdf = GridSdf(((0.0, 24, 9),), 1, flat)
+    assert float(sdf.regularization(3)["bending"].detach()) < 1e-6
+    bumpy = flat.clone()
+    bumpy[12, 12, 12] += 0.5
+    assert float(GridSdf(((0.0, 24, 9),), 1, bumpy).regularization(1)["bending"].detach()) > 1e-3
+
+
+def test_slabs_of_successive_steps_reach_every_layer():
+    sdf = GridSdf(((0.0, 40, 9),), 1, torch.rand(40, 40, 40, generator=torch.Generator().manual_seed(0)))
+    for step in range(25):
+        sdf.regularization(step)["bending"].backward()
+    assert sdf.distance_grid.grad is not None and bool((sdf.distance_grid.grad.abs().amax((1, 2, 3)) > 0).all())
+
+
+def test_a_hash_field_has_no_regularization():
+    assert not _hash_sdf().regularization(0)
+
+
 def test_the_hull_distance_of_a_ball_of_cells_is_the_distance_to_the_ball():
     hull = OccupancyGrid(32)
     hull.seen.copy_((hull.cell_centers().norm(dim=1) < 0.6).to(hull.seen.dtype))
@@ -144,3 +239,6 @@ def test_a_radiance_field_gives_positive_density_and_colors_within_range():
     directions = torch.nn.functional.normalize(_points(3, seed=2), dim=1)
     color = field.color(features, field.encode_directions(directions), torch.arange(400, dtype=torch.int32) % 3)
     assert bool((density > 0).all()) and bool(((color > 0) & (color < 1)).all())
+    groups = field.parameter_groups(0.01, weight_decay=0.1)
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(map(id, field.parameters()))
+    assert [group["weight_decay"] for group in groups if group["params"][0] is field.table] == [0.0]

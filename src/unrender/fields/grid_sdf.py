@@ -1,31 +1,57 @@
-"""A signed distance field stored in a dense grid, refined from coarse to fine: the field for two cores (after Voxurf and ProbeSDF)."""
+"""A signed distance field in a dense grid, refined from coarse to fine: the field for two cores (after Voxurf and ProbeSDF)."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unrender.fields.surface import SurfaceField, SurfaceSample
+from unrender.cameras import Rays
+from unrender.fields.surface import StepOpacity, SurfaceField, SurfaceSample
+from unrender.losses.regularizers import laplacian_smoothness
 from unrender.ops.encodings import grid_lookup, grid_lookup_with_jacobian
+from unrender.ops.rays import OccupancyGrid, Samples
 
-Stage = tuple[float, int, int]
+Stage: TypeAlias = tuple[float, int, int]
 """From this share of the budget on: vertices along an axis of the distance grid and of the feature grid."""
+
+_SLAB = 16
+"""Layers of the distance grid whose bending energy a step measures: a tenth of the work of the whole grid."""
+_SLAB_STRIDE = 7919
+"""A prime, so that the slabs of successive steps spread over the grid."""
 
 
 class GridSdf(SurfaceField):
     """f(x) and ∇f(x) by trilinear interpolation of one grid, features of another.
 
     A refinement keeps the function (trilinear upsampling) and makes new parameters.
+
+    Args:
+        stages: the sizes of the grids over a fit.
+        features: features of a vertex.
+        initial: signed distances at the vertices of a grid of any size over the world cube.
+        feature_rate: learning rate of the features relative to that of networks.
+        distance_rate: learning rate of the distances, in cells of the first grid.
     """
 
-    def __init__(self, stages: tuple[Stage, ...], features: int, initial: Float[Tensor, "Z Y X"]) -> None:
+    def __init__(
+        self,
+        stages: tuple[Stage, ...],
+        features: int,
+        initial: Float[Tensor, "Z Y X"],
+        *,
+        feature_rate: float = 4.0,
+        distance_rate: float = 0.1,
+    ) -> None:
         super().__init__()
         self.stages = stages
         self.stage = 0
+        self.feature_rate = feature_rate
+        self.distance_rate = distance_rate
         _, size, feature_size = stages[0]
         self.distance_grid = nn.Parameter(_resized(initial[..., None], size))
         self.feature_grid = nn.Parameter(torch.zeros(feature_size, feature_size, feature_size, features))
@@ -35,6 +61,10 @@ class GridSdf(SurfaceField):
         """Edge of a cell of the distance grid, in world units."""
         return 2.0 / (self.distance_grid.shape[0] - 1)
 
+    @property
+    def feature_count(self) -> int:
+        return self.feature_grid.shape[3]
+
     def sdf(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, " samples"]:
         return grid_lookup(positions * 0.5 + 0.5, self.distance_grid)[:, 0]
 
@@ -42,6 +72,28 @@ class GridSdf(SurfaceField):
         unit = positions * 0.5 + 0.5
         value, jacobian = grid_lookup_with_jacobian(unit, self.distance_grid)
         return SurfaceSample(value[:, 0], jacobian[:, 0] * 0.5, grid_lookup(unit, self.feature_grid), None)
+
+    def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+        return self.secant(samples, rays)
+
+    @torch.no_grad()
+    def refresh_occupancy(
+        self, occupancy: OccupancyGrid, opacity: StepOpacity, *, threshold: float, all_cells: bool, generator: torch.Generator
+    ) -> None:
+        # A lookup in the grid is cheap: every cell is visited at once. The range of the distance at its corners is widened by a quarter,
+        # because the distance is not linear within the cell.
+        low, high = self._range_of_cells(occupancy.resolution)
+        slack = 0.25 * (high - low)
+        low, high = low - slack, high + slack
+        nearest = torch.where(low > 0, low, torch.where(high < 0, high, 0.0))
+        occupancy.set_from_values(opacity(nearest, high), threshold)
+
+    def _range_of_cells(self, resolution: int) -> tuple[Tensor, Tensor]:
+        """Return the smallest and the largest signed distance at the eight corners of every cell, x fastest."""
+        axis = torch.linspace(-1, 1, resolution + 1, device=self.distance_grid.device)
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        corners = self.sdf(torch.stack([x, y, z], dim=-1).reshape(-1, 3)).reshape(1, 1, *x.shape)
+        return -F.max_pool3d(-corners, 2, 1).reshape(-1), F.max_pool3d(corners, 2, 1).reshape(-1)
 
     @torch.no_grad()
     def advance(self, fraction: float) -> bool:
@@ -54,8 +106,21 @@ class GridSdf(SurfaceField):
         self.feature_grid = nn.Parameter(_resized(self.feature_grid, feature_size))
         return True
 
+    def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
+        return [
+            {"params": [self.feature_grid], "lr": learning_rate * self.feature_rate, "weight_decay": 0.0},
+            {"params": [self.distance_grid], "lr": self.distance_rate * self.voxel, "weight_decay": 0.0},
+        ]
+
+    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
+        """Return ``bending``: the mean squared Laplacian of a slab of the distance grid, in cells; each step takes another slab."""
+        grid = self.distance_grid[..., 0]
+        thickness = min(_SLAB, grid.shape[0])
+        begin = step * _SLAB_STRIDE % (grid.shape[0] - thickness + 1)
+        return {"bending": laplacian_smoothness(grid[begin : begin + thickness] / self.voxel, 1.0)}
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """A saved state may be at any stage: take its sizes before its values."""
+        """Take the sizes of a saved state, which may be at any stage, before its values."""
         saved = state_dict[f"{prefix}distance_grid"]
         self.distance_grid.data = torch.empty_like(saved, device=self.distance_grid.device)
         self.feature_grid.data = torch.empty_like(state_dict[f"{prefix}feature_grid"], device=self.feature_grid.device)
@@ -65,13 +130,13 @@ class GridSdf(SurfaceField):
 
 
 def _resized(grid: Tensor, size: int) -> Tensor:
-    """Trilinear resampling of [Z, Y, X, C] with the first and last vertices kept."""
+    """Resample a grid [Z, Y, X, C] trilinearly, keeping the first and last vertices."""
     volume = grid.permute(3, 0, 1, 2)[None]
     return F.interpolate(volume, size=(size, size, size), mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
 
 
 def sphere_distance(size: int, radius: float) -> Float[Tensor, "size size size"]:
-    """Signed distance to a sphere around the origin at the vertices of a grid over [-1, 1]³."""
+    """Return the signed distance to a sphere around the origin at the vertices of a grid over [-1, 1]³."""
     axis = torch.linspace(-1, 1, size)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
     return (x * x + y * y + z * z).sqrt() - radius

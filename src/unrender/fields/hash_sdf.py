@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unrender.fields.surface import SurfaceField, SurfaceSample
+from unrender.cameras import Rays
+from unrender.fields.surface import StepOpacity, SurfaceField, SurfaceSample
 from unrender.ops.encodings import HashGrid, hash_encode
+from unrender.ops.rays import OccupancyGrid, Samples
 
-Normals = Literal["analytic", "taps6", "taps4"]
+Normals: TypeAlias = Literal["analytic", "taps6", "taps4"]
+"""How the gradient is computed: exactly, or by finite differences with six or four taps."""
 
 _TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
 _SOFTPLUS_SHARPNESS = 100.0
@@ -22,14 +26,24 @@ _SOFTPLUS_SHARPNESS = 100.0
 class HashSdf(SurfaceField):
     """f(x) = first output of a softplus perceptron on (x, h(x)), with h a hash encoding; all outputs are the features.
 
-    ``normals`` picks the gradient: ``analytic`` differentiates through the encoding (second order while fitting); ``taps6`` are central
-    differences along the axes; ``taps4`` use the corners of a tetrahedron, (1/4ε) Σ k_i f(x + ε k_i). The step ε is one cell of the
-    finest active level. The weights start as a sphere (Atzmon and Lipman 2020; with one hidden layer its directions are spread evenly
-    instead of drawn, which makes the sphere round) and are normalized row by row (Salimans and Kingma 2016).
+    The weights start as a sphere (Atzmon and Lipman 2020; with one hidden layer its directions are spread evenly instead of drawn, which
+    makes the sphere round) and are normalized row by row (Salimans and Kingma 2016).
+
+    Args:
+        grid: shape of the hash grid.
+        hidden: units of the hidden layers.
+        features: outputs beside the distance.
+        radius: of the first sphere.
+        normals: ``analytic`` differentiates through the encoding (second order while fitting); ``taps6`` are central differences along
+            the axes; ``taps4`` use the corners of a tetrahedron, (1/4ε) Σ k_i f(x + ε k_i). ε is one cell of the finest active level.
+        start_level: levels active from the start.
+        level_every: share of the budget between two more levels; 0 for all from the start.
+        level_start: share of the budget before the first of them.
+        generator: draws the initial weights, on the CPU.
     """
 
     level: Tensor
-    """Of ``active_levels``, for the saved state."""
+    """``active_levels`` as part of the saved state."""
 
     def __init__(
         self,
@@ -78,6 +92,10 @@ class HashSdf(SurfaceField):
         """Step of the finite differences: one cell of the finest active level, in world units."""
         return 2.0 / (self.grid.base_resolution * self.grid.per_level_scale ** (self.active_levels - 1))
 
+    @property
+    def feature_count(self) -> int:
+        return self.biases[-1].shape[0]
+
     def advance(self, fraction: float) -> bool:
         if self.level_every <= 0:
             self.active_levels = self.grid.levels
@@ -94,6 +112,7 @@ class HashSdf(SurfaceField):
         self.active_levels = int(state_dict[f"{prefix}level"])
 
     def outputs(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples outputs"]:
+        """Compute all outputs of the perceptron, the signed distance first."""
         encoded = hash_encode(positions * 0.5 + 0.5, self.table, self.grid, active_levels=self.active_levels)
         x = torch.cat([positions, encoded], dim=-1)
         for layer, (direction, gain, bias) in enumerate(zip(self.directions, self.gains, self.biases, strict=True)):
@@ -130,14 +149,41 @@ class HashSdf(SurfaceField):
             laplacian = (taps.sum(1) - 6 * value) / epsilon**2
         return SurfaceSample(value, gradient, outputs, laplacian)
 
+    def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+        directions = rays.directions.index_select(0, samples.ray_index.clamp_min(0))
+        return surface.sdf, (directions * surface.normals).sum(-1)
+
+    @torch.no_grad()
+    def refresh_occupancy(
+        self, occupancy: OccupancyGrid, opacity: StepOpacity, *, threshold: float, all_cells: bool, generator: torch.Generator
+    ) -> None:
+        half_diagonal = math.sqrt(3) / occupancy.resolution
+
+        def opacity_at(positions: Tensor) -> Tensor:
+            sdf = self.sdf(positions)
+            return opacity(sdf, sdf + half_diagonal)
+
+        cells = None if all_cells else occupancy.values.shape[0] // 4
+        occupancy.update(opacity_at, threshold=threshold, cells=cells, generator=generator)
+
+    def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
+        networks = [*self.directions, *self.gains, *self.biases]
+        return [
+            {"params": [self.table], "lr": learning_rate, "weight_decay": 0.0},
+            {"params": networks, "lr": learning_rate, "weight_decay": weight_decay},
+        ]
+
+    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
+        return {}
+
     def _taps(self, positions: Tensor, offsets: Tensor) -> Tensor:
-        """f at each position plus each offset, [samples, offsets]."""
+        """Compute f at each position plus each offset, as [samples, offsets]."""
         points = (positions[None] + offsets[:, None]).clamp(-1, 1).reshape(-1, 3)
         return self.sdf(points).reshape(offsets.shape[0], -1).t()
 
 
 def _even_directions(count: int) -> Float[Tensor, "count 3"]:
-    """Unit vectors spread evenly over the sphere along a golden spiral."""
+    """Return unit vectors spread evenly over the sphere, along a golden spiral."""
     index = torch.arange(count) + 0.5
     height = 1 - 2 * index / count
     angle = math.pi * (1 + math.sqrt(5)) * index

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -15,10 +17,15 @@ _DENSITY_BIAS = -1.0
 
 
 class RadianceField(nn.Module):
-    """σ(x) = exp(g_0(h(x)) - 1) and c(x, d) = sigmoid(m(g(h(x)), Y(d))), with h a hash encoding, g and m perceptrons and Y
-    spherical harmonics.
+    """σ(x) = exp(g_0(h(x)) - 1) and c(x, d) = sigmoid(m(g(h(x)), Y(d))), with h a hash encoding and Y spherical harmonics.
 
-    The world cube [-1, 1]³ fills the hash grid; with ``unbounded`` all of space does, through the sphere contraction.
+    Args:
+        grid: shape of the hash grid.
+        density_hidden: units of the hidden layers of the perceptron g.
+        color_hidden: units of the hidden layers of the perceptron m.
+        geometry_features: outputs of g, which m is given; the first is the raw density.
+        unbounded: whether all of space fills the hash grid, through the sphere contraction, or the world cube [-1, 1]³ alone.
+        generator: draws the initial weights, on the CPU.
     """
 
     def __init__(
@@ -39,12 +46,13 @@ class RadianceField(nn.Module):
         self.color_net = Perceptron((geometry_features + _SH_DEGREE**2, *color_hidden, 3), generator)
 
     def density(self, positions: Float[Tensor, "samples 3"]) -> tuple[Float[Tensor, " samples"], Float[Tensor, "samples geometry"]]:
-        """Density per world unit and the geometry features, whose first is the raw density."""
+        """Compute the density per world unit and the geometry features, whose first is the raw density."""
         unit = (contract(positions) * 0.25 if self.unbounded else positions * 0.5) + 0.5
         features = self.density_net(hash_encode(unit, self.table, self.grid))
         return truncated_exp(features[:, 0] + _DENSITY_BIAS), features
 
     def encode_directions(self, directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays harmonics"]:
+        """Encode viewing directions for :meth:`color`."""
         return spherical_harmonics_encode(directions, _SH_DEGREE)
 
     def color(
@@ -53,5 +61,13 @@ class RadianceField(nn.Module):
         harmonics: Float[Tensor, "rays harmonics"],
         ray_index: Int[Tensor, " samples"],
     ) -> Float[Tensor, "samples 3"]:
-        """sRGB color seen along the ray of each sample; directions are encoded once per ray and shared by its samples."""
+        """Compute the sRGB color of each sample as seen along its ray; directions are encoded once per ray."""
         return torch.sigmoid(self.color_net.along_rays(features, harmonics, ray_index))
+
+    def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the groups of all parameters for an optimizer: the table without decay, and the perceptrons with it."""
+        networks = [*self.density_net.parameters(), *self.color_net.parameters()]
+        return [
+            {"params": [self.table], "lr": learning_rate, "weight_decay": 0.0},
+            {"params": networks, "lr": learning_rate, "weight_decay": weight_decay},
+        ]

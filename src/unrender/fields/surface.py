@@ -1,12 +1,23 @@
-"""What every signed distance field offers: the distance alone, and the distance with normal and features."""
+"""What every signed distance field offers to the recipes: values, distances along rays, occupied cells, parameters, regularization."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from unrender.cameras import Rays
+from unrender.numerics import normalized
+from unrender.ops.rays import OccupancyGrid, Samples
+
+StepOpacity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""Opacity of one step in each cell, from the signed distance in it that is nearest to zero and from the largest one."""
 
 
 @dataclass(frozen=True)
@@ -18,22 +29,86 @@ class SurfaceSample:
     gradient: Float[Tensor, "samples 3"]
     """∇f, not normalized: its length is one where f is a distance."""
     features: Float[Tensor, "samples features"]
-    """What the color network is told about the place."""
+    """Input of the color network."""
     laplacian: Float[Tensor, " samples"] | None
-    """∇²f from finite differences, where the field takes them: the curvature loss."""
+    """∇²f from finite differences, for the curvature loss; None where the gradient is exact."""
+
+    @cached_property
+    def normals(self) -> Float[Tensor, "samples 3"]:
+        """∇f / |∇f|, pointing out."""
+        return normalized(self.gradient)
 
 
 class SurfaceField(nn.Module, ABC):
     """A signed distance field over the world cube [-1, 1]³."""
 
+    @property
+    @abstractmethod
+    def feature_count(self) -> int:
+        """Columns of :attr:`SurfaceSample.features`."""
+
     @abstractmethod
     def sdf(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, " samples"]:
-        """The signed distance alone."""
+        """Compute the signed distance alone."""
 
     @abstractmethod
     def sample(self, positions: Float[Tensor, "samples 3"]) -> SurfaceSample:
-        """Signed distance, gradient and features, differentiable to the parameters."""
+        """Compute signed distance, gradient and features, differentiable in the parameters."""
+
+    @abstractmethod
+    def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+        """Return the signed distance at the middle of each interval and its slope along the ray, for the weights of a rendering.
+
+        Args:
+            samples: the intervals.
+            rays: the rays they lie on.
+            surface: the field at ``samples.positions(rays)``.
+        """
+
+    def secant(self, samples: Samples, rays: Rays) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+        """Return the mean of the signed distances at both ends of each interval, and the slope between them.
+
+        With these the opacities of a ray telescope (equation 13 of NeuS, Wang et al. 2021): a ray that goes from outside to inside ends
+        there, whatever the gradient of the field is.
+        """
+        index = samples.ray_index.clamp_min(0)
+        directions, origins = rays.directions.index_select(0, index), rays.origins.index_select(0, index)
+        ends = torch.cat([origins + samples.starts[:, None] * directions, origins + samples.ends[:, None] * directions])
+        before, after = self.sdf(ends).chunk(2)
+        return 0.5 * (before + after), (after - before) / samples.lengths.clamp_min(1e-6)
+
+    @abstractmethod
+    def refresh_occupancy(
+        self, occupancy: OccupancyGrid, opacity: StepOpacity, *, threshold: float, all_cells: bool, generator: torch.Generator
+    ) -> None:
+        """Mark the cells of an occupancy grid where a step can be opaque. Takes no gradients.
+
+        Args:
+            occupancy: a grid of one level over the world cube, changed in place.
+            opacity: the opacity of one step in a cell, called as ``opacity(nearest, largest)`` with the signed distance in the cell that
+                is nearest to zero and the largest one.
+            threshold: cells of a smaller opacity are empty.
+            all_cells: whether to visit every cell, as in the first steps of a fit; a field may visit all of them anyway.
+            generator: draws the cells and the places in them.
+        """
 
     @abstractmethod
     def advance(self, fraction: float) -> bool:
-        """Moves to the level of detail for this share of the budget; True where parameters were replaced by finer ones."""
+        """Switch to the level of detail for this share of the budget. Returns True where parameters were replaced by finer ones."""
+
+    @abstractmethod
+    def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
+        """Return the groups of all parameters for an optimizer, each with ``params``, ``lr`` and ``weight_decay``.
+
+        Args:
+            learning_rate: the rate of networks; grids and tables have rates relative to it, or to their cells.
+            weight_decay: of networks; grids and tables have none.
+        """
+
+    @abstractmethod
+    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
+        """Return the loss terms of the field itself by name, before their weight; none for many fields.
+
+        Args:
+            step: number of the step, which may pick the part of the field that is looked at.
+        """
