@@ -1,4 +1,4 @@
-"""How the sentences of the package are written: docstrings of functions begin with a verb, spelling is American, some phrases never occur."""
+"""How the package is written: docstrings of functions begin with a verb, spelling is American, some phrases never occur."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ BRITISH = re.compile(
 
 PHRASES = re.compile(
     r"(?i)\b(who renders|is no number|no numbers|whole numbers?|so-manieth|on the way (forward|back)|a wish that|takes? the ways of|"
-    r"ways of a gpu|anew|of one's own|shall not|came along|come along|worth keeping by|asks? for neither|has no word for|have no words for)\b"
+    r"ways of a gpu|anew|of one's own|shall not|came along|come along|worth keeping by|asks? for neither|has no word for|"
+    r"have no words for)\b"
 )
 """Turns of phrase that made readers stop; say it with the field's own word."""
 

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from unrender.captures.capture import Capture
 from unrender.losses.metrics import psnr, ssim
-from unrender.render.scene import Scene
 from unrender.render.rendering import Rendering
+from unrender.render.scene import Scene
 
 
 @dataclass(frozen=True)

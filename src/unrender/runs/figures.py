@@ -16,8 +16,8 @@ from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
-from unrender.geometry.mesh import Mesh
 from unrender.files.atomic import replacing
+from unrender.geometry.mesh import Mesh
 from unrender.render.rendering import Rendering
 
 Picture = UInt8[ndarray, "height width 3"]

@@ -13,10 +13,10 @@ from jaxtyping import UInt8
 from numpy import ndarray
 
 from unrender.captures.capture import Capture
+from unrender.recipes.fitting import Progress
+from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.figures import Picture, color_picture, normal_picture, write_picture
-from unrender.runs.directory import RunDirectory
-from unrender.recipes.fitting import Progress
 
 MARK_SECONDS = 60
 """Of training: what every fit that lasts as long is compared at."""

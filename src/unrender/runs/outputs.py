@@ -16,17 +16,17 @@ from torch import Tensor
 
 from unrender.cameras import Cameras, arc_cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
+from unrender.files.atomic import write_json, write_text
+from unrender.files.video import write_video
+from unrender.geometry.mesh import Mesh
+from unrender.recipes.fitting import FitResult
+from unrender.render.rendering import Rendering
+from unrender.render.scene import Scene
+from unrender.runs.directory import RunDirectory, RunRecord, finite
 from unrender.runs.display import Display, duration
 from unrender.runs.evaluation import Evaluation, ViewScore, evaluate, truth_of
 from unrender.runs.figures import color_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
-from unrender.geometry.mesh import Mesh
-from unrender.files.atomic import write_json, write_text
-from unrender.runs.directory import RunDirectory, RunRecord, finite
-from unrender.files.video import write_video
 from unrender.runs.milestones import LARGEST_SIDE, one_above_the_other, shown_view
-from unrender.recipes.fitting import FitResult
-from unrender.render.scene import Scene
-from unrender.render.rendering import Rendering
 from unrender.runs.report import Course, Report, ViewRow, build_report
 
 CameraPath = Literal["test", "orbit", "interpolated"]

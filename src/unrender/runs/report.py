@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unrender.geometry.mesh import Mesh
+from unrender.runs.directory import HistoryLine, RunRecord
 from unrender.runs.display import duration
 from unrender.runs.evaluation import Evaluation, ViewScore
 from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Curve, Picture, data_uri, line_chart, mesh_picture
-from unrender.geometry.mesh import Mesh
-from unrender.runs.directory import HistoryLine, RunRecord
 
 LARGEST_EMBEDDED_VIDEO = 15 * 2**20
 """Bytes; a longer video is linked."""

@@ -9,7 +9,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -18,8 +18,10 @@ from typing import Any
 import torch
 
 from unrender.captures.capture import Capture, CaptureError
-from unrender.runs.display import Display, duration
 from unrender.devices import device_name, peak_memory_mb, versions
+from unrender.recipes.fitting import FitResult, Observer, Progress
+from unrender.recipes.table import Recipe
+from unrender.render.scene import Scene
 from unrender.runs.checkpoints import CheckpointError, find_checkpoint, save_checkpoint
 from unrender.runs.directory import (
     CaptureRecord,
@@ -32,10 +34,8 @@ from unrender.runs.directory import (
     differences,
     finite,
 )
+from unrender.runs.display import Display, duration
 from unrender.runs.milestones import Milestones
-from unrender.recipes.fitting import FitResult, Observer, Progress
-from unrender.recipes.table import Recipe
-from unrender.render.scene import Scene
 
 CHECKPOINT_EVERY = 30.0
 """Seconds of wall time between checkpoints: what a killed run loses at most."""
