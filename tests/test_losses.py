@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import typing
 
 import pytest
 import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from unrender.losses.photometric import l1, mse, smooth_l1
+from unrender.losses.photometric import Photometric, l1, mse, photometric, smooth_l1
 from unrender.losses.regularizers import (
     curvature,
     eikonal,
@@ -161,3 +162,15 @@ def test_grids_too_small_for_a_stencil_are_refused() -> None:
         total_variation(torch.zeros(1, 4, 4, 1))
     with pytest.raises(ValueError, match="at least three voxels"):
         laplacian_smoothness(torch.zeros(4, 2, 4), 1.0)
+
+
+@pytest.mark.parametrize("kind", typing.get_args(Photometric))
+def test_every_name_of_a_photometric_loss_has_its_function(kind: Photometric) -> None:
+    assert photometric(kind) in (l1, mse, smooth_l1)
+
+
+def test_the_gradient_of_smoothness_refuses_to_be_differentiated() -> None:
+    grid = random(4, 4, 4)
+    (first,) = torch.autograd.grad(laplacian_smoothness(grid, 1.0), grid, create_graph=True)
+    with pytest.raises(RuntimeError, match="laplacian_smoothness has a first derivative only"):
+        torch.autograd.grad(first.sum(), grid)

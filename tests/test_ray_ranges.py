@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrender.ops.rays import Samples, dim, prune, ray_range, visible, without_unseen
+from unrender.ops.rays import Samples, attenuate, prune, prune_hidden, ray_range, visible
 from unrender.reference import ray_ranges as reference
 
 
@@ -44,16 +44,16 @@ def test_light_equals_the_twin_and_goes_on_from_part_to_part() -> None:
     samples = packed(60, seed=2)
     alpha = 0.3 * torch.rand(samples.starts.shape[0], generator=torch.Generator().manual_seed(3))
     ones = torch.ones(60)
-    light, lit = dim(samples, alpha, ones, threshold=0.05)
-    plain_light, plain_lit = reference.dim(samples, alpha, ones, threshold=0.05)
+    light, lit = attenuate(samples, alpha, ones, threshold=0.05)
+    plain_light, plain_lit = reference.attenuate(samples, alpha, ones, threshold=0.05)
     assert torch.equal(lit, plain_lit)
     torch.testing.assert_close(light, plain_light, rtol=0, atol=0)
     half = samples.count // 2
     rank = torch.arange(alpha.shape[0]) - samples.first[samples.ray_index]
     near = rank < half[samples.ray_index]
-    first_light, first = dim(ray_range(samples, torch.zeros_like(half), half), alpha[near], ones, threshold=0.05)
+    first_light, first = attenuate(ray_range(samples, torch.zeros_like(half), half), alpha[near], ones, threshold=0.05)
     far = ray_range(samples, half, samples.count)
-    both_light, second = dim(far, alpha[~near], first_light, threshold=0.05)
+    both_light, second = attenuate(far, alpha[~near], first_light, threshold=0.05)
     assert torch.equal(first + second, lit)
     assert torch.equal(both_light, light)
 
@@ -66,7 +66,7 @@ def test_pruning_by_portions_equals_pruning_at_once() -> None:
         asked.append(part.starts.shape[0])
         return 0.01 + 0.6 * part.starts
 
-    kept = without_unseen(samples, opacity, threshold=1e-2, capacity=1)
+    kept = prune_hidden(samples, opacity, threshold=1e-2, capacity=1)
     assert sum(asked) < samples.starts.shape[0]
     assert_same(kept, prune(samples, visible(samples, opacity(samples), threshold=1e-2)))
 
@@ -74,4 +74,4 @@ def test_pruning_by_portions_equals_pruning_at_once() -> None:
 def test_no_rays_and_no_samples() -> None:
     none = Samples(*(torch.zeros(0, dtype=torch.int32), torch.zeros(0), torch.zeros(0)), *(torch.zeros(0, dtype=torch.int32) for _ in "ab"))
     assert ray_range(none, none.first, none.count).starts.shape == (0,)
-    assert without_unseen(none, lambda part: part.starts, threshold=0.1, capacity=1).count.shape == (0,)
+    assert prune_hidden(none, lambda part: part.starts, threshold=0.1, capacity=1).count.shape == (0,)

@@ -1,4 +1,4 @@
-"""How close an image is to the truth. Both images are sRGB with values from 0 to 1; nothing here is meant to be minimized.
+"""How close an image is to the truth. Both images are sRGB with values from 0 to 1. These are scores, not losses to minimize.
 
 The score of a set of images is the mean of the scores of its images, not the score of their mean error.
 """
@@ -19,12 +19,12 @@ _CONTRAST_GUARD = 0.03**2
 def psnr(
     image: Float[Tensor, "*shape 3"], reference: Float[Tensor, "*shape 3"], mask: Bool[Tensor, "*shape"] | None = None
 ) -> Float[Tensor, ""]:
-    """Peak signal-to-noise ratio, -10 log₁₀(mean (a - b)²), in decibels, of sRGB values clamped to [0, 1].
+    """Compute the peak signal-to-noise ratio -10 log₁₀(mean (a - b)²) in decibels, of values clamped to [0, 1].
 
     Args:
-        image: what was rendered.
+        image: the rendering.
         reference: the truth.
-        mask: where to look; everywhere if left out, which is what published tables do. A fully transparent mask gives NaN.
+        mask: pixels that count; None counts all, as published tables do. A mask without any gives NaN.
 
     Returns:
         The score; infinite for equal images.
@@ -38,18 +38,18 @@ def psnr(
 
 
 def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "height width 3"]) -> Float[Tensor, ""]:
-    """Structural similarity, the mean over pixels and channels of
+    """Compute the structural similarity, the mean over pixels and channels of
 
         (2 μa μb + c₁)(2 σab + c₂) / ((μa² + μb² + c₁)(σa² + σb² + c₂)),
 
-    with means, variances and covariance under an 11 × 11 Gaussian window of σ = 1.5 pixels, c₁ = 0.01², c₂ = 0.03², and pixels whose window
-    lies wholly inside the image. Values are clamped to [0, 1]. Computed in float64: a variance is a small difference of large numbers.
+    with means, variances and covariance under an 11 × 11 Gaussian window of σ = 1.5 pixels, c₁ = 0.01², c₂ = 0.03², over the pixels whose
+    window lies wholly inside the image. Values are clamped to [0, 1].
 
     Returns:
         At most 1, reached by equal images.
 
     Raises:
-        ValueError: for images smaller than the window.
+        ValueError: the images are smaller than the window.
 
     Source: Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, from error visibility to structural similarity, 2004, eq. 13.
 
@@ -59,7 +59,8 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
     """
     height, width, _ = image.shape
     if height < _WINDOW or width < _WINDOW:
-        raise ValueError(f"SSIM needs images of at least {_WINDOW} x {_WINDOW} pixels, not {width} x {height}")
+        raise ValueError(f"ssim takes images of at least {_WINDOW} x {_WINDOW} pixels, got {width} x {height}")
+    # In float64, because a variance is a small difference of large numbers.
     a = image.double().clamp(0, 1).permute(2, 0, 1)
     b = reference.double().clamp(0, 1).permute(2, 0, 1)
     mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blurred(torch.stack([a, b, a * a, b * b, a * b]))
@@ -72,7 +73,7 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
 
 
 def _blurred(images: Float[Tensor, "kinds 3 height width"]) -> Float[Tensor, "kinds 3 inner_height inner_width"]:
-    """Gaussian means where the window fits."""
+    """Return Gaussian means where the window fits."""
     distance = torch.arange(_WINDOW, dtype=images.dtype, device=images.device) - _WINDOW // 2
     weights = torch.exp(-0.5 * (distance / _SIGMA) ** 2)
     weights = weights / weights.sum()

@@ -1,7 +1,7 @@
-"""What is asked of a scene beyond matching the photos. One formula each; means, so that a loss does not depend on the batch.
+"""Priors on a scene, beyond matching the photos. Each is a mean, so that it does not depend on the size of the batch.
 
 Losses over samples take an optional weight per sample, Σ wᵢ lᵢ / Σ wᵢ: give 0 to the unused tail of a padded batch and 1 to the rest. Where
-all weights are zero the loss is zero.
+all weights are zero, the loss is zero.
 """
 
 from __future__ import annotations
@@ -12,26 +12,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unrender.losses.weighting import weighted_mean
+from unrender.ops.kernels.derivatives import differentiable_once
+
 _OPACITY_MARGIN = 1e-3
-"""Opacities are clipped to [margin, 1 - margin], so that a ray that is wholly wrong has a finite loss, 6.9, and one that is wholly right no
+"""Opacities are clipped to [margin, 1 - margin]: a ray that is wholly wrong has a finite loss, 6.9, and one that is wholly right has no
 gradient."""
 
 _NORM_GUARD = 1e-12
-"""Added to a squared norm, so that the root has a finite slope (zero) at the zero vector, in the first and the second derivative."""
+"""Added to a squared norm: the first and second derivatives of the root stay finite at the zero vector, where they would be NaN."""
 
 
 def eikonal(gradients: Float[Tensor, "samples 3"], weight: Float[Tensor, " samples"] | None = None) -> Float[Tensor, ""]:
-    """Mean of (|∇f| - 1)²: a signed distance has slope one everywhere (Gropp et al., Implicit Geometric Regularization, 2020, eq. 2).
+    """Average (|∇f| - 1)²: a signed distance has slope one everywhere.
+
+    Source: Gropp et al., Implicit geometric regularization, 2020, eq. 2.
 
     >>> eikonal(torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.6, 0.8]])).item()
     2.0
     """
     length = torch.sqrt((gradients * gradients).sum(-1) + _NORM_GUARD)
-    return _weighted_mean((length - 1) ** 2, weight)
+    return weighted_mean((length - 1) ** 2, weight)
 
 
 def mask_bce(opacity: Float[Tensor, " rays"], mask: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
-    """Mean of -m log o - (1 - m) log(1 - o): the opacity should be the mask (NeuS, Wang et al. 2021, eq. 16); o clipped to [0.001, 0.999].
+    """Average -m log o - (1 - m) log(1 - o), which is least where the opacity is the mask; o is clipped to [0.001, 0.999].
+
+    Source: Wang et al., NeuS, 2021, eq. 16.
 
     >>> round(mask_bce(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 1.0])).item(), 4)
     3.8005
@@ -41,7 +48,9 @@ def mask_bce(opacity: Float[Tensor, " rays"], mask: Float[Tensor, " rays"]) -> F
 
 
 def opaque(opacity: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
-    """Mean binary entropy -o log o - (1 - o) log(1 - o): a ray should meet the object or not, o clipped to [0.001, 0.999].
+    """Average the entropy -o log o - (1 - o) log(1 - o), which is least for rays wholly opaque or wholly clear.
+
+    The opacity o is clipped to [0.001, 0.999].
 
     >>> round(opaque(torch.tensor([0.5])).item(), 4)
     0.6931
@@ -51,61 +60,72 @@ def opaque(opacity: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
 
 
 def sparsity(sdf: Float[Tensor, " samples"], scale: float, weight: Float[Tensor, " samples"] | None = None) -> Float[Tensor, ""]:
-    """Mean of exp(-scale |f|): few places should be near a surface, which keeps stray surfaces out of unseen space
-    (SparseNeuS, Long et al. 2022, eq. 10).
+    """Average exp(-scale |f|), which keeps stray surfaces out of unseen space.
+
+    Args:
+        sdf: signed distance f.
+        scale: one over the distance from the surface up to which the loss matters.
+        weight: one per sample.
+
+    Source: Long et al., SparseNeuS, 2022, eq. 10.
 
     >>> round(sparsity(torch.tensor([0.0, -1.0]), 1.0).item(), 4)
     0.6839
     """
-    return _weighted_mean(torch.exp(-scale * sdf.abs()), weight)
+    return weighted_mean(torch.exp(-scale * sdf.abs()), weight)
 
 
 def curvature(laplacian: Float[Tensor, " samples"], weight: Float[Tensor, " samples"] | None = None) -> Float[Tensor, ""]:
-    """Mean of |Δf|, which a smooth surface keeps small (Neuralangelo, Li et al. 2023, eq. 9).
+    """Average |Δf|, which is small for a smooth surface: Δf of a signed distance is twice the mean curvature.
+
+    Source: Li et al., Neuralangelo, 2023, eq. 9.
 
     >>> curvature(torch.tensor([-4.0, 2.0])).item()
     3.0
     """
-    return _weighted_mean(laplacian.abs(), weight)
+    return weighted_mean(laplacian.abs(), weight)
 
 
 def total_variation(grid: Float[Tensor, "depth height width channels"]) -> Float[Tensor, ""]:
-    """Mean over voxels and channels of √(Δx² + Δy² + Δz²), Δ the step to the next voxel (Plenoxels, Fridovich-Keil et al. 2022, eq. 4).
+    """Average √(Δx² + Δy² + Δz²) over voxels and channels, with Δ the step to the next voxel.
 
     The last voxel along each axis has no next one and is left out. Units are those of the grid's values per voxel.
 
     Raises:
-        ValueError: for a grid with fewer than two voxels along an axis.
+        ValueError: the grid has fewer than two voxels along an axis.
+
+    Source: Fridovich-Keil et al., Plenoxels, 2022, eq. 4.
 
     >>> ramp = torch.arange(4.0).reshape(1, 1, 4, 1).expand(3, 3, 4, 2)
     >>> round(total_variation(3 * ramp).item(), 6)
     3.0
     """
     if min(grid.shape[:3]) < 2:
-        raise ValueError(f"total variation needs at least two voxels along each axis, not {tuple(grid.shape[:3])}")
+        raise ValueError(f"total_variation takes at least two voxels along each axis, got {tuple(grid.shape[:3])}")
     here = grid[:-1, :-1, :-1]
     squared = (grid[1:, :-1, :-1] - here) ** 2 + (grid[:-1, 1:, :-1] - here) ** 2 + (grid[:-1, :-1, 1:] - here) ** 2
     return torch.sqrt(squared + _NORM_GUARD).mean()
 
 
 def laplacian_smoothness(sdf: Float[Tensor, "depth height width"], spacing: float) -> Float[Tensor, ""]:
-    """Mean over inner voxels of (Δf)², with the seven-point Laplacian Δf = (Σ of the six neighbors - 6 f) / spacing².
+    """Average (Δf)² over inner voxels, with Δf = (Σ of the six neighbors - 6 f) / spacing².
 
-    A plane costs nothing; a bump costs by its curvature. One pass forward and one back, for grids of millions of voxels.
+    A plane costs nothing, and a bump costs by its curvature. The gradient is written out, for grids of millions of voxels, and has no
+    derivative of its own.
 
     Args:
         sdf: values on a regular grid.
         spacing: distance between neighboring voxels, in world units.
 
     Raises:
-        ValueError: for a grid with fewer than three voxels along an axis.
+        ValueError: the grid has fewer than three voxels along an axis.
 
     >>> bowl = (torch.arange(5.0) - 2) ** 2
     >>> laplacian_smoothness(bowl[:, None, None].expand(5, 5, 5).contiguous(), 1.0).item()
     4.0
     """
     if min(sdf.shape) < 3:
-        raise ValueError(f"the Laplacian needs at least three voxels along each axis, not {tuple(sdf.shape)}")
+        raise ValueError(f"laplacian_smoothness takes at least three voxels along each axis, got {tuple(sdf.shape)}")
     return _LaplacianSmoothness.apply(sdf, spacing)  # type: ignore[no-any-return]
 
 
@@ -121,27 +141,21 @@ class _LaplacianSmoothness(torch.autograd.Function):
                 inner[axis] = neighbor
                 laplacian += sdf[tuple(inner)]
         laplacian /= spacing**2
-        ctx.save_for_backward(laplacian)
+        ctx.save_for_backward(sdf, laplacian)
         ctx.spacing = spacing
         flat = laplacian.reshape(-1)
         return torch.dot(flat, flat) / flat.numel()
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (laplacian,) = ctx.saved_tensors
-        pulled = laplacian * (2 * cotangent / (laplacian.numel() * ctx.spacing**2))
-        gradient = pulled.new_zeros([size + 2 for size in pulled.shape])
-        gradient[1:-1, 1:-1, 1:-1] -= 6 * pulled
+    @differentiable_once("laplacian_smoothness")
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        _, laplacian = ctx.saved_tensors  # sdf is there for the guard, which looks at what the gradient depends on
+        grad_laplacian = laplacian * (2 * grads[0] / (laplacian.numel() * ctx.spacing**2))
+        grad_sdf = grad_laplacian.new_zeros([size + 2 for size in grad_laplacian.shape])
+        grad_sdf[1:-1, 1:-1, 1:-1] -= 6 * grad_laplacian
         for axis in range(3):
             inner = [slice(1, -1)] * 3
             for neighbor in (slice(None, -2), slice(2, None)):
                 inner[axis] = neighbor
-                gradient[tuple(inner)] += pulled
-        return gradient, None
-
-
-def _weighted_mean(values: Float[Tensor, " samples"], weight: Float[Tensor, " samples"] | None) -> Float[Tensor, ""]:
-    if weight is None:
-        return values.mean()
-    return (weight * values).sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+                grad_sdf[tuple(inner)] += grad_laplacian
+        return grad_sdf, None

@@ -24,23 +24,23 @@ from unrender.devices import on_cpu, pytorch_on_one_thread
 from unrender.fields.radiance import RadianceField
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
-from unrender.losses.photometric import l1, mse, smooth_l1
+from unrender.losses.photometric import Photometric, mse, photometric
 from unrender.ops.encodings import Adam, HashGrid
 from unrender.ops.rays import (
-    CANDIDATES,
+    MARCHED_PER_TRAINED,
     OccupancyGrid,
     Opacity,
     Samples,
+    attenuate_lazily,
     composite,
     distortion,
-    looking_capacity,
     march,
     opacity_and_distance,
-    pieces,
-    reach,
+    prune_hidden,
+    ray_chunks,
+    rendering_capacity,
     samples_taken,
     weights_from_density,
-    without_unseen,
 )
 from unrender.recipes.fitting import Clock, FitResult, Fitting, Observer
 from unrender.recipes.pixels import Background, PixelSampler, RayCount, draw_background
@@ -106,7 +106,7 @@ class NerfConfig:
     """Steps between two updates of the occupancy grid."""
     background: Background = "random"
     """Behind the scene while fitting: a random color per ray forces the opacity to be right."""
-    loss: Literal["l1", "mse", "smooth_l1"] = "smooth_l1"
+    loss: Photometric = "smooth_l1"
     """Photometric loss."""
     distortion: float = 0.0
     """Weight of the distortion loss, which gathers the weights of a ray (mip-NeRF 360)."""
@@ -191,7 +191,7 @@ class NerfScene(Scene):
 
     @torch.no_grad()
     def prune(self, samples: Samples, rays: Rays) -> Samples:
-        return without_unseen(samples, self._opacity(rays), threshold=1e-3, capacity=2 * self.config.target_samples)
+        return prune_hidden(samples, self._opacity(rays), threshold=1e-3, capacity=2 * self.config.target_samples)
 
     def _opacity(self, rays: Rays) -> Opacity:
         return lambda part: 1 - torch.exp(-self.field.density(part.positions(rays))[0] * part.lengths)
@@ -209,14 +209,14 @@ class NerfScene(Scene):
     def render_rays(self, rays: Rays) -> Rendering:
         parts = []
         with pytorch_on_one_thread():
-            for piece in pieces(rays):
-                rendering = self._look(piece)
-                parts.append(replace(rendering, normal=self._normals(piece, rendering)))
+            for chunk in ray_chunks(rays):
+                rendering = self._look(chunk)
+                parts.append(replace(rendering, normal=self._normals(chunk, rendering)))
         return concatenated(parts)
 
     def _look(self, rays: Rays) -> Rendering:
         """As :meth:`shade`, with the color network only where somebody sees it."""
-        samples = self.march(rays, None, looking_capacity(rays, self.config.samples_per_ray))
+        samples = self.march(rays, None, rendering_capacity(rays, self.config.samples_per_ray))
         density, features = self.field.density(samples.positions(rays))
         weights = weights_from_density(density, samples, early_stop=1e-3)
         seen = torch.nonzero(weights > _UNSEEN)[:, 0]
@@ -241,10 +241,10 @@ class NerfScene(Scene):
         """Where each ray has lost half of its light; infinite where it never does."""
         parts = []
         with pytorch_on_one_thread():
-            for piece in pieces(rays):
-                samples = self.march(piece, None, looking_capacity(piece, self.config.samples_per_ray))
-                light, lit = reach(samples, self._opacity(piece), threshold=0.5)
-                last = (samples.first + lit - 1).clamp_min(0)
+            for chunk in ray_chunks(rays):
+                samples = self.march(chunk, None, rendering_capacity(chunk, self.config.samples_per_ray))
+                light, visible_count = attenuate_lazily(samples, self._opacity(chunk), threshold=0.5)
+                last = (samples.first + visible_count - 1).clamp_min(0)
                 middle = torch.cat([samples.midpoints, samples.starts.new_zeros(1)])[last.long()]  # there may be no sample at all
                 parts.append(torch.where(light <= 0.5, middle, torch.inf))
         return torch.cat(parts)
@@ -310,7 +310,7 @@ def fit(
         scene.occupancy.mark_seen(cameras, capture.split.train, masks=capture.masks)
     else:
         fitting.restore(resume)
-    photometric = {"l1": l1, "mse": mse, "smooth_l1": smooth_l1}[config.loss]
+    color_loss = photometric(config.loss)
 
     def opacity_of_a_step(positions: Tensor) -> Tensor:
         length = scene.step
@@ -332,7 +332,7 @@ def fit(
         samples = marched = scene.march(
             rays,
             torch.rand(count, generator=generator, device=device),
-            None if on_cpu(device) else CANDIDATES * config.target_samples,
+            None if on_cpu(device) else MARCHED_PER_TRAINED * config.target_samples,
         )
         if config.prune and fraction > 0.02:
             samples = scene.prune(samples, rays)
@@ -340,7 +340,7 @@ def fit(
         background = draw_background(config.background, batch.color, generator)
         truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
         rendering, weights = scene.shade(samples, rays, background)
-        losses = {"rgb": photometric(rendering.color, truth)}
+        losses = {"rgb": color_loss(rendering.color, truth)}
         if config.distortion > 0:
             losses["distortion"] = config.distortion * distortion(weights, _folded(samples) if capture.unbounded else samples).mean()
         fitting.take_step(losses, color_error=mse(rendering.color.detach(), truth), rays=count, samples=samples)

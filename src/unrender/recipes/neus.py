@@ -34,22 +34,22 @@ from unrender.fields.surface import SurfaceField, SurfaceSample
 from unrender.geometry.first_surface import fuse_depth_maps, hull_distance
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
-from unrender.losses.photometric import l1, mse, smooth_l1
+from unrender.losses.photometric import Photometric, mse, photometric
 from unrender.losses.regularizers import curvature, eikonal, laplacian_smoothness, mask_bce, opaque, sparsity
 from unrender.numerics import normalized
 from unrender.ops.encodings import Adam, HashGrid, spherical_harmonics_encode
 from unrender.ops.rays import (
-    CANDIDATES,
+    MARCHED_PER_TRAINED,
     OccupancyGrid,
     Samples,
     aabb_intersection,
     composite,
     distortion,
-    looking_capacity,
     march,
     opacity_and_distance,
-    pieces,
     prune,
+    ray_chunks,
+    rendering_capacity,
     samples_taken,
     sdf_alpha,
     visible,
@@ -145,7 +145,7 @@ class NeusConfig:
     weight_decay: float = 0.0
     """Decoupled weight decay of the perceptrons (AdamW)."""
 
-    loss: Literal["l1", "mse", "smooth_l1"] = "l1"
+    loss: Photometric = "l1"
     """Photometric loss."""
     rgb_weight: Ramp = 1.0
     """Weight of the photometric loss."""
@@ -380,13 +380,13 @@ class NeusScene(Scene):
     def render_rays(self, rays: Rays) -> Rendering:
         parts = []
         with pytorch_on_one_thread():
-            for piece in pieces(rays):
-                background = torch.full_like(piece.origins, self.background)
+            for chunk in ray_chunks(rays):
+                background = torch.full_like(chunk.origins, self.background)
                 if self.around is not None:
-                    background, _ = self.surroundings(piece, None, background)
-                samples = self.march(piece, None, looking_capacity(piece, self.config.samples_per_ray))
-                samples = self.prune(samples, piece) if on_cpu(piece.origins.device) else samples
-                parts.append(self.shade(samples, piece, background)[0])
+                    background, _ = self.surroundings(chunk, None, background)
+                samples = self.march(chunk, None, rendering_capacity(chunk, self.config.samples_per_ray))
+                samples = self.prune(samples, chunk) if on_cpu(chunk.origins.device) else samples
+                parts.append(self.shade(samples, chunk, background)[0])
         return concatenated(parts)
 
     @torch.no_grad()
@@ -544,7 +544,7 @@ def fit(
     fitting = Fitting(scene, optimizer, generator, ray_count, clock, observer)
     if resume is not None:
         fitting.restore(resume)
-    photometric = {"l1": l1, "mse": mse, "smooth_l1": smooth_l1}[config.loss]
+    color_loss = photometric(config.loss)
 
     start = 0 if first is None else first.steps
     for step in fitting:
@@ -561,7 +561,7 @@ def fit(
 
         batch = (coarse if fraction < config.downscale_until else pixels).draw(ray_count.rays, generator)
         rays, count = batch.rays, batch.color.shape[0]
-        capacity = None if on_cpu(device) else CANDIDATES * config.target_samples
+        capacity = None if on_cpu(device) else MARCHED_PER_TRAINED * config.target_samples
         samples = marched = scene.march(rays, torch.rand(count, generator=generator, device=device), capacity)
         if config.prune:
             samples = scene.prune(samples, rays)
@@ -575,7 +575,7 @@ def fit(
         rendering, weights, surface = scene.shade(samples, rays, background)
 
         used = (samples.ray_index >= 0).float()
-        losses = {"rgb": ramp(config.rgb_weight, fraction) * photometric(rendering.color, truth)}
+        losses = {"rgb": ramp(config.rgb_weight, fraction) * color_loss(rendering.color, truth)}
         if (weight := ramp(config.eikonal_weight, fraction)) > 0:
             losses["eikonal"] = weight * eikonal(surface.gradient, used)
         if batch.alpha is not None and (weight := ramp(config.mask_weight, fraction)) > 0:

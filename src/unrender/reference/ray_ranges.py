@@ -24,7 +24,7 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
     return Samples(F.pad(ray.int(), tail, value=-1), starts, ends, first, count)
 
 
-def dim(
+def attenuate(
     samples: Samples, alpha: Float[Tensor, " samples"], light: Float[Tensor, " rays"], *, threshold: float
 ) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
     """What is left of each ray's light behind its samples, and how many of them are seen by more light than ``threshold``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unrender.ops.rays.capacity import MARCHED_PER_TRAINED, ray_chunks, rendering_capacity, samples_taken
 from unrender.ops.rays.compositing import (
     composite,
     opacity_and_distance,
@@ -13,34 +14,31 @@ from unrender.ops.rays.compositing import (
 from unrender.ops.rays.distortion import distortion
 from unrender.ops.rays.marching import aabb_intersection, march, prune, visible
 from unrender.ops.rays.occupancy import OccupancyGrid
-from unrender.ops.rays.pieces import CANDIDATES, looking_capacity, pieces, samples_taken
-from unrender.ops.rays.ray_ranges import dim, ray_range
-from unrender.ops.rays.samples import Samples, ray_pieces, room_for
-from unrender.ops.rays.visibility import Opacity, reach, without_unseen
+from unrender.ops.rays.ray_ranges import attenuate, ray_range
+from unrender.ops.rays.samples import Samples
+from unrender.ops.rays.visibility import Opacity, attenuate_lazily, prune_hidden
 
 __all__ = [
-    "CANDIDATES",
-    "Opacity",
+    "MARCHED_PER_TRAINED",
     "OccupancyGrid",
+    "Opacity",
     "Samples",
     "aabb_intersection",
+    "attenuate",
+    "attenuate_lazily",
     "composite",
-    "dim",
     "distortion",
-    "looking_capacity",
     "march",
     "opacity_and_distance",
-    "pieces",
     "prune",
-    "ray_pieces",
+    "prune_hidden",
+    "ray_chunks",
     "ray_range",
-    "reach",
-    "room_for",
+    "rendering_capacity",
     "samples_taken",
     "sdf_alpha",
     "visible",
     "weights_from_alpha",
     "weights_from_density",
     "weights_from_sdf",
-    "without_unseen",
 ]

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from unrender.devices import on_cpu
 from unrender.ops.kernels.launch import launch
-from unrender.ops.rays.samples import Samples, ray_pieces
+from unrender.ops.rays.samples import Samples, chunk_count
 
 wp.set_module_options({"enable_backward": False})
 
@@ -513,7 +513,7 @@ class _DensityWeights(torch.autograd.Function):
             samples.first.shape[0],
             [density, samples.starts, samples.ends, samples.first, samples.count, early_stop, weights],
             density.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         ctx.samples, ctx.early_stop = samples, early_stop
         ctx.save_for_backward(density, weights)
@@ -532,7 +532,7 @@ class _DensityWeights(torch.autograd.Function):
                 *(weights, grads[0].contiguous(), grad_density),
             ],
             density.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         return grad_density, None, None
 
@@ -546,7 +546,7 @@ class _AlphaWeights(torch.autograd.Function):
             samples.first.shape[0],
             [alpha, samples.first, samples.count, early_stop, weights],
             alpha.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         ctx.samples, ctx.early_stop = samples, early_stop
         ctx.save_for_backward(alpha)
@@ -562,7 +562,7 @@ class _AlphaWeights(torch.autograd.Function):
             samples.first.shape[0],
             [alpha, samples.first, samples.count, ctx.early_stop, grads[0].contiguous(), grad_alpha],
             alpha.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         return grad_alpha, None, None
 
@@ -598,7 +598,7 @@ class _SdfWeights(torch.autograd.Function):
             samples.first.shape[0],
             [sdf, cosine, samples.starts, samples.ends, sharpness, anneal, samples.first, samples.count, early_stop, weights],
             sdf.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         ctx.samples, ctx.anneal, ctx.early_stop = samples, anneal, early_stop
         ctx.save_for_backward(sdf, cosine, sharpness, weights)
@@ -618,7 +618,7 @@ class _SdfWeights(torch.autograd.Function):
                 *(weights, grads[0].contiguous(), scratch, by_sdf, by_cosine, by_sharpness),
             ],
             sdf.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         return by_sdf, by_cosine, _total(by_sharpness).reshape(1), None, None, None
 
@@ -641,7 +641,7 @@ class _Composite(torch.autograd.Function):
             sums.shape[0],
             [weights, flat, sample_stride, channel_stride, values.shape[1], samples.first, samples.count, sums],
             values.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         ctx.samples = samples
         ctx.save_for_backward(weights, values)
@@ -662,7 +662,7 @@ class _Composite(torch.autograd.Function):
                 *(grads[0].contiguous(), grad_weights, grad_values),
             ],
             values.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         shaped = grad_values.as_strided(values.shape, (sample_stride, channel_stride))
         return grad_weights, shaped, None
@@ -678,7 +678,7 @@ class _Summary(torch.autograd.Function):
             opacity.shape[0],
             [weights, samples.starts, samples.ends, samples.first, samples.count, opacity, distance],
             weights.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         ctx.samples = samples
         return opacity, distance
@@ -695,7 +695,7 @@ class _Summary(torch.autograd.Function):
                 *(grads[0].contiguous(), grads[1].contiguous(), grad_weights),
             ],
             grad_weights.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         return grad_weights, None
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.ops.kernels.launch import launch
-from unrender.ops.rays.samples import Samples, ray_pieces
+from unrender.ops.rays.samples import Samples, chunk_count
 
 wp.set_module_options({"enable_backward": False})
 
@@ -91,7 +91,7 @@ class _Distortion(torch.autograd.Function):
             loss.shape[0],
             [weights, samples.starts, samples.ends, samples.first, samples.count, loss],
             weights.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         ctx.samples = samples
         ctx.save_for_backward(weights)
@@ -107,7 +107,7 @@ class _Distortion(torch.autograd.Function):
             samples.first.shape[0],
             [weights, samples.starts, samples.ends, samples.first, samples.count, grads[0].contiguous(), grad_weights],
             weights.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         return grad_weights, None
 

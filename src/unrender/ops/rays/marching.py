@@ -21,7 +21,7 @@ from unrender.cameras import Rays
 from unrender.devices import on_cpu
 from unrender.ops.kernels.launch import launch
 from unrender.ops.rays.occupancy import OccupancyGrid
-from unrender.ops.rays.samples import Samples, ray_pieces, room_for
+from unrender.ops.rays.samples import Samples, allocate_samples, chunk_count
 
 wp.set_module_options({"enable_backward": False})
 
@@ -458,7 +458,7 @@ def march(
     nothing, no_rays = torch.zeros(0, device=device), torch.zeros(0, dtype=torch.int32, device=device)
     runs = [run_k, run_t, run_length]
     launch(_march_kernel, number, [*shared, 0, counts, no_rays, *runs, no_rays, nothing, nothing], device, pieces=pieces)
-    samples = room_for(counts, capacity)
+    samples = allocate_samples(counts, capacity)
     written = [samples.count, samples.first, *runs, samples.ray_index, samples.starts, samples.ends]
     launch(_march_kernel, number, [*shared, 1, *written], device, pieces=pieces)
     return samples
@@ -479,13 +479,13 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | N
     device = samples.starts.device
     flags = keep.contiguous().view(torch.uint8)
     counts = torch.zeros_like(samples.count)
-    pieces = ray_pieces(samples)
+    pieces = chunk_count(samples)
     launch(_keep_count_kernel, counts.shape[0], [flags, samples.first, samples.count, counts], device, pieces=pieces)
     if on_cpu(device):
         capacity = None
     elif capacity is None:
         capacity = samples.starts.shape[0]
-    kept = room_for(counts, capacity)
+    kept = allocate_samples(counts, capacity)
     launch(
         _keep_kernel,
         counts.shape[0],
@@ -519,6 +519,6 @@ def visible(
         samples.first.shape[0],
         [alpha.float().contiguous(), samples.first, samples.count, float(threshold), float(alpha_threshold), flags],
         flags.device,
-        pieces=ray_pieces(samples),
+        pieces=chunk_count(samples),
     )
     return flags.view(torch.bool)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unrender.devices import on_cpu
 from unrender.ops.kernels.launch import launch
-from unrender.ops.rays.samples import Samples, ray_pieces, room_for
+from unrender.ops.rays.samples import Samples, allocate_samples, chunk_count
 
 wp.set_module_options({"enable_backward": False})
 
@@ -44,7 +44,7 @@ def _range_kernel(
 
 @no_type_check
 @wp.kernel
-def _dim_kernel(
+def _attenuate_kernel(
     first: int,
     alpha: wp.array(dtype=wp.float32),
     ray_first: wp.array(dtype=wp.int32),
@@ -83,7 +83,7 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
     device = samples.starts.device
     if capacity is None and not on_cpu(device):
         raise ValueError("ray_range() needs a capacity on a GPU, where counting the samples would stop the device; pass capacity=...")
-    part = room_for((end - begin).clamp_min(0), capacity)
+    part = allocate_samples((end - begin).clamp_min(0), capacity)
     launch(
         _range_kernel,
         part.count.shape[0],
@@ -92,13 +92,13 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
             *(part.first, part.count, part.ray_index, part.starts, part.ends),
         ],
         device,
-        pieces=ray_pieces(samples),
+        pieces=chunk_count(samples),
     )
     return part
 
 
 @torch.no_grad()
-def dim(
+def attenuate(
     samples: Samples, alpha: Float[Tensor, " samples"], light: Float[Tensor, " rays"], *, threshold: float
 ) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
     """What is left of each ray's light behind its samples, and how many of them are seen by more light than ``threshold``.
@@ -117,15 +117,15 @@ def dim(
     >>> import torch
     >>> one = Samples(torch.zeros(3, dtype=torch.int32), torch.arange(3.0), torch.arange(3.0) + 1,
     ...               torch.tensor([0], dtype=torch.int32), torch.tensor([3], dtype=torch.int32))
-    >>> [x.tolist() for x in dim(one, torch.tensor([0.5, 0.75, 0.9]), torch.ones(1), threshold=0.2)]
+    >>> [x.tolist() for x in attenuate(one, torch.tensor([0.5, 0.75, 0.9]), torch.ones(1), threshold=0.2)]
     [[0.125], [2]]
     """
     left, lit = light.clone(), torch.zeros_like(samples.count)
     launch(
-        _dim_kernel,
+        _attenuate_kernel,
         lit.shape[0],
         [alpha.float().contiguous(), samples.first, samples.count, float(threshold), left, lit],
         left.device,
-        pieces=ray_pieces(samples),
+        pieces=chunk_count(samples),
     )
     return left, lit

@@ -68,7 +68,7 @@ class Samples:
         return _Gather.apply(per_ray.float().contiguous(), self)
 
 
-def room_for(counts: Int[Tensor, " rays"], capacity: int | None) -> Samples:
+def allocate_samples(counts: Int[Tensor, " rays"], capacity: int | None) -> Samples:
     """Packed samples that are still to be filled in: without a ray and without length, as many as each ray has a count.
 
     Args:
@@ -84,7 +84,7 @@ def room_for(counts: Int[Tensor, " rays"], capacity: int | None) -> Samples:
     return Samples(ray_index, starts, torch.zeros_like(starts), (counts.cumsum(0) - counts).int(), counts)
 
 
-def ray_pieces(samples: Samples) -> int:
+def chunk_count(samples: Samples) -> int:
     """How finely ``launch`` should cut a kernel whose work items are the rays of ``samples``."""
     return min(thread_count(), max(1, samples.starts.shape[0] // _SAMPLES_PER_PIECE))
 
@@ -195,7 +195,7 @@ class _Positions(torch.autograd.Function):
             origins.shape[0],
             [grad, samples.starts, samples.ends, samples.first, samples.count, origins, directions],
             grad.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         return origins, directions, None
 
@@ -218,6 +218,6 @@ class _Gather(torch.autograd.Function):
             per_ray.shape[0],
             [grad, samples.first, samples.count, per_ray],
             grad.device,
-            pieces=ray_pieces(samples),
+            pieces=chunk_count(samples),
         )
         return per_ray, None

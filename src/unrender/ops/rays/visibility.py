@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
-from unrender.ops.rays.ray_ranges import dim, ray_range
+from unrender.ops.rays.ray_ranges import attenuate, ray_range
 from unrender.ops.rays.samples import Samples
 
 _PORTIONS = (0.25, 0.5, 1.0)
@@ -20,7 +20,7 @@ Opacity = Callable[[Samples], Float[Tensor, " samples"]]
 """Of each interval of the part it is given, from 0 to 1."""
 
 
-def without_unseen(samples: Samples, opacity: Opacity, *, threshold: float, capacity: int) -> Samples:
+def prune_hidden(samples: Samples, opacity: Opacity, *, threshold: float, capacity: int) -> Samples:
     """The samples in front of which more light than ``threshold`` is left, packed anew.
 
     Args:
@@ -29,12 +29,12 @@ def without_unseen(samples: Samples, opacity: Opacity, *, threshold: float, capa
         threshold: transmittance at which a ray ends.
         capacity: length of the arrays returned on a GPU; on a CPU they are as long as needed.
     """
-    _, lit = reach(samples, opacity, threshold=threshold)
+    _, lit = attenuate_lazily(samples, opacity, threshold=threshold)
     return ray_range(samples, torch.zeros_like(lit), lit, capacity=None if on_cpu(lit.device) else capacity)
 
 
 @torch.no_grad()
-def reach(samples: Samples, opacity: Opacity, *, threshold: float) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
+def attenuate_lazily(samples: Samples, opacity: Opacity, *, threshold: float) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
     """The light left where each ray ends, and how many of its samples it passes: those in front of which more than ``threshold`` is left.
 
     On a CPU the field is asked about a portion of each ray at a time, and only on rays that are not dark by then. On a GPU, where counting
@@ -47,11 +47,11 @@ def reach(samples: Samples, opacity: Opacity, *, threshold: float) -> tuple[Floa
     """
     light = torch.ones(samples.count.shape[0], device=samples.starts.device)
     if not on_cpu(samples.starts.device):
-        return dim(samples, opacity(samples), light, threshold=threshold)
+        return attenuate(samples, opacity(samples), light, threshold=threshold)
     reached = lit = torch.zeros_like(samples.count)
     for portion in _PORTIONS:
         until = torch.where(light > threshold, (samples.count * portion).ceil().int(), reached)
         part = ray_range(samples, reached, until)
-        light, more = dim(part, opacity(part), light, threshold=threshold)
+        light, more = attenuate(part, opacity(part), light, threshold=threshold)
         lit, reached = lit + more, until
     return light, lit

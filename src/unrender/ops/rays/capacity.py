@@ -12,21 +12,21 @@ from unrender.cameras import Rays
 from unrender.devices import on_cpu
 from unrender.ops.rays.samples import Samples
 
-CANDIDATES = 8
+MARCHED_PER_TRAINED = 8
 """A step on a GPU marches at most this many times the samples it trains on, and drops those nobody sees."""
 
 _RAYS_ON_A_CPU = 4096
 _RAYS_ON_A_GPU = 1024
 
 
-def pieces(rays: Rays) -> Iterator[Rays]:
+def ray_chunks(rays: Rays) -> Iterator[Rays]:
     """The rays of a picture, as many at a time as are looked at together."""
     size = _RAYS_ON_A_CPU if on_cpu(rays.origins.device) else _RAYS_ON_A_GPU
     for k in range(0, rays.origins.shape[0], size):
         yield Rays(rays.origins[k : k + size].contiguous(), rays.directions[k : k + size].contiguous())
 
 
-def looking_capacity(rays: Rays, samples_per_ray: int) -> int | None:
+def rendering_capacity(rays: Rays, samples_per_ray: int) -> int | None:
     """Room for every sample of a piece, since no ray of a picture may lose any: twice the steps across the cube, for what surrounds it."""
     return None if on_cpu(rays.origins.device) else rays.origins.shape[0] * 2 * max(samples_per_ray, 512)
 
@@ -35,4 +35,4 @@ def samples_taken(trained: Samples, marched: Samples, device: torch.device) -> I
     """What the number of rays adapts to: the samples trained on and, on a GPU, the share of the marching capacity that is used up."""
     if on_cpu(device):
         return trained.used()
-    return torch.maximum(trained.used(), marched.used() // CANDIDATES)
+    return torch.maximum(trained.used(), marched.used() // MARCHED_PER_TRAINED)
