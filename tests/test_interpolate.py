@@ -210,7 +210,7 @@ def test_no_chosen_channel_gives_no_derivative():
         (lambda a, r, f: (a.double(), r, f), "attributes is torch.float64"),
         (
             lambda a, r, f: (a, dataclasses.replace(r, barycentrics=r.barycentrics.double()), f),
-            "barycentrics is torch.float64",
+            "barycentrics, got torch.float64",
         ),
         (lambda a, r, f: (a[0, 0], r, f), r"attributes of shape \[views or 1, vertices, channels\]"),
         (lambda a, r, f: (a.expand(3, -1, -1), r, f), "attributes of 3 views and a raster of 2"),
@@ -267,7 +267,7 @@ def test_a_channel_that_does_not_exist_is_named():
     attributes, raster, faces, _ = _case(10, 8, 12, 2, 1)
     with pytest.raises(ValueError, match="channel 2 of attributes with 2 channels"):
         interpolate_with_derivatives(attributes, raster, faces, [0, 2])
-    with pytest.raises(ValueError, match="whole number as a channel, got 0.5"):
+    with pytest.raises(ValueError, match="an integer as a channel, got 0.5"):
         unchecked: Any = getattr(interpolate_with_derivatives, "__wrapped__", interpolate_with_derivatives)
         unchecked(attributes, raster, faces, [0.5])
 

@@ -31,6 +31,8 @@ def test_used_sections_stand_in_their_place(tmp_path: Path) -> None:
         ("// section: a\n// section: a\n", "defines a section twice"),
         ("// section: a\n// use: b\n", "the section b is not defined"),
         ("// section: a\n// use: b\n// section: b\n// use: a\n", "uses itself"),
+        ("// section: a\n// use: kernels.no_such\n", "the section kernels.no_such is not defined"),
+        ("// section: b\n// section: a\n// use: b with N = 3\n", "cannot be read: // use: b with N = 3"),
     ],
 )
 def test_a_broken_header_is_refused(tmp_path: Path, text: str, reason: str) -> None:
@@ -42,3 +44,14 @@ def test_every_header_of_the_package_can_be_read() -> None:
     root = Path(unrender.__file__).parent
     for path in root.rglob("*.h"):
         assert native_sections(str(path), path.name), path
+
+
+def test_macros_of_a_use_end_with_it(tmp_path: Path) -> None:
+    text = "// section: loop\nN + CHANNEL;\n// section: outer\n  // use: loop with N=3 CHANNEL=(list?list[k]:k)\n"
+    body = "\n#define N 3\n#define CHANNEL (list?list[k]:k)\nN + CHANNEL;\n#undef N\n#undef CHANNEL\n"
+    assert native_sections(*header(tmp_path, text))["outer"] == body
+
+
+def test_shared_sections_are_used_by_their_room(tmp_path: Path) -> None:
+    sections = native_sections(*header(tmp_path, "// section: a\n// use: kernels.forget_add\n"))
+    assert "#undef UNRENDER_ADD\n" in sections["a"] and set(sections) == {"a"}

@@ -18,6 +18,7 @@ from raster_scenes import cube, in_clip_space, orthographic_square, perspective,
 from unrender.devices import as_on_a_gpu
 from unrender.geometry.mesh import read_mesh
 from unrender.ops.kernels import launch as launcher
+from unrender.ops.kernels.checks import check_integer
 from unrender.ops.raster import Raster, checks, rasterize, rasterize_layers
 from unrender.reference import rasterize as twin
 
@@ -409,7 +410,7 @@ def test_peeling_meets_every_triangle_once():
 @pytest.mark.cpu
 def test_errors_say_what_is_wrong_and_where():
     positions, faces = scene(0)
-    with pytest.raises(ValueError, match=r"float32 and clip_positions is torch\.float64.*unrender\.reference"):
+    with pytest.raises(ValueError, match=r"float32 as clip_positions, got torch\.float64.*unrender\.reference"):
         rasterize(positions.double(), faces, (8, 8))
     bad = faces.clone()
     bad[7, 2] = 30
@@ -432,8 +433,8 @@ def test_errors_say_what_is_wrong_and_where():
         rasterize(positions, faces, (8, 8), behind=rasterize(positions, faces, (8, 9)))
     with pytest.raises(ValueError, match="at least 1 layer"):
         rasterize_layers(positions, faces, (8, 8), layers=0)
-    with pytest.raises(ValueError, match="whole number as the number of layers, got 1.5"):
-        checks.check_whole(1.5, "the number of layers", "rasterize_layers")
+    with pytest.raises(ValueError, match="an integer as the number of layers, got 1.5"):
+        check_integer(1.5, "the number of layers", "rasterize_layers")
     for resolution in ((4.5, 4), 4, ("4", 4), (4, 4, 4), (True, 4), (4,)):
         with pytest.raises(ValueError, match=r"two whole numbers, \(height, width\)"):
             checks.check_resolution(resolution, "rasterize")
@@ -476,10 +477,10 @@ def test_a_tensor_is_no_raster():
         checks.check_raster(torch.zeros(1, 8, 8, 4), "rasterize")
 
 
-def test_more_numbers_than_32_bits_count_are_refused():
-    with pytest.raises(ValueError, match=r"fewer than 2\^31 numbers, and the clip positions are 2147483648: split the call"):
+def test_more_elements_than_32_bits_count_are_refused():
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 elements in the clip positions, got 2147483648: split the call"):
         checks.check_clip_positions(torch.empty(1, 2**29, 4, device="meta"), "rasterize")
-    with pytest.raises(ValueError, match=r"fewer than 2\^31 numbers"):
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 elements"):
         checks.check_face_list(torch.empty(2**30, 3, dtype=torch.int32, device="meta"), "rasterize")
 
 

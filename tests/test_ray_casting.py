@@ -318,7 +318,7 @@ def test_rays_of_other_shapes_are_refused(origins: Tensor, directions: Tensor, l
 def test_more_rays_than_32_bits_count_are_refused():
     tree = TriangleTree(*_sphere(1))
     many = torch.zeros(1, 3).expand(716_000_000, 3)
-    with pytest.raises(ValueError, match=r"fewer than 2\^31 numbers"):
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 elements"):
         cast_rays(tree, many, many)
 
 

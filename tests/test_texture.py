@@ -492,10 +492,10 @@ T, U, D, B = torch.rand(1, 4, 4, 3), torch.rand(2, 5, 5, 2), torch.rand(2, 5, 5,
 @pytest.mark.parametrize(
     "arguments, options, message",
     [
-        ((T.double(), U), {}, "works in float32 and texels is torch.float64.*unrender.reference"),
-        ((T, U.double()), {}, "and uv is torch.float64"),
-        ((T, U, D.double()), {}, "and uv_derivatives is torch.float64"),
-        ((T, U, None, B.double()), {}, "and level_bias is torch.float64"),
+        ((T.double(), U), {}, "takes float32 as texels, got torch.float64.*unrender.reference"),
+        ((T, U.double()), {}, "float32 as uv, got torch.float64"),
+        ((T, U, D.double()), {}, "float32 as uv_derivatives, got torch.float64"),
+        ((T, U, None, B.double()), {}, "float32 as level_bias, got torch.float64"),
         ((T[0], U), {}, r"texels are \[views, height, width, channels\]"),
         ((T, U), {"boundary": "cube"}, r"a cube map are \[views, 6, side, side, channels\]"),
         ((T[:, :0], U), {}, "sides of 1 to 65536"),
@@ -510,7 +510,7 @@ T, U, D, B = torch.rand(1, 4, 4, 3), torch.rand(2, 5, 5, 2), torch.rand(2, 5, 5,
         ((T, U), {"filter": "linear-mipmap-linear"}, "pass uv_derivatives or level_bias"),
         ((T, U, D), {"max_level": -1}, "0 or more, got -1"),
         ((T, U, D), {"mips": [torch.rand(1, 2, 2, 3), torch.rand(1, 2, 1, 3)]}, "mip level 2 of a texture"),
-        ((T, U, D), {"mips": [torch.rand(1, 2, 2, 3).double()]}, "mip level 1 is torch.float64: convert it"),
+        ((T, U, D), {"mips": [torch.rand(1, 2, 2, 3).double()]}, "mip level 1, got torch.float64: convert it"),
         ((T, U.to("meta")), {}, "one device, got texels on cpu, uv on meta"),
     ],
 )
@@ -521,7 +521,7 @@ def test_bad_input_is_named(arguments, options: dict, message: str):
 
 def test_a_level_that_is_no_whole_number_is_refused():
     unchecked: Any = getattr(level_sizes, "__wrapped__", level_sizes)  # the tests' own type checker would refuse it first
-    with pytest.raises(ValueError, match="whole number as max_level, got 1.5"):
+    with pytest.raises(ValueError, match="an integer as max_level, got 1.5"):
         unchecked(4, 4, 1.5)
 
 
@@ -549,7 +549,7 @@ def test_a_second_derivative_is_refused_by_name():
 
 
 def test_bad_texels_for_mips_are_named():
-    with pytest.raises(ValueError, match="build_mips works in float32"):
+    with pytest.raises(ValueError, match="build_mips takes float32"):
         build_mips(T.double())
     with pytest.raises(ValueError, match="needs cube boundaries"):
         build_mips(torch.rand(1, 6, 4, 4, 3))

@@ -37,7 +37,7 @@ from unrender.ops.raster import (
     rasterize_layers,
     topology_of,
 )
-from unrender.ops.raster.checks import LARGEST_SIDE
+from unrender.ops.raster.checks import LARGEST_RASTER_SIDE
 from unrender.render.rendering import Rendering
 from unrender.shading.gbuffer import GBuffer
 from unrender.shading.lights import Light
@@ -112,10 +112,10 @@ def _check(cameras: Cameras, background: Tensor | None, samples: int | float, la
     if not whole or samples < 1 or layers < 1:
         raise ValueError(f"rendering takes whole numbers, at least one sample and one layer, got samples={samples} and layers={layers}")
     views, height, width = len(cameras), cameras.height, cameras.width
-    if samples * max(height, width) > LARGEST_SIDE:
+    if samples * max(height, width) > LARGEST_RASTER_SIDE:
         raise ValueError(
             f"samples={samples} makes {samples * height} x {samples * width} samples of {height} x {width} pixels,"
-            f" and at most {LARGEST_SIDE} fit along a side: use fewer samples or smaller images"
+            f" and at most {LARGEST_RASTER_SIDE} fit along a side: use fewer samples or smaller images"
         )
     if background is None:
         return

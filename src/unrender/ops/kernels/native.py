@@ -1,7 +1,9 @@
 """C++ bodies of kernels, kept in header files beside the modules that use them.
 
 A header is cut into sections by lines ``// section: NAME``; what stands above the first one is a comment for readers. Inside a section a
-line ``// use: NAME`` stands for the text of another section, so that shared fragments are written once and their place can be seen.
+line ``// use: OTHER`` stands for the text of another section, so that shared fragments are written once and their place can be seen.
+``// use: OTHER with A=1 B=k`` defines the macros ``A`` and ``B`` (no spaces in their values) around that text and forgets them after it.
+``// use: kernels.OTHER`` takes a section of ``ops/kernels/shared.h``, which holds what several families of kernels need.
 :func:`native_sections` returns the finished text of each section, as :func:`warp.func_native` takes it.
 """
 
@@ -13,7 +15,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 _SECTION = re.compile(r"^// section: (\w+)\n", re.MULTILINE)
-_USE = re.compile(r"^[ \t]*// use: (\w+)\n", re.MULTILINE)
+_USE = re.compile(r"^[ \t]*// use: ([\w.]+)((?: with(?: \w+=\S+)+)?)\n", re.MULTILINE)
+_ANY_USE = re.compile(r"^[ \t]*// use:.*\n?", re.MULTILINE)
+_SHARED = Path(__file__).with_name("shared.h")
 
 
 def native_sections(module_file: str, header: str) -> Mapping[str, str]:
@@ -27,18 +31,37 @@ def native_sections(module_file: str, header: str) -> Mapping[str, str]:
         The text of each section by its name.
 
     Raises:
-        ValueError: when a name is defined twice, unknown, or uses itself.
+        ValueError: when a name is defined twice, unknown, or uses itself, or a ``// use:`` line is malformed.
     """
-    parts = _SECTION.split(Path(module_file).with_name(header).read_text(encoding="utf-8"))
-    names, bodies = parts[1::2], parts[2::2]
-    if len(set(names)) < len(names):
-        raise ValueError(f"{header} defines a section twice: {sorted(name for name in set(names) if names.count(name) > 1)}")
-    written = dict(zip(names, bodies, strict=True))
+    own = _read(Path(module_file).with_name(header))
+    written = {f"kernels.{name}": body for name, body in _read(_SHARED).items()} | own
 
     def expand(name: str, trail: tuple[str, ...]) -> str:
         if name not in written or name in trail:
             reason = "uses itself" if name in trail else "is not defined"
             raise ValueError(f"{header}: the section {name} {reason} ({' -> '.join((*trail, name))})")
-        return _USE.sub(lambda found: expand(found[1], (*trail, name)), written[name])
+        return _USE.sub(lambda use: _with_macros(expand(use[1], (*trail, name)), use[2]), written[name])
 
-    return MappingProxyType({name: "\n" + expand(name, ()) for name in names})
+    sections = {name: "\n" + expand(name, ()) for name in own}
+    for name, text in sections.items():
+        malformed = _ANY_USE.search(text)
+        if malformed:
+            raise ValueError(f"{header}: the section {name} has a line that cannot be read: {malformed[0].strip()}")
+    return MappingProxyType(sections)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Return the text of each section of a header as it is written there."""
+    parts = _SECTION.split(path.read_text(encoding="utf-8"))
+    names, bodies = parts[1::2], parts[2::2]
+    if len(set(names)) < len(names):
+        raise ValueError(f"{path.name} defines a section twice: {sorted(name for name in set(names) if names.count(name) > 1)}")
+    return dict(zip(names, bodies, strict=True))
+
+
+def _with_macros(text: str, clause: str) -> str:
+    """Wrap a text in the macros that `` with A=1 B=k`` asks for."""
+    macros = [definition.partition("=") for definition in clause.split()[1:]]
+    define = "".join(f"#define {name} {value}\n" for name, _, value in macros)
+    forget = "".join(f"#undef {name}\n" for name, _, _ in macros)
+    return define + text + forget

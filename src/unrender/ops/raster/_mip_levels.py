@@ -15,8 +15,8 @@ import warp as wp
 from torch import Tensor
 
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import MOST_ELEMENTS, check_count, check_float32, check_integer
 from unrender.ops.kernels.launch import launch
-from unrender.ops.raster.checks import MOST_NUMBERS, check_count, check_float32, check_whole
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -213,7 +213,7 @@ def level_sizes(height: int, width: int, max_level: int | None) -> list[tuple[in
         ValueError: where a level that has to be halved has an odd side, or for a ``max_level`` that is none.
     """
     if max_level is not None:
-        check_whole(max_level, "max_level", "texture")
+        check_integer(max_level, "max_level", "texture")
     if max_level is not None and max_level < 0:
         raise ValueError(f"max_level is the coarsest mip level to use, 0 or more, got {max_level}")
     sizes = [(height, width)]
@@ -272,7 +272,7 @@ def rows_of_levels(levels: Sequence[Tensor]) -> Tensor | None:
     None where a kernel could not count them; all rows are then read.
     """
     rows = levels[0].numel() // (levels[0].shape[-1] * levels[0].shape[-2])
-    if len(levels) * rows > MOST_NUMBERS:
+    if len(levels) * rows > MOST_ELEMENTS:
         return None
     return torch.zeros(len(levels), rows, dtype=torch.uint8, device=levels[0].device)
 

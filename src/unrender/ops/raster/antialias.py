@@ -44,10 +44,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
+from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.work import ADD, FORGET_ADD
-from unrender.ops.raster.checks import check_clip_positions, check_count, check_faces, check_float32, check_raster, check_same_device
+from unrender.ops.raster.checks import check_clip_positions, check_faces, check_raster
 from unrender.ops.raster.raster import Raster
 from unrender.ops.raster.topology import Topology, topology_of
 

@@ -8,39 +8,11 @@ import torch
 from torch import Tensor
 
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
 from unrender.ops.raster.raster import Raster
 
-LARGEST_SIDE = 8192
+LARGEST_RASTER_SIDE = 8192
 """Pixels; the largest height or width of a raster."""
-
-MOST_NUMBERS = 2**31 - 1
-"""In one tensor that a kernel reads or writes: it counts them in 32 bits."""
-
-
-def check_float32(tensor: Tensor, name: str, verb: str) -> None:
-    """The kernels work in float32; the twins work in any type."""
-    if tensor.dtype != torch.float32:
-        raise ValueError(f"{verb} works in float32 and {name} is {tensor.dtype}: convert it, or use unrender.reference for other types")
-
-
-def check_same_device(tensors: dict[str, Tensor | None], verb: str) -> None:
-    """All tensors given live where the first one lives."""
-    given = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
-    if len(set(given.values())) > 1:
-        where = ", ".join(f"{name} on {device}" for name, device in given.items())
-        raise ValueError(f"{verb} needs all its tensors on one device, got {where}")
-
-
-def check_count(numbers: int, what: str, verb: str) -> None:
-    """A kernel can count them."""
-    if numbers > MOST_NUMBERS:
-        raise ValueError(f"{verb} deals with fewer than 2^31 numbers, and {what} are {numbers}: split the call")
-
-
-def check_whole(value: object, name: str, verb: str) -> None:
-    """An int, not a float that happens to be whole."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{verb} takes a whole number as {name}, got {value!r}")
 
 
 def check_raster(raster: object, verb: str) -> None:
@@ -106,8 +78,8 @@ def check_resolution(resolution: object, verb: str) -> None:
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
         raise ValueError(f"{verb} takes a resolution of two whole numbers, (height, width), got {resolution!r}")
     height, width = sides
-    if not (1 <= height <= LARGEST_SIDE and 1 <= width <= LARGEST_SIDE):
-        raise ValueError(f"{verb} takes a height and a width from 1 to {LARGEST_SIDE} pixels, got {height} x {width}")
+    if not (1 <= height <= LARGEST_RASTER_SIDE and 1 <= width <= LARGEST_RASTER_SIDE):
+        raise ValueError(f"{verb} takes a height and a width from 1 to {LARGEST_RASTER_SIDE} pixels, got {height} x {width}")
 
 
 def check_ranges(ranges: Tensor, face_count: int, verb: str) -> None:

@@ -21,10 +21,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import check_count, check_float32, check_integer, check_same_device
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.work import ADD, COPIES, FORGET_ADD, MOST_RANGES, SKIP_OTHERS, blocks, moved, zeros
-from unrender.ops.raster.checks import check_count, check_faces, check_float32, check_raster, check_same_device, check_whole
+from unrender.ops.raster.checks import check_faces, check_raster
 from unrender.ops.raster.raster import Raster
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -404,7 +405,7 @@ def interpolate_with_derivatives(
     if channels is not None:
         count = attributes.shape[2]
         for channel in channels:
-            check_whole(channel, "a channel", verb)
+            check_integer(channel, "a channel", verb)
             if not -count <= channel < count:
                 raise ValueError(f"{verb} got channel {channel} of attributes with {count} channels")
         columns = moved(torch.tensor([channel % count for channel in channels], dtype=torch.int32), attributes.device)

@@ -32,6 +32,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
+from unrender.ops.kernels.checks import check_integer, check_same_device
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.work import COPIES, moved
@@ -42,8 +43,6 @@ from unrender.ops.raster.checks import (
     check_ranges,
     check_raster,
     check_resolution,
-    check_same_device,
-    check_whole,
 )
 from unrender.ops.raster.raster import Raster
 
@@ -612,7 +611,7 @@ def rasterize_layers(
     Raises:
         ValueError: for fewer than one layer, and as :func:`rasterize`.
     """
-    check_whole(layers, "the number of layers", "rasterize_layers")
+    check_integer(layers, "the number of layers", "rasterize_layers")
     if layers < 1:
         raise ValueError(f"rasterize_layers peels at least 1 layer, got {layers}")
     found: list[Raster] = []

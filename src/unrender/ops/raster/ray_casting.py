@@ -24,8 +24,9 @@ import warp as wp
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
 from unrender.ops.kernels.launch import launch
-from unrender.ops.raster.checks import check_count, check_faces, check_float32, check_same_device
+from unrender.ops.raster.checks import check_faces
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 

@@ -25,13 +25,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.work import COPIES, MOST_RANGES, blocks, zeros
 from unrender.ops.raster import _texture_native as native
 from unrender.ops.raster._mip_levels import addresses, build_levels, check_texels, level_sizes, pull_to_base, rows_of_levels
 from unrender.ops.raster._texture_kernels import Lookup, sample_gradients_kernel, scatter_kernel, values_kernel
-from unrender.ops.raster.checks import check_count, check_float32, check_same_device
 
 Filter = Literal["auto", "nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear"]
 Boundary = Literal["wrap", "clamp", "zero", "cube"]
