@@ -375,7 +375,7 @@ UV = torch.zeros(1, 4, 4, 2)
         (lambda: dr.rasterize(CONTEXT, POS, TRI, (4, 4), torch.tensor([[0, 1]])), "ranges"),
         (lambda: dr.rasterize(CONTEXT, POS[0], TRI, (4, 4), torch.tensor([0, 1])), "ranges is .minibatch, 2."),
         (lambda: dr.rasterize(CONTEXT, POS[0], TRI, (4, 4), torch.tensor([[0, 2]])), "2 triangles from face 0|range of view 0"),
-        (lambda: dr.rasterize(CONTEXT, POS.double(), TRI, (4, 4)), "float32 and pos is torch.float64"),
+        (lambda: dr.rasterize(CONTEXT, POS.double(), TRI, (4, 4)), "float32 as pos, got torch.float64"),
         (lambda: dr.rasterize(CONTEXT, POS, TRI + 1, (4, 4)), "corner 2 of face 0 is vertex 3"),
         (lambda: dr.rasterize(CONTEXT, POS, TRI, (4, 0)), "from 1 to"),
         (lambda: dr.rasterize(CONTEXT, POS, TRI, (4,)), "height, width"),

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-import unrender.ops.raster.interpolate as ops
 from raster_scenes import in_clip_space, perspective, sphere, turned
 from unrender.ops.raster import Raster, interpolate, interpolate_with_derivatives, rasterize
+from unrender.ops.raster.interpolate import _shift
 from unrender.reference.interpolate import interpolate as twin
 from unrender.reference.interpolate import interpolate_with_derivatives as twin_with_derivatives
 
@@ -150,8 +150,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(vertices: int):
 def test_both_ways_of_adding_up_are_taken():
     """What the tests of the bits and of the twin compare is only both ways if the sizes choose both."""
     few, many = torch.zeros(1, 8, 3), torch.zeros(1, 20_000, 3)
-    assert ops._shift(few, 2 * 120 * 120) == -1
-    assert ops._shift(many, 2 * 120 * 120) >= 0 and ops._shift(many, 2 * 90 * 90) >= 0
+    assert _shift(few, 2 * 120 * 120) == -1
+    assert _shift(many, 2 * 120 * 120) >= 0 and _shift(many, 2 * 90 * 90) >= 0
 
 
 def test_tensors_that_are_not_contiguous_are_accepted():
@@ -207,7 +207,7 @@ def test_no_chosen_channel_gives_no_derivative():
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda a, r, f: (a.double(), r, f), "attributes is torch.float64"),
+        (lambda a, r, f: (a.double(), r, f), "attributes, got torch.float64"),
         (
             lambda a, r, f: (a, dataclasses.replace(r, barycentrics=r.barycentrics.double()), f),
             "barycentrics, got torch.float64",

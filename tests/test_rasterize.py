@@ -456,7 +456,7 @@ def test_errors_say_what_is_wrong_and_where():
         ("face", lambda t: t.long(), "face is int32, got torch.int64"),
         ("face", lambda t: t[:, :4], r"face is \(2, 4, 9\) and so its barycentrics \(2, 4, 9, 2\), got \(2, 8, 9, 2\)"),
         ("depth", lambda t: t[:1], r"its depth \(2, 8, 9\), got \(1, 8, 9\)"),
-        ("depth", lambda t: t.double(), "depth is torch.float64"),
+        ("depth", lambda t: t.double(), "depth, got torch.float64"),
         ("barycentrics", lambda t: t[..., :1], r"its barycentrics \(2, 8, 9, 2\), got \(2, 8, 9, 1\)"),
         ("barycentric_derivatives", lambda t: t[..., :2], r"its barycentric_derivatives \(2, 8, 9, 4\)"),
         ("depth", lambda t: t.to("meta"), "one device"),
