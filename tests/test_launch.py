@@ -18,7 +18,12 @@ from unrender.devices import as_on_a_gpu, on_cpu, thread_count
 from unrender.ops.kernels.launch import launch
 
 CPU = torch.device("cpu")
-KERNELS = sorted(path.stem for path in Path(unrender.ops.__path__[0]).glob("*.py") if "@wp.kernel" in path.read_text(encoding="utf-8"))
+FOLDER = Path(unrender.ops.__path__[0])
+KERNELS = sorted(
+    ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+    for path in FOLDER.rglob("*.py")
+    if "\n@wp.kernel" in path.read_text(encoding="utf-8")
+)
 
 
 @no_type_check
@@ -107,6 +112,10 @@ def test_a_cpu_can_be_asked_to_work_as_a_gpu() -> None:
         assert not on_cpu(CPU)
     assert on_cpu(CPU) is before
     assert thread_count() >= 1
+
+
+def test_every_family_of_primitives_has_kernels() -> None:
+    assert {name.split(".")[0] for name in KERNELS} >= {"encodings", "raster", "rays"}
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Warp has no compiler for CUDA there")

@@ -29,20 +29,19 @@ from unrender.ops.kernels.checks import check_count, check_float32, check_same_d
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.work import COPIES, MOST_RANGES, blocks, zeros
-from unrender.ops.raster import _texture_native as native
+from unrender.ops.raster import _texture_kernels as kernels
 from unrender.ops.raster._mip_levels import addresses, build_levels, check_texels, level_sizes, pull_to_base, rows_of_levels
-from unrender.ops.raster._texture_kernels import Lookup, sample_gradients_kernel, scatter_kernel, values_kernel
 
 Filter = Literal["auto", "nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear"]
 Boundary = Literal["wrap", "clamp", "zero", "cube"]
 
 _FILTERS = {
-    "nearest": native.NEAREST,
-    "linear": native.LINEAR,
-    "linear-mipmap-nearest": native.LINEAR_MIPMAP_NEAREST,
-    "linear-mipmap-linear": native.LINEAR_MIPMAP_LINEAR,
+    "nearest": kernels.NEAREST,
+    "linear": kernels.LINEAR,
+    "linear-mipmap-nearest": kernels.LINEAR_MIPMAP_NEAREST,
+    "linear-mipmap-linear": kernels.LINEAR_MIPMAP_LINEAR,
 }
-_BOUNDARIES = {"wrap": native.WRAP, "clamp": native.CLAMP, "zero": native.ZERO, "cube": native.CUBE}
+_BOUNDARIES = {"wrap": kernels.WRAP, "clamp": kernels.CLAMP, "zero": kernels.ZERO, "cube": kernels.CUBE}
 
 _SMALLEST_BLOCK = 4096
 """Samples of one work item on a CPU, at least: to start one costs as much as some hundred samples."""
@@ -50,20 +49,21 @@ _SMALLEST_BLOCK = 4096
 
 @dataclass(frozen=True)
 class _Settings:
-    """How a lookup is made; everything that is not a tensor."""
+    """How textures are looked up: all that is not a tensor."""
 
     filter: int
     boundary: int
     sizes: list[tuple[int, int]]
     """(height, width) of the levels in use."""
-    own_mips: bool
-    """Whether the levels above the base are made here, and their gradients handed down to it."""
+    builds_mips: bool
+    """Whether the mip levels are built here, so that their gradients go to the base."""
 
 
 def _describe(
     settings: _Settings, levels: Sequence[Tensor], uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, bands: int
 ) -> Any:
-    lookup = Lookup()
+    """Return the struct from which a kernel knows its texture and its samples."""
+    lookup = kernels.TextureLookup()
     lookup.levels = addresses(levels)
     lookup.uv = uv.data_ptr()
     lookup.uv_derivatives = 0 if derivatives is None else derivatives.data_ptr()
@@ -74,15 +74,15 @@ def _describe(
     lookup.samples_per_view = uv.shape[1] * uv.shape[2]
     lookup.top = len(levels) - 1
     lookup.filter, lookup.boundary, lookup.bands = settings.filter, settings.boundary, bands
-    lookup.in_blocks = int(on_cpu(uv.device) and settings.filter != native.NEAREST)
-    lookup.band_shift = max(settings.sizes[0][0].bit_length() - 6, 0)  # 32 to 63 groups of rows, which leaves bands of equal work
+    lookup.in_blocks = int(on_cpu(uv.device) and settings.filter != kernels.NEAREST)
+    lookup.band_shift = max(settings.sizes[0][0].bit_length() - 6, 0)  # 32 to 63 groups of rows, which gives bands equal work
     return lookup
 
 
-def _bands(levels: Sequence[Tensor], count: int) -> int:
-    """Work items that share the gradient to the texels on a CPU; 0 where copies of it do so instead."""
-    numbers = sum(level.numel() for level in levels)
-    if numbers * COPIES <= max(count * levels[0].shape[-1], 4096):
+def _band_count(levels: Sequence[Tensor], count: int) -> int:
+    """Return the number of bands that the gradient to the texels has on a CPU; 0 where it is summed up in copies."""
+    elements = sum(level.numel() for level in levels)
+    if elements * COPIES <= max(count * levels[0].shape[-1], 4096):
         return 0
     bands = 1
     while bands < MOST_RANGES and bands * 4096 < count:
@@ -93,96 +93,95 @@ def _bands(levels: Sequence[Tensor], count: int) -> int:
 class _Texture(torch.autograd.Function):
     @staticmethod
     def forward(ctx, settings: _Settings, uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, *levels: Tensor) -> Tensor:
-        if settings.own_mips:
+        if settings.builds_mips:
             levels = (levels[0], *build_levels(levels[0], settings.sizes))
-        on_a_cpu = on_cpu(uv.device)
+        cpu = on_cpu(uv.device)
         count = uv.numel() // uv.shape[-1]
-        bands = _bands(levels, count) if on_a_cpu else 1
-        noted = on_a_cpu and any(ctx.needs_input_grad[4:]) and bands > 1
+        bands = _band_count(levels, count) if cpu else 1
+        notes_bands = cpu and any(ctx.needs_input_grad[4:]) and bands > 1
         values = uv.new_empty(*uv.shape[:-1], levels[0].shape[-1])
-        chosen = uv.new_empty(count if settings.filter >= native.LINEAR_MIPMAP_NEAREST else 0)
-        reach = uv.new_empty(count if noted else 0, dtype=torch.int32)
+        chosen_level = uv.new_empty(count if settings.filter >= kernels.LINEAR_MIPMAP_NEAREST else 0)
+        bands_read = uv.new_empty(count if notes_bands else 0, dtype=torch.int32)
         items, block = blocks(count, _SMALLEST_BLOCK, uv.device)
-        lookup = _describe(settings, levels, uv, derivatives, bias, bands if noted else 1)
-        launch(values_kernel, items, [lookup, count, block, values.view(-1), chosen, reach], uv.device, pieces=items)
+        lookup = _describe(settings, levels, uv, derivatives, bias, bands if notes_bands else 1)
+        launch(kernels.values_kernel, items, [lookup, count, block, values.view(-1), chosen_level, bands_read], uv.device, pieces=items)
         ctx.settings, ctx.bands, ctx.has = settings, bands, (derivatives is not None, bias is not None)
         given = [tensor for tensor in (derivatives, bias) if tensor is not None]
-        ctx.save_for_backward(uv, chosen, reach, *given, *levels)
+        ctx.save_for_backward(uv, chosen_level, bands_read, *given, *levels)
         return values
 
     @staticmethod
     @differentiable_once("texture")
-    def backward(ctx, cotangent: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        uv, chosen, reach, *rest = ctx.saved_tensors
+    def backward(ctx, grad_values: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        uv, chosen_level, bands_read, *rest = ctx.saved_tensors
         derivatives = rest.pop(0) if ctx.has[0] else None
         bias = rest.pop(0) if ctx.has[1] else None
         settings, levels = ctx.settings, rest
-        cotangent = cotangent.contiguous()
-        to_uv, to_derivatives, to_bias = _gradients_to_samples(
-            settings, levels, uv, derivatives, bias, chosen, cotangent, ctx.needs_input_grad[1:4]
+        grad_values = grad_values.contiguous()
+        grad_samples = _gradients_to_samples(
+            settings, levels, (uv, derivatives, bias), chosen_level, grad_values, ctx.needs_input_grad[1:4]
         )
-        to_levels: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 4)
+        grad_levels: list[Tensor | None] = [None] * (len(ctx.needs_input_grad) - 4)
         if any(ctx.needs_input_grad[4:]):
-            gradients = _gradients_to_levels(settings, levels, uv, chosen, reach, ctx.bands, cotangent)
-            to_levels = list(gradients[: len(to_levels)])
-        return None, to_uv, to_derivatives, to_bias, *to_levels
+            found = _gradients_to_levels(settings, levels, uv, chosen_level, bands_read, ctx.bands, grad_values)
+            grad_levels = list(found[: len(grad_levels)])
+        return None, *grad_samples, *grad_levels
 
 
 def _gradients_to_samples(
     settings: _Settings,
     levels: Sequence[Tensor],
-    uv: Tensor,
-    derivatives: Tensor | None,
-    bias: Tensor | None,
-    chosen: Tensor,
-    cotangent: Tensor,
+    samples: tuple[Tensor, Tensor | None, Tensor | None],
+    chosen_level: Tensor,
+    grad_values: Tensor,
     needed: Sequence[bool],
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """To the coordinates, their derivatives and the bias, as far as they are needed and the filter has any."""
-    inputs = (uv, derivatives, bias)
-    has = (settings.filter != native.NEAREST, *[settings.filter == native.LINEAR_MIPMAP_LINEAR] * 2)
-    results = [
-        torch.empty_like(tensor) if want and tensor is not None and some else None
-        for tensor, want, some in zip(inputs, needed, has, strict=True)
+) -> list[Tensor | None]:
+    """Return the gradients to uv, uv_derivatives and level_bias, as far as they are needed and the filter has any."""
+    uv, derivatives, bias = samples
+    has_any = (settings.filter != kernels.NEAREST, *[settings.filter == kernels.LINEAR_MIPMAP_LINEAR] * 2)
+    grads = [
+        torch.empty_like(tensor) if need and has and tensor is not None else None
+        for tensor, need, has in zip(samples, needed, has_any, strict=True)
     ]
-    wanted = sum(1 << k for k, result in enumerate(results) if result is not None)
+    wanted = sum(1 << k for k, grad in enumerate(grads) if grad is not None)
     if wanted:
         count = uv.numel() // uv.shape[-1]
         items, block = blocks(count, _SMALLEST_BLOCK, uv.device)
         nothing = uv.new_empty(0)
-        outputs = [nothing if result is None else result.view(-1) for result in results]
+        outputs = [nothing if grad is None else grad.view(-1) for grad in grads]
         lookup = _describe(settings, levels, uv, derivatives, bias, 1)
-        arguments = [lookup, count, block, wanted, cotangent.view(-1), chosen, *outputs]
-        launch(sample_gradients_kernel, items, arguments, uv.device, pieces=items)
-    return results[0], results[1], results[2]
+        arguments = [lookup, count, block, wanted, grad_values.view(-1), chosen_level, *outputs]
+        launch(kernels.sample_gradients_kernel, items, arguments, uv.device, pieces=items)
+    return grads
 
 
 def _gradients_to_levels(
-    settings: _Settings, levels: Sequence[Tensor], uv: Tensor, chosen: Tensor, reach: Tensor, bands: int, cotangent: Tensor
+    settings: _Settings, levels: Sequence[Tensor], uv: Tensor, chosen_level: Tensor, bands_read: Tensor, bands: int, grad_values: Tensor
 ) -> list[Tensor]:
-    """To the base and to every level; those made here are handed down to the base."""
-    count, device = uv.numel() // uv.shape[-1], uv.device
-    lookup = _describe(settings, levels, uv, None, None, max(bands, 1))
-    on_a_cpu = on_cpu(device)
+    """Return the gradient to every level; those of levels built here are added to the base's."""
+    count, device, cpu = uv.numel() // uv.shape[-1], uv.device, on_cpu(uv.device)
+    target = kernels.TexelGradient()
     if bands:
-        gradients = [zeros(level.shape, device) for level in levels]
-        copies, pieces, stride = None, 1 if on_a_cpu else count, 0
+        grad_levels = [zeros(level.shape, device) for level in levels]
+        copies, chunks = None, 1 if cpu else count
     else:
-        stride = sum(level.numel() for level in levels)
-        copies, pieces = torch.zeros(COPIES, stride), COPIES
-        parts = copies[0].split([level.numel() for level in levels])
-        gradients = [part.view(level.shape) for part, level in zip(parts, levels, strict=True)]
-    written = rows_of_levels(levels) if on_a_cpu and bands and settings.own_mips else None
-    rows = torch.zeros(0, dtype=torch.uint8, device=device) if written is None else written.view(-1)
-    arguments = [lookup, count, pieces, 4 * stride, cotangent.view(-1), chosen, reach, addresses(gradients), written is not None, rows]
-    items = pieces * max(bands, 1) if count else 0
-    launch(scatter_kernel, items, arguments, device, pieces=items)
+        sizes = [level.numel() for level in levels]
+        copies, chunks = torch.zeros(COPIES, sum(sizes)), COPIES
+        grad_levels = [part.view(level.shape) for part, level in zip(copies[0].split(sizes), levels, strict=True)]
+        target.bytes_per_copy = 4 * sum(sizes)
+    written = rows_of_levels(levels) if cpu and bands and settings.builds_mips else None
+    target.grad_levels = addresses(grad_levels)
+    target.written = 0 if written is None else written.data_ptr()
+    lookup = _describe(settings, levels, uv, None, None, max(bands, 1))
+    items = chunks * max(bands, 1) if count else 0
+    arguments = [lookup, count, chunks, grad_values.view(-1), chosen_level, bands_read, target]
+    launch(kernels.scatter_kernel, items, arguments, device, pieces=items)
     if copies is not None:
         for copy in copies[1:]:
             copies[0] += copy
-    if settings.own_mips:
-        pull_to_base(gradients, settings.sizes, written)
-    return gradients
+    if settings.builds_mips:
+        pull_to_base(grad_levels, settings.sizes, written)
+    return grad_levels
 
 
 def _check_samples(uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, texels: Tensor, cube: bool) -> None:
@@ -280,7 +279,7 @@ def texture(
     if mipmapped and mips is not None:
         _check_mips(texels, mips, sizes)
         given = [level.contiguous() for level in mips[: len(sizes) - 1]]
-    settings = _Settings(_FILTERS[filter], _BOUNDARIES[boundary], sizes, own_mips=not given and len(sizes) > 1)
+    settings = _Settings(_FILTERS[filter], _BOUNDARIES[boundary], sizes, builds_mips=not given and len(sizes) > 1)
     derivatives, bias = (None, None) if not mipmapped else (uv_derivatives, level_bias)
     return _Texture.apply(
         settings,

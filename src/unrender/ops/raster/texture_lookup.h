@@ -1,28 +1,26 @@
-"""The C++ that the kernels of :mod:`unrender.ops.raster.texture` share: where a sample falls, at which level, and which texels it mixes.
+// What the kernels of texture.h share: where a sample falls, at which level, and which texels it mixes.
+//
+// Every kernel begins with the section `lookup`; `lookup` is its argument, a TextureLookup (_texture_kernels.py). Coordinates follow OpenGL:
+// texel (column, row) of a w x h level covers [column/w, (column + 1)/w] x [row/h, (row + 1)/h] of (s, t), and the faces of a cube are
+// +x -x +y -y +z -z.
 
-It is text, put in front of each kernel's own loop; ``lookup`` is the struct of that name. Coordinates follow OpenGL: texel (column, row)
-of a w × h level covers [column/w, (column + 1)/w] × [row/h, (row + 1)/h] of (s, t), and the faces of a cube are +x −x +y −y +z −z.
-"""
+// section: lookup
+// use: constants
+// use: place
+// use: level
+// use: footprint
+#if !defined(__CUDA_ARCH__)
+// use: block
+// use: vectors
+#endif
 
-from __future__ import annotations
-
-WRAP, CLAMP, ZERO, CUBE = range(4)
-"""The values of ``lookup.boundary``."""
-NEAREST, LINEAR, LINEAR_MIPMAP_NEAREST, LINEAR_MIPMAP_LINEAR = range(4)
-"""The values of ``lookup.filter``; from LINEAR_MIPMAP_NEAREST on there are levels."""
-SHORTEST_DIRECTION = 1e-30
-"""Along the major axis; the gradient to a shorter direction could leave float32."""
-
-_NAMES = f"""
-const int WRAP = {WRAP}, CLAMP = {CLAMP}, ZERO = {ZERO}, CUBE = {CUBE};
-const int NEAREST = {NEAREST}, LINEAR_MIPMAP_NEAREST = {LINEAR_MIPMAP_NEAREST}, LINEAR_MIPMAP_LINEAR = {LINEAR_MIPMAP_LINEAR};
-const float SHORTEST_DIRECTION = {SHORTEST_DIRECTION}f;
+// section: constants
+const int WRAP = 0, CLAMP = 1, ZERO = 2, CUBE = 3;  // values of lookup.boundary
+const int NEAREST = 0, LINEAR_MIPMAP_NEAREST = 2, LINEAR_MIPMAP_LINEAR = 3;  // of lookup.filter; LINEAR is 1, from 2 on there are levels
+const float SHORTEST_DIRECTION = 1e-30f;  // along the major axis; the gradient to a shorter direction could leave float32
 (void)WRAP; (void)CLAMP; (void)ZERO; (void)NEAREST; (void)LINEAR_MIPMAP_NEAREST; (void)LINEAR_MIPMAP_LINEAR;
-"""
 
-PLACE = (
-    _NAMES
-    + """
+// section: place
 const int channels = lookup.channels;
 const bool cube = lookup.boundary == CUBE;
 const float* const uv = (const float*)lookup.uv;
@@ -30,18 +28,18 @@ const float* const uv_derivatives = (const float*)lookup.uv_derivatives;
 const float* const level_bias = (const float*)lookup.level_bias;
 
 struct Place {
-    bool known;            // false where a coordinate is not finite, or a direction is as good as zero
+    bool valid;            // false where a coordinate is not finite, or a direction is too short
     int face;              // 0 unless the texture is a cube
     float s, t;            // in [0, 1] on a cube
     float s_side, t_side;  // on a cube, the coordinates across the face before they are divided by the major one
     float major;           // on a cube, the length along the face's axis
 };
 struct Footprint {
-    int taps;              // 0, 1 or 4
+    int taps;              // number of texels that are mixed: 0, 1 or 4
     int row[4], texel[4];  // the row and the texel, counted through all faces and views
-    float weight[4], by_s[4], by_t[4];
+    float weight[4], by_s[4], by_t[4];  // by_s = d weight / d s
 };
-// The axes that s and t of a face run along, and their directions.
+// The axes along which s and t of a face run, and their directions.
 struct Face {
     int major, s, t;
     float major_sign, s_sign, t_sign;
@@ -65,7 +63,7 @@ auto locate = [&](int n) {
     if (!cube) {
         p.s = uv[2 * n];
         p.t = uv[2 * n + 1];
-        p.known = p.s - p.s == 0.f && p.t - p.t == 0.f;
+        p.valid = p.s - p.s == 0.f && p.t - p.t == 0.f;
         return p;
     }
     const float x[3] = {uv[3 * n], uv[3 * n + 1], uv[3 * n + 2]};
@@ -76,17 +74,14 @@ auto locate = [&](int n) {
     p.major = fabsf(x[axis]);
     p.s_side = f.s_sign * x[f.s];
     p.t_side = f.t_sign * x[f.t];
-    p.known = x[0] - x[0] == 0.f && x[1] - x[1] == 0.f && x[2] - x[2] == 0.f && p.major >= SHORTEST_DIRECTION;
-    p.s = p.known ? 0.5f * (p.s_side / p.major + 1.f) : 0.f;
-    p.t = p.known ? 0.5f * (p.t_side / p.major + 1.f) : 0.f;
+    p.valid = x[0] - x[0] == 0.f && x[1] - x[1] == 0.f && x[2] - x[2] == 0.f && p.major >= SHORTEST_DIRECTION;
+    p.s = p.valid ? 0.5f * (p.s_side / p.major + 1.f) : 0.f;
+    p.t = p.valid ? 0.5f * (p.t_side / p.major + 1.f) : 0.f;
     return p;
 };
-"""
-)
-"""Where sample n falls."""
 
-LEVEL = """
-// The derivatives of s and t along x and y of the picture, from those of the coordinates that were given.
+// section: level
+// The derivatives of s and t along x and y of the picture, from those of the given coordinates.
 struct Slopes {
     float s_x, s_y, t_x, t_y;
 };
@@ -112,7 +107,7 @@ auto slopes_of = [&](int n, const Place& p) {
     return d;
 };
 
-// ½ log2 of the squared length, in texels, of the longer axis of the ellipse a pixel covers; clamped to the levels there are.
+// 1/2 log2 of the squared length, in texels, of the longer axis of the ellipse that a pixel covers; clamped to the existing levels.
 auto level_of = [&](int n, const Place& p) {
     float level = 0.f;
     if (lookup.has_derivatives) {
@@ -124,14 +119,12 @@ auto level_of = [&](int n, const Place& p) {
     }
     if (lookup.has_bias) level += level_bias[n];
     const float top = (float)lookup.top;
-    return level > 0.f ? (level < top ? level : top) : 0.f;  // what is not a number fails both comparisons
+    return level > 0.f ? (level < top ? level : top) : 0.f;  // NaN fails both comparisons
 };
-"""
-"""The mip level of sample n."""
 
-FOOTPRINT = """
-// Moves a texel one step outside one side of a face of w × w texels to where it lies on the neighboring face, whose number is returned.
-// Texel centers are the points (2i + 1 − w, 2j + 1 − w) of the face at height w: folding the edge swaps the step with that height.
+// section: footprint
+// Moves a texel one step outside one side of a face of w x w texels to its place on the neighboring face, and returns that face.
+// Texel centers are the points (2i + 1 - w, 2j + 1 - w) of the face at height w: folding the edge swaps the step with that height.
 auto fold = [&](int face, int w, int& i, int& j) {
     const Face f = face_axes(face);
     int a = 2 * i + 1 - w, b = 2 * j + 1 - w;
@@ -205,7 +198,7 @@ auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
                 out.texel[k] = out.row[k] * w + i;
                 other = k;
             }
-            if (missing >= 0) {  // at a corner of the cube three texels meet: their mean stands for the fourth
+            if (missing >= 0) {  // three texels meet at a corner of the cube: their mean replaces the fourth
                 for (int k = 0; k < 4; k++) {
                     if (k == missing) continue;
                     out.weight[k] += out.weight[missing] * (1.f / 3.f);
@@ -244,75 +237,64 @@ auto footprint = [&](const Place& p, int view, int level, Footprint& out) {
     out.texel[3] = out.row[3] * w + i1;
 };
 
-// Rows are dealt to the bands in groups, the same part of the texture to the same band on every level: a sample seldom meets two.
+// Rows go to the bands in groups, and the same part of the texture to the same band on every level: few samples read two bands.
 auto band_of = [&](int row, int level) { return (int)((((unsigned)row << level) >> lookup.band_shift) & (unsigned)(lookup.bands - 1)); };
-"""
-"""The texels of one level that sample p mixes, their weights, and the derivatives of these to s and t."""
 
+// section: taps
+// The texels and weights of a block of samples on one level. `footprint` has the same boundaries for one sample: the two must agree.
+for (int k = 0; k < m; k++) {
+    const int here = level_0[k] + which;
+    const int w = (lookup.width >> here) > 1 ? lookup.width >> here : 1;
+    const int h = (lookup.height >> here) > 1 ? lookup.height >> here : 1;
+    const float width = (float)w, height = (float)h;
+    float x = s[k] * width - 0.5f, y = t[k] * height - 0.5f, slope_s = width, slope_t = height;
+    if (BOUNDARY == CLAMP) {
+        slope_s = x >= 0.f && x <= width - 1.f ? slope_s : 0.f;
+        slope_t = y >= 0.f && y <= height - 1.f ? slope_t : 0.f;
+        x = x > 0.f ? (x < width - 1.f ? x : width - 1.f) : 0.f;
+        y = y > 0.f ? (y < height - 1.f ? y : height - 1.f) : 0.f;
+    }
+    if (BOUNDARY == ZERO) {  // all that is farther out is equally zero, and its column would not fit an integer
+        slope_s = x > -1.f && x < width ? slope_s : 0.f;
+        slope_t = y > -1.f && y < height ? slope_t : 0.f;
+        x = x > -2.f ? (x < width + 1.f ? x : width + 1.f) : -2.f;
+        y = y > -2.f ? (y < height + 1.f ? y : height + 1.f) : -2.f;
+    }
+    const float x_floor = __builtin_floorf(x), y_floor = __builtin_floorf(y);
+    int i0 = (int)x_floor, j0 = (int)y_floor, i1 = i0 + 1, j1 = j0 + 1;
+    float far_s = x - x_floor, far_t = y - y_floor, near_s = 1.f - far_s, near_t = 1.f - far_t;
+    float by_far_s = slope_s, by_far_t = slope_t, by_near_s = -slope_s, by_near_t = -slope_t;
+    if (BOUNDARY == ZERO) {
+        const bool no_i0 = i0 < 0 || i0 >= w, no_i1 = i1 < 0 || i1 >= w, no_j0 = j0 < 0 || j0 >= h, no_j1 = j1 < 0 || j1 >= h;
+        near_s = no_i0 ? 0.f : near_s; by_near_s = no_i0 ? 0.f : by_near_s;
+        far_s = no_i1 ? 0.f : far_s; by_far_s = no_i1 ? 0.f : by_far_s;
+        near_t = no_j0 ? 0.f : near_t; by_near_t = no_j0 ? 0.f : by_near_t;
+        far_t = no_j1 ? 0.f : far_t; by_far_t = no_j1 ? 0.f : by_far_t;
+        i0 = no_i0 ? (no_i1 ? 0 : i1) : i0;  // a texel without weight is read at the other's place: 0 times infinity is NaN
+        i1 = no_i1 ? i0 : i1;
+        j0 = no_j0 ? (no_j1 ? 0 : j1) : j0;
+        j1 = no_j1 ? j0 : j1;
+    } else if (BOUNDARY == CUBE) {
+        over_edge[k] |= i0 < 0 || i1 >= w || j0 < 0 || j1 >= h ? 1 : 0;
+    } else {
+        i0 = i0 < 0 ? (BOUNDARY == WRAP ? w - 1 : 0) : i0;
+        j0 = j0 < 0 ? (BOUNDARY == WRAP ? h - 1 : 0) : j0;
+        i1 = i1 >= w ? (BOUNDARY == WRAP ? 0 : w - 1) : i1;
+        j1 = j1 >= h ? (BOUNDARY == WRAP ? 0 : h - 1) : j1;
+    }
+    const int upper = image[k] * h + j0, lower = image[k] * h + j1;
+    to.near_s[k] = near_s; to.far_s[k] = far_s; to.near_t[k] = near_t; to.far_t[k] = far_t;
+    to.by_near_s[k] = by_near_s; to.by_far_s[k] = by_far_s; to.by_near_t[k] = by_near_t; to.by_far_t[k] = by_far_t;
+    to.left[k] = i0; to.right[k] = i1; to.upper[k] = upper * w; to.lower[k] = lower * w;
+    to.upper_row[k] = upper; to.lower_row[k] = lower;
+}
 
-def _by_boundary(body: str) -> str:
-    """The loop once for each boundary mode, so that none is decided inside of it."""
-    modes = (WRAP, CLAMP, ZERO, CUBE)
-    return " else ".join(f"if (lookup.boundary == {mode}) {{{body.replace('BOUNDARY', str(mode))}}}" for mode in modes)
-
-
-# The boundaries once more, as FOOTPRINT has them for one sample: the two must agree.
-_TAPS = """
-        for (int k = 0; k < m; k++) {
-            const int here = level_0[k] + which;
-            const int w = (lookup.width >> here) > 1 ? lookup.width >> here : 1;
-            const int h = (lookup.height >> here) > 1 ? lookup.height >> here : 1;
-            const float width = (float)w, height = (float)h;
-            float x = s[k] * width - 0.5f, y = t[k] * height - 0.5f, slope_s = width, slope_t = height;
-            if (BOUNDARY == CLAMP) {
-                slope_s = x >= 0.f && x <= width - 1.f ? slope_s : 0.f;
-                slope_t = y >= 0.f && y <= height - 1.f ? slope_t : 0.f;
-                x = x > 0.f ? (x < width - 1.f ? x : width - 1.f) : 0.f;
-                y = y > 0.f ? (y < height - 1.f ? y : height - 1.f) : 0.f;
-            }
-            if (BOUNDARY == ZERO) {  // what lies farther out is the same, and its column would not fit an integer
-                slope_s = x > -1.f && x < width ? slope_s : 0.f;
-                slope_t = y > -1.f && y < height ? slope_t : 0.f;
-                x = x > -2.f ? (x < width + 1.f ? x : width + 1.f) : -2.f;
-                y = y > -2.f ? (y < height + 1.f ? y : height + 1.f) : -2.f;
-            }
-            const float x_floor = __builtin_floorf(x), y_floor = __builtin_floorf(y);
-            int i0 = (int)x_floor, j0 = (int)y_floor, i1 = i0 + 1, j1 = j0 + 1;
-            float far_s = x - x_floor, far_t = y - y_floor, near_s = 1.f - far_s, near_t = 1.f - far_t;
-            float by_far_s = slope_s, by_far_t = slope_t, by_near_s = -slope_s, by_near_t = -slope_t;
-            if (BOUNDARY == ZERO) {
-                const bool no_i0 = i0 < 0 || i0 >= w, no_i1 = i1 < 0 || i1 >= w, no_j0 = j0 < 0 || j0 >= h, no_j1 = j1 < 0 || j1 >= h;
-                near_s = no_i0 ? 0.f : near_s; by_near_s = no_i0 ? 0.f : by_near_s;
-                far_s = no_i1 ? 0.f : far_s; by_far_s = no_i1 ? 0.f : by_far_s;
-                near_t = no_j0 ? 0.f : near_t; by_near_t = no_j0 ? 0.f : by_near_t;
-                far_t = no_j1 ? 0.f : far_t; by_far_t = no_j1 ? 0.f : by_far_t;
-                i0 = no_i0 ? (no_i1 ? 0 : i1) : i0;  // what has no weight is read where the other is: 0 times infinity is no number
-                i1 = no_i1 ? i0 : i1;
-                j0 = no_j0 ? (no_j1 ? 0 : j1) : j0;
-                j1 = no_j1 ? j0 : j1;
-            } else if (BOUNDARY == CUBE) {
-                over_edge[k] |= i0 < 0 || i1 >= w || j0 < 0 || j1 >= h ? 1 : 0;
-            } else {
-                i0 = i0 < 0 ? (BOUNDARY == WRAP ? w - 1 : 0) : i0;
-                j0 = j0 < 0 ? (BOUNDARY == WRAP ? h - 1 : 0) : j0;
-                i1 = i1 >= w ? (BOUNDARY == WRAP ? 0 : w - 1) : i1;
-                j1 = j1 >= h ? (BOUNDARY == WRAP ? 0 : h - 1) : j1;
-            }
-            const int upper = image[k] * h + j0, lower = image[k] * h + j1;
-            to.near_s[k] = near_s; to.far_s[k] = far_s; to.near_t[k] = near_t; to.far_t[k] = far_t;
-            to.by_near_s[k] = by_near_s; to.by_far_s[k] = by_far_s; to.by_near_t[k] = by_near_t; to.by_far_t[k] = by_far_t;
-            to.left[k] = i0; to.right[k] = i1; to.upper[k] = upper * w; to.lower[k] = lower * w;
-            to.upper_row[k] = upper; to.lower_row[k] = lower;
-        }
-"""
-
-BLOCK = (
-    """
-// On a CPU: up to LANES samples side by side, which lets the compiler compute several at once. Weights are products of one along s and one
-// along t. A sample of a cube that reaches over an edge is marked, and left to the loop that takes one sample after the other.
+// section: block
+// On a CPU: up to LANES samples side by side, so that the compiler computes several at once. A weight is the product of one along s and one
+// along t. Samples of a cube that reach over an edge are marked, and left to `one_sample`.
 const int LANES = 64;
 struct Taps {
-    int left[LANES], right[LANES], upper[LANES], lower[LANES], upper_row[LANES], lower_row[LANES];  // columns; first texels of rows; rows
+    int left[LANES], right[LANES], upper[LANES], lower[LANES], upper_row[LANES], lower_row[LANES];  // columns, first texels of rows, rows
     float near_s[LANES], far_s[LANES], near_t[LANES], far_t[LANES];
     float by_near_s[LANES], by_far_s[LANES], by_near_t[LANES], by_far_t[LANES];
 };
@@ -323,7 +305,7 @@ float s[LANES], t[LANES], s_x[LANES], s_y[LANES], t_x[LANES], t_y[LANES], level[
 Taps taps[2];
 (void)id; (void)taps; (void)s_x; (void)s_y; (void)t_x; (void)t_y; (void)level_bias; (void)uv_derivatives;
 
-// The coordinates of the samples in `id`, whose coordinates are known to be finite; with their derivatives along the picture.
+// Loads the coordinates of the samples in `id`, all of them valid, and, with slopes, their derivatives along the picture.
 auto gather = [&](int m, bool with_slopes) {
     for (int k = 0; k < m; k++) {
         const int n = id[k], view = lookup.texture_views > 1 ? n / lookup.samples_per_view : 0;
@@ -348,7 +330,7 @@ auto gather = [&](int m, bool with_slopes) {
     if (lookup.boundary == WRAP)
         for (int k = 0; k < m; k++) { s[k] -= __builtin_floorf(s[k]); t[k] -= __builtin_floorf(t[k]); }
 };
-// The same as level_of, side by side. log2(m 2^e) = e + 2 / ln 2 artanh z with z = (m - 1) / (m + 1); five terms reach float32.
+// Computes level_of for a block. log2(m 2^e) = e + 2 / ln 2 artanh z with z = (m - 1) / (m + 1); five terms reach float32's precision.
 auto choose_levels = [&](int m) {
     const float width = (float)lookup.width, height = (float)lookup.height, top = (float)lookup.top;
     if (lookup.has_derivatives)
@@ -357,11 +339,11 @@ auto choose_levels = [&](int m) {
             const float a = sx * sx + tx * tx, b = sy * sy + ty * ty, c = sx * sy + tx * ty;
             const float half = 0.5f * (a - b), mean = 0.5f * (a + b);
             const float square = mean - mean == 0.f ? mean + __builtin_sqrtf(half * half + c * c) : mean;
-            const bool tiny = square < 1e-30f;  // or even less than a float keeps all digits of
+            const bool tiny = square < 1e-30f;  // denormal soon: scale it by 2^64 to keep all digits
             const float scaled = tiny ? square * 18446744073709551616.f : square;
             unsigned bits;
             __builtin_memcpy(&bits, &scaled, sizeof(bits));
-            const int large = (bits & 0x7fffff) > 0x3504f3 ? 1 : 0;  // above the root of two
+            const int large = (bits & 0x7fffff) > 0x3504f3 ? 1 : 0;  // above the square root of 2
             const int exponent = (int)(bits >> 23) - (tiny ? 191 : 127) + large;
             bits = (bits & 0x7fffff) | (large ? 0x3f000000 : 0x3f800000);
             float mantissa;
@@ -378,21 +360,49 @@ auto choose_levels = [&](int m) {
         for (int k = 0; k < m; k++) level[k] += level_bias[id[k]];
     for (int k = 0; k < m; k++) level[k] = level[k] > 0.f ? (level[k] < top ? level[k] : top) : 0.f;
 };
-// The level below each `level`, how far it is on the way to the next one, and what is mixed of either.
-auto spread = [&](int m) {
+// Finds the integer level below each `level`, the fraction of the way to the next one, and the texels and weights of both.
+auto find_taps = [&](int m) {
     for (int k = 0; k < m; k++) {
         level_0[k] = (int)level[k];
         between[k] = lookup.filter == LINEAR_MIPMAP_LINEAR ? level[k] - level_0[k] : 0.f;
     }
     for (int which = 0; which < (lookup.filter == LINEAR_MIPMAP_LINEAR ? 2 : 1); which++) {
         Taps& to = taps[which];
-"""
-    + _by_boundary(_TAPS)
-    + """
+        if (lookup.boundary == WRAP) {
+            // use: taps with BOUNDARY=WRAP
+        } else if (lookup.boundary == CLAMP) {
+            // use: taps with BOUNDARY=CLAMP
+        } else if (lookup.boundary == ZERO) {
+            // use: taps with BOUNDARY=ZERO
+        } else if (lookup.boundary == CUBE) {
+            // use: taps with BOUNDARY=CUBE
+        }
     }
 };
-auto known = [&](int n) { return locate(n).known; };
-(void)gather; (void)choose_levels; (void)spread; (void)known;
-"""
-)
-"""Samples in blocks, for a CPU."""
+auto valid = [&](int n) { return locate(n).valid; };
+(void)gather; (void)choose_levels; (void)find_taps; (void)valid;
+
+// section: vectors
+auto load_three = [](const float* from) {
+    Pair two;
+    __builtin_memcpy(&two, from, sizeof(two));
+    Quad all = {two.x, two.y, from[2], 0.f};
+    return all;
+};
+auto load_four = [](const float* from) {
+    Quad all;
+    __builtin_memcpy(&all, from, sizeof(all));
+    return all;
+};
+auto load_one = [](const float* from) { return *from; };
+auto store_three = [](float* to, Quad all) {
+    const Pair two = {all.x, all.y};
+    __builtin_memcpy(to, &two, sizeof(two));
+    to[2] = all.z;
+};
+auto store_four = [](float* to, Quad all) { __builtin_memcpy(to, &all, sizeof(all)); };
+auto store_one = [](float* to, float one) { *to = one; };
+auto sum_of_four = [](Quad all) { return (all.x + all.y) + (all.z + all.w); };
+auto sum_of_one = [](float one) { return one; };
+(void)load_three; (void)load_four; (void)load_one; (void)store_three; (void)store_four; (void)store_one;
+(void)sum_of_four; (void)sum_of_one;
