@@ -44,7 +44,7 @@ def rows(quick: bool) -> list[Row]:
     config = replace(nerf.PRESETS["cpu"], steps=steps, max_seconds=None)
     nerf.fit(make_demo_capture(views=24, size=128), config, device=torch.get_default_device(), seed=0, observer=observer)
     evaluations = _RAYS * (_COARSE + _COARSE + _FINE)
-    rates = [0.5 * (a.samples + b.samples) * (b.step - a.step) / (b.seconds - a.seconds) for a, b in pairwise(seen)]
+    rates = [0.5 * (a.counts["samples"] + b.counts["samples"]) * (b.step - a.step) / (b.seconds - a.seconds) for a, b in pairwise(seen)]
     ours = [evaluations / rate for rate in rates]
     return [
         Row(

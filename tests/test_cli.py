@@ -105,7 +105,7 @@ def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
     record = json.loads((folder / "run.json").read_text())
     assert record["outcome"] == "finished" and record["preset"] == "cpu" and record["capture"]["fingerprint"] == "ball-1"
     assert set(record["versions"]) == {"unrender", "torch", "warp", "numpy", "python"}
-    assert len((folder / "history.jsonl").read_text().splitlines()) == 20
+    assert len((folder / "history.jsonl").read_text().splitlines()) == 40
     assert len(list((folder / "renders").glob("[0-9]*.png"))) == 9
     assert all(path.name.startswith(("0", "progress_")) for path in (folder / "renders").iterdir())
     assert "every 4th view is held out" in out and "report.html" in out

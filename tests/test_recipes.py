@@ -11,19 +11,21 @@ from unrender.captures.capture import Capture
 from unrender.demo import make_demo_capture
 from unrender.fields.hash_sdf import HashSdf
 from unrender.recipes import nerf, neus
-from unrender.recipes.fitting import Clock, Fitting, Progress
+from unrender.recipes.clock import Clock
+from unrender.recipes.fitting import Fitting, Progress
+from unrender.recipes.settings import override
 
 CPU = torch.device("cpu")
-NERF = replace(
+NERF = override(
     nerf.PRESETS["cpu"], steps=60, max_seconds=None, levels=4, log2_entries=12, finest_resolution=64, target_samples=2**13,
     occupancy_resolution=32, samples_per_ray=128, max_rays=2048,
 )  # fmt: skip
-NEUS = replace(
+NEUS = override(
     neus.PRESETS["cpu"], steps=60, max_seconds=None, stages=((0.0, 24, 12), (0.5, 32, 16)), target_samples=2**13,
     occupancy_resolution=32, samples_per_ray=128, max_rays=2048,
 )  # fmt: skip
-HASH_NEUS = replace(
-    NEUS, field="hash", levels=4, log2_entries=12, base_resolution=8, finest_resolution=32, hidden=(32,), normals="taps4",
+HASH_NEUS = override(
+    NEUS, field=neus.HashField(), levels=4, log2_entries=12, base_resolution=8, finest_resolution=32, hidden=(32,), normals="taps4",
     start_level=2, level_every=0.2, curvature_weight=1e-4, eikonal_uniform_weight=0.1, sparsity_weight=0.01, opaque_weight=0.01,
     distortion_weight=0.01, steps=12,
 )  # fmt: skip
@@ -38,7 +40,7 @@ def capture() -> Capture:
 def test_a_short_fit_learns_the_scene(recipe, config, capture: Capture):
     seen: list[Progress] = []
     steps = 150
-    result = recipe.fit(capture, replace(config, steps=steps), device=CPU, seed=0, observer=seen.append)
+    result = recipe.fit(capture, override(config, steps=steps), device=CPU, seed=0, observer=seen.append)
     assert result.outcome == "finished" and result.steps == steps and result.skipped_steps == 0
     assert seen[-1].psnr > 20
     rendering = result.scene.render_view(capture.cameras, capture.split.test[0])
@@ -48,12 +50,12 @@ def test_a_short_fit_learns_the_scene(recipe, config, capture: Capture):
 
 @pytest.mark.parametrize(
     ("recipe", "config"),
-    [(nerf, NERF), (neus, NEUS), (neus, HASH_NEUS), (neus, replace(HASH_NEUS, normals="analytic", curvature_weight=0.0))],
+    [(nerf, NERF), (neus, NEUS), (neus, HASH_NEUS), (neus, override(HASH_NEUS, normals="analytic", curvature_weight=0.0))],
 )
 @pytest.mark.parametrize("stop_at", [1, 20])
-def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, stop_at: int, capture: Capture):
+def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, stop_at: int, capture: Capture, monkeypatch: pytest.MonkeyPatch):
     """Step 1 of a grid surface lies in its density phase, step 20 behind a refinement."""
-    config = replace(config, steps=24)
+    config = override(config, steps=24)
     whole = recipe.fit(capture, config, device=CPU, seed=3)
 
     snapshots: list[dict[str, torch.Tensor]] = []
@@ -63,12 +65,8 @@ def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, stop_at: i
             snapshots.append(progress.snapshot())
             raise KeyboardInterrupt
 
-    monkey = pytest.MonkeyPatch()
-    monkey.setattr("unrender.recipes.fitting._REPORT_EVERY", 0.0)
-    try:
-        first = recipe.fit(capture, config, device=CPU, seed=3, observer=interrupt)
-    finally:
-        monkey.undo()
+    monkeypatch.setattr(Fitting.__init__, "__kwdefaults__", {**Fitting.__init__.__kwdefaults__, "report_every": 0.0})
+    first = recipe.fit(capture, config, device=CPU, seed=3, observer=interrupt)
     assert first.outcome == "interrupted" and first.steps < config.steps
     kept = {name: value.clone() for name, value in snapshots[0].items()}
     resumed = recipe.fit(capture, config, device=CPU, seed=3, resume=snapshots[0])
@@ -80,7 +78,7 @@ def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, stop_at: i
 def test_a_scene_is_rebuilt_from_its_snapshot(capture: Capture):
     for recipe, config in ((nerf, NERF), (neus, NEUS)):
         kept: list[dict[str, torch.Tensor]] = []
-        result = recipe.fit(capture, replace(config, steps=4), device=CPU, seed=0, observer=lambda p, kept=kept: kept.append(p.snapshot()))
+        result = recipe.fit(capture, override(config, steps=4), device=CPU, seed=0, observer=lambda p, kept=kept: kept.append(p.snapshot()))
         again = recipe.load_scene(config, kept[-1], CPU)
         a, b = result.scene.render_view(capture.cameras, 0), again.render_view(capture.cameras, 0)
         assert torch.equal(a.color, b.color)
@@ -90,7 +88,7 @@ def test_the_mesh_of_a_fit_is_in_the_source_frame(capture: Capture):
     source_from_world = torch.eye(4, dtype=torch.float64)
     source_from_world[:3, :3] *= 5.0
     source_from_world[:3, 3] = torch.tensor([10.0, 20.0, 30.0], dtype=torch.float64)
-    result = neus.fit(replace(capture, source_from_world=source_from_world), replace(NEUS, steps=4), device=CPU, seed=0)
+    result = neus.fit(replace(capture, source_from_world=source_from_world), override(NEUS, steps=4), device=CPU, seed=0)
     inner, outer = result.mesh(32, frame="normalized"), result.mesh(32)
     assert not inner.is_empty
     torch.testing.assert_close(outer.vertices, inner.vertices * 5 + torch.tensor([10.0, 20.0, 30.0]), atol=1e-4, rtol=1e-4)
@@ -111,19 +109,19 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(capture: Capture, monk
             original(self, losses, **rest)
 
     monkeypatch.setattr(Fitting, "take_step", poisoned)
-    result = nerf.fit(capture, replace(NERF, steps=6), device=CPU, seed=0)
+    result = nerf.fit(capture, override(NERF, steps=6), device=CPU, seed=0)
     assert result.skipped_steps == 1 and result.steps == 6
     assert all(bool(torch.isfinite(p).all()) for p in result.scene.parameters())
 
 
 def test_surroundings_are_learned_where_there_are_no_masks(capture: Capture):
     open_air = replace(capture, masks=None, unbounded=True, images=torch.full_like(capture.images, 200))
-    config = replace(NEUS, steps=40, density_first=0.0)
+    config = override(NEUS, steps=40, density_first=0.0)
     scene = neus.fit(open_air, config, device=CPU, seed=0).scene
     color = scene.render_view(capture.cameras, 0).color
     assert float((color - 200 / 255).abs().mean()) < 0.1
     with pytest.raises(ValueError, match="--no-masks"):
-        neus.fit(capture, replace(config, learned_background=True), device=CPU, seed=0)
+        neus.fit(capture, override(config, learned_background=True), device=CPU, seed=0)
 
 
 def test_a_scene_is_rebuilt_at_the_level_it_was_saved_at(capture: Capture):
@@ -136,7 +134,7 @@ def test_a_scene_is_rebuilt_at_the_level_it_was_saved_at(capture: Capture):
 
 
 def test_a_fit_without_an_observer_still_keeps_its_history(capture: Capture):
-    assert nerf.fit(capture, replace(NERF, steps=3), device=CPU, seed=0).history[-1].step == 3
+    assert nerf.fit(capture, override(NERF, steps=3), device=CPU, seed=0).history[-1].step == 3
 
 
 def test_priors_of_points_and_normals_enter_the_loss(capture: Capture):
@@ -144,7 +142,7 @@ def test_priors_of_points_and_normals_enter_the_loss(capture: Capture):
     normals[..., 2] = 1.0
     seen: list[Progress] = []
     primed = replace(capture, points=torch.rand(100, 3, generator=torch.Generator().manual_seed(0)) - 0.5, normals=normals)
-    neus.fit(primed, replace(NEUS, steps=2, downscale_first=1), device=CPU, seed=0, observer=seen.append)
+    neus.fit(primed, override(NEUS, steps=2, downscale_first=1), device=CPU, seed=0, observer=seen.append)
     assert {"points", "normal"} <= set(seen[-1].losses)
 
 
@@ -152,7 +150,8 @@ def test_the_clock_follows_the_scarcer_of_steps_and_seconds():
     clock = Clock(10, None)
     clock.step = 5
     assert clock.fraction == 0.5
-    clock = Clock(10, 100.0, done_steps=1, done_seconds=80.0)
+    clock = Clock(10, 100.0)
+    clock.resume(1, 80.0)
     assert clock.fraction == 0.8
     with pytest.raises(ValueError, match="at least 1"):
         Clock(0, None)
@@ -162,8 +161,8 @@ def test_the_clock_follows_the_scarcer_of_steps_and_seconds():
 
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="curvature"):
-        replace(NEUS, curvature_weight=1e-4)
+        override(NEUS, curvature_weight=1e-4)
     with pytest.raises(ValueError, match="must exceed"):
-        replace(NERF, finest_resolution=4)
+        override(NERF, finest_resolution=4)
     with pytest.raises(ValueError, match="begin at 0"):
-        replace(NEUS, stages=((0.5, 32, 16),))
+        override(NEUS, stages=((0.5, 32, 16),))

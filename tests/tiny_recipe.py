@@ -1,4 +1,7 @@
-"""A recipe of twenty lines that behaves like the real ones, and a capture for it: the shell around recipes is tested with these."""
+"""A recipe of a few lines on the same seams as the real ones, and a capture for it: the shell around recipes is tested with these.
+
+It knows no rays and no optimizer of ours: a mesh of one color, rasterized, whose color PyTorch's RMSprop finds.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unrender.cameras import Cameras, Rays
+from unrender.cameras import Cameras
 from unrender.captures.capture import Capture, Split
 from unrender.geometry.mesh import Mesh
-from unrender.recipes.fitting import Clock, FitResult, Observer, Outcome, Progress
+from unrender.recipes.clock import Clock
+from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
+from unrender.recipes.inputs import CAPTURE
+from unrender.recipes.table import Recipe
+from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
-from unrender.runs.session import Recipe
+from unrender.render.surface import render_surface
+from unrender.shading.materials import Uniform, Unlit
+
+_CORNERS = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.5
+_FACES = torch.tensor([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
+_TARGET = torch.tensor([0.6, 0.07, 0.03])
+"""Linear light."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +41,7 @@ class TinyConfig:
     max_seconds: float | None = None
     """Budget."""
     learning_rate: float = 0.05
-    """Share of the way to the target taken in a step."""
+    """Of RMSprop."""
     layers: tuple[int, ...] = (8, 8)
     """Not used; a tuple has to survive JSON."""
     empty: bool = False
@@ -43,28 +56,22 @@ PRESETS = {"cpu": TinyConfig(), "gpu": TinyConfig(steps=80), "quick": TinyConfig
 
 
 class TinyScene(Scene):
-    """A ball of one color before white."""
+    """An octahedron of one color before white, in linear light."""
 
     def __init__(self, *, empty: bool = False) -> None:
         super().__init__()
-        self.color = nn.Parameter(torch.zeros(3))
+        self.color = nn.Parameter(torch.full((3,), 0.3))
         self.empty = empty
 
-    def render_rays(self, rays: Rays) -> Rendering:
-        b = (rays.origins * rays.directions).sum(-1)
-        hit = b**2 - (rays.origins**2).sum(-1) + 0.25
-        opacity = (hit > 0).float()
-        distance = (-b - hit.clamp_min(0.0).sqrt()) * opacity
-        normal = (rays.origins + distance[:, None] * rays.directions) * 2.0 * opacity[:, None]
-        color = self.color * opacity[:, None] + (1.0 - opacity[:, None])
-        return Rendering(color=color, opacity=opacity, distance=distance, normal=normal)
+    @torch.no_grad()
+    def render_view(self, cameras: Cameras, view: int) -> Rendering:
+        mesh = Mesh(_CORNERS, _FACES)
+        return render_surface(mesh, Unlit(Uniform(self.color)), [], cameras[view], background=torch.ones(3))[0]
 
-    def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
+    def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
         if self.empty:
-            return Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64))
-        tops = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.5
-        faces = torch.tensor([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
-        return Mesh(tops, faces, self.color.detach().cpu().clamp(0, 1).expand(6, 3).contiguous())
+            return Asset.empty()
+        return Asset(Mesh(_CORNERS, _FACES, self.color.detach().clamp(0, 1).expand(6, 3).contiguous()))
 
 
 def fit(
@@ -76,54 +83,27 @@ def fit(
     resume: Mapping[str, Tensor] | None = None,
     observer: Observer | None = None,
 ) -> FitResult:
-    """Walks the color towards noisy copies of a target."""
-    scene = TinyScene(empty=config.empty).to(device)
-    generator = torch.Generator().manual_seed(seed)
+    """Pull the color towards noisy copies of a target."""
+    scene, generator = TinyScene(empty=config.empty), torch.Generator().manual_seed(seed)
+    optimizer = torch.optim.RMSprop(scene.parameters(), lr=config.learning_rate)
     clock = Clock(config.steps, config.max_seconds)
+    fitting = Fitting(scene, optimizer, clock, observer, generator=generator, report_every=0.0)
     if resume is not None:
-        scene.load_state_dict({"color": resume["scene.color"]})
-        generator.set_state(resume["generator"])
-        clock = Clock(config.steps, config.max_seconds, done_steps=int(resume["step"]), done_seconds=float(resume["seconds"]))
-
-    def snapshot() -> dict[str, Tensor]:
-        return {
-            "scene.color": scene.color.detach(),
-            "generator": generator.get_state(),
-            "step": torch.tensor(clock.step),
-            "seconds": torch.tensor(clock.seconds, dtype=torch.float64),
-        }
-
-    history: list[Progress] = []
-    outcome: Outcome = "finished"
-    clock.start()
-    try:
-        while clock.fraction < 1.0:
-            target = torch.tensor([0.8, 0.3, 0.2]) + 0.01 * torch.randn(3, generator=generator)
-            with torch.no_grad():
-                error = target - scene.color
-                scene.color.add_(error, alpha=config.learning_rate)
-            clock.step += 1
-            if clock.step % 2 == 0 and observer is not None:
-                mse = float((error**2).mean())
-                losses = {"rgb": mse, "prior": mse / 10}
-                state = Progress(clock.step, clock.fraction, clock.seconds, -10 * math.log10(mse), 64, 640, losses, snapshot, scene)
-                history.append(state)
-                with clock.paused():
-                    observer(state)
-    except KeyboardInterrupt:
-        outcome = "interrupted"
-    clock.stop()
-    return FitResult(scene, outcome, clock.step, clock.seconds, 0, tuple(history), capture.source_from_world)
+        fitting.restore(resume)
+    for _ in fitting:
+        error = ((_TARGET + 0.01 * torch.randn(3, generator=generator) - scene.color) ** 2).mean()
+        fitting.take_step({"rgb": error, "prior": error.detach() / 10}, error=error.detach(), counts={"samples": 640})
+    return fitting.result(capture.source_from_world)
 
 
 def load_scene(config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device) -> TinyScene:
-    """The scene of a snapshot."""
+    """Rebuild the scene of a snapshot."""
     scene = TinyScene(empty=config.empty)
-    scene.load_state_dict({"color": tensors["scene.color"]})
-    return scene.to(device)
+    scene.load_state_dict(scene_state(tensors))
+    return scene
 
 
-TINY = Recipe("tiny", "a ball of one color", PRESETS, fit, load_scene)
+TINY = Recipe("tiny", "an octahedron of one color", PRESETS, fit, load_scene, CAPTURE)
 
 
 def tiny_capture(path: Any = None, **options: Any) -> Capture:
@@ -140,11 +120,10 @@ def tiny_capture(path: Any = None, **options: Any) -> Capture:
         poses[view, :3, 3] = 3.0 * back
     cameras = Cameras(poses, torch.tensor([[40.0, 40.0, 12.0, 12.0]]).repeat(count, 1), torch.zeros(count, 6), size, size)
     scene = TinyScene()
-    with torch.no_grad():
-        scene.color.copy_(torch.tensor([0.8, 0.3, 0.2]))
-        pictures = [scene.render_view(cameras, view) for view in range(count)]
+    scene.color.data.copy_(_TARGET)
+    pictures = [scene.render_view(cameras, view) for view in range(count)]
     masks = torch.stack([(picture.opacity * 255).to(torch.uint8) for picture in pictures])
-    images = torch.stack([(picture.color * 255).round().to(torch.uint8) for picture in pictures])
+    images = torch.stack([(picture.srgb.clamp(0, 1) * 255).round().to(torch.uint8) for picture in pictures])
     test = tuple(range(0, count, 4))
     similarity = torch.eye(4, dtype=torch.float64)
     similarity[:3, :3] *= 100.0

@@ -54,6 +54,11 @@ class Capture:
     notes: tuple[str, ...] = field(default=())
     """Plain sentences about what the reader did: distortion, normalization, missing masks."""
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether masks separate the object from what is around it."""
+        return self.masks is not None
+
     def __len__(self) -> int:
         return self.images.shape[0]
 

@@ -6,7 +6,8 @@ What each file holds:
 - ``.obj``: text; vertex colors follow the position, ``v x y z r g b``, sRGB from 0 to 1. Texture coordinates have rows of their own
   (``vt``), so vertices stay whole along the seams of a texture; there v grows upwards.
 - ``.glb``: glTF 2.0. Its up axis is +Y, so a root node turns a +Z-up mesh upright and the stored positions stay as they are. Vertex colors
-  are linear light there (``COLOR_0``), so they are converted; the material is non-metallic, fully rough and double-sided. A vertex has one
+  are linear light there (``COLOR_0``), so they are converted. The material is double-sided; without textures it is non-metallic and fully
+  rough; textures are embedded as PNG, the base color as sRGB. A vertex has one
   texture coordinate (``TEXCOORD_0``), so vertices along the seams of a texture are written once for each they have.
 
 This module knows arrays, not :class:`unrender.geometry.mesh.Mesh`.
@@ -14,6 +15,7 @@ This module knows arrays, not :class:`unrender.geometry.mesh.Mesh`.
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import warnings
@@ -24,6 +26,7 @@ import numpy as np
 import torch
 import trimesh
 from jaxtyping import Float, Int
+from PIL import Image
 from trimesh.exchange.ply import export_ply
 from trimesh.visual.color import ColorVisuals
 
@@ -42,6 +45,9 @@ _FLOAT = 5126
 _UNSIGNED_INT = 5125
 _ARRAY_BUFFER = 34962
 _ELEMENT_ARRAY_BUFFER = 34963
+_LINEAR = 9729
+_LINEAR_MIPMAP_LINEAR = 9987
+_REPEAT = 10497
 _COMPONENTS = {5121: (np.uint8, 255.0), 5123: (np.uint16, 65535.0), _FLOAT: (np.float32, 1.0)}
 _Y_UP_FROM_Z_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
@@ -59,7 +65,23 @@ class MeshArrays(NamedTuple):
     uv_faces: Int[np.ndarray, "faces 3"] | None = None
 
 
-def write(path: Path, arrays: MeshArrays, *, z_up: bool) -> None:
+class MaterialArrays(NamedTuple):
+    """The textures and factors of a glTF metallic-roughness material; row 0 is the top of each image."""
+
+    base_color: Float[torch.Tensor, "height width channels"] | None = None
+    """Linear light, three channels, or four with opacity."""
+    roughness_metallic: Float[torch.Tensor, "height width 2"] | None = None
+    normal: Float[torch.Tensor, "height width 3"] | None = None
+    """Unit vectors in tangent space."""
+    roughness: float = 1.0
+    metallic: float = 0.0
+
+    @property
+    def has_textures(self) -> bool:
+        return any(texture is not None for texture in (self.base_color, self.roughness_metallic, self.normal))
+
+
+def write(path: Path, arrays: MeshArrays, *, z_up: bool, material: MaterialArrays | None = None) -> None:
     """Writes a mesh; a reader of ``path`` sees the old file or the whole new one, never a part.
 
     Raises:
@@ -75,8 +97,10 @@ def write(path: Path, arrays: MeshArrays, *, z_up: bool) -> None:
         broken = 0 if rows is None else int((~np.isfinite(rows).all(1)).sum())
         if rows is not None and broken:
             raise ValueError(f"cannot write {path}: {broken} of {len(rows)} {name} are not finite numbers")
+    if material is not None and material.has_textures and arrays.uvs is None:
+        raise ValueError(f"cannot write {path}: a material with textures needs a mesh with texture coordinates; unwrap it first")
     if suffix == ".glb":
-        data = _glb_bytes(arrays, z_up)
+        data = _glb_bytes(arrays, z_up, material or MaterialArrays())
     else:
         data = _obj_bytes(arrays) if suffix == ".obj" else _ply_bytes(arrays)
     write_bytes(path, data)
@@ -245,34 +269,38 @@ def _obj_lines(kind: str, form: str, rows: np.ndarray) -> str:
     return "".join([kind, *[f" {form}"] * columns, "\n"]) * len(rows) % tuple(rows.reshape(-1).tolist())
 
 
-def _glb_bytes(arrays: MeshArrays, z_up: bool) -> bytes:
-    """One node, one mesh, one material, one buffer; every view is a multiple of four bytes long, so offsets stay aligned."""
+def _glb_bytes(arrays: MeshArrays, z_up: bool, material: MaterialArrays) -> bytes:
+    """Write one node, one mesh, one material and one buffer; every view is padded to four bytes, so offsets stay aligned."""
     arrays = _split_at_seams(arrays)
     positions = arrays.vertices.astype("<f4")
-    pieces = [(positions, "VEC3", _FLOAT, _ARRAY_BUFFER)]
+    columns = [(positions, "VEC3", _FLOAT, _ARRAY_BUFFER)]
     attributes = {"POSITION": 0}
     if arrays.normals is not None:
-        attributes["NORMAL"] = len(pieces)
-        pieces.append((_unit(arrays.normals), "VEC3", _FLOAT, _ARRAY_BUFFER))
+        attributes["NORMAL"] = len(columns)
+        columns.append((_unit(arrays.normals), "VEC3", _FLOAT, _ARRAY_BUFFER))
     if arrays.colors is not None:
-        attributes["COLOR_0"] = len(pieces)
+        attributes["COLOR_0"] = len(columns)
         linear = linear_from_srgb(torch.from_numpy(arrays.colors.clip(0, 1).astype(np.float64))).numpy()
-        pieces.append((linear.astype("<f4"), "VEC3", _FLOAT, _ARRAY_BUFFER))
+        columns.append((linear.astype("<f4"), "VEC3", _FLOAT, _ARRAY_BUFFER))
     if arrays.uvs is not None:
-        attributes["TEXCOORD_0"] = len(pieces)
-        pieces.append((arrays.uvs.astype("<f4"), "VEC2", _FLOAT, _ARRAY_BUFFER))
-    indices = len(pieces)
-    pieces.append((arrays.faces.astype("<u4").reshape(-1), "SCALAR", _UNSIGNED_INT, _ELEMENT_ARRAY_BUFFER))
+        attributes["TEXCOORD_0"] = len(columns)
+        columns.append((arrays.uvs.astype("<f4"), "VEC2", _FLOAT, _ARRAY_BUFFER))
+    indices = len(columns)
+    columns.append((arrays.faces.astype("<u4").reshape(-1), "SCALAR", _UNSIGNED_INT, _ELEMENT_ARRAY_BUFFER))
 
     views: list[dict[str, Any]] = []
     accessors: list[dict[str, Any]] = []
     offset = 0
-    for k, (data, shape, component, target) in enumerate(pieces):
+    for k, (data, shape, component, target) in enumerate(columns):
         views.append({"buffer": 0, "byteOffset": offset, "byteLength": data.nbytes, "target": target})
         accessors.append({"bufferView": k, "componentType": component, "count": len(data), "type": shape})
         offset += data.nbytes
     accessors[0]["min"] = [float(x) for x in positions.min(0)]
     accessors[0]["max"] = [float(x) for x in positions.max(0)]
+    surface, pictures = _gltf_material(material)
+    for picture in pictures:
+        views.append({"buffer": 0, "byteOffset": offset, "byteLength": len(picture)})
+        offset += len(picture) + -len(picture) % 4
     node: dict[str, Any] = {"name": "mesh", "mesh": 0}
     if z_up:
         node["matrix"] = [float(x) for x in _Y_UP_FROM_Z_UP.T.reshape(-1)]
@@ -282,16 +310,50 @@ def _glb_bytes(arrays: MeshArrays, z_up: bool) -> bytes:
         "scenes": [{"nodes": [0]}],
         "nodes": [node],
         "meshes": [{"name": "mesh", "primitives": [{"attributes": attributes, "indices": indices, "material": 0, "mode": 4}]}],
-        "materials": [{"name": "surface", "doubleSided": True, "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0}}],
+        "materials": [surface],
         "accessors": accessors,
         "bufferViews": views,
         "buffers": [{"byteLength": offset}],
     }
+    if pictures:
+        first = len(columns)
+        document["images"] = [{"bufferView": first + k, "mimeType": "image/png"} for k in range(len(pictures))]
+        document["textures"] = [{"source": k, "sampler": 0} for k in range(len(pictures))]
+        document["samplers"] = [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _REPEAT, "wrapT": _REPEAT}]
     text = json.dumps(document, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 4)
     total = 12 + 8 + len(text) + 8 + offset
     head = struct.pack("<III", _GLB_MAGIC, 2, total) + struct.pack("<II", len(text), _JSON_CHUNK)
-    return b"".join([head, text, struct.pack("<II", offset, _BINARY_CHUNK), *(data.tobytes() for data, *_ in pieces)])
+    padded = [picture + b"\0" * (-len(picture) % 4) for picture in pictures]
+    return b"".join([head, text, struct.pack("<II", offset, _BINARY_CHUNK), *(data.tobytes() for data, *_ in columns), *padded])
+
+
+def _gltf_material(material: MaterialArrays) -> tuple[dict[str, Any], list[bytes]]:
+    """Return glTF's description of a material and its pictures as PNG, in the order in which the description numbers them."""
+    pictures: list[bytes] = []
+
+    def add(picture: torch.Tensor) -> dict[str, int]:
+        levels = (picture.clamp(0, 1) * 255).round().byte().numpy()
+        buffer = io.BytesIO()
+        Image.fromarray(levels).save(buffer, format="PNG")
+        pictures.append(buffer.getvalue())
+        return {"index": len(pictures) - 1}
+
+    surface: dict[str, Any] = {"metallicFactor": material.metallic, "roughnessFactor": material.roughness}
+    description: dict[str, Any] = {"name": "surface", "doubleSided": True, "pbrMetallicRoughness": surface}
+    if material.base_color is not None:
+        color = material.base_color
+        surface["baseColorTexture"] = add(torch.cat([srgb_from_linear(color[..., :3]), color[..., 3:]], -1))
+        if color.shape[-1] == 4:
+            description["alphaMode"] = "BLEND"
+    if material.roughness_metallic is not None:
+        # glTF reads roughness from green and metallic from blue; red is free, and white there means no occlusion to programs that look.
+        roughness, metallic = material.roughness_metallic.unbind(-1)
+        surface["metallicRoughnessTexture"] = add(torch.stack([torch.ones_like(roughness), roughness, metallic], -1))
+        surface["metallicFactor"] = surface["roughnessFactor"] = 1.0
+    if material.normal is not None:
+        description["normalTexture"] = add(0.5 * material.normal + 0.5)
+    return description, pictures
 
 
 def _split_at_seams(arrays: MeshArrays) -> MeshArrays:

@@ -179,7 +179,15 @@ class Mesh:
         points = (weights[..., None] * corners).sum(1)
         return points.to(self.vertices.dtype), normalized(crosses[face]).to(self.vertices.dtype)
 
-    def export(self, path: str | Path, *, z_up: bool = True) -> None:
+    def with_normals(self, normals: Float[Tensor, "vertices 3"]) -> Mesh:
+        """Return the mesh with these normals at its vertices."""
+        return replace(self, normals=normals)
+
+    def with_colors(self, colors: Float[Tensor, "vertices 3"]) -> Mesh:
+        """Return the mesh with these sRGB colors at its vertices."""
+        return replace(self, colors=colors)
+
+    def export(self, path: str | Path, *, z_up: bool = True, material: mesh_files.MaterialArrays | None = None) -> None:
         """Writes the mesh as .ply, .obj or .glb, whichever the suffix says, so that no half-written file can be seen.
 
         Texture coordinates go into .obj and .glb, but not into .ply; in a .glb the vertices along their seams are split.
@@ -188,6 +196,7 @@ class Mesh:
             path: where to; an existing file is replaced.
             z_up: the mesh's up axis is +Z. A GLB is +Y up by definition and gets a root node that turns it upright; the other formats hold
                 the coordinates as they are.
+            material: textures and factors for a .glb; a mesh with textures needs texture coordinates.
 
         Raises:
             ValueError: for an empty mesh, an unknown suffix, or vertices or texture coordinates that are not finite.
@@ -201,7 +210,7 @@ class Mesh:
         uvs = None if self.uvs is None else _numpy(self.uvs)
         uv_faces = None if self.uv_faces is None else _numpy(self.uv_faces)
         arrays = mesh_files.MeshArrays(_numpy(self.vertices), _numpy(self.faces), colors, normals, uvs, uv_faces)
-        mesh_files.write(path, arrays, z_up=z_up)
+        mesh_files.write(path, arrays, z_up=z_up, material=material)
 
     def _check_rows(self, name: str, columns: int, like: str | None = None) -> None:
         """[rows, columns], with as many rows as the tensor ``like``."""

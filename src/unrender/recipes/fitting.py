@@ -1,56 +1,59 @@
-"""What every recipe shares: the clock of a fit, what it reports while running, and what it returns.
+"""What every recipe shares: the bookkeeping around a training loop, what it reports while running, and what it returns.
 
-A recipe is a function ``fit(capture, config, ...) -> FitResult`` with its loop in view. It writes nothing to disk; what the
-outside needs (progress bar, checkpoints, live view) hangs on the ``observer`` callback.
+A recipe is a function ``fit(input, config, ...) -> FitResult`` with its loop in view. It writes nothing to disk; what the outside needs
+(progress bar, checkpoints, live view) hangs on the ``observer`` callback.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from unrender.captures.capture import Capture
 from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
 from unrender.ops.encodings import Adam
-from unrender.ops.rays import Samples
-from unrender.recipes.pixels import RayCount
+from unrender.recipes.clock import Clock
+from unrender.recipes.state import Stateful, flatten_state, unflatten_state
+from unrender.render.asset import Asset
 from unrender.render.scene import Scene
 
 Outcome = Literal["finished", "time budget reached", "interrupted", "diverged", "empty"]
 
+Frame = Literal["source", "normalized"]
+"""Coordinates of a result: those the poses came in, or the cube [-1, 1] that the fit works in."""
+
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a running fit, handed to the observer every few steps."""
+    """The state of a running fit, handed to the observer."""
 
     step: int
     fraction: float
-    """Of the budget, 0 to 1; what every schedule follows."""
+    """Share of the whole budget, 0 to 1."""
     seconds: float
     """Of training: evaluation, checkpoints and the first kernel compilation do not count."""
-    psnr: float
-    """Of the last training batches, dB."""
-    rays: int
-    samples: int
-    """Samples in the last step."""
+    psnr: float | None
+    """Of the last training batches, dB; None for a recipe that names no error."""
     losses: Mapping[str, float]
-    """Each loss term of the last step by name, for the log."""
+    """Each loss term of the last step by name."""
+    counts: Mapping[str, int]
+    """What the recipe counts in a step, for example rays and samples."""
     snapshot: Callable[[], dict[str, Tensor]]
-    """Everything needed to go on from here: weights, optimizer, occupancy, random state, clock."""
+    """Returns everything needed to go on from here: weights, optimizer, registered parts, random state, clock."""
     scene: Scene
+    phase: str = ""
+    """Name of the running phase; empty for a recipe with one phase."""
 
 
 Observer = Callable[[Progress], None]
-"""Called every few steps. It may raise KeyboardInterrupt: the fit then ends with what it has."""
+"""Called every half second or so. It may raise KeyboardInterrupt: the fit then ends with what it has."""
 
 
 @dataclass(frozen=True)
@@ -64,95 +67,73 @@ class FitResult:
     skipped_steps: int
     """Steps whose loss or gradient was not finite and which were therefore not taken."""
     history: tuple[Progress, ...]
-    capture_to_source: Float[Tensor, "4 4"]
+    source_from_world: Float[Tensor, "4 4"]
+    """Similarity from the normalized world to the frame the input came in."""
 
-    def mesh(self, resolution: int = 256, *, frame: Literal["source", "normalized"] = "source") -> Mesh:
-        """The surface, in the frame the poses came in unless asked otherwise."""
-        mesh = self.scene.mesh(resolution)
-        return mesh if frame == "normalized" else mesh.transformed(self.capture_to_source)
+    def asset(self, resolution: int = 256, *, frame: Frame = "source") -> Asset:
+        """Return the surface with its material, in the frame the poses came in unless asked otherwise."""
+        asset = self.scene.asset(resolution)
+        return asset if frame == "normalized" or asset.is_empty else asset.transformed(self.source_from_world)
 
-
-class Clock:
-    """Says how much of the budget is used: the larger of steps taken over ``steps`` and seconds used over ``max_seconds``.
-
-    Schedules are functions of :attr:`fraction`, so they stretch to whatever budget is given.
-    """
-
-    def __init__(self, steps: int, max_seconds: float | None, *, done_steps: int = 0, done_seconds: float = 0.0) -> None:
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; a fit needs at least 1")
-        if max_seconds is not None and not max_seconds > 0:
-            raise ValueError(f"max_seconds is {max_seconds}; give a positive number of seconds")
-        self.steps = steps
-        self.max_seconds = max_seconds
-        self.step = done_steps
-        self._seconds = done_seconds
-        self._started: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        running = 0.0 if self._started is None else time.perf_counter() - self._started
-        return self._seconds + running
-
-    @property
-    def fraction(self) -> float:
-        by_steps = self.step / self.steps
-        by_time = 0.0 if self.max_seconds is None else self.seconds / self.max_seconds
-        return min(1.0, max(by_steps, by_time))
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-
-    def stop(self) -> None:
-        self._seconds = self.seconds
-        self._started = None
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Time spent inside does not count."""
-        self.stop()
-        try:
-            yield
-        finally:
-            self.start()
+    def mesh(self, resolution: int = 256, *, frame: Frame = "source") -> Mesh:
+        """Return the surface alone, in the frame the poses came in unless asked otherwise."""
+        return self.asset(resolution, frame=frame).mesh
 
 
-_REPORT_EVERY = 0.5
-"""Seconds between two calls of the observer."""
+Losses = Mapping[str, Tensor]
+"""Loss terms by name; the step minimizes their sum."""
+
 _HOPELESS = 200
-"""This many steps in a row that could not be taken mean that the fit has diverged."""
+"""A fit has diverged when this many steps in a row could not be taken."""
 
 
 class Fitting:
     """The bookkeeping around a training loop, so that a recipe shows only its method.
 
-    Iterating gives step numbers until the budget is used, the observer interrupts or the fit diverges; :meth:`take_step` does the
-    rest of a step. The first step compiles kernels and stays off the clock.
+    Iterating yields step numbers until the budget is used, the observer interrupts or the fit diverges; :meth:`take_step` does the rest
+    of a step. The first step compiles kernels and stays off the clock.
     """
 
     def __init__(
         self,
         scene: Scene,
-        optimizer: Adam,
-        generator: torch.Generator,
-        ray_count: RayCount,
+        optimizer: Optimizer | None,
         clock: Clock,
-        observer: Observer | None,
+        observer: Observer | None = None,
+        *,
+        generator: torch.Generator | None = None,
+        parts: Mapping[str, Stateful] | None = None,
+        report_every: float = 0.5,
     ) -> None:
+        """Prepare a fit.
+
+        Args:
+            scene: what is fitted; its ``state_dict`` is part of every snapshot.
+            optimizer: any PyTorch optimizer; None for a loop that changes the scene by itself.
+            clock: the budget.
+            observer: sees the fit every ``report_every`` seconds.
+            generator: source of everything random in the loop; its state is part of every snapshot.
+            parts: whatever else must be given back when the fit resumes, by name.
+            report_every: seconds between two calls of the observer.
+        """
         self.scene = scene
         self.optimizer = optimizer
-        self.generator = generator
-        self.ray_count = ray_count
         self.clock = clock
+        self.generator = generator
         self.history: list[Progress] = []
+        self._parts = dict(parts or {})
         self._observer = observer
-        self._base_rates = [group["lr"] for group in optimizer.param_groups]
-        device = generator.device
+        self._report_every = report_every
+        self._base_rates = [] if optimizer is None else [group["lr"] for group in optimizer.param_groups]
+        # Our Adam skips a step on the device, without a synchronization; any other optimizer is asked only for steps that are finite.
+        self._skipping = optimizer if isinstance(optimizer, Adam) else None
+        device = next((parameter.device for parameter in scene.parameters()), torch.device("cpu"))
         self._skipped = torch.zeros((), device=device)
         self._in_a_row = torch.zeros((), device=device)
         self._error = torch.ones((), device=device)
-        self._first_step = clock.step
-        self._samples_in_use = torch.ones(1, dtype=torch.int32, device=device)
+        self._has_error = False
+        self._losses: dict[str, Tensor] = {}
+        self._counts: dict[str, int | Tensor] = {}
         self._outcome: Outcome = "finished"
         self._reported = 0.0
 
@@ -172,57 +153,132 @@ class Fitting:
                 if self._outcome != "finished":
                     break
                 last = self.clock.fraction >= 1
-                if last or self.clock.seconds - self._reported >= _REPORT_EVERY:
+                if last or self.clock.seconds - self._reported >= self._report_every:
                     self._report()
         except KeyboardInterrupt:
             self._outcome = "interrupted"
         if started:
             self.clock.stop()
-        if self._outcome == "finished" and self.clock.step < self.clock.steps:
+        if self._outcome == "finished" and self.clock.overall >= 1 and self.clock.step < self.clock.steps:
             self._outcome = "time budget reached"
 
     def set_learning_rate(self, factor: float) -> None:
-        """Multiplies the learning rate each parameter group started with."""
+        """Multiply the learning rate that each parameter group started with."""
+        assert self.optimizer is not None
         for group, base in zip(self.optimizer.param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
 
     def exchange(self, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
-        """Lets the optimizer go on with new parameters in place of old ones, from a fresh state."""
+        """Let the optimizer go on with new parameters in place of old ones, from a fresh state."""
+        assert self.optimizer is not None
         new_of = {id(before): after for before, after in zip(old, new, strict=True)}
         for group in self.optimizer.param_groups:
             group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
         for parameter in old:
             self.optimizer.state.pop(parameter, None)
 
-    def take_step(self, losses: Mapping[str, Tensor], *, color_error: Tensor, rays: int, samples: Samples) -> None:
-        """Backward pass and one step of the optimizer; a step that is not finite is not taken, and counted."""
-        total = torch.stack(list(losses.values())).sum()
-        self.optimizer.zero_grad(set_to_none=True)
-        total.backward()
+    def take_step(
+        self,
+        losses: Losses | Callable[[], Losses],
+        *,
+        error: Tensor | None = None,
+        counts: Mapping[str, int | Tensor] | None = None,
+    ) -> None:
+        """Run the backward pass and one step of the optimizer; a step that is not finite is skipped and counted.
+
+        Args:
+            losses: the terms of this step, or a function that computes them, for optimizers such as L-BFGS that look several times.
+            error: mean squared error of the colors, for the reported PSNR.
+            counts: what the recipe counts in a step; tensors are read only when progress is reported.
+        """
+        if callable(losses):
+            self._step_by_closure(losses)
+        else:
+            self._step_once(losses)
+        self.record(error=error, counts=counts)
+
+    def record(
+        self,
+        losses: Losses | None = None,
+        *,
+        error: Tensor | None = None,
+        counts: Mapping[str, int | Tensor] | None = None,
+    ) -> None:
+        """Note what a step has to report; :meth:`take_step` does so by itself.
+
+        Args:
+            losses: terms by name, for loops that change the scene without an optimizer.
+            error: mean squared error of the colors, for the reported PSNR.
+            counts: what the recipe counts in a step.
+        """
+        if losses is not None:
+            self._losses = {name: value.detach() for name, value in losses.items()}
+        if error is not None:
+            finite = torch.isfinite(error)
+            share = 0.1 if self._has_error else 1.0
+            self._error = torch.where(finite, self._error.lerp(error, share), self._error)
+            self._has_error = True
+        self._counts = dict(counts or {})
+
+    def _step_once(self, losses: Losses) -> None:
+        assert self.optimizer is not None, "a fit without an optimizer takes no steps"
+        total = self._backward(losses)
         finite = torch.isfinite(total.detach())
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     finite = finite & torch.isfinite(parameter.grad.sum())
         skip = (~finite).float()
-        self.optimizer.step(skip=skip)
+        if self._skipping is not None:
+            self._skipping.step(skip=skip)
+        elif bool(finite):
+            self.optimizer.step()
+        self._count_skipped(skip)
+
+    def _step_by_closure(self, losses: Callable[[], Losses]) -> None:
+        assert self.optimizer is not None, "a fit without an optimizer takes no steps"
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        before = [parameter.detach().clone() for parameter in parameters]
+        totals: list[Tensor] = []
+
+        def evaluate() -> Tensor:
+            totals.append(self._backward(losses()))
+            return totals[-1]
+
+        self.optimizer.step(evaluate)  # pyright: ignore[reportCallIssue, reportArgumentType]  a tensor will do for a float
+        finite = all(bool(value.detach().isfinite().all()) for value in (*totals, *parameters))
+        if not finite:  # the curvature that the optimizer has gathered is not finite either
+            with torch.no_grad():
+                for parameter, value in zip(parameters, before, strict=True):
+                    parameter.copy_(value)
+            self.optimizer.state.clear()
+        self._count_skipped(torch.tensor(0.0 if finite else 1.0, device=self._skipped.device))
+
+    def _backward(self, losses: Losses) -> Tensor:
+        assert self.optimizer is not None
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        self._losses = {name: value.detach() for name, value in losses.items()}
+        return total
+
+    def _count_skipped(self, skip: Tensor) -> None:
         self._skipped += skip
         self._in_a_row = (self._in_a_row + 1) * skip
-        self._error = torch.where(finite, self._error.lerp(color_error, 1.0 if self.clock.step == self._first_step else 0.1), self._error)
-        self._samples_in_use = samples.used()
-        self._rays = rays
-        self._losses = {name: value.detach() for name, value in losses.items()}
+
+    def last_count(self, name: str) -> int | None:
+        """Return what the last step counted under a name; None before the first step of this process."""
+        return None if name not in self._counts else int(self._counts[name])
 
     def _report(self) -> None:
         with self.clock.paused():
             progress = Progress(
                 step=self.clock.step,
-                fraction=self.clock.fraction,
+                fraction=self.clock.overall,
                 seconds=self.clock.seconds,
-                psnr=-10 * math.log10(max(float(self._error), 1e-10)),
-                rays=self._rays,
-                samples=int(self._samples_in_use),
+                psnr=-10 * math.log10(max(float(self._error), 1e-10)) if self._has_error else None,
                 losses={name: float(value) for name, value in self._losses.items()},
+                counts={name: int(value) for name, value in self._counts.items()},
                 snapshot=self.snapshot,
                 scene=self.scene,
             )
@@ -234,42 +290,61 @@ class Fitting:
             self._reported = self.clock.seconds
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Copies of everything needed to go on: scene, optimizer, random state, clock, counts."""
+        """Copy everything needed to go on: scene, optimizer, registered parts, random state, clock, counts."""
         tensors = {f"scene.{name}": value.detach().cpu().clone() for name, value in self.scene.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": value.detach().cpu().clone() for name, value in state.items()}
-        tensors["generator"] = self.generator.get_state()
+        if self.optimizer is not None:
+            tensors |= flatten_state(_without_parameters(self.optimizer), "optimizer")
+        for name, part in self._parts.items():
+            tensors |= flatten_state(part.state_dict(), f"part.{name}")
+        if self.generator is not None:
+            tensors["generator"] = self.generator.get_state()
         tensors["clock"] = torch.tensor([float(self.clock.step), self.clock.seconds], dtype=torch.float64)
-        tensors["counts"] = torch.stack(
-            [torch.tensor(float(self.ray_count.rays)), self._skipped.cpu(), self._in_a_row.cpu(), self._error.cpu()]
-        )
+        has_error = torch.tensor(float(self._has_error))
+        tensors["counts"] = torch.stack([self._skipped.cpu(), self._in_a_row.cpu(), self._error.cpu(), has_error])
         return tensors
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Goes back to where a snapshot was taken."""
-        self.scene.load_state_dict({name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")})
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimizer."):
-                _, index, key = name.split(".")
-                states.setdefault(int(index), {})[key] = value.clone()
-        self.optimizer.load_state_dict({"state": states, "param_groups": self.optimizer.state_dict()["param_groups"]})
-        self.generator.set_state(tensors["generator"])
-        self.clock = Clock(
-            self.clock.steps, self.clock.max_seconds, done_steps=int(tensors["clock"][0]), done_seconds=float(tensors["clock"][1])
-        )
-        rays, skipped, in_a_row, error = tensors["counts"].to(self.generator.device)
-        self.ray_count.rays = int(rays)
+        """Go back to where a snapshot was taken."""
+        self.scene.load_state_dict(scene_state(tensors))
+        if self.optimizer is not None:
+            saved = unflatten_state(tensors, "optimizer")
+            groups = self.optimizer.state_dict()["param_groups"]
+            groups = [group | values for group, values in zip(groups, saved["param_groups"], strict=True)]
+            self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+        for name, part in self._parts.items():
+            part.load_state_dict(unflatten_state(tensors, f"part.{name}"))
+        if self.generator is not None:
+            self.generator.set_state(tensors["generator"])
+        self.clock.resume(int(tensors["clock"][0]), float(tensors["clock"][1]))
+        skipped, in_a_row, error, has_error = tensors["counts"].to(self._skipped.device)
         self._skipped, self._in_a_row, self._error = skipped.clone(), in_a_row.clone(), error.clone()
+        self._has_error = bool(has_error)
 
-    def result(self, capture: Capture) -> FitResult:
-        empty = self._outcome != "interrupted" and int(self._samples_in_use) == 0
+    def result(self, source_from_world: Float[Tensor, "4 4"], *, empty: bool = False) -> FitResult:
+        """Return the fitted scene and how the fit ended.
+
+        Args:
+            source_from_world: similarity back to the frame of the input.
+            empty: the recipe found that there is nothing to see.
+        """
         return FitResult(
             scene=self.scene,
-            outcome="empty" if empty else self._outcome,
+            outcome="empty" if empty and self._outcome != "interrupted" else self._outcome,
             steps=self.clock.step,
             seconds=self.clock.seconds,
             skipped_steps=int(self._skipped),
             history=tuple(self.history),
-            capture_to_source=capture.source_from_world,
+            source_from_world=source_from_world,
         )
+
+
+def scene_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the part of a snapshot that is the scene's ``state_dict``."""
+    return {name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")}
+
+
+def _without_parameters(optimizer: Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer, its groups without the numbers of their parameters: the recipe has these."""
+    state = optimizer.state_dict()
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
+    return {"state": state["state"], "param_groups": groups}

@@ -133,6 +133,14 @@ class RayCount:
         self._pending = (used.to("cpu", non_blocking=True), event, self.rays)
         event.record()
 
+    def state_dict(self) -> dict[str, int]:
+        """Return the number of rays, which a resumed fit goes on with."""
+        return {"rays": self.rays}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take over the number of rays of a saved state."""
+        self.rays = state_dict["rays"]
+
     def _adapt(self, used: int, rays: int) -> None:
         wanted = rays * self._target / max(used, 1)
         self.rays = max(64, min(self._most, int(0.9 * self.rays + 0.1 * wanted)))

@@ -1,36 +1,134 @@
-"""The table of recipes."""
+"""The table of recipes: which there are, and what each is composed of.
+
+``nerf``
+    unknowns: hash grid, density and color perceptrons;
+    image: weights from density, marched through an occupancy grid;
+    losses: photometric, distortion.
+
+``neus``
+    unknowns: signed distance (dense grids or hash grid), color network, sharpness, surroundings where the scene is unbounded;
+    image: weights from the logistic CDF of the distance, marched near the surface;
+    losses: photometric, eikonal, mask, bending, curvature, sparsity, opacity, distortion, normal prior, surface points;
+    phases: a radiance field, whose depths give the first surface; then the surface.
+
+Each recipe is a function with its loop in view; this table says what the shell around it needs to know.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
+from torch import Tensor
 
+from unrender.captures.capture import Capture
 from unrender.recipes import nerf, neus
-from unrender.recipes.fitting import FitResult
+from unrender.recipes.fitting import FitResult, Observer
+from unrender.recipes.inputs import CAPTURE, Input, InputKind
 from unrender.render.scene import Scene
+from unrender.words import suggestion
+
+Output = Literal["metrics", "mesh", "video"]
+"""What a run can leave beside its report: scores of held-out views, the asset as files, a camera path."""
+
+
+@runtime_checkable
+class Config(Protocol):
+    """What the configuration of every recipe has: frozen dataclasses with a budget."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def max_seconds(self) -> float | None: ...
+
+
+C = TypeVar("C", bound=Config)
+I_contra = TypeVar("I_contra", contravariant=True)
+C_contra = TypeVar("C_contra", bound=Config, contravariant=True)
+I = TypeVar("I", bound=Input)  # noqa: E741  the input of a recipe
+
+
+@runtime_checkable
+class Fit(Protocol[C_contra, I_contra]):
+    """The function of a recipe."""
+
+    def __call__(
+        self,
+        input: I_contra,
+        config: C_contra,
+        /,
+        *,
+        device: torch.device,
+        seed: int,
+        resume: Mapping[str, Tensor] | None = None,
+        observer: Observer | None = None,
+    ) -> FitResult: ...
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """A method as the shell sees it."""
+class Recipe(Generic[C, I]):
+    """A method as the shell around it sees it."""
 
     name: str
     summary: str
-    presets: Mapping[str, Any]
+    presets: Mapping[str, C]
     """Configurations by name; ``"cpu"`` and ``"gpu"`` are the defaults of the two kinds of device."""
-    fit: Callable[..., FitResult]
-    load_scene: Callable[..., Scene]
+    fit: Fit[C, I]
+    load_scene: Callable[[C, Mapping[str, Tensor], torch.device], Scene]
+    """Rebuilds the scene of a snapshot."""
+    input: InputKind[I]
+    """What the recipe is fitted to."""
+    undistorted: bool = False
+    """True for methods that draw triangles: photos are resampled to pinholes before the fit and its evaluation."""
+    outputs: tuple[Output, ...] = ("metrics", "mesh", "video")
 
     def default_preset(self, device: torch.device) -> str:
+        """Return the preset for a kind of device."""
         return "cpu" if device.type == "cpu" else "gpu"
 
+    def preset(self, name: str) -> C:
+        """Return a configuration by its name.
 
-def recipes() -> dict[str, Recipe]:
+        Raises:
+            ValueError: for a name that is not there, with the nearest one that is.
+        """
+        if name not in self.presets:
+            raise ValueError(f"the recipe {self.name} has no preset {name!r}; {suggestion(name, self.presets)}")
+        return self.presets[name]
+
+
+NERF = Recipe[nerf.NerfConfig, Capture](
+    name="nerf",
+    summary="a radiance field: new views, also of unbounded scenes",
+    presets=nerf.PRESETS,
+    fit=nerf.fit,
+    load_scene=nerf.load_scene,
+    input=CAPTURE,
+)
+NEUS = Recipe[neus.NeusConfig, Capture](
+    name="neus",
+    summary="a surface, the zero level of a signed distance",
+    presets=neus.PRESETS,
+    fit=neus.fit,
+    load_scene=neus.load_scene,
+    input=CAPTURE,
+)
+
+
+def recipes() -> dict[str, Recipe[Any, Any]]:
     """Return every recipe by its name."""
-    return {
-        "nerf": Recipe("nerf", "a radiance field: new views, also of unbounded scenes", nerf.PRESETS, nerf.fit, nerf.load_scene),
-        "neus": Recipe("neus", "a surface, the zero level of a signed distance", neus.PRESETS, neus.fit, neus.load_scene),
-    }
+    return {recipe.name: recipe for recipe in (NERF, NEUS)}
+
+
+def find_recipe(name: str, table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any, Any]:
+    """Return a recipe by its name.
+
+    Raises:
+        ValueError: for a name that is not there, with the nearest one that is.
+    """
+    if name not in table:
+        raise ValueError(f"there is no recipe {name!r}; {suggestion(name, table)}")
+    return table[name]

@@ -3,32 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unrender.color import linear_from_srgb, srgb_from_linear
+
+Encoding = Literal["linear", "srgb"]
+"""What the numbers of a color mean: linear light, or sRGB code values."""
+
 
 @dataclass(frozen=True)
 class Rendering:
-    """One image or one batch of rays, seen through either renderer."""
+    """One image or one batch of rays, from either renderer."""
 
     color: Float[Tensor, "*shape 3"]
-    """Composited over the background; sRGB for the volumetric recipes."""
+    """Composited over the background, in the space that ``encoding`` names."""
     opacity: Float[Tensor, "*shape"]
-    """Share of the pixel the scene covers, 0 to 1."""
+    """Share of the pixel that the scene covers, 0 to 1."""
     distance: Float[Tensor, "*shape"]
     """Along the unit ray, in world units; the opacity-weighted mean Σ w t (not divided by the opacity)."""
     normal: Float[Tensor, "*shape 3"]
-    """Σ w n, in the world frame; shorter than one where the opacity is below one."""
+    """Σ w n in the world frame; shorter than one where the opacity is below one."""
+    encoding: Encoding
+    """The volumetric recipes fit in sRGB, as published; the surface renderer works in linear light."""
+
+    @property
+    def srgb(self) -> Float[Tensor, "*shape 3"]:
+        """The color as sRGB code values, for photos, metrics and picture files."""
+        return self.color if self.encoding == "srgb" else srgb_from_linear(self.color)
+
+    @property
+    def linear(self) -> Float[Tensor, "*shape 3"]:
+        """The color as linear light."""
+        return self.color if self.encoding == "linear" else linear_from_srgb(self.color)
+
+    def reshaped(self, *shape: int) -> Rendering:
+        """Return the same pixels in another arrangement, for example rays as an image of [height, width]."""
+        return replace(
+            self,
+            color=self.color.reshape(*shape, 3),
+            opacity=self.opacity.reshape(shape),
+            distance=self.distance.reshape(shape),
+            normal=self.normal.reshape(*shape, 3),
+        )
+
+    def __getitem__(self, view: int) -> Rendering:
+        """Return one view of a batch of views."""
+        return replace(self, color=self.color[view], opacity=self.opacity[view], distance=self.distance[view], normal=self.normal[view])
 
 
 def concatenated(parts: Sequence[Rendering]) -> Rendering:
-    """One rendering of all rays from renderings of consecutive pieces."""
+    """Join the renderings of consecutive chunks of rays.
+
+    Raises:
+        ValueError: for no parts, or parts of different encodings.
+    """
+    encodings = {part.encoding for part in parts}
+    if len(encodings) != 1:
+        raise ValueError(f"renderings to join must share one encoding, got {sorted(encodings) or 'no renderings'}")
     return Rendering(
         color=torch.cat([part.color for part in parts]),
         opacity=torch.cat([part.opacity for part in parts]),
         distance=torch.cat([part.distance for part in parts]),
         normal=torch.cat([part.normal for part in parts]),
+        encoding=parts[0].encoding,
     )

@@ -1,34 +1,53 @@
-"""What every fitted scene can do."""
+"""What every fitted scene can do: be looked at, and leave an asset."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import final
 
 from torch import nn
 
 from unrender.cameras import Cameras, Rays
 from unrender.geometry.mesh import Mesh
+from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
+from unrender.render.volume import render_in_chunks
 
 
 class Scene(nn.Module, ABC):
-    """A fitted scene: it can be looked at and, where it has a surface, turned into a mesh."""
+    """A fitted scene. Scenes made of triangles render views by rasterizing; scenes made of rays derive from :class:`RayScene`."""
 
     @abstractmethod
-    def render_rays(self, rays: Rays) -> Rendering:
-        """Color, opacity, distance and normal along each ray, without gradients, in pieces that fit in memory."""
-
-    @abstractmethod
-    def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
-        """The surface in the normalized world, with vertex colors; may be empty (``mesh.is_empty``)."""
-
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
-        """The whole image of one camera: fields shaped [height, width, ...]."""
-        flat = self.render_rays(cameras.image_rays(view))
-        shape = (cameras.height, cameras.width)
-        return Rendering(
-            color=flat.color.reshape(*shape, 3),
-            opacity=flat.opacity.reshape(shape),
-            distance=flat.distance.reshape(shape),
-            normal=flat.normal.reshape(*shape, 3),
-        )
+        """Render the whole image of one camera without gradients; fields are shaped [height, width, ...]."""
+
+    def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
+        """Return what other programs can open, in the normalized world; a scene without a surface leaves an empty asset.
+
+        Args:
+            resolution: cells along a side of the region of interest, for scenes whose surface is extracted.
+            largest_only: keep the largest connected component alone.
+        """
+        return Asset.empty()
+
+    def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
+        """Return the surface alone; it may be empty (``mesh.is_empty``)."""
+        return self.asset(resolution, largest_only=largest_only).mesh
+
+
+class RayScene(Scene):
+    """A scene that is looked at along rays."""
+
+    @abstractmethod
+    def render_chunk(self, rays: Rays) -> Rendering:
+        """Render as many rays as fit into memory at once: color, opacity, distance and normal along each."""
+
+    @final
+    def render_rays(self, rays: Rays) -> Rendering:
+        """Render any number of rays without gradients."""
+        return render_in_chunks(rays, self.render_chunk)
+
+    @final
+    def render_view(self, cameras: Cameras, view: int) -> Rendering:
+        camera = cameras[view]
+        return self.render_rays(camera.image_rays(0)).reshaped(camera.height, camera.width)

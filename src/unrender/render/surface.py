@@ -104,7 +104,7 @@ def render_surface(
     color, opacity, distance, normal = layered[..., :3], layered[..., 3], layered[..., 4], layered[..., 5:]
     if background is not None:
         color = color + (1 - opacity)[..., None] * background
-    return Rendering(color, opacity, distance, normal)
+    return Rendering(color, opacity, distance, normal, encoding="linear")
 
 
 def _check(cameras: Cameras, background: Tensor | None, samples: int | float, layers: int | float) -> None:

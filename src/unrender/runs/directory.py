@@ -94,8 +94,7 @@ class HistoryLine:
     fraction: float
     seconds: float
     psnr: float | None
-    rays: int
-    samples: int
+    counts: Mapping[str, int]
     losses: Mapping[str, float | None]
 
 

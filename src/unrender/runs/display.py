@@ -81,14 +81,16 @@ class Display:
     def _measure(self, progress: Progress) -> None:
         """Samples per second of training, smoothed over a few reports."""
         if self._last is not None and progress.seconds > self._last.seconds:
-            rate = (progress.step - self._last.step) * progress.samples / (progress.seconds - self._last.seconds)
+            rate = (progress.step - self._last.step) * progress.counts.get("samples", 1) / (progress.seconds - self._last.seconds)
             self._rate = rate if self._rate == 0.0 else 0.8 * self._rate + 0.2 * rate
         self._last = progress
 
     def _state(self, progress: Progress) -> str:
         left = progress.seconds * (1.0 - progress.fraction) / progress.fraction if progress.fraction > 0.0 else None
         eta = "-:--" if left is None else duration(left)
+        psnr = "" if progress.psnr is None else f"PSNR {progress.psnr:.2f} dB  "
+        unit = "samples" if "samples" in progress.counts else "steps"
         return (
             f"{100.0 * progress.fraction:3.0f} %  {duration(progress.seconds)} done, {eta} to go  step {progress.step}  "
-            f"PSNR {progress.psnr:.2f} dB  {thousands(self._rate)} samples/s"
+            f"{psnr}{thousands(self._rate)} {unit}/s"
         )

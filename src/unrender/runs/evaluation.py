@@ -97,7 +97,7 @@ def evaluate(
         with torch.no_grad():
             rendering = scene.render_view(cameras, view)
             truth = truth_of(capture, view, device)
-            score = _score(capture, view, rendering.color.clamp(0.0, 1.0), truth)
+            score = _score(capture, view, rendering.srgb.clamp(0.0, 1.0), truth)
         scores.append(score)
         if on_view is not None:
             on_view(score, truth, rendering)

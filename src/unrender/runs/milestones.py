@@ -90,5 +90,5 @@ class Milestones:
             self._display.say(f"note: no picture after {now} s of training ({error})")
             return False
         self._directory.renders.mkdir(exist_ok=True)
-        write_picture(self._directory.stage_file(now), np.hstack([color_picture(rendering.color), normal_picture(rendering)]))
+        write_picture(self._directory.stage_file(now), np.hstack([color_picture(rendering.srgb), normal_picture(rendering)]))
         return True

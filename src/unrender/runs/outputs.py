@@ -130,12 +130,12 @@ def evaluate_into(
 
     def on_view(score: ViewScore, truth: Tensor, rendering: Rendering) -> None:
         distance, span = distance_picture(rendering)
-        color, normal = color_picture(rendering.color), normal_picture(rendering)
+        color, normal = color_picture(rendering.srgb), normal_picture(rendering)
         stem = file_stem(score.view, score.name)
         for suffix, picture in (("", color), ("_depth", distance), ("_normal", normal)):
             write_picture(directory.renders / f"{stem}{suffix}.png", picture)
         if score.view in shown:
-            error = error_picture(rendering.color, truth)
+            error = error_picture(rendering.srgb, truth)
             rows.append(ViewRow.from_pictures(score, color_picture(truth), color, error, distance, normal, span))
 
     evaluation = evaluate(scene, capture, split, device=device, on_view=on_view)
@@ -226,7 +226,7 @@ def render_path(
             rendering = scene.render_view(cameras, frame)
         if on_frame is not None:
             on_frame(frame, rendering)
-        yield torch.from_numpy(color_picture(rendering.color))
+        yield torch.from_numpy(color_picture(rendering.srgb))
 
 
 def closing_sentence(result: FitResult) -> str:

@@ -213,7 +213,7 @@ def _read_back(directory: RunDirectory, job: Job, record: RunRecord) -> FitResul
         seconds=record.seconds,
         skipped_steps=record.skipped_steps,
         history=(),
-        capture_to_source=job.capture.source_from_world,
+        source_from_world=job.capture.source_from_world,
     )
 
 
@@ -294,8 +294,7 @@ def history_line(progress: Progress) -> HistoryLine:
         step=progress.step,
         fraction=progress.fraction,
         seconds=progress.seconds,
-        psnr=finite(progress.psnr),
-        rays=progress.rays,
-        samples=progress.samples,
+        psnr=None if progress.psnr is None else finite(progress.psnr),
+        counts=progress.counts,
         losses={name: finite(value) for name, value in progress.losses.items()},
     )

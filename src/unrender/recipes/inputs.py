@@ -1,0 +1,98 @@
+"""What recipes are fitted to: a capture, a picture, a mesh, or a finished run of another recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.captures.capture import Capture
+from unrender.geometry.mesh import Mesh
+from unrender.render.scene import Scene
+
+InputName = Literal["capture", "picture", "mesh", "run"]
+
+
+@runtime_checkable
+class Input(Protocol):
+    """What every input says about itself; :class:`Capture` does so as well."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the files read: a fit resumes only on the input it began with."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Plain sentences about what the reader did."""
+        ...
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, for methods that fit an image."""
+
+    name: str
+    linear: Float[Tensor, "height width 3"]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MeshInput:
+    """One mesh, for methods that start from a known shape."""
+
+    name: str
+    mesh: Mesh
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FittedRun:
+    """A finished run of another recipe, for methods that go on from it."""
+
+    name: str
+    recipe: str
+    scene: Scene
+    capture: Capture
+    fingerprint: str
+    """Of its checkpoint and its capture together."""
+    notes: tuple[str, ...] = ()
+
+
+I = TypeVar("I", bound=Input)  # noqa: E741  the input of a recipe
+
+
+@dataclass(frozen=True)
+class InputKind(Generic[I]):
+    """One kind of input, as a row of the table of recipes names it."""
+
+    name: InputName
+    summary: str
+    """For the help page of a recipe."""
+    capture_of: Callable[[I], Capture | None]
+    """The photos that come with an input, against which a scene can be evaluated."""
+    source_from_world: Callable[[I], Float[Tensor, "4 4"]]
+    """Similarity from the normalized world to the frame of the input."""
+
+
+def _none(_: object) -> None:
+    return None
+
+
+def _identity(_: object) -> Float[Tensor, "4 4"]:
+    return torch.eye(4, dtype=torch.float64)
+
+
+CAPTURE = InputKind[Capture]("capture", "a folder of posed photos", lambda capture: capture, lambda capture: capture.source_from_world)
+PICTURE = InputKind[Picture]("picture", "a picture file", _none, _identity)
+MESH = InputKind[MeshInput]("mesh", "a mesh file", _none, _identity)
+RUN = InputKind[FittedRun]("run", "a folder that `unrender fit` wrote", lambda run: run.capture, lambda run: run.capture.source_from_world)

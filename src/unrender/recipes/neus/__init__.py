@@ -1,0 +1,24 @@
+"""``neus``: a surface as the zero set of a signed distance field, rendered volumetrically (Wang et al. 2021; instant-nsr-pl; Neuralangelo).
+
+Unknowns: a signed distance field f, a color network c(x, n, v, feature) and a sharpness s. Image: C = Σ w_i c_i + (1 - Σ w_i) background,
+weights from the difference of the logistic CDF of s f along the ray. Losses: photometric and eikonal; mask, curvature, sparsity,
+opacity entropy, distortion, normal prior and surface points where asked for.
+
+    draw pixels → march their rays near the surface → drop what lies behind it → f, ∇f, color → composite → losses → Adam
+
+The field is a dense grid refined from coarse to fine, made for two cores, or a hash grid with a perceptron, as published. A grid starts
+from a radiance field, in a phase of its own.
+
+- ``config``: settings and presets
+- ``scene``: what is fitted and how it is rendered
+- ``first_surface``: where the surface starts
+- ``fit``: the training loop
+"""
+
+from __future__ import annotations
+
+from unrender.recipes.neus.config import FIELDS, PRESETS, GridField, HashField, NeusConfig
+from unrender.recipes.neus.fit import fit, load_scene
+from unrender.recipes.neus.scene import NeusScene
+
+__all__ = ["FIELDS", "PRESETS", "GridField", "HashField", "NeusConfig", "NeusScene", "fit", "load_scene"]

@@ -1,0 +1,291 @@
+"""Settings of the ``neus`` recipe and its presets. Shares and ramps count in parts of the budget, 0 to 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unrender.fields.grid_sdf import GridSdf, Stage, sphere_distance
+from unrender.fields.hash_sdf import HashSdf, Normals
+from unrender.fields.surface import SurfaceField
+from unrender.losses.photometric import Photometric
+from unrender.recipes import nerf
+from unrender.recipes.schedules import Ramp
+from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
+
+
+@dataclass(frozen=True)
+class GridField:
+    """Dense grids of distances and features, refined from coarse to fine: made for two cores."""
+
+    stages: tuple[Stage, ...] = ((0.0, 80, 40), (0.1, 112, 56), (0.35, 176, 88))
+    """(from this share of the budget, vertices of the distance grid, of the feature grid)."""
+    grid_features: int = 8
+    """Features of a vertex."""
+    grid_rate: float = 4.0
+    """Learning rate of the features relative to ``learning_rate``."""
+    distance_rate: float = 0.1
+    """Learning rate of the distances, in cells of the first grid."""
+    bending: Ramp = 1e-3
+    """Weight of the squared second differences of the distances, which irons out bumps."""
+    start_from_hull: bool = True
+    """Start from the visual hull of the masks instead of a sphere."""
+    density_first: float = 0.25
+    """For this share of the budget a radiance field finds out where things are; the surface starts from its depths."""
+    density_first_unmasked: float = 0.5
+    """The same share where the surroundings are learned too: the radiance field then also says what lies beyond the cube."""
+
+    def __post_init__(self) -> None:
+        if self.stages[0][0] != 0 or any(a[0] >= b[0] for a, b in zip(self.stages, self.stages[1:], strict=False)):
+            raise ValueError(f"stages begin at {[stage[0] for stage in self.stages]}; they must begin at 0 and rise")
+        if any(a[1] > b[1] or a[2] > b[2] for a, b in zip(self.stages, self.stages[1:], strict=False)):
+            raise ValueError(f"stages are {self.stages}; they must not become coarser")
+        for name in ("density_first", "density_first_unmasked"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is a share of the budget, from 0 to below 1")
+
+    @property
+    def bending_weight(self) -> Ramp:
+        """Weight of the field's own regularization."""
+        return self.bending
+
+    @property
+    def starts_from_hull(self) -> bool:
+        """Whether the visual hull of the masks is the first surface."""
+        return self.start_from_hull
+
+    @property
+    def lattice(self) -> int:
+        """Vertices along an axis of the first distance grid."""
+        return self.stages[0][1]
+
+    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
+        """Return the field at its start: ``initial`` distances, or a sphere where there are none."""
+        return GridSdf(
+            self.stages,
+            self.grid_features,
+            sphere_distance(self.lattice, radius) if initial is None else initial,
+            feature_rate=self.grid_rate,
+            distance_rate=self.distance_rate,
+        )
+
+    def density_share(self, *, surroundings: bool) -> float:
+        """Return the share of the budget that the radiance field has."""
+        return self.density_first_unmasked if surroundings else self.density_first
+
+    def density(self, config: NeusConfig) -> nerf.NerfConfig:
+        """Return the radiance field of the first phase."""
+        cpu, sampling = nerf.PRESETS["cpu"], config.sampling
+        shared = replace(cpu.sampling, target_samples=sampling.target_samples, occupancy_resolution=sampling.occupancy_resolution)
+        return replace(cpu, sampling=shared)
+
+    def around(self, config: NeusConfig) -> nerf.RadianceSettings:
+        """Return the field of the surroundings: that of the first phase, which has seen them already."""
+        return self.density(config).field
+
+
+@dataclass(frozen=True)
+class HashField:
+    """A hash grid and a perceptron, as published."""
+
+    hash: HashLevels = HashLevels(base_resolution=32, finest_resolution=2048)
+    hidden: tuple[int, ...] = (64,)
+    """Units of the hidden layers of the distance perceptron."""
+    geometry_features: int = 12
+    """Outputs beside the distance; all are handed to the color network."""
+    normals: Normals = "analytic"
+    """Exact gradients, or finite differences with 6 or 4 taps one cell of the finest active level away."""
+    start_level: int = 16
+    """Levels active from the start; the others join one by one."""
+    level_start: float = 0.0
+    """Share of the budget before the first level joins."""
+    level_every: float = 0.0
+    """Share of the budget between two levels; 0 means all from the start."""
+
+    @property
+    def bending_weight(self) -> Ramp:
+        """Weight of the field's own regularization: it has none."""
+        return 0.0
+
+    @property
+    def starts_from_hull(self) -> bool:
+        """Whether the visual hull of the masks is the first surface: the perceptron starts as a sphere."""
+        return False
+
+    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
+        """Return the field at its start, a sphere."""
+        return HashSdf(
+            self.hash.grid(),
+            hidden=self.hidden,
+            features=self.geometry_features,
+            radius=radius,
+            normals=self.normals,
+            start_level=self.start_level,
+            level_every=self.level_every,
+            level_start=self.level_start,
+            generator=generator,
+        )
+
+    def density_share(self, *, surroundings: bool) -> float:
+        """Return 0: this field needs no radiance field before it."""
+        return 0.0
+
+    def around(self, config: NeusConfig) -> nerf.RadianceSettings:
+        """Return the field of the surroundings."""
+        return nerf.RadianceSettings(
+            hash=HashLevels(base_resolution=32, finest_resolution=2048, log2_entries=min(19, self.hash.log2_entries)),
+            color_hidden=config.color_hidden,
+            geometry_features=8,
+        )
+
+
+@dataclass(frozen=True)
+class SharpnessSettings:
+    """How sharp the surface is: s = exp(10 v)."""
+
+    sharpness: float = 0.3
+    """v at the start."""
+    sharpness_rate: float = 0.1
+    """Learning rate of v relative to ``learning_rate``."""
+    sharpness_cap: tuple[float, float] | None = None
+    """s is held below a value that grows geometrically from the first to the second number over four fifths of the budget."""
+    cosine_anneal: float = 1.0
+    """Share of the budget over which surfaces seen from behind stop counting."""
+
+
+@dataclass(frozen=True)
+class NeusLosses:
+    """Weights of the loss terms; a ramp is (before, after, from this share, to this share)."""
+
+    loss: Photometric = "l1"
+    """Photometric loss."""
+    rgb_weight: Ramp = 1.0
+    """Weight of the photometric loss."""
+    mask_weight: Ramp = 0.1
+    """Weight of the binary cross entropy of opacity and mask, where the capture has masks."""
+    eikonal_weight: Ramp = 0.1
+    """Weight of (|∇f| - 1)² at the samples."""
+    eikonal_uniform_weight: Ramp = 0.0
+    """Weight of (|∇f| - 1)² at uniformly drawn points."""
+    curvature_weight: Ramp = 0.0
+    """Weight of |∇²f| at the samples; needs finite-difference normals."""
+    sparsity_weight: Ramp = 0.0
+    """Weight of exp(-scale |f|) at uniformly drawn points, which keeps needless surfaces away."""
+    sparsity_scale: float = 1.0
+    """Scale of the sparsity loss."""
+    opaque_weight: Ramp = 0.0
+    """Weight of the binary entropy of the opacity, which removes haze."""
+    distortion_weight: Ramp = 0.0
+    """Weight of the distortion loss."""
+    normal_weight: Ramp = 0.1
+    """Weight of the normal prior, where the capture has one."""
+    points_weight: Ramp = (0.1, 1.0, 0.0, 1.0)
+    """Weight of |f| at the surface points, where the capture has them."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """A radiance field around the cube."""
+
+    learned_background: bool | None = None
+    """Learn the surroundings; left out, wherever the capture is unbounded and has no masks."""
+    background_samples: int = 64
+    """Steps of a ray through the surroundings."""
+
+
+@dataclass(frozen=True)
+class NeusConfig:
+    """Settings of the ``neus`` recipe. Shares and ramps count in parts of the budget, 0 to 1."""
+
+    steps: int = 20_000
+    """Optimizer steps; every schedule is stretched over them (or over ``max_seconds``)."""
+    max_seconds: float | None = None
+    """Budget of training time in seconds; the best result within it."""
+    field: GridField | HashField = HashField()
+    """``grid``: dense grids from coarse to fine, for a CPU; ``hash``: hash grid and perceptron, as published."""
+    color_hidden: tuple[int, ...] = (64, 64)
+    """Units of the hidden layers of the color network."""
+    initial_radius: float = 0.5
+    """Radius of the sphere a fit starts from, where no masks give a visual hull."""
+    sharpness: SharpnessSettings = SharpnessSettings()
+    adam: AdamSettings = AdamSettings(warm_up=0.025)
+    constant_until: float = 0.0
+    """Share of the budget before the exponential decay of the learning rate begins."""
+    final_rate: float = 0.1
+    """The learning rate ends at this share of its peak."""
+    losses: NeusLosses = NeusLosses()
+    sampling: Sampling = Sampling(occupancy_threshold=0.001)
+    surroundings: Surroundings = Surroundings()
+
+    def __post_init__(self) -> None:
+        has_taps = isinstance(self.field, HashField) and self.field.normals != "analytic"
+        if self.losses.curvature_weight != 0 and not has_taps:
+            raise ValueError(
+                f"curvature_weight is {self.losses.curvature_weight}; it needs the hash field with normals taps4 or taps6, whose taps give "
+                "the curvature"
+            )
+
+
+_CPU = NeusConfig(
+    steps=100_000,
+    max_seconds=300.0,
+    field=GridField(),
+    color_hidden=(32, 32),
+    sharpness=SharpnessSettings(sharpness=0.36, sharpness_rate=0.2, sharpness_cap=(40.0, 320.0)),
+    sampling=Sampling(
+        samples_per_ray=400,
+        target_samples=2**16,
+        max_rays=16_384,
+        occupancy_resolution=64,
+        occupancy_threshold=0.001,
+        downscale_first=2,
+    ),
+)
+_PUBLISHED = NeusConfig(adam=AdamSettings(warm_up=0.025, weight_decay=0.01))
+_BLENDER = replace(
+    _PUBLISHED,
+    losses=NeusLosses(loss="mse", rgb_weight=10.0),
+    surroundings=Surroundings(learned_background=False),
+    constant_until=0.025,
+    sharpness=SharpnessSettings(sharpness=0.341),
+)
+_COLMAP = replace(
+    _BLENDER,
+    field=HashField(start_level=4, level_every=0.05),
+    losses=replace(_BLENDER.losses, mask_weight=0.0),
+    surroundings=Surroundings(learned_background=True, background_samples=256),
+    sampling=replace(_BLENDER.sampling, target_samples=327_680),
+    sharpness=SharpnessSettings(sharpness=0.249),
+)
+_DTU = replace(
+    _PUBLISHED,
+    adam=replace(_PUBLISHED.adam, warm_up=0.0),
+    constant_until=0.25,
+    losses=NeusLosses(mask_weight=0.0),
+    surroundings=Surroundings(learned_background=True),
+    sampling=replace(_PUBLISHED.sampling, target_samples=278_528),
+)
+_DTU_MASK = replace(
+    _DTU,
+    losses=NeusLosses(),
+    surroundings=Surroundings(learned_background=False),
+    sampling=replace(_DTU.sampling, background="white", target_samples=2**18),
+)
+
+PRESETS: dict[str, NeusConfig] = {
+    "cpu": _CPU,
+    "gpu": _PUBLISHED,
+    "neus-blender": _BLENDER,
+    "neus-colmap": _COLMAP,
+    "neus-dtu": _DTU,
+    "neus-dtu-wmask": _DTU_MASK,
+    "neuralangelo-dtu-wmask": replace(_DTU_MASK, field=HashField(normals="taps6", start_level=4, level_every=0.05)),
+    "neus-bmvs": replace(_DTU, losses=NeusLosses(), surroundings=Surroundings(learned_background=False)),
+}
+"""``cpu`` is made for two cores; the others are the published configurations of instant-nsr-pl, with its mask loss switched on where
+there are masks, and one for BlendedMVS in NeuS form."""
+
+FIELDS: dict[str, GridField | HashField] = {"grid": GridField(), "hash": HashField()}
+"""The two fields by name, for the option ``--field``."""

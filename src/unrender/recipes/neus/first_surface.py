@@ -1,0 +1,50 @@
+"""Where the surface of ``neus`` starts: from the visual hull of the masks, or from the depths of a radiance field."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unrender.captures.capture import Capture
+from unrender.devices import pytorch_on_one_thread
+from unrender.fields.grid_sdf import sphere_distance
+from unrender.geometry.first_surface import fuse_depth_maps, hull_distance
+from unrender.ops.rays import OccupancyGrid
+from unrender.recipes.nerf import NerfScene
+
+_RECOGNIZED = 0.8
+"""Share of the object's pixels that must be opaque before depths are trusted."""
+
+
+def surface_of_hull(hull: OccupancyGrid, radius: float) -> Tensor | None:
+    """Return the visual hull where it closes within the cube; where photos crop the object, what of it lies in the first sphere."""
+    distance = hull_distance(hull)
+    if distance is None:
+        return None
+    faces = [distance.select(axis, end) for axis in range(3) for end in (0, -1)]
+    if all(bool((face > 0).all()) for face in faces):
+        return distance
+    return torch.maximum(distance, sphere_distance(distance.shape[0], radius))
+
+
+@torch.no_grad()
+def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> Tensor | None:
+    """Fuse how far the training views see into a radiance field to signed distances on a lattice of ``size`` vertices along an axis.
+
+    Depth maps have so many pixels that the lattice is well covered. The result is None where the field is still too thin to show what the
+    masks say is there.
+    """
+    cameras = capture.cameras.select(capture.split.train)
+    shrink = math.ceil(math.sqrt(len(cameras) * cameras.height * cameras.width / (1.5e5 if scene.unbounded else 5e5)))
+    cameras = cameras.downscaled(shrink).to(scene.field.table.device) if shrink > 1 else cameras.to(scene.field.table.device)
+    shape = (cameras.height, cameras.width)
+    distances = torch.stack([scene.median_distance(cameras.image_rays(view)).reshape(shape) for view in range(len(cameras))])
+    if capture.masks is not None:
+        silhouettes = F.adaptive_avg_pool2d(capture.masks[list(capture.split.train)].float()[:, None], shape)[:, 0] > 127
+        if float((silhouettes & distances.cpu().isfinite()).sum()) < _RECOGNIZED * float(silhouettes.sum()):
+            return None
+    with pytorch_on_one_thread():
+        return fuse_depth_maps(cameras.to("cpu"), distances.cpu(), size, truncation=3 * 2.0 / size)

@@ -1,0 +1,222 @@
+"""The training loop of ``neus``, in one phase or two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from unrender.captures.capture import Capture
+from unrender.color import over
+from unrender.devices import on_cpu
+from unrender.fields.surface import SurfaceField
+from unrender.losses.photometric import mse, photometric
+from unrender.losses.regularizers import curvature, eikonal, mask_bce, opaque, sparsity
+from unrender.ops.encodings import Adam
+from unrender.ops.rays import MARCHED_PER_TRAINED, OccupancyGrid, Samples, distortion, samples_taken
+from unrender.recipes import nerf
+from unrender.recipes.clock import Clock
+from unrender.recipes.fitting import FitResult, Fitting, Observer
+from unrender.recipes.neus.config import GridField, NeusConfig, NeusLosses
+from unrender.recipes.neus.first_surface import surface_of_density, surface_of_hull
+from unrender.recipes.neus.scene import NeusScene, SurfaceSamples, load_surface, new_scene
+from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
+from unrender.recipes.pixels import PixelBatch, PixelSampler, RayCount, draw_background
+from unrender.recipes.schedules import exponential, ramp, warm_up
+from unrender.render.rendering import Rendering
+from unrender.render.scene import Scene
+
+_DENSITY, _SURFACE = 0, 1
+"""Numbers of the phases."""
+
+
+def fit(
+    capture: Capture,
+    config: NeusConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    resume: Mapping[str, Tensor] | None = None,
+    observer: Observer | None = None,
+) -> FitResult:
+    """Fit a surface to the training views of a capture.
+
+    A grid field begins with a radiance field, which finds out where things are; then comes the surface. A hash field is one phase.
+
+    Raises:
+        ValueError: when the surroundings are to be learned from a capture with masks.
+    """
+    surroundings = config.surroundings.learned_background
+    if surroundings is None:
+        surroundings = capture.unbounded and not capture.has_masks
+    if surroundings and capture.has_masks:
+        raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (--no-masks)")
+    share = config.field.density_share(surroundings=surroundings)
+
+    def fit_density(start: PhaseStart) -> FitResult:
+        assert isinstance(config.field, GridField)
+        return nerf.fit_with_clock(
+            capture,
+            config.field.density(config),
+            start.clock,
+            device=device,
+            seed=seed,
+            resume=start.resume,
+            observer=start.observer,
+        )
+
+    def fit_surface(start: PhaseStart) -> FitResult:
+        return _fit_surface(capture, config, start, surroundings=surroundings, device=device, seed=seed)
+
+    phases = (Phase("radiance field", share, fit_density), Phase("surface", 1 - share, fit_surface))
+    return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
+
+
+def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
+    """Rebuild the scene of a snapshot: a radiance field in the first phase, a surface in the second."""
+    if phase_of(tensors) == _DENSITY:
+        assert isinstance(config.field, GridField)
+        return nerf.load_scene(config.field.density(config), tensors, device)
+    return load_surface(config, tensors, device)
+
+
+def _start_scene(
+    capture: Capture, config: NeusConfig, start: PhaseStart, *, surroundings: bool, device: torch.device, seed: int
+) -> NeusScene:
+    """Return the scene at the start of the surface's phase, from the visual hull or from the radiance field before it."""
+    weights = torch.Generator().manual_seed(seed)
+    masked = capture.has_masks
+    if start.resume is not None:
+        return new_scene(config, surroundings=surroundings, masked=masked, initial=None, generator=weights).to(device)
+    hull = OccupancyGrid(config.sampling.occupancy_resolution).to(device)
+    # Only a field that starts inside the hull may rely on it: elsewhere closed cells would cut holes into the first sphere.
+    from_hull = masked and config.field.starts_from_hull
+    hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=capture.masks if from_hull else None)
+    initial = surface_of_hull(hull, config.initial_radius) if from_hull else None
+    density = None if start.previous is None else start.previous.scene
+    if isinstance(density, nerf.NerfScene) and isinstance(config.field, GridField):
+        with start.clock.running():
+            fused = surface_of_density(density, capture, config.field.lattice)
+        initial = initial if fused is None else fused
+    scene = new_scene(config, surroundings=surroundings, masked=masked, initial=initial, generator=weights).to(device)
+    scene.occupancy.load_state_dict(hull.state_dict())
+    if scene.around is not None and isinstance(density, nerf.NerfScene):
+        scene.around.load_state_dict(density.field.state_dict())
+    return scene
+
+
+def _optimizer(scene: NeusScene, config: NeusConfig) -> Adam:
+    """Return Adam over the networks, the sharpness and the field's own parameters."""
+    adam = config.adam
+    rate = adam.learning_rate
+    nets = list(scene.color_net.parameters())
+    groups = [{"params": [scene.sharpness_log], "lr": rate * config.sharpness.sharpness_rate, "weight_decay": 0.0}]
+    groups += scene.surface.parameter_groups(rate, weight_decay=adam.weight_decay)
+    if scene.around is not None:
+        groups.append({"params": [scene.around.table], "lr": rate, "weight_decay": 0.0})
+        nets += [*scene.around.density_net.parameters(), *scene.around.color_net.parameters()]
+    groups.append({"params": nets, "lr": rate, "weight_decay": adam.weight_decay})
+    return Adam(groups, lr=rate, betas=(0.9, 0.99), eps=1e-15)
+
+
+def _fit_surface(
+    capture: Capture, config: NeusConfig, start: PhaseStart, *, surroundings: bool, device: torch.device, seed: int
+) -> FitResult:
+    """Run the phase of the surface: the whole fit, or what follows the radiance field."""
+    sampling, weights, clock = config.sampling, config.losses, start.clock
+    generator = torch.Generator(device).manual_seed(seed)
+    scene = _start_scene(capture, config, start, surroundings=surroundings, device=device, seed=seed)
+    pixels = PixelSampler(capture, device)
+    coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
+    points = None if capture.points is None else _inside_cube(capture.points.to(device))
+    ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
+    optimizer = _optimizer(scene, config)
+    fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts={"rays": ray_count})
+    if start.resume is not None:
+        fitting.restore(start.resume)
+    bending = config.field.bending_weight
+    capacity = None if on_cpu(device) else MARCHED_PER_TRAINED * sampling.target_samples
+
+    first = 0 if start.previous is None else start.previous.steps
+    for step in fitting:
+        fraction = clock.fraction
+        scene.set_fraction(fraction)
+        before = list(scene.surface.parameters())
+        if scene.surface.advance(fraction):
+            fitting.exchange(before, list(scene.surface.parameters()))
+        decayed = exponential(config.final_rate, fraction, after=config.constant_until)
+        fitting.set_learning_rate(decayed * warm_up(fraction, over=config.adam.warm_up))
+        if step % sampling.occupancy_every == 0 or step == first:
+            scene.refresh_occupancy(all_cells=step < first + 16 * sampling.occupancy_every, generator=generator)
+
+        batch = (coarse if fraction < sampling.downscale_until else pixels).draw(ray_count.rays, generator)
+        rays, count = batch.rays, batch.color.shape[0]
+        samples = marched = scene.march(rays, torch.rand(count, generator=generator, device=device), capacity)
+        if sampling.prune:
+            samples = scene.prune(samples, rays)
+        background = draw_background(sampling.background, batch.color, generator)
+        truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
+        extra = 0
+        if scene.around is not None:
+            background, extra = scene.surroundings(rays, torch.rand(count, generator=generator, device=device), background)
+        ray_count.observe(samples_taken(samples, marched, device) + extra)
+        rendering, found = scene.render(samples, rays, background)
+
+        losses = _ray_losses(weights, fraction, rendering, found, truth, batch, samples)
+        losses |= _field_losses(weights, fraction, scene.surface, points, count, generator)
+        if (weight := ramp(bending, fraction)) > 0:
+            losses |= {name: weight * value for name, value in scene.surface.regularization(step).items()}
+        fitting.take_step(losses, error=mse(rendering.color.detach(), truth), counts={"rays": count, "samples": samples.used()})
+    return fitting.result(capture.source_from_world, empty=fitting.last_count("samples") == 0)
+
+
+def _ray_losses(
+    weights: NeusLosses,
+    fraction: float,
+    rendering: Rendering,
+    found: SurfaceSamples,
+    truth: Tensor,
+    batch: PixelBatch,
+    samples: Samples,
+) -> dict[str, Tensor]:
+    """Return the loss terms of what the rays see, those whose weight is not zero now."""
+    used = (samples.ray_index >= 0).float()
+    surface = found.field
+    losses = {"rgb": ramp(weights.rgb_weight, fraction) * photometric(weights.loss)(rendering.color, truth)}
+    if (weight := ramp(weights.eikonal_weight, fraction)) > 0:
+        losses["eikonal"] = weight * eikonal(surface.gradient, used)
+    if batch.alpha is not None and (weight := ramp(weights.mask_weight, fraction)) > 0:
+        losses["mask"] = weight * mask_bce(rendering.opacity, batch.alpha)
+    if surface.laplacian is not None and (weight := ramp(weights.curvature_weight, fraction)) > 0:
+        losses["curvature"] = weight * curvature(surface.laplacian, used)
+    if (weight := ramp(weights.opaque_weight, fraction)) > 0:
+        losses["opaque"] = weight * opaque(rendering.opacity)
+    if (weight := ramp(weights.distortion_weight, fraction)) > 0:
+        losses["distortion"] = weight * distortion(found.weights, samples).mean()
+    if batch.normal is not None and (weight := ramp(weights.normal_weight, fraction)) > 0:
+        known = batch.normal.norm(dim=-1) > 0.5
+        losses["normal"] = weight * (known * (rendering.normal - batch.normal).abs().sum(-1)).mean()
+    return losses
+
+
+def _field_losses(
+    weights: NeusLosses, fraction: float, surface: SurfaceField, points: Tensor | None, count: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Return the loss terms of the distance field away from the rays: at ``count`` uniform points, and at surface points."""
+    losses: dict[str, Tensor] = {}
+    uniform_weight, sparsity_weight = ramp(weights.eikonal_uniform_weight, fraction), ramp(weights.sparsity_weight, fraction)
+    if uniform_weight > 0 or sparsity_weight > 0:
+        anywhere = surface.sample(torch.rand(count, 3, generator=generator, device=generator.device) * 2 - 1)
+        losses["eikonal_uniform"] = uniform_weight * eikonal(anywhere.gradient)
+        losses["sparsity"] = sparsity_weight * sparsity(anywhere.sdf, scale=weights.sparsity_scale)
+    if points is not None and (weight := ramp(weights.points_weight, fraction)) > 0:
+        chosen = points[torch.randint(points.shape[0], (2048,), generator=generator, device=generator.device)]
+        losses["points"] = weight * surface.sdf(chosen).abs().mean()
+    return losses
+
+
+def _inside_cube(points: Tensor) -> Tensor | None:
+    """Return the points inside the world cube; None where there are none."""
+    inside = points[(points.abs() <= 1).all(-1)].float()
+    return inside if inside.shape[0] else None

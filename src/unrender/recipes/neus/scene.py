@@ -1,0 +1,253 @@
+"""The scene of ``neus``: a signed distance field with its colors, its sharpness and, where needed, the surroundings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unrender.cameras import Rays
+from unrender.devices import on_cpu
+from unrender.fields.perceptron import Perceptron
+from unrender.fields.radiance import RadianceField
+from unrender.fields.surface import SurfaceField, SurfaceSample
+from unrender.geometry.isosurface import extract_surface
+from unrender.ops.encodings import spherical_harmonics_encode
+from unrender.ops.rays import (
+    OccupancyGrid,
+    Samples,
+    aabb_intersection,
+    march,
+    prune,
+    rendering_capacity,
+    sdf_alpha,
+    visible,
+    weights_from_density,
+    weights_from_sdf,
+)
+from unrender.recipes.fitting import scene_state
+from unrender.recipes.neus.config import NeusConfig, SharpnessSettings
+from unrender.recipes.settings import Sampling
+from unrender.render.asset import Asset
+from unrender.render.rendering import Rendering
+from unrender.render.scene import RayScene
+from unrender.render.volume import FieldSamples, color_vertices, render_volume
+
+_DEEP = 8.0
+"""Farther inside than this many widths 1/s of the surface, no light is left to see: such cells are not marched."""
+_SH_DEGREE = 4
+_FAR = 1e3
+"""World units at which the surroundings end."""
+
+
+@dataclass(frozen=True)
+class SurfaceSamples(FieldSamples):
+    """What the scene says about samples, with the distance field behind it, whose gradients have losses of their own."""
+
+    surface: SurfaceSample | None = None
+
+    @property
+    def field(self) -> SurfaceSample:
+        """The distance field at the samples."""
+        assert self.surface is not None
+        return self.surface
+
+
+class NeusScene(RayScene):
+    """A signed distance field with its colors, its sharpness and, where needed, the surroundings."""
+
+    anneal: Tensor
+    sharpness_limit: Tensor
+
+    def __init__(
+        self,
+        surface: SurfaceField,
+        sharpness: SharpnessSettings,
+        sampling: Sampling,
+        *,
+        color_hidden: tuple[int, ...],
+        background_samples: int,
+        masked: bool,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.surface = surface
+        self.color_net = Perceptron((3 + 3 + _SH_DEGREE**2 + surface.feature_count, *color_hidden, 3), generator)
+        self.sharpness_log = nn.Parameter(torch.tensor(sharpness.sharpness))
+        self.sharpness_cap = sharpness.sharpness_cap
+        self.cosine_anneal = sharpness.cosine_anneal
+        self.occupancy = OccupancyGrid(sampling.occupancy_resolution)
+        self.occupancy_threshold = sampling.occupancy_threshold
+        self.samples_per_ray = sampling.samples_per_ray
+        self.capacity = 2 * sampling.target_samples
+        """Most samples that a step keeps after pruning, on a GPU."""
+        self.background_samples = background_samples
+        self.around: RadianceField | None = None
+        """The surroundings, set by :func:`new_scene`."""
+        self.register_buffer("has_masks", torch.tensor(masked))
+        self.register_buffer("anneal", torch.zeros(()))
+        self.annealing = 0.0
+        self.register_buffer("sharpness_limit", torch.tensor(math.inf))
+        self.step = 2 * math.sqrt(3) / sampling.samples_per_ray
+        self.background = 1.0 if masked else 0.0
+        """Color behind the scene in pictures: white for a cut-out object."""
+
+    def sharpness(self) -> Tensor:
+        """Return s = exp(10 v), held below the cap."""
+        return torch.minimum(torch.exp(10 * self.sharpness_log).clamp(1e-6, 1e6), self.sharpness_limit)
+
+    def set_fraction(self, fraction: float) -> None:
+        """Move the cosine annealing and the cap of the sharpness to this share of the budget."""
+        end = self.cosine_anneal
+        self.annealing = 1.0 if end <= 0 else min(1.0, fraction / end)
+        self.anneal.fill_(self.annealing)
+        if self.sharpness_cap is not None:
+            low, high = self.sharpness_cap
+            self.sharpness_limit.fill_(low * (high / low) ** min(1.0, fraction / 0.8))
+
+    def march(self, rays: Rays, offsets: Tensor | None, capacity: int | None) -> Samples:
+        """Cut the part of each ray near the surface into samples."""
+        return march(rays, self.occupancy, step=self.step, near=0.0, far=1e6, offsets=offsets, capacity=capacity)
+
+    @torch.no_grad()
+    def prune(self, samples: Samples, rays: Rays) -> Samples:
+        """Drop what lies behind the surface, and what is too far in front to be seen at this sharpness."""
+        middle, slope = self.surface.secant(samples, rays)
+        alpha = sdf_alpha(middle, slope, samples.lengths, self.sharpness(), self.annealing)
+        keep = visible(samples, alpha, threshold=1e-3, alpha_threshold=1e-4)
+        return prune(samples, keep, capacity=self.capacity)
+
+    def evaluate(self, samples: Samples, rays: Rays) -> SurfaceSamples:
+        """Evaluate distance, normal and color of every sample."""
+        positions = samples.positions(rays)
+        surface = self.surface.sample(positions)
+        middle, slope = self.surface.along(samples, rays, surface)
+        weights = weights_from_sdf(middle, slope, samples, self.sharpness(), anneal=self.annealing)
+        harmonics = spherical_harmonics_encode(rays.directions, _SH_DEGREE)
+        color = self.color(positions, surface.normals, surface.features, harmonics, samples.ray_index)
+        return SurfaceSamples(weights, color, surface.normals, surface)
+
+    def render(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, SurfaceSamples]:
+        """Composite the samples of some rays over a background."""
+        return render_volume(self.evaluate, samples, rays, background)
+
+    def color(self, positions: Tensor, normals: Tensor, features: Tensor, harmonics: Tensor, ray_index: Tensor) -> Tensor:
+        """Return sRGB at places on the surface.
+
+        Args:
+            positions: [samples, 3].
+            normals: [samples, 3].
+            features: [samples, features] of the distance field.
+            harmonics: [rays, 16] of the viewing directions.
+            ray_index: the ray of each sample.
+        """
+        place = torch.cat([positions.t(), normals.t(), features.t()]).t()
+        return torch.sigmoid(self.color_net.along_rays(place, harmonics, ray_index))
+
+    def evaluate_around(self, samples: Samples, rays: Rays) -> FieldSamples:
+        """Evaluate the radiance field beyond the cube."""
+        assert self.around is not None
+        density, features = self.around.density(samples.positions(rays))
+        color = self.around.color(features, self.around.encode_directions(rays.directions), samples.ray_index)
+        return FieldSamples(weights_from_density(density, samples), color)
+
+    def surroundings(self, rays: Rays, offsets: Tensor | None, background: Tensor) -> tuple[Tensor, int]:
+        """Return the color of what lies beyond the cube, and how many samples it took."""
+        samples = samples_beyond(rays, self.background_samples, offsets)
+        rendering, _ = render_volume(self.evaluate_around, samples, rays, background)
+        return rendering.color, samples.starts.shape[0]
+
+    def render_chunk(self, rays: Rays) -> Rendering:
+        background = torch.full_like(rays.origins, self.background)
+        if self.around is not None:
+            background, _ = self.surroundings(rays, None, background)
+        samples = self.march(rays, None, rendering_capacity(rays, self.samples_per_ray))
+        samples = self.prune(samples, rays) if on_cpu(rays.origins.device) else samples
+        return self.render(samples, rays, background)[0]
+
+    @torch.no_grad()
+    def refresh_occupancy(self, *, all_cells: bool, generator: torch.Generator) -> None:
+        """Let the cells march where a step at the center of the surface's reach has an opacity above the threshold."""
+        deepest = -_DEEP / self.sharpness()
+
+        def opacity_of_step(nearest: Tensor, farthest: Tensor) -> Tensor:
+            step = torch.full_like(nearest, self.step)
+            alpha = sdf_alpha(nearest, -torch.ones_like(nearest), step, self.sharpness(), 1.0)
+            return torch.where(farthest < deepest, 0.0, alpha)
+
+        self.surface.refresh_occupancy(
+            self.occupancy, opacity_of_step, threshold=self.occupancy_threshold, all_cells=all_cells, generator=generator
+        )
+
+    def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
+        """Return the zero set, colored as seen from straight above it."""
+        mesh = extract_surface(self.surface.sdf, resolution=resolution, device=self.sharpness_log.device)
+        if mesh.is_empty:
+            return Asset(mesh)
+        mesh = mesh.largest_component() if largest_only else mesh
+        with torch.no_grad():
+            normals = [self.surface.sample(points).normals for points in mesh.vertices.split(2**16)]
+
+        def color(points: Tensor, normals: Tensor) -> Tensor:
+            own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
+            features = self.surface.sample(points).features
+            return self.color(points, normals, features, spherical_harmonics_encode(-normals, _SH_DEGREE), own_ray)
+
+        return Asset(color_vertices(mesh.with_normals(torch.cat(normals)), color))
+
+
+@torch.no_grad()
+def samples_beyond(rays: Rays, count: int, offsets: Tensor | None) -> Samples:
+    """Cut each ray, from where it leaves the cube out to a thousand units, into ``count`` intervals that grow geometrically."""
+    _, leaves = aabb_intersection(rays)
+    near = leaves.clamp_min(0.1)
+    number, device = near.shape[0], near.device
+    growth = torch.arange(count + 1, device=device) / count
+    if offsets is not None:
+        growth = (growth[None] + (offsets[:, None] - 0.5) / count).clamp(0, 1)
+    edges = near[:, None] * (_FAR / near[:, None]) ** growth
+    index = torch.arange(number, dtype=torch.int32, device=device)
+    return Samples(
+        ray_index=index.repeat_interleave(count),
+        starts=edges[:, :-1].reshape(-1).contiguous(),
+        ends=edges[:, 1:].reshape(-1).contiguous(),
+        first=index * count,
+        count=torch.full_like(index, count),
+    )
+
+
+def new_scene(config: NeusConfig, *, surroundings: bool, masked: bool, initial: Tensor | None, generator: torch.Generator) -> NeusScene:
+    """Return the scene at the start of a fit.
+
+    Args:
+        config: of the recipe.
+        surroundings: whether a radiance field is learned around the cube.
+        masked: whether the capture has masks.
+        initial: signed distances [size, size, size] that a grid field starts from; a sphere where left out.
+        generator: of the initial weights.
+    """
+    scene = NeusScene(
+        config.field.surface(radius=config.initial_radius, initial=initial, generator=generator),
+        config.sharpness,
+        config.sampling,
+        color_hidden=config.color_hidden,
+        background_samples=config.surroundings.background_samples,
+        masked=masked,
+        generator=generator,
+    )
+    if surroundings:
+        scene.around = config.field.around(config).field(unbounded=True, generator=generator)
+    return scene
+
+
+def load_surface(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NeusScene:
+    """Rebuild the scene of a snapshot of the surface's phase."""
+    state = scene_state(tensors)
+    surroundings = any(name.startswith("around.") for name in state)
+    scene = new_scene(config, surroundings=surroundings, masked=bool(state["has_masks"]), initial=None, generator=torch.Generator())
+    scene.load_state_dict(state)
+    scene.annealing = float(scene.anneal)
+    return scene.to(device)

@@ -1,0 +1,129 @@
+"""Settings that several recipes share, in bundles of what is read together. Shares count in parts of the budget, 0 to 1."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from unrender.ops.encodings import HashGrid
+from unrender.recipes.pixels import Background
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which rays and samples a step takes."""
+
+    samples_per_ray: int = 1024
+    """The cube's diagonal is cut into this many steps."""
+    prune: bool = True
+    """Drop the samples that no ray sees, after a gradient-free look at the field."""
+    target_samples: int = 2**18
+    """Samples of one step; the number of rays adapts to it."""
+    start_rays: int = 256
+    """Rays of the first step."""
+    max_rays: int = 8192
+    """Most rays of a step."""
+    occupancy_resolution: int = 128
+    """Cells along an axis of the occupancy grid."""
+    occupancy_threshold: float = 0.01
+    """A cell is empty where the opacity of one step through it stays below this."""
+    occupancy_every: int = 16
+    """Steps between two updates of the occupancy grid."""
+    background: Background = "random"
+    """Behind the scene while fitting; a random color per ray forces the opacity to be right."""
+    downscale_first: int = 1
+    """The first part of the fit sees the photos averaged over this many pixels squared."""
+    downscale_until: float = 0.1
+    """Share of the budget for which ``downscale_first`` holds."""
+
+    def __post_init__(self) -> None:
+        at_least_one = ("samples_per_ray", "target_samples", "start_rays", "max_rays", "occupancy_every", "downscale_first")
+        for name in at_least_one:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class HashLevels:
+    """The levels of a hash grid."""
+
+    levels: int = 16
+    """Levels of the grid."""
+    features: int = 2
+    """Features per entry: 1, 2, 4 or 8."""
+    log2_entries: int = 19
+    """The largest level holds 2 to this many entries."""
+    base_resolution: int = 16
+    """Cells along an axis of the coarsest level."""
+    finest_resolution: int = 4096
+    """Cells along an axis of the finest level."""
+
+    def __post_init__(self) -> None:
+        if self.finest_resolution <= self.base_resolution:
+            raise ValueError(f"finest_resolution is {self.finest_resolution}; it must exceed base_resolution {self.base_resolution}")
+
+    def grid(self) -> HashGrid:
+        """Return the hash grid of these levels."""
+        return HashGrid.spanning(**dataclasses.asdict(self))
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    """Adam with betas 0.9 and 0.99 and epsilon 1e-15."""
+
+    learning_rate: float = 1e-2
+    """Peak learning rate."""
+    warm_up: float = 0.005
+    """Share of the budget over which the learning rate rises from a hundredth."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of the perceptrons (AdamW)."""
+
+
+def with_budget(config: C, *, steps: int | None = None, max_seconds: float | None = None) -> C:
+    """Return a configuration with another budget; a number of steps given alone replaces the preset's seconds.
+
+    Args:
+        config: of any recipe; has ``steps`` and ``max_seconds``.
+        steps: optimizer steps.
+        max_seconds: seconds of training.
+    """
+    changes: dict[str, Any] = {} if max_seconds is None else {"max_seconds": float(max_seconds)}
+    if steps is not None:
+        changes = {"steps": steps, "max_seconds": None} | changes
+    return dataclasses.replace(config, **changes)  # pyright: ignore[reportArgumentType]  every config is a dataclass
+
+
+def override(config: C, **values: Any) -> C:
+    """Return a configuration with some settings replaced by their names, in whichever bundle they lie.
+
+    >>> override(Sampling(), max_rays=512).max_rays
+    512
+
+    Raises:
+        ValueError: for a name that no bundle has, or that several have.
+    """
+    own = {name: value for name, value in values.items() if name in _names(config)}
+    bundles = {name: own.get(name, getattr(config, name)) for name in _names(config)}
+    bundles = {name: bundle for name, bundle in bundles.items() if dataclasses.is_dataclass(bundle)}
+    inner: dict[str, dict[str, Any]] = {}
+    for name in values.keys() - own.keys():
+        homes = [home for home, bundle in bundles.items() if _has(bundle, name)]
+        if len(homes) != 1:
+            where = "in several bundles of" if homes else "not in"
+            raise ValueError(f"{name} is {where} {type(config).__name__}; name a setting that is there once")
+        inner.setdefault(homes[0], {})[name] = values[name]
+    changes = own | {home: override(bundles[home], **parts) for home, parts in inner.items()}
+    return dataclasses.replace(config, **changes)  # pyright: ignore[reportArgumentType]  every config is a dataclass
+
+
+def _names(config: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(config)]
+
+
+def _has(bundle: Any, name: str) -> bool:
+    """Tell whether a bundle, or a bundle inside it, has a setting."""
+    inner = [getattr(bundle, field) for field in _names(bundle)]
+    return name in _names(bundle) or any(_has(value, name) for value in inner if dataclasses.is_dataclass(value))

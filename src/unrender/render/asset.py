@@ -1,0 +1,76 @@
+"""What a fitted scene leaves behind for other programs: a mesh with its material, and the light it was seen in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.files.mesh_files import MaterialArrays
+from unrender.geometry.mesh import Mesh
+from unrender.shading.lights import EnvironmentLight
+
+
+@dataclass(frozen=True)
+class PbrMaterial:
+    """Textures of a physically based material, as glTF 2.0 defines them; row 0 is the top of each image.
+
+    Textures lie over the mesh by its texture coordinates. Where one is left out, the factor stands for the whole surface.
+    """
+
+    base_color: Float[Tensor, "height width channels"] | None = None
+    """Linear light, three channels, or four with opacity; vertex colors or white where left out."""
+    roughness_metallic: Float[Tensor, "height width 2"] | None = None
+    """Roughness and metallic, each 0 to 1."""
+    normal: Float[Tensor, "height width 3"] | None = None
+    """Unit normals in tangent space: +X along u, +Y against v, +Z out of the surface."""
+    roughness: float = 1.0
+    """Where ``roughness_metallic`` is left out."""
+    metallic: float = 0.0
+    """Where ``roughness_metallic`` is left out."""
+
+    def arrays(self) -> MaterialArrays:
+        """Return the textures as mesh files store them."""
+
+        def stored(texture: Tensor | None) -> Tensor | None:
+            return None if texture is None else texture.detach().float().cpu()
+
+        return MaterialArrays(
+            base_color=stored(self.base_color),
+            roughness_metallic=stored(self.roughness_metallic),
+            normal=stored(self.normal),
+            roughness=self.roughness,
+            metallic=self.metallic,
+        )
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A mesh, how it reflects light, and the light it was seen in."""
+
+    mesh: Mesh
+    """With vertex colors, or with texture coordinates for the material."""
+    material: PbrMaterial | None = None
+    """None where the vertex colors are all there is."""
+    environment: EnvironmentLight | None = None
+    """None where the light is part of the colors."""
+
+    @classmethod
+    def empty(cls) -> Asset:
+        """Return an asset without a surface."""
+        return cls(Mesh(torch.zeros(0, 3), torch.zeros(0, 3, dtype=torch.int64)))
+
+    @property
+    def is_empty(self) -> bool:
+        return self.mesh.is_empty
+
+    def transformed(self, similarity: Float[Tensor, "4 4"]) -> Asset:
+        """Return the asset with its mesh moved by a similarity; the environment keeps its axes."""
+        return replace(self, mesh=self.mesh.transformed(similarity))
+
+    def export(self, path: str | Path, *, z_up: bool = True) -> None:
+        """Write the asset as .glb with its textures, or its mesh alone as .ply or .obj; see :meth:`Mesh.export`."""
+        self.mesh.export(path, z_up=z_up, material=None if self.material is None else self.material.arrays())

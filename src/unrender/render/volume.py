@@ -1,0 +1,97 @@
+"""The volume renderer: a field as a callable, samples along rays and a background become a :class:`~unrender.render.rendering.Rendering`.
+
+    C = Σ w_i c_i + (1 − Σ w_i) background,    distance = Σ w_i t_i,    normal = Σ w_i n_i
+
+A field says for every sample how much of the ray's light it stops (w) and what it looks like (c, n). Where the weights come from is the
+field's own affair: :func:`~unrender.ops.rays.weights_from_density` for radiance fields,
+:func:`~unrender.ops.rays.weights_from_sdf` for signed distances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.cameras import Rays
+from unrender.devices import pytorch_on_one_thread
+from unrender.geometry.mesh import Mesh
+from unrender.ops.rays import Samples, composite, opacity_and_distance, ray_chunks
+from unrender.render.rendering import Encoding, Rendering, concatenated
+
+
+@dataclass(frozen=True)
+class FieldSamples:
+    """What a field says about the samples of some rays."""
+
+    weights: Float[Tensor, " samples"]
+    """Share of the ray's light that ends in each sample."""
+    color: Float[Tensor, "samples 3"]
+    normal: Float[Tensor, "samples 3"] | None = None
+    """Unit normals; None for a field without a surface."""
+
+
+Found = TypeVar("Found", bound=FieldSamples)
+
+
+def render_volume(
+    field: Callable[[Samples, Rays], Found],
+    samples: Samples,
+    rays: Rays,
+    background: Float[Tensor, "rays 3"],
+    *,
+    encoding: Encoding = "srgb",
+) -> tuple[Rendering, Found]:
+    """Composite a field along rays.
+
+    Args:
+        field: evaluates the samples; a function or a lambda will do.
+        samples: intervals along the rays.
+        rays: one for each pixel.
+        background: what each ray ends at, in the field's color space.
+        encoding: the color space of the field.
+
+    Returns:
+        The rendering [rays, ...], differentiable to the field and the background, and what the field said, for losses on its samples.
+
+    >>> rays = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]))
+    >>> ray, count = torch.zeros(2, dtype=torch.int32), torch.tensor([2], dtype=torch.int32)
+    >>> samples = Samples(ray, torch.tensor([1.0, 2.0]), torch.tensor([2.0, 3.0]), torch.zeros(1, dtype=torch.int32), count)
+    >>> fog = lambda samples, rays: FieldSamples(torch.tensor([0.5, 0.25]), torch.tensor([[1.0, 0, 0], [0, 1.0, 0]]))
+    >>> picture, _ = render_volume(fog, samples, rays, torch.ones(1, 3))
+    >>> picture.color.tolist(), picture.distance.tolist()
+    ([[0.75, 0.5, 0.25]], [1.375])
+    """
+    found = field(samples, rays)
+    opacity, distance = opacity_and_distance(found.weights, samples)
+    behind = (1 - opacity)[:, None] * background
+    if found.normal is None:
+        color = composite(found.weights, found.color, samples) + behind
+        return Rendering(color, opacity, distance, torch.zeros_like(color), encoding), found
+    # One pass over the samples for both, with channels as rows: that is how the kernels of the fields leave them.
+    seen = composite(found.weights, torch.cat([found.color.t(), found.normal.t()]).t(), samples)
+    return Rendering(seen[:, :3] + behind, opacity, distance, seen[:, 3:], encoding), found
+
+
+@torch.no_grad()
+def render_in_chunks(rays: Rays, render: Callable[[Rays], Rendering]) -> Rendering:
+    """Render any number of rays without gradients, in chunks that fit into memory."""
+    with pytorch_on_one_thread():
+        return concatenated([render(chunk) for chunk in ray_chunks(rays)])
+
+
+@torch.no_grad()
+def color_vertices(mesh: Mesh, color: Callable[[Float[Tensor, "points 3"], Float[Tensor, "points 3"]], Float[Tensor, "points 3"]]) -> Mesh:
+    """Return the mesh with ``color(points, normals)`` at its vertices, evaluated in chunks.
+
+    Args:
+        mesh: has vertex normals.
+        color: sRGB of points on the surface seen against their normals.
+    """
+    assert mesh.normals is not None
+    chunks = zip(mesh.vertices.split(2**16), mesh.normals.split(2**16), strict=True)
+    return mesh.with_colors(torch.cat([color(points, normals) for points, normals in chunks]))
