@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from unrender.ops.kernels.native import native_sections
 from unrender.ops.raster import Boundary, Filter, build_mips, texture
+from unrender.ops.raster import _texture_kernels as kernels
 from unrender.ops.raster._mip_levels import level_sizes, rows_of_levels
 from unrender.ops.raster.texture import _band_count
 from unrender.reference.mips import build_mips as build_mips_twin
@@ -61,7 +64,7 @@ def test_values_and_gradients_equal_the_twin(boundary: Boundary, filter: Filter,
 
 @pytest.mark.parametrize("boundary", ["clamp", "cube"])
 @pytest.mark.parametrize("side", [2, 64])
-def test_both_ways_of_adding_up_equal_the_twin(boundary: Boundary, side: int):
+def test_gradients_summed_in_copies_and_in_bands_equal_the_twin(boundary: Boundary, side: int):
     inputs, generator = _case(boundary, 3, 1, pixels=60, side=side)
     assert (_band_count(inputs[0:1], 2 * 60 * 60) == 0) == (side == 2)
     _assert_same(twin, inputs, generator, boundary=boundary)
@@ -130,7 +133,7 @@ def test_texel_centers_give_the_texels_and_row_0_is_at_0():
 
 def test_wrapped_coordinates_are_periodic():
     (texels, uv, derivatives, _), _ = _case("wrap")
-    uv = (uv.detach() * 1024).round() / 1024  # so that adding whole numbers is exact
+    uv = (uv.detach() * 1024).round() / 1024  # so that adding integers is exact
     for shift in ([1.0, 0.0], [0.0, -2.0], [3.0, 5.0]):
         for filter in FILTERS:
             shifted = texture(texels, uv + torch.tensor(shift), derivatives, filter=filter)
@@ -414,8 +417,8 @@ def test_derivatives_that_are_not_finite_choose_the_ends_of_the_levels():
     assert value.item() == 0.0 and torch.autograd.grad(value.sum(), nan_bias)[0].item() == 0.0
 
 
-def test_what_lies_at_the_far_edge_does_not_reach_samples_that_fade_at_this_one():
-    """0 times infinity is no number: what is not mixed must not be multiplied either."""
+def test_texels_at_the_far_edge_do_not_reach_samples_that_fade_at_this_one():
+    """0 times infinity is NaN: a texel that is not mixed must not be multiplied either."""
     texels = torch.ones(1, 4, 4, 3)
     texels[0, 0] = texels[0, :, 0] = float("inf")
     uv = torch.tensor([[0.97, 0.6], [0.6, 0.97], [0.97, 0.97]]).reshape(1, 1, 3, 2).requires_grad_()
@@ -519,13 +522,13 @@ def test_bad_input_is_named(arguments, options: dict, message: str):
         texture(*arguments, **options)
 
 
-def test_a_level_that_is_no_whole_number_is_refused():
+def test_a_level_that_is_no_integer_is_refused():
     unchecked: Any = getattr(level_sizes, "__wrapped__", level_sizes)  # the tests' own type checker would refuse it first
     with pytest.raises(ValueError, match="an integer as max_level, got 1.5"):
         unchecked(4, 4, 1.5)
 
 
-def test_rows_that_32_bits_do_not_count_are_not_noted():
+def test_rows_beyond_32_bits_are_not_marked():
     few, many = (torch.empty(views, 65536, 1, 1, device="meta") for views in (1, 2048))
     noted = rows_of_levels([few] * 17)
     assert noted is not None and noted.shape == (17, 65536) and rows_of_levels([many] * 17) is None
@@ -546,6 +549,19 @@ def test_a_second_derivative_is_refused_by_name():
     (gradient,) = torch.autograd.grad(texture(T, uv).sum(), uv, create_graph=True)
     with pytest.raises(RuntimeError, match="texture has a first derivative only"):
         torch.autograd.grad(gradient.sum(), uv)
+
+
+def test_a_second_derivative_of_mips_is_refused_by_name():
+    texels = T.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(sum(level.square().sum() for level in build_mips(texels)), texels, create_graph=True)
+    with pytest.raises(RuntimeError, match="build_mips has a first derivative only"):
+        torch.autograd.grad(gradient.sum(), texels)
+
+
+@pytest.mark.parametrize("name", ["WRAP", "CLAMP", "ZERO", "CUBE", "NEAREST", "LINEAR_MIPMAP_NEAREST", "LINEAR_MIPMAP_LINEAR"])
+def test_python_and_its_header_number_the_modes_alike(name: str):
+    constants = native_sections(kernels.__file__, "texture_lookup.h")["constants"]
+    assert re.findall(rf"\b{name} = (\d+)", constants) == [str(getattr(kernels, name))]
 
 
 def test_bad_texels_for_mips_are_named():

@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def build_mips(texels: Float[Tensor, ...], max_level: int | None = None, *, cube: bool = False) -> list[Float[Tensor, ...]]:
-    """Means of 2 × 2 texels of the level below, or of 2 along the only side that is longer than 1, until one texel or ``max_level``."""
+    """Average 2 × 2 texels of the level below, until one texel or ``max_level``; see :func:`unrender.ops.raster.build_mips`.
+
+    Where one side is already 1, 2 texels along the other are averaged.
+    """
     if cube and (texels.ndim != 5 or texels.shape[1] != 6):
         raise ValueError(f"the texels of a cube map are [views, 6, side, side, channels], got {tuple(texels.shape)}")
     levels = [texels]

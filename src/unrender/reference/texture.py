@@ -21,7 +21,7 @@ _FACES = torch.tensor(
         [[-1, 0, 0], [0, -1, 0], [0, 0, -1]],
     ]
 )
-"""Of the faces +x −x +y −y +z −z: the directions of their s, t and outward axis (OpenGL 4.6, table 8.19)."""
+"""The directions of the s, t and outward axes of the faces +x −x +y −y +z −z (OpenGL 4.6, table 8.19)."""
 
 _SHORTEST_DIRECTION = 1e-30
 """Along the major axis, as in the kernel."""
@@ -38,34 +38,34 @@ def texture(
     boundary: Literal["wrap", "clamp", "zero", "cube"] = "wrap",
     max_level: int | None = None,
 ) -> Float[Tensor, "views height width channels"]:
-    """Every sample looked up in every level, and the levels weighted; see :func:`unrender.ops.raster.texture`."""
+    """Look up every sample in every level, and add up the levels by weight; see :func:`unrender.ops.raster.texture`."""
     cube = boundary == "cube"
     if filter == "auto":
         filter = "linear" if uv_derivatives is None and level_bias is None else "linear-mipmap-linear"
     levels = [texels]
     if "mipmap" in filter:
         levels += build_mips(texels, max_level, cube=cube) if mips is None else list(mips[:max_level])
-    known = uv.isfinite().all(-1) & (uv.abs().amax(-1) >= _SHORTEST_DIRECTION if cube else True)
-    safe = torch.where(known[..., None], uv, torch.ones_like(uv))
+    valid = uv.isfinite().all(-1) & (uv.abs().amax(-1) >= _SHORTEST_DIRECTION if cube else True)
+    safe = torch.where(valid[..., None], uv, torch.ones_like(uv))
     derivatives = None if "mipmap" not in filter else uv_derivatives
     face, st, slopes = _project(safe, derivatives) if cube else (torch.zeros_like(safe[..., 0], dtype=torch.long), safe, derivatives)
     if "mipmap" not in filter:
         values = _lookup(texels, face, st, boundary, nearest=filter == "nearest")
-        return torch.where(known[..., None], values, torch.zeros_like(values))
+        return torch.where(valid[..., None], values, torch.zeros_like(values))
     level = _level(slopes, level_bias, texels.shape[-3], texels.shape[-2], len(levels) - 1)
-    whole = level.detach().floor()
-    between = level - whole if filter == "linear-mipmap-linear" else torch.zeros_like(level)
+    below = level.detach().floor()
+    between = level - below if filter == "linear-mipmap-linear" else torch.zeros_like(level)
     total = texels.new_zeros(*uv.shape[:-1], texels.shape[-1])
-    for k, of_level in enumerate(levels):
-        weight = torch.where(whole == k, 1 - between, torch.where(whole == k - 1, between, torch.zeros_like(between)))
-        total = total + weight[..., None] * _lookup(of_level, face, st, boundary, nearest=False)
-    return torch.where(known[..., None], total, torch.zeros_like(total))
+    for k, level_texels in enumerate(levels):
+        weight = torch.where(below == k, 1 - between, torch.where(below == k - 1, between, torch.zeros_like(between)))
+        total = total + weight[..., None] * _lookup(level_texels, face, st, boundary, nearest=False)
+    return torch.where(valid[..., None], total, torch.zeros_like(total))
 
 
 def _project(
     directions: Float[Tensor, "*pixels 3"], derivatives: Float[Tensor, "*pixels 6"] | None
 ) -> tuple[Int[Tensor, "*pixels"], Float[Tensor, "*pixels 2"], Float[Tensor, "*pixels 4"] | None]:
-    """The face that a direction meets, (s, t) in [0, 1] on it, and the derivatives of these by the chain rule."""
+    """Return the face that a direction meets, (s, t) in [0, 1] on it, and the derivatives of s and t by the chain rule."""
     size = directions.detach().abs()
     x, y, z = size.unbind(-1)
     axis = torch.where((x >= y) & (x >= z), 0, torch.where(y >= z, 1, 2))
@@ -76,13 +76,14 @@ def _project(
     if derivatives is None:
         return face, st, None
     finite = derivatives.isfinite().all(-1)
-    safe = _slopes(axes, s, t, major, torch.where(finite[..., None], derivatives, 0))
-    wild = _slopes(*(tensor.detach() for tensor in (axes, s, t, major, derivatives)))  # chooses a level, and has no gradient
-    return face, st, torch.where(finite[..., None], safe, wild)
+    slopes = _slopes(axes, s, t, major, torch.where(finite[..., None], derivatives, 0))
+    # Infinite derivatives choose the coarsest level as well, but have no gradient.
+    infinite = _slopes(*(tensor.detach() for tensor in (axes, s, t, major, derivatives)))
+    return face, st, torch.where(finite[..., None], slopes, infinite)
 
 
 def _slopes(axes: Tensor, s: Tensor, t: Tensor, major: Tensor, derivatives: Tensor) -> Float[Tensor, "*pixels 4"]:
-    """Of (s, t), by the chain rule; of what is across an axis nothing arrives, be it infinite."""
+    """Return the derivatives of (s, t) by the chain rule; components across an axis are dropped, so that 0 · ∞ is 0."""
     parts = axes[..., None] * derivatives.unflatten(-1, (3, 2))[..., None, :, :]
     along = torch.where(axes[..., None] == 0, 0, parts).sum(-2)
     of_major = along[..., 2, :]
@@ -93,14 +94,17 @@ def _slopes(axes: Tensor, s: Tensor, t: Tensor, major: Tensor, derivatives: Tens
 def _level(
     slopes: Float[Tensor, "*pixels 4"] | None, bias: Float[Tensor, "*pixels"] | None, height: int, width: int, top: int
 ) -> Float[Tensor, "*pixels"]:
-    """½ log₂ of the squared longer axis of a pixel's footprint, plus the bias, clamped; no gradient where clamped or not a number."""
+    """Return ½ log₂ of the squared longer axis of a pixel's footprint, plus the bias, clamped.
+
+    There is no gradient where the level is clamped or NaN.
+    """
     if slopes is None:
         level = torch.zeros(()) if bias is None else bias
     else:
         sizes = slopes.new_tensor([width, width, height, height])
         longest = _longer_axis((slopes * sizes).detach())
         usable = longest.isfinite() & (longest > 0)
-        unit = slopes.new_tensor([1.0, 0.0, 0.0, 0.5])  # stands in where there is no gradient, to keep it finite
+        unit = slopes.new_tensor([1.0, 0.0, 0.0, 0.5])  # a harmless footprint where there is no gradient, to keep it finite
         level = torch.where(usable, _longer_axis(torch.where(usable[..., None], slopes * sizes, unit)).log2(), longest.log2()) / 2
         level = level if bias is None else level + bias
     interior = (level > 0) & (level < top)
@@ -109,19 +113,22 @@ def _level(
 
 
 def _longer_axis(slopes: Float[Tensor, "*pixels 4"]) -> Float[Tensor, "*pixels"]:
-    """(a + b)/2 + √((a − b)²/4 + c²); the root of zero has no gradient."""
+    """Return (a + b)/2 + √((a − b)²/4 + c²), where the root of zero has no gradient."""
     sx, sy, tx, ty = slopes.unbind(-1)
     a, b, c = sx**2 + tx**2, sy**2 + ty**2, sx * sy + tx * ty
     square = (a - b) ** 2 / 4 + c**2
-    round_ = square == 0
-    root = torch.where(round_, square.detach(), torch.where(round_, torch.ones_like(square), square).sqrt())
+    circular = square == 0
+    root = torch.where(circular, square.detach(), torch.where(circular, torch.ones_like(square), square).sqrt())
     return torch.where((a + b).isfinite(), (a + b) / 2 + root, a + b)
 
 
 def _lookup(
     texels: Float[Tensor, ...], face: Int[Tensor, "*pixels"], st: Float[Tensor, "*pixels 2"], boundary: str, *, nearest: bool
 ) -> Float[Tensor, "*pixels channels"]:
-    """One level, nearest or bilinear: texels are padded by one on every side, which makes the boundary a matter of the padding."""
+    """Look up one level, nearest or bilinear.
+
+    The texels are padded by one on every side, so that the boundary is a matter of the padding.
+    """
     height, width = texels.shape[-3:-1]
     size = st.new_tensor([width, height])
     if boundary == "wrap":
@@ -153,7 +160,7 @@ def _lookup(
 
 
 def _pad(texels: Float[Tensor, ...], boundary: str) -> Float[Tensor, "views faces padded_height padded_width channels"]:
-    """[views, faces, height + 2, width + 2, channels]: the texels with what lies one step outside of them."""
+    """Return the texels with one more on every side, [views, faces, height + 2, width + 2, channels]."""
     if boundary == "cube":
         return _pad_cube(texels)
     height, width = texels.shape[1:3]
@@ -169,7 +176,10 @@ def _pad(texels: Float[Tensor, ...], boundary: str) -> Float[Tensor, "views face
 
 
 def _pad_cube(texels: Float[Tensor, "views 6 side side channels"]) -> Float[Tensor, "views 6 padded padded channels"]:
-    """Each face with the rows of its four neighbors, found by folding the texels' centers over the edge, and the corners' means."""
+    """Return each face with the adjacent rows of its four neighbors, and the mean of three texels at its corners.
+
+    The neighbors are found by folding the centers of texels over the edge.
+    """
     side = texels.shape[2]
     middle = torch.arange(side + 2).clamp(1, side) - 1
     centers = 2.0 * middle - (side - 1)
@@ -184,8 +194,8 @@ def _pad_cube(texels: Float[Tensor, "views 6 side side channels"]) -> Float[Tens
     column, row = (st * side).floor().clamp(0, side - 1).long().unbind(-1)
     padded = texels[:, face, row, column]
     ends = torch.tensor([0, side + 1])
-    beside = torch.tensor([1, side])
-    mean = padded[:, :, beside][:, :, :, beside] + padded[:, :, ends][:, :, :, beside] + padded[:, :, beside][:, :, :, ends]
+    inner = torch.tensor([1, side])
+    total = padded[:, :, inner][:, :, :, inner] + padded[:, :, ends][:, :, :, inner] + padded[:, :, inner][:, :, :, ends]
     rows, columns = corner.nonzero(as_tuple=True)
     return padded.index_put((torch.arange(texels.shape[0])[:, None, None], torch.arange(6)[:, None], rows, columns),
-                            (mean / 3).reshape(texels.shape[0], 6, 4, texels.shape[-1]))  # fmt: skip
+                            (total / 3).reshape(texels.shape[0], 6, 4, texels.shape[-1]))  # fmt: skip

@@ -52,6 +52,9 @@ class _Pyramid:
 Pyramid = wp.struct(_Pyramid)
 
 
+# The kernels of a CPU: a work item is a band of rows, on several levels.
+
+
 @no_type_check
 @wp.func_native(_LOOPS["build"])
 def _build(pyramid: Pyramid, first_level: int, end_level: int, band: int, bands: int): ...
@@ -74,9 +77,12 @@ def _pull_kernel(first: int, pyramid: Pyramid, first_level: int, end_level: int,
     _pull(pyramid, first_level, end_level, first + wp.tid(), bands)
 
 
+# The kernels of a GPU: a work item is an element of one level.
+
+
 @no_type_check
 @wp.kernel
-def _halve_kernel(first: int, below: wp.array(dtype=wp.float32, ndim=4), above: wp.array(dtype=wp.float32)):
+def _build_level_kernel(first: int, below: wp.array(dtype=wp.float32, ndim=4), above: wp.array(dtype=wp.float32)):
     i = first + wp.tid()
     channels = below.shape[3]
     w = wp.max(below.shape[2] / 2, 1)
@@ -85,6 +91,7 @@ def _halve_kernel(first: int, below: wp.array(dtype=wp.float32, ndim=4), above: 
     column = i / channels % w
     row = i / channels / w % h
     image = i / channels / w / h
+    # Where a side is already 1, both neighbors along it are the same texel.
     y = row * wp.min(below.shape[1], 2)
     x = column * wp.min(below.shape[2], 2)
     y_next = wp.min(y + 1, below.shape[1] - 1)
@@ -96,19 +103,19 @@ def _halve_kernel(first: int, below: wp.array(dtype=wp.float32, ndim=4), above: 
 
 @no_type_check
 @wp.kernel
-def _spread_kernel(first: int, above: wp.array(dtype=wp.float32, ndim=4), below: wp.array(dtype=wp.float32, ndim=4)):
+def _pull_level_kernel(first: int, above: wp.array(dtype=wp.float32, ndim=4), below: wp.array(dtype=wp.float32, ndim=4)):
     i = first + wp.tid()
     channels = below.shape[3]
     c = i % channels
     column = i / channels % below.shape[2]
     row = i / channels / below.shape[2] % below.shape[1]
     image = i / channels / below.shape[2] / below.shape[1]
-    share = 1.0 / float(wp.min(below.shape[1], 2) * wp.min(below.shape[2], 2))
+    share = 1.0 / float(wp.min(below.shape[1], 2) * wp.min(below.shape[2], 2))  # of how many texels the one above is the mean
     below[image, row, column, c] += share * above[image, row / wp.min(below.shape[1], 2), column / wp.min(below.shape[2], 2), c]
 
 
 def addresses(levels: Sequence[Tensor]) -> Any:
-    """Return the memory addresses of the levels as a kernel takes them; those that do not exist repeat the last one."""
+    """Return the memory addresses of the levels, the last one repeated for those that do not exist."""
     found = [level.data_ptr() for level in levels]
     return Levels(*found, *[found[-1]] * (MOST_LEVELS - len(found)))
 
@@ -136,7 +143,10 @@ def level_sizes(height: int, width: int, max_level: int | None) -> list[tuple[in
 
 
 def _groups(sizes: list[tuple[int, int]], elements: int) -> list[tuple[int, int, int]]:
-    """Return (first level, end level, bands) of the launches on a CPU: levels whose rows the bands divide evenly, then the rest."""
+    """Return (first level, end level, bands) of each launch on a CPU.
+
+    The first is for the levels whose rows the bands divide evenly, the second for the rest.
+    """
     bands = 1
     while bands < _MOST_BANDS and 2 * bands * _SMALLEST_BAND <= elements:
         bands *= 2
@@ -170,12 +180,12 @@ def build_levels(texels: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
             launch(_build_kernel, bands, [pyramid, first_level, end_level, bands], texels.device, pieces=bands)
     else:
         for below, level in zip([texels, *above], above, strict=False):
-            launch(_halve_kernel, level.numel(), [_as_images(below), level.view(-1)], texels.device)
+            launch(_build_level_kernel, level.numel(), [_as_images(below), level.view(-1)], texels.device)
     return above
 
 
 def rows_of_levels(levels: Sequence[Tensor]) -> Tensor | None:
-    """Return zeros, uint8 [levels, rows of level 0 in all images], to mark the rows of gradients that are written.
+    """Return zeros to mark the rows of gradients that are written, uint8 [levels, rows of level 0 in all images].
 
     None where a kernel could not count the marks; all rows are then read.
     """
@@ -200,7 +210,7 @@ def pull_to_base(grad_levels: Sequence[Tensor], sizes: list[tuple[int, int]], wr
     else:
         for level in range(len(grad_levels) - 1, 0, -1):
             below = grad_levels[level - 1]
-            launch(_spread_kernel, below.numel(), [_as_images(grad_levels[level]), _as_images(below)], below.device)
+            launch(_pull_level_kernel, below.numel(), [_as_images(grad_levels[level]), _as_images(below)], below.device)
 
 
 def check_texels(texels: Tensor, *, cube: bool, what: str) -> None:

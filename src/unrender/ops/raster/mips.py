@@ -1,7 +1,7 @@
-"""Mip levels: a texture at half, a quarter, an eighth ... of its size, and the exact transpose of making them.
+"""Mip levels: a texture at half, a quarter, an eighth ... of its size, with exact gradients.
 
 A texel of level k + 1 is the mean of the 2 × 2 texels of level k below it; where a side is already 1, of the 2 texels along the other.
-The gradient of a level is therefore handed to the level below in equal parts, 1/4 or 1/2 each.
+The backward pass is the transpose: a level adds 1/4, or 1/2, of its gradient to each of those texels.
 """
 
 from __future__ import annotations
@@ -24,25 +24,30 @@ class _BuildMips(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once("build_mips")
-    def backward(ctx, *cotangents: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        base = zeros(ctx.shape, cotangents[0].device)
-        pull_to_base([base, *(cotangent.clone(memory_format=torch.contiguous_format) for cotangent in cotangents)], ctx.sizes)
-        return base, None
+    def backward(ctx, *grad_levels: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad_texels = zeros(ctx.shape, grad_levels[0].device)
+        above = [grad.clone(memory_format=torch.contiguous_format) for grad in grad_levels]  # they are changed in place
+        pull_to_base([grad_texels, *above], ctx.sizes)
+        return grad_texels, None
 
 
 def build_mips(texels: Float[Tensor, ...], max_level: int | None = None, *, cube: bool = False) -> list[Float[Tensor, ...]]:
-    """Makes the mip levels 1, 2, ... of a texture, each texel the mean of 2 × 2 of the level below.
+    """Build the mip levels 1, 2, ... of a texture, each texel the mean of 2 × 2 of the level below.
 
-    For a texture that stays as it is: made once, the levels are passed to every :func:`~unrender.ops.raster.texture`. Differentiable; the
-    gradient is the exact transpose, so Σ build_mips(x)·y = Σ x·grad.
+    Build them once for a texture that does not change, and pass them to every :func:`~unrender.ops.raster.texture`. The gradient is the
+    exact transpose: Σ build_mips(x)·y = Σ x·grad.
 
     Args:
-        texels: [views, height, width, channels], or [views, 6, side, side, channels] of a cube map.
-        max_level: the last level to make; left out, that of a single texel.
-        cube: whether the texels are those of a cube map.
+        texels: [views, height, width, channels], or [views, 6, side, side, channels] for a cube map.
+        max_level: coarsest level to build; by default, that of a single texel.
+        cube: whether the texels are a cube map.
+
+    Returns:
+        the levels 1, 2, ..., each half as high and wide as the one before.
 
     Raises:
         ValueError: for other types and shapes, and where a level to be halved has an odd side other than 1.
+        RuntimeError: when a second derivative is computed.
 
     >>> levels = build_mips(torch.arange(8.0).reshape(1, 2, 4, 1))
     >>> [level.flatten().tolist() for level in levels]

@@ -1,16 +1,16 @@
 """Filtered lookups in textures, cube maps and their mip levels, with gradients to texels, coordinates, their derivatives and the bias.
 
 Notation: a sample has coordinates (s, t); texel (column i, row j) of a level of w × h texels has its center at ((i + ½)/w, (j + ½)/h), so
-that x = s w − ½ and y = t h − ½ count in texels. With i = ⌊x⌋, f = x − i and so for y,
+that x = s w − ½ and y = t h − ½ count in texels. With i = ⌊x⌋, f = x − i, j = ⌊y⌋ and g = y − j,
 
     bilinear = (1 − g) ((1 − f) T[j, i] + f T[j, i + 1]) + g ((1 − f) T[j + 1, i] + f T[j + 1, i + 1]).
 
 The level follows from the derivatives of x and y of level 0 along the two axes of the picture: with a = x_X² + y_X², b = x_Y² + y_Y² and
 c = x_X x_Y + y_X y_Y, the longer axis of the ellipse that a pixel covers has the squared length m = (a + b)/2 + √((a − b)²/4 + c²), and
 
-    level = ½ log₂ m + bias,    clamped to the levels there are.
+    level = ½ log₂ m + bias,    clamped to the existing levels.
 
-On a CPU the gradient to the texels is made in ranges, here called bands, to which the rows of every level are dealt; for a texture much
+On a CPU the gradient to the texels is summed up in ranges, here called bands, which share the rows of every level; for a texture much
 smaller than the picture, which has too few rows to share, in copies (:mod:`unrender.ops.kernels.work`).
 """
 
@@ -80,7 +80,7 @@ def _describe(
 
 
 def _band_count(levels: Sequence[Tensor], count: int) -> int:
-    """Return the number of bands that the gradient to the texels has on a CPU; 0 where it is summed up in copies."""
+    """Return into how many bands a CPU cuts the gradient to the texels; 0 where it is summed up in copies."""
     elements = sum(level.numel() for level in levels)
     if elements * COPIES <= max(count * levels[0].shape[-1], 4096):
         return 0
@@ -222,34 +222,37 @@ def texture(
     boundary: Boundary = "wrap",
     max_level: int | None = None,
 ) -> Float[Tensor, "views height width channels"]:
-    """Looks a texture or a cube map up at the coordinates of every pixel.
+    """Look up a texture or a cube map at every pixel.
 
     uv (0, 0) is the corner of texel row 0, column 0, and (1, 1) the opposite corner of the texture; the texel coordinate is s·width − ½.
-    The formulas of the filters and of the mip level are those of the module's text (Williams 1983, *Pyramidal Parametrics*; Heckbert 1989
-    for the ellipse). A cube map is looked up along a direction of any length; its faces are +x −x +y −y +z −z with OpenGL's axes, it is
-    filtered across its edges, and at its corners the mean of the three texels that meet stands for the fourth.
+    The module's text has the formulas of the filters and of the mip level (Williams 1983, *Pyramidal Parametrics*; Heckbert 1989 for the
+    ellipse). A cube map is looked up along a direction of any length. Its faces are +x −x +y −y +z −z with OpenGL's axes. It is filtered
+    across its edges; at its corners, the mean of the three texels that meet replaces the fourth.
 
     Where a coordinate is not finite, or no coordinate of a direction reaches 1e-30, the value is 0 and has no gradient. A level that is
-    not a number counts as 0.
+    NaN counts as 0.
 
     Args:
         texels: [views or 1, height, width, channels]; a cube map is [views or 1, 6, side, side, channels].
         uv: [views, height, width, 2], or 3 for directions.
-        uv_derivatives: [views, height, width, 4 or 6], per coordinate its derivative to the pixel's x and y, as
-            :func:`~unrender.ops.raster.interpolate_with_derivatives` makes them.
+        uv_derivatives: [views, height, width, 4 or 6], the derivatives of each coordinate by the pixel's x and y, as returned by
+            :func:`~unrender.ops.raster.interpolate_with_derivatives`.
         level_bias: [views, height, width], added to the level; without derivatives it is the level.
-        mips: levels 1, 2, ... to use instead of those made from the texels; each then has a gradient of its own.
+        mips: levels 1, 2, ... to use instead of those built from the texels; each then has a gradient of its own.
         filter: "nearest", "linear", "linear-mipmap-nearest" (bilinear at level ⌊level⌋) or "linear-mipmap-linear" (between two levels).
-            "auto" is the last where derivatives or a bias are given, and "linear" otherwise. Filters without mips ignore both.
+            "auto" is the last one if derivatives or a bias are given, and "linear" otherwise. Filters without mips ignore both.
         boundary: outside of [0, 1], "wrap" repeats, "clamp" continues the border texels, "zero" is 0. "cube" makes it a cube map.
         max_level: coarsest mip level to use; needed where a level has an odd side, as in an atlas.
 
-    Gradients go to texels and mips always; to uv but for "nearest"; to uv_derivatives and level_bias only for "linear-mipmap-linear", and
-    where the level is not clamped. The gradient of levels made here is handed down to the texels exactly.
+    Returns:
+        the filtered texels.
+
+    Gradients always flow to texels and mips; to uv, except with "nearest"; to uv_derivatives and level_bias only with
+    "linear-mipmap-linear", where the level is not clamped. The gradient of levels built here flows to the texels exactly.
 
     Raises:
         ValueError: for wrong types, shapes, devices and names, for a mip filter without derivatives or bias, and for odd sides with mips.
-        RuntimeError: where the derivative of the gradient is asked for.
+        RuntimeError: when a second derivative is computed.
 
     >>> texels = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).reshape(1, 2, 2, 1)
     >>> uv = torch.tensor([[0.25, 0.25], [0.5, 0.25], [0.5, 0.5]]).reshape(1, 1, 3, 2)
@@ -270,7 +273,7 @@ def texture(
         filter = "linear" if without_level else "linear-mipmap-linear"
     mipmapped = filter in ("linear-mipmap-nearest", "linear-mipmap-linear")
     if mipmapped and without_level:
-        raise ValueError(f"filter {filter!r} chooses mip levels: pass uv_derivatives or level_bias")
+        raise ValueError(f"filter is {filter!r}, which chooses mip levels: pass uv_derivatives or level_bias")
     last = max_level if mipmapped else 0
     if mipmapped and mips is not None:
         last = len(mips) if max_level is None else min(max_level, len(mips))
