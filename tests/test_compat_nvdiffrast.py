@@ -118,7 +118,7 @@ def test_interpolate_returns_derivatives_of_the_channels_asked_for() -> None:
         assert unasked[1].shape == (2, 24, 24, 0)
 
 
-def test_a_mip_stack_stands_for_the_levels_it_was_made_of() -> None:
+def test_a_mip_stack_replaces_the_levels_of_its_texture() -> None:
     tex, uv, bias = torch.rand(1, 16, 16, 3), torch.rand(1, 9, 9, 2), 4 * torch.rand(1, 9, 9)
     stack = dr.texture_construct_mip(tex)
     assert torch.equal(dr.texture(tex, uv, mip_level_bias=bias, mip=stack), dr.texture(tex, uv, mip_level_bias=bias))
@@ -203,7 +203,7 @@ def test_a_picture_and_its_gradients_are_those_of_the_primitives() -> None:
 
 
 def gradient(output: Tensor, *inputs: Tensor) -> list[Tensor | None]:
-    """Of a random weighting of the output; None where autograd knows no way."""
+    """Return the gradient of a random weighting of the output; None where there is none."""
     if not output.requires_grad:
         return [None] * len(inputs)
     return list(torch.autograd.grad(output, inputs, torch.randn_like(output), allow_unused=True))
@@ -319,6 +319,23 @@ def test_pos_gradient_boost_multiplies_the_gradient_to_positions_only() -> None:
     torch.testing.assert_close(3 * once[1], thrice[1])
 
 
+@pytest.mark.parametrize("start", ["pos", "attr", "tex"])
+def test_a_second_derivative_is_refused_whatever_it_is_taken_by(start: str) -> None:
+    pos, tri = scene(1)
+    inputs = {
+        "pos": pos.requires_grad_(),
+        "attr": torch.rand(1, pos.shape[1], 2).requires_grad_(),
+        "tex": torch.rand(1, 8, 8, 1).requires_grad_(),
+    }
+    rast, rast_db = dr.rasterize(CONTEXT, pos, tri, (16, 16))
+    uv, uv_da = dr.interpolate(inputs["attr"], rast, tri, rast_db=rast_db, diff_attrs="all")
+    picture = dr.texture(inputs["tex"], uv, uv_da, mip=dr.texture_construct_mip(inputs["tex"]))
+    (first,) = torch.autograd.grad(picture.square().sum(), inputs[start], create_graph=True)
+    for other in inputs.values():
+        with pytest.raises(RuntimeError, match="has a first derivative only"):
+            torch.autograd.grad(first.sum(), other, retain_graph=True)
+
+
 # Depth peeling
 
 
@@ -371,7 +388,7 @@ UV = torch.zeros(1, 4, 4, 2)
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: dr.rasterize(CONTEXT, POS[0], TRI, (4, 4)), "without ranges, pos is"),
+        (lambda: dr.rasterize(CONTEXT, POS[0], TRI, (4, 4)), "pos is .minibatch, vertices, 4. without ranges"),
         (lambda: dr.rasterize(CONTEXT, POS, TRI, (4, 4), torch.tensor([[0, 1]])), "ranges"),
         (lambda: dr.rasterize(CONTEXT, POS[0], TRI, (4, 4), torch.tensor([0, 1])), "ranges is .minibatch, 2."),
         (lambda: dr.rasterize(CONTEXT, POS[0], TRI, (4, 4), torch.tensor([[0, 2]])), "2 triangles from face 0|range of view 0"),
@@ -380,20 +397,20 @@ UV = torch.zeros(1, 4, 4, 2)
         (lambda: dr.rasterize(CONTEXT, POS, TRI, (4, 0)), "from 1 to"),
         (lambda: dr.rasterize(CONTEXT, POS, TRI, (4,)), "height, width"),
         (lambda: dr.RasterizeGLContext(mode="both"), "automatic"),
-        (lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST[0], TRI), "rast is a float32 tensor"),
-        (lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST, TRI, RAST[..., :2], "all"), "rast_db is a float32 tensor"),
+        (lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST[0], TRI), "rast is float32"),
+        (lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST, TRI, RAST[..., :2], "all"), "rast_db is float32"),
         (lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST, TRI, RAST, [2]), "channel 2"),
         (lambda: dr.interpolate(torch.zeros(2, 3, 2), RAST, TRI), "2 views"),
-        (lambda: dr.interpolate(torch.zeros(1, 3, 2).double(), RAST, TRI), "attr is torch.float64"),
+        (lambda: dr.interpolate(torch.zeros(1, 3, 2).double(), RAST, TRI), "float32 as attr, got torch.float64"),
         (lambda: dr.texture(COLOR, UV, uv_da=UV), "uv_da"),
         (lambda: dr.texture(COLOR, UV, mip_level_bias=UV), "mip_level_bias"),
         (lambda: dr.texture(COLOR, UV, filter_mode="linear-mipmap-linear"), "uv_da or mip_level_bias"),
         (lambda: dr.texture(COLOR[:, :3], UV, mip_level_bias=UV[..., 0]), "max_mip_level"),
         (lambda: dr.texture_construct_mip(COLOR[:, :3]), "max_mip_level"),
-        (lambda: dr.texture(COLOR, UV, mip_level_bias=UV[..., 0], mip=dr.texture_construct_mip(COLOR[:, :2])), "make it of this tex"),
-        (lambda: dr.antialias(COLOR, RAST[..., :2], POS, TRI), "rast is a float32 tensor"),
+        (lambda: dr.texture(COLOR, UV, mip_level_bias=UV[..., 0], mip=dr.texture_construct_mip(COLOR[:, :2])), "build it from this tex"),
+        (lambda: dr.antialias(COLOR, RAST[..., :2], POS, TRI), "rast is float32"),
         (lambda: dr.antialias(COLOR, RAST, POS, TRI, dr.antialias_construct_topology_hash(TRI.repeat(2, 1))), "topology_hash"),
-        (lambda: dr.antialias(COLOR.double(), RAST, POS, TRI), "color is torch.float64"),
+        (lambda: dr.antialias(COLOR.double(), RAST, POS, TRI), "float32 as color, got torch.float64"),
         (lambda: dr.antialias(COLOR, RAST, POS, TRI, pos_gradient_boost=float("nan")), "pos_gradient_boost"),
     ],
 )
@@ -406,7 +423,7 @@ def test_wrong_arguments_are_named(call: Callable[[], object], message: str) -> 
 
 
 def test_arguments_of_another_type_are_named() -> None:
-    """Apart, because within the tests a type checker would speak first."""
+    """In a process of its own: the tests' type checker would refuse them first."""
     run_python(
         "-c",
         """

@@ -1,10 +1,10 @@
-"""Stand-ins for other projects' modules, so that programs written for those run on this package.
+"""Stand-ins for modules of other projects, so that programs written for them run on this package.
 
 >>> import unrender.compat
 >>> unrender.compat.install()                       # ``import nvdiffrast.torch as dr`` now works where nvdiffrast is not installed
 True
 
-Where a program must not be touched at all, ``python -m unrender.compat PROGRAM.py ARGUMENTS`` installs and runs it.
+To run a program without editing it: ``python -m unrender.compat PROGRAM.py ARGUMENTS``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _STAND_INS = {
     "nvdiffrast": "unrender.compat.nvdiffrast",
     "nvdiffrast.torch": "unrender.compat.nvdiffrast.torch",
 }
-"""What is imported for which name."""
+"""Names that programs import, and the modules that they get."""
 
 
 class _OtherName(Loader):
-    """Loads a module under a second name: there is one module, whichever name it is imported by."""
+    """Loads a module under a second name. There is only one module, whichever name it is imported by."""
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -39,11 +39,11 @@ class _OtherName(Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._own_spec  # the import system has set it to the spec of the second name
+        module.__spec__ = self._own_spec  # the import system has replaced it by the spec of the second name
 
 
 class _Finder(MetaPathFinder):
-    """Finds the stand-ins; imports nothing before one is asked for."""
+    """Finds the stand-ins, and imports them only when a program does."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         module = _STAND_INS.get(fullname)
@@ -51,15 +51,15 @@ class _Finder(MetaPathFinder):
 
 
 def install(*, replace: bool = False) -> bool:
-    """Makes ``import nvdiffrast`` and ``import nvdiffrast.torch`` give :mod:`unrender.compat.nvdiffrast` in this process.
+    """Make ``import nvdiffrast.torch`` import :mod:`unrender.compat.nvdiffrast.torch` in this process.
 
-    Nothing is imported yet, and nothing is written to the disk. An nvdiffrast that is installed is left alone.
+    Nothing is imported yet, and nothing is written to disk. An installed nvdiffrast keeps its name.
 
     Args:
-        replace: take the place of an installed nvdiffrast too. Modules that have imported it already keep it.
+        replace: replace an installed nvdiffrast too. Modules that have already imported it keep it.
 
     Returns:
-        whether programs now get the stand-in.
+        whether programs now import the stand-in.
     """
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return True

@@ -1,6 +1,6 @@
-"""``python -m unrender.compat PROGRAM.py ARGUMENTS``: runs a program written for nvdiffrast, as it is.
+"""Run a program written for nvdiffrast, unchanged: ``python -m unrender.compat PROGRAM.py ARGUMENTS``.
 
-On a machine without CUDA, what the program wants to have on a GPU is on the CPU.
+On a machine without CUDA, the tensors that it puts on a GPU stay on the CPU.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def main() -> int:
         return 2
     program = Path(sys.argv[1])
     if not program.is_file():
-        print(f"there is no program {program}", file=sys.stderr)
+        print(f"{program} does not exist", file=sys.stderr)
         return 2
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; waiting by spinning takes busy cores from the others
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # PyTorch reads it on import; threads that spin slow down all others
     import torch
 
     from unrender.compat.devices import EverythingOnCpu

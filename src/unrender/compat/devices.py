@@ -11,8 +11,8 @@ from torch.overrides import TorchFunctionMode
 
 
 def _or_cpu(device: Any) -> Any:
-    """The device, if it is the CPU or only describes shapes, and otherwise the CPU; what is no device stays as it is."""
-    if isinstance(device, int) and not isinstance(device, bool):  # the number of a GPU
+    """Replace a device by the CPU, except ``meta``; return anything else unchanged."""
+    if isinstance(device, int) and not isinstance(device, bool):  # the index of a GPU
         return torch.device("cpu")
     if isinstance(device, (torch.device, str)) and torch.device(device).type not in ("cpu", "meta"):
         return torch.device("cpu")
@@ -20,10 +20,10 @@ def _or_cpu(device: Any) -> Any:
 
 
 class EverythingOnCpu(TorchFunctionMode):
-    """Within, tensors that are made on a GPU, or moved to one, are made on or stay on the CPU.
+    """Within this mode, tensors that a program creates on a GPU or moves to one are on the CPU.
 
-    It is seen to in ``tensor.cuda()``, ``tensor.to(...)``, the same two of modules, and the argument ``device`` of PyTorch's functions.
-    Not in ``torch.cuda`` itself, ``torch.load`` and generators.
+    It covers ``tensor.cuda()``, ``tensor.to(...)``, the same methods of modules, and the argument ``device`` of PyTorch's functions.
+    It does not cover ``torch.cuda`` itself, ``torch.load`` and generators.
 
     >>> with EverythingOnCpu():
     ...     torch.zeros(2, device="cuda").cuda().to("cuda:0").device

@@ -65,7 +65,7 @@ def texture(
 def _project(
     directions: Float[Tensor, "*pixels 3"], derivatives: Float[Tensor, "*pixels 6"] | None
 ) -> tuple[Int[Tensor, "*pixels"], Float[Tensor, "*pixels 2"], Float[Tensor, "*pixels 4"] | None]:
-    """Return the face that a direction meets, (s, t) in [0, 1] on it, and the derivatives of s and t by the chain rule."""
+    """Return the face that a direction meets, (s, t) in [0, 1] on it, and the derivatives of (s, t)."""
     size = directions.detach().abs()
     x, y, z = size.unbind(-1)
     axis = torch.where((x >= y) & (x >= z), 0, torch.where(y >= z, 1, 2))
@@ -83,7 +83,7 @@ def _project(
 
 
 def _slopes(axes: Tensor, s: Tensor, t: Tensor, major: Tensor, derivatives: Tensor) -> Float[Tensor, "*pixels 4"]:
-    """Return the derivatives of (s, t) by the chain rule; components across an axis are dropped, so that 0 · ∞ is 0."""
+    """Return the derivatives of (s, t) by the chain rule; where an axis has a zero, 0 · ∞ is 0."""
     parts = axes[..., None] * derivatives.unflatten(-1, (3, 2))[..., None, :, :]
     along = torch.where(axes[..., None] == 0, 0, parts).sum(-2)
     of_major = along[..., 2, :]

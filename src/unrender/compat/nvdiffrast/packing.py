@@ -1,10 +1,10 @@
 """A raster as one tensor of four channels, (u, v, z / w, triangle), as nvdiffrast lays it out.
 
-The last channel is the row of the triangle plus one, 0 where there is nothing. Up to 2²⁴ a float holds that number itself. Beyond, it is
-the float whose *bits*, read as an integer, are the number plus 0x4a800000: 2²⁴ itself has these bits, so the floats keep the order of the
-numbers and go on where the exact ones end.
+The last channel is the row of the triangle plus one, and 0 on the background. Up to 2²⁴ a float holds that integer itself. Beyond, it is
+the float whose *bits*, read as an integer, are the row plus one plus 0x4a800000: the order of the rows is kept, and the floats go on
+where the exact integers end.
 
-Weights are moved in pairs, as one number of 64 bits each, which is several times quicker on a CPU than moving channel by channel.
+Weights are copied in pairs, as one element of 64 bits, which is several times faster on a CPU than channel by channel.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
+from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.raster import Raster
 
 _LARGEST_EXACT = 2**24
@@ -24,7 +25,7 @@ _OFFSET = 0x4A800000
 
 
 def float_from_face(face: Int[Tensor, "*shape"], face_count: int) -> Float[Tensor, "*shape"]:
-    """The last channel for int32 rows of ``face_count`` triangles; -1 is nothing.
+    """Return the last channel for int32 rows of ``face_count`` triangles; -1 is the background.
 
     >>> float_from_face(torch.tensor([-1, 0, 2**24 - 1], dtype=torch.int32), 2**24).tolist()
     [0.0, 1.0, 16777216.0]
@@ -36,7 +37,7 @@ def float_from_face(face: Int[Tensor, "*shape"], face_count: int) -> Float[Tenso
 
 
 def face_from_float(channel: Float[Tensor, "*shape"], face_count: int) -> Int[Tensor, "*shape"]:
-    """int32 rows of triangles from the last channel, the inverse of :func:`float_from_face`."""
+    """Return int32 rows of triangles from the last channel, as the inverse of :func:`float_from_face`."""
     number = channel.to(torch.int32)
     if face_count > _LARGEST_EXACT:
         number = torch.where(channel > _LARGEST_EXACT, channel.contiguous().view(torch.int32) - _OFFSET, number)
@@ -44,13 +45,13 @@ def face_from_float(channel: Float[Tensor, "*shape"], face_count: int) -> Int[Te
 
 
 def _pairs(values: Tensor) -> Tensor:
-    """[..., 2 n] floats as [..., n] numbers of 64 bits."""
+    """View [..., 2 n] floats as [..., n] elements of 64 bits."""
     values = values if values.is_contiguous() and values.storage_offset() % 2 == 0 else values.clone(memory_format=torch.contiguous_format)
     return values.view(torch.float64)
 
 
-def _unset(shape: torch.Size, like: Tensor) -> Tensor:
-    """Memory for a packed raster. On a CPU NumPy asks for huge pages, which are quicker to get than many small ones."""
+def _empty(shape: torch.Size, like: Tensor) -> Tensor:
+    """Return memory for a packed raster."""
     if on_cpu(like.device):
         return torch.from_numpy(np.empty((*shape, 4), np.float32))
     return like.new_empty(*shape, 4)
@@ -59,15 +60,16 @@ def _unset(shape: torch.Size, like: Tensor) -> Tensor:
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, depth: Tensor, triangle: Tensor) -> Tensor:
-        packed = _unset(depth.shape, weights)
+        packed = _empty(depth.shape, weights)
         packed.view(torch.float64)[..., 0] = _pairs(weights)[..., 0]
         packed[..., 2] = depth
         packed[..., 3] = triangle
         return packed
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _first_pair(cotangent), None, None
+    @differentiable_once("rasterize")
+    def backward(ctx: Any, grad_packed: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _first_pair(grad_packed), None, None
 
 
 class _Weights(torch.autograd.Function):
@@ -76,12 +78,13 @@ class _Weights(torch.autograd.Function):
         return _first_pair(packed)
 
     @staticmethod
-    def backward(ctx: Any, cotangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        packed = _unset(cotangent.shape[:-1], cotangent)
-        pairs = packed.view(torch.float64)
-        pairs[..., 0] = _pairs(cotangent)[..., 0]
+    @differentiable_once("interpolate")
+    def backward(ctx: Any, grad_weights: Tensor) -> tuple[Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad_packed = _empty(grad_weights.shape[:-1], grad_weights)
+        pairs = grad_packed.view(torch.float64)
+        pairs[..., 0] = _pairs(grad_weights)[..., 0]
         pairs[..., 1] = 0
-        return packed
+        return (grad_packed,)
 
 
 def _first_pair(packed: Tensor) -> Tensor:
@@ -89,19 +92,19 @@ def _first_pair(packed: Tensor) -> Tensor:
 
 
 def pack(raster: Raster, face_count: int) -> Float[Tensor, "views height width 4"]:
-    """(u, v, z / w, triangle) of a raster; only u and v have a gradient."""
+    """Pack a raster as (u, v, z / w, triangle); only u and v have a gradient."""
     return _Pack.apply(raster.barycentrics, raster.depth.detach(), float_from_face(raster.face, face_count))
 
 
 def unpack(
     packed: Float[Tensor, "views height width 4"], face_count: int, derivatives: Float[Tensor, "views height width 4"] | None = None
 ) -> Raster:
-    """The raster that :func:`pack` packed. The gradient to its weights goes to ``packed``."""
+    """Unpack a raster that :func:`pack` packed; the gradient to its weights flows to ``packed``."""
     fixed = packed.detach()
     return Raster(face_from_float(fixed[..., 3], face_count), _Weights.apply(packed), fixed[..., 2], derivatives)
 
 
 def unpack_visibility(packed: Float[Tensor, "views height width 4"], face_count: int) -> Raster:
-    """As :func:`unpack` for who has no use for gradients; the weights are not copied."""
+    """Unpack a raster without gradients, and without copying its weights."""
     fixed = packed.detach()
     return Raster(face_from_float(fixed[..., 3], face_count), fixed[..., :2], fixed[..., 2])

@@ -1,11 +1,11 @@
-"""The functions of ``nvdiffrast.torch``, version 0.4, on tensors of a CPU or a GPU.
+"""The functions of ``nvdiffrast.torch``, version 0.4, for tensors on a CPU or a GPU.
 
-Arguments, defaults and layouts are nvdiffrast's, described in its manual; the formulas are those of :mod:`unrender.ops`, which these
-functions pass on to. Row 0 of every image tensor is y = −1 in normalized device coordinates, the bottom in OpenGL's terms.
+Arguments, defaults and layouts are nvdiffrast's, described in its manual; the formulas are those of :mod:`unrender.ops.raster`, which does
+the work. Row 0 of every image tensor is y = −1 in normalized device coordinates, the bottom in OpenGL's terms.
 
-Gradients: to ``pos`` (x, y and w) from u, v and ``rast_db``, and from colors through :func:`antialias`; to attributes, textures, texture
-coordinates and their derivatives. None to z, none from z / w, none from which triangle is seen. :func:`unrender.ops.raster.rasterize`
-has a differentiable depth.
+Gradients flow to ``pos`` (x, y and w) from u, v and ``rast_db``, and from colors through :func:`antialias`; and to attributes, textures,
+texture coordinates and their derivatives. None flow to z, from z / w, or from the triangle that is seen;
+:func:`unrender.ops.raster.rasterize` has a differentiable depth.
 """
 
 from __future__ import annotations
@@ -20,12 +20,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-import unrender.ops.raster.antialias as _antialias
-import unrender.ops.raster.interpolate as _interpolate
-import unrender.ops.raster.rasterize as _rasterize
-import unrender.ops.raster.texture as _texture
 from unrender.compat.nvdiffrast.packing import pack, unpack, unpack_visibility
-from unrender.ops.raster import Raster, Topology, build_mips, edge_topology
+from unrender.ops import raster
+from unrender.ops.kernels.derivatives import differentiable_once
+from unrender.ops.raster import Boundary, Filter, Raster, Topology, build_mips, edge_topology
 
 __all__ = [
     "DepthPeeler",
@@ -41,7 +39,7 @@ __all__ = [
     "texture_construct_mip",
 ]
 
-_NAMES = {
+_THEIR_NAMES = {
     "clip_positions": "pos",
     "faces": "triangles",
     "attributes": "attr",
@@ -54,24 +52,24 @@ _NAMES = {
     "position_gradient_scale": "pos_gradient_boost",
     "edge_topology": "antialias_construct_topology_hash",
 }
-"""Names of arguments in :mod:`unrender.ops` and here."""
-_NAME = re.compile(r"\b(" + "|".join(_NAMES) + r")\b")
+"""Our names of arguments, as errors have them, and nvdiffrast's."""
+_OUR_NAME = re.compile(r"\b(" + "|".join(_THEIR_NAMES) + r")\b")
 
 
 @contextmanager
-def _errors_in_these_names() -> Iterator[None]:
-    """What :mod:`unrender.ops` says about an argument, said about the one the caller knows."""
+def _errors_in_their_names() -> Iterator[None]:
+    """Replace the names of arguments in errors of :mod:`unrender.ops` by those that the caller knows."""
     try:
         yield
     except ValueError as error:
-        raise ValueError(_NAME.sub(lambda match: _NAMES[match.group()], str(error))) from None
+        raise ValueError(_OUR_NAME.sub(lambda match: _THEIR_NAMES[match.group()], str(error))) from None
 
 
 class RasterizeCudaContext:
-    """What :func:`rasterize` takes as its first argument. It holds no resources; the device follows the tensors.
+    """The first argument of :func:`rasterize`. It holds no resources; the device follows the tensors.
 
     Args:
-        device: of the tensors; not used.
+        device: ignored.
     """
 
     def __init__(self, device: torch.device | str | int | None = None) -> None:
@@ -80,72 +78,71 @@ class RasterizeCudaContext:
 
 
 class RasterizeGLContext(RasterizeCudaContext):
-    """The same as :class:`RasterizeCudaContext`, for programs that ask for OpenGL. None is used, and derivatives are always there.
+    """The same as :class:`RasterizeCudaContext`, for programs that ask for OpenGL. OpenGL is not used; derivatives are always computed.
 
     Args:
-        output_db: not used.
-        mode: "automatic" or "manual"; there is nothing to be set or released.
-        device: not used.
+        output_db: ignored.
+        mode: "automatic" or "manual"; there is nothing to set or to release.
+        device: ignored.
     """
 
     def __init__(self, output_db: bool = True, mode: str = "automatic", device: torch.device | str | int | None = None) -> None:
         if mode not in ("automatic", "manual"):
-            raise ValueError(f'the mode of a RasterizeGLContext is "automatic" or "manual", got {mode!r}')
+            raise ValueError(f'RasterizeGLContext takes "automatic" or "manual" as mode, got {mode!r}')
         super().__init__(device)
 
     def set_context(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
     def release_context(self) -> None:
-        """Does nothing."""
+        """Do nothing."""
 
 
 _log_level = 1
 
 
 def get_log_level() -> int:
-    """0 information, 1 warnings, 2 errors, 3 fatal errors."""
+    """Return the level set last: 0 information, 1 warnings, 2 errors, 3 fatal errors."""
     return _log_level
 
 
 def set_log_level(level: int) -> None:
-    """Sets what :func:`get_log_level` returns. Nothing here writes a log: what is wrong is raised."""
+    """Set the level that :func:`get_log_level` returns. Nothing is logged here: errors are raised."""
     global _log_level  # noqa: PLW0603
     _log_level = int(level)
 
 
 def _check_mesh(glctx: RasterizeCudaContext, pos: Tensor, tri: Tensor, ranges: Tensor | None) -> None:
     if not isinstance(glctx, RasterizeCudaContext):
-        raise TypeError(f"the first argument is a RasterizeCudaContext or a RasterizeGLContext, got {type(glctx).__name__}")
+        raise TypeError(f"glctx is a RasterizeCudaContext or a RasterizeGLContext, got {type(glctx).__name__}")
     for name, tensor in (("pos", pos), ("tri", tri)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a tensor, got {type(tensor).__name__}: use torch.as_tensor")
     if ranges is None and pos.ndim != 3:
-        raise ValueError(f"without ranges, pos is [minibatch, vertices, 4], got {tuple(pos.shape)}: add the dimension, or pass ranges")
+        raise ValueError(f"pos is [minibatch, vertices, 4] without ranges, got {tuple(pos.shape)}: add the dimension, or pass ranges")
     if ranges is not None and not isinstance(ranges, Tensor):
         raise TypeError(f"ranges is an int32 tensor [minibatch, 2], got {type(ranges).__name__}: use torch.as_tensor")
     if ranges is not None and (ranges.ndim != 2 or ranges.shape[1] != 2):
-        raise ValueError(f"ranges is [minibatch, 2], a first triangle and a number of them, got {tuple(ranges.shape)}")
+        raise ValueError(f"ranges is [minibatch, 2], first triangle and number of triangles, got {tuple(ranges.shape)}")
 
 
 def _check_rast(rast: Tensor, name: str) -> None:
     if rast.ndim != 4 or rast.shape[3] != 4 or rast.dtype != torch.float32:
-        what = f"{rast.dtype} {tuple(rast.shape)}"
-        raise ValueError(f"{name} is a float32 tensor [minibatch, height, width, 4] that rasterize made, got {what}")
+        raise ValueError(f"{name} is float32 [minibatch, height, width, 4], as rasterize returns it, got {rast.dtype} {tuple(rast.shape)}")
 
 
 def _layer(
     pos: Tensor, tri: Tensor, resolution: Sequence[int], ranges: Tensor | None, grad_db: bool, behind: Raster | None
 ) -> tuple[Raster, Tensor, Tensor]:
-    """One layer as a raster and as the two tensors that are returned."""
+    """Rasterize one layer; return it as a raster, and as the two tensors that nvdiffrast returns."""
     if len(resolution) != 2:
         raise ValueError(f"resolution is (height, width), got {tuple(resolution)}")
     size = (int(resolution[0]), int(resolution[1]))
-    with _errors_in_these_names():
-        raster = _rasterize.rasterize(pos, tri, size, ranges, derivatives=True, behind=behind)
-    derivatives = raster.barycentric_derivatives
-    assert derivatives is not None  # they were asked for
-    return raster, pack(raster, tri.shape[0]), derivatives if grad_db else derivatives.detach()
+    with _errors_in_their_names():
+        layer = raster.rasterize(pos, tri, size, ranges, derivatives=True, behind=behind)
+    derivatives = layer.barycentric_derivatives
+    assert derivatives is not None  # because of derivatives=True
+    return layer, pack(layer, tri.shape[0]), derivatives if grad_db else derivatives.detach()
 
 
 def rasterize(
@@ -156,22 +153,22 @@ def rasterize(
     ranges: Tensor | None = None,
     grad_db: bool = True,
 ) -> tuple[Float[Tensor, "views height width 4"], Float[Tensor, "views height width 4"]]:
-    """Which triangle is seen at every pixel; see :func:`unrender.ops.raster.rasterize`.
+    """Find the triangle seen at every pixel; see :func:`unrender.ops.raster.rasterize`.
 
     Args:
         glctx: a context.
         pos: [minibatch, vertices, 4] in clip space, or [vertices, 4] with ``ranges``.
         tri: [triangles, 3] rows of vertices, int32.
         resolution: (height, width).
-        ranges: [minibatch, 2] first triangle and number of triangles of each image, on the CPU as in nvdiffrast, or elsewhere.
+        ranges: [minibatch, 2] first triangle and number of triangles of each image, on any device.
         grad_db: whether the second result has a gradient.
 
     Returns:
-        (u, v, z / w, triangle + 1), zero where there is nothing, see :mod:`unrender.compat.nvdiffrast.packing`; and
+        (u, v, z / w, triangle + 1), zero on the background, see :mod:`unrender.compat.nvdiffrast.packing`; and
         (∂u/∂X, ∂u/∂Y, ∂v/∂X, ∂v/∂Y) per pixel.
 
     Raises:
-        TypeError: for what is no context or no tensor.
+        TypeError: for arguments that are not a context, or not a tensor.
         ValueError: for wrong types, shapes and devices.
         RuntimeError: while a :class:`DepthPeeler` uses the context.
 
@@ -183,7 +180,7 @@ def rasterize(
     _check_mesh(glctx, pos, tri, ranges)
     if glctx.active_depth_peeler is not None:
         raise RuntimeError(
-            "rasterize was called inside of a DepthPeeler of the same context: use rasterize_next_layer, or a second context"
+            "rasterize was called inside a DepthPeeler of the same context: call rasterize_next_layer, or use a second context"
         )
     _, rast, rast_db = _layer(pos, tri, resolution, ranges, grad_db, None)
     return rast, rast_db
@@ -208,7 +205,7 @@ class DepthPeeler:
         ranges: Tensor | None = None,
         grad_db: bool = True,
     ) -> None:
-        """Takes the arguments of :func:`rasterize`."""
+        """Take the arguments of :func:`rasterize`."""
         _check_mesh(glctx, pos, tri, ranges)
         self._glctx = glctx
         self._scene = (pos, tri, resolution, ranges, grad_db)
@@ -216,7 +213,7 @@ class DepthPeeler:
 
     def __enter__(self) -> DepthPeeler:
         if self._glctx.active_depth_peeler is not None:
-            raise RuntimeError("a DepthPeeler was entered inside of another one of the same context: use a second context")
+            raise RuntimeError("DepthPeeler was entered inside another one of the same context: use a second context")
         self._glctx.active_depth_peeler = self
         self._last = None
         return self
@@ -226,13 +223,16 @@ class DepthPeeler:
         self._last = None
 
     def rasterize_next_layer(self) -> tuple[Float[Tensor, "views height width 4"], Float[Tensor, "views height width 4"]]:
-        """The nearest surface on the first call, then what lies strictly behind the last one; results as :func:`rasterize`.
+        """Rasterize the nearest surface, or, from the second call on, the one strictly behind the last.
+
+        Returns:
+            as :func:`rasterize`.
 
         Raises:
-            RuntimeError: outside of the ``with`` block.
+            RuntimeError: outside the ``with`` block.
         """
         if self._glctx.active_depth_peeler is not self:
-            raise RuntimeError("rasterize_next_layer works inside of the block of its DepthPeeler: with DepthPeeler(...) as peeler: ...")
+            raise RuntimeError("rasterize_next_layer works inside the block of its DepthPeeler: with DepthPeeler(...) as peeler: ...")
         self._last, rast, rast_db = _layer(*self._scene, self._last)
         return rast, rast_db
 
@@ -244,7 +244,7 @@ def interpolate(
     rast_db: Tensor | None = None,
     diff_attrs: Sequence[int] | Literal["all"] | None = None,
 ) -> tuple[Float[Tensor, "views height width channels"], Float[Tensor, "views height width columns"]]:
-    """Vertex attributes at every pixel; see :func:`unrender.ops.raster.interpolate_with_derivatives`.
+    """Interpolate vertex attributes at every pixel; see :func:`unrender.ops.raster.interpolate_with_derivatives`.
 
     Args:
         attr: [minibatch or 1, vertices, channels], or [vertices, channels].
@@ -254,7 +254,7 @@ def interpolate(
         diff_attrs: "all", or the channels to differentiate, negative ones counted from the end.
 
     Returns:
-        the values, zero where there is nothing; and (∂A/∂X, ∂A/∂Y) of each channel of ``diff_attrs``, which is
+        the values, zero on the background; and (∂A/∂X, ∂A/∂Y) of each channel of ``diff_attrs``, or
         [minibatch, height, width, 0] unless both ``rast_db`` and ``diff_attrs`` are given.
 
     Raises:
@@ -262,30 +262,31 @@ def interpolate(
     """
     _check_rast(rast, "rast")
     if isinstance(diff_attrs, str) and diff_attrs != "all":
-        raise ValueError(f'diff_attrs is "all" or a list of channels, got {diff_attrs!r}')
+        raise ValueError(f'interpolate takes "all" or a list of channels as diff_attrs, got {diff_attrs!r}')
     if rast_db is None or diff_attrs is None or len(diff_attrs) == 0:
-        with _errors_in_these_names():
-            values = _interpolate.interpolate(attr, unpack(rast, tri.shape[0]), tri)
+        with _errors_in_their_names():
+            values = raster.interpolate(attr, unpack(rast, tri.shape[0]), tri)
         return values, values.new_empty(*values.shape[:3], 0)
     _check_rast(rast_db, "rast_db")
     channels = None if isinstance(diff_attrs, str) else [int(channel) for channel in diff_attrs]
-    with _errors_in_these_names():
-        return _interpolate.interpolate_with_derivatives(attr, unpack(rast, tri.shape[0], rast_db), tri, channels)
+    with _errors_in_their_names():
+        return raster.interpolate_with_derivatives(attr, unpack(rast, tri.shape[0], rast_db), tri, channels)
 
 
 @dataclass(frozen=True)
 class _MipStack:
-    """What :func:`texture_construct_mip` returns."""
+    """The mip levels of a texture, as :func:`texture_construct_mip` returns them."""
 
     levels: tuple[Tensor, ...]
-    """1, 2, ..., without gradients."""
+    """Levels 1, 2, ..., without gradients."""
     shape: torch.Size
-    """Of the base."""
+    """Shape of the base."""
     cube: bool
+    """Whether the base is a cube map."""
 
 
 class _LevelsOf(torch.autograd.Function):
-    """Finished levels as a function of the texture they were made from: what arrives at them is handed down to it."""
+    """Levels that were built before, as a function of their texture, to which their gradients flow."""
 
     @staticmethod
     def forward(ctx: Any, tex: Tensor, stack: _MipStack) -> tuple[Tensor, ...]:
@@ -293,12 +294,13 @@ class _LevelsOf(torch.autograd.Function):
         return tuple(level.detach() for level in stack.levels)
 
     @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    @differentiable_once("texture")
+    def backward(ctx: Any, *grad_levels: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         stack: _MipStack = ctx.stack
-        with torch.enable_grad():
-            base = cotangents[0].new_zeros(stack.shape).requires_grad_()
+        with torch.enable_grad():  # building is linear, so that the gradient is the same for any texture
+            base = grad_levels[0].new_zeros(stack.shape).requires_grad_()
             levels = build_mips(base, len(stack.levels), cube=stack.cube)
-        return torch.autograd.grad(levels, base, cotangents)[0], None
+        return torch.autograd.grad(levels, base, grad_levels)[0], None
 
 
 def texture(
@@ -307,21 +309,21 @@ def texture(
     uv_da: Tensor | None = None,
     mip_level_bias: Tensor | None = None,
     mip: _MipStack | Sequence[Tensor] | None = None,
-    filter_mode: _texture.Filter = "auto",
-    boundary_mode: _texture.Boundary = "wrap",
+    filter_mode: Filter = "auto",
+    boundary_mode: Boundary = "wrap",
     max_mip_level: int | None = None,
 ) -> Float[Tensor, "views height width channels"]:
-    """Looks up a texture or a cube map; see :func:`unrender.ops.raster.texture`.
+    """Look up a texture or a cube map; see :func:`unrender.ops.raster.texture`.
 
     Args:
         tex: [minibatch or 1, height, width, channels]; with ``boundary_mode="cube"``, [minibatch or 1, 6, side, side, channels].
         uv: [minibatch, height, width, 2], or 3 for a cube map.
         uv_da: [minibatch, height, width, 4 or 6], the second result of :func:`interpolate`.
         mip_level_bias: [minibatch, height, width], added to the mip level, or the level itself without ``uv_da``.
-        mip: from :func:`texture_construct_mip`, whose gradients go to ``tex``; or a list of levels 1, 2, ..., which have their own.
+        mip: from :func:`texture_construct_mip`, whose gradients flow to ``tex``; or a list of levels 1, 2, ... with their own.
         filter_mode: "auto", "nearest", "linear", "linear-mipmap-nearest" or "linear-mipmap-linear".
         boundary_mode: "wrap", "clamp", "zero" or "cube".
-        max_mip_level: the coarsest mip level to make and use.
+        max_mip_level: coarsest mip level to build and use.
 
     Raises:
         ValueError: for wrong types, shapes, devices and names, and where a mip level to be halved has an odd side.
@@ -329,24 +331,24 @@ def texture(
     levels: Sequence[Tensor] | None = None
     if isinstance(mip, _MipStack):
         if mip.shape != tex.shape or mip.cube != (boundary_mode == "cube"):
-            made_for = "a cube map" if mip.cube else "a texture"
-            raise ValueError(f"mip was made for {made_for} of shape {tuple(mip.shape)}, and tex is {tuple(tex.shape)}: make it of this tex")
+            kind = "a cube map" if mip.cube else "a texture"
+            raise ValueError(f"mip belongs to {kind} of shape {tuple(mip.shape)}, and tex is {tuple(tex.shape)}: build it from this tex")
         levels = _LevelsOf.apply(tex, mip) if mip.levels else ()
     elif mip is not None:
         levels = list(mip)
-    with _errors_in_these_names():
-        return _texture.texture(
+    with _errors_in_their_names():
+        return raster.texture(
             tex, uv, uv_da, mip_level_bias, mips=levels, filter=filter_mode, boundary=boundary_mode, max_level=max_mip_level
         )
 
 
 def texture_construct_mip(tex: Tensor, max_mip_level: int | None = None, cube_mode: bool = False) -> _MipStack:
-    """The mip levels of a texture that stays as it is, for the argument ``mip`` of :func:`texture`.
+    """Build the mip levels of a texture that does not change, for the argument ``mip`` of :func:`texture`.
 
     Raises:
         ValueError: for wrong types and shapes, and where a level to be halved has an odd side.
     """
-    with _errors_in_these_names():
+    with _errors_in_their_names():
         levels = build_mips(tex.detach(), max_mip_level, cube=cube_mode)
     return _MipStack(tuple(levels), tex.shape, cube_mode)
 
@@ -359,33 +361,29 @@ def antialias(
     topology_hash: Topology | None = None,
     pos_gradient_boost: float = 1.0,
 ) -> Float[Tensor, "views height width channels"]:
-    """Blends pixels along silhouettes by the published rule; see :func:`unrender.ops.raster.antialias`, which has a better one.
+    """Blend pixels along silhouettes by the published rule; see :func:`unrender.ops.raster.antialias`, which has a better one.
 
     Args:
         color: [minibatch, height, width, channels].
         rast: the first result of :func:`rasterize`.
         pos: [minibatch, vertices, 4] in clip space, or [vertices, 4].
         tri: [triangles, 3] rows of vertices.
-        topology_hash: from :func:`antialias_construct_topology_hash`; left out, it is made here; on a CPU, once
-            while ``tri`` holds the same numbers.
-        pos_gradient_boost: multiplies the gradient to ``pos``.
+        topology_hash: from :func:`antialias_construct_topology_hash`; by default it is built here, on a CPU only when ``tri`` changes.
+        pos_gradient_boost: factor of the gradient to ``pos``.
 
     Raises:
-        TypeError: for another kind of topology_hash.
+        TypeError: for a topology_hash from elsewhere.
         ValueError: for wrong types, shapes and devices.
     """
     _check_rast(rast, "rast")
     if topology_hash is not None and not isinstance(topology_hash, Topology):
-        kind = type(topology_hash).__name__
-        raise TypeError(f"topology_hash comes from antialias_construct_topology_hash, got {kind}")
-    with _errors_in_these_names():
+        raise TypeError(f"topology_hash comes from antialias_construct_topology_hash, got {type(topology_hash).__name__}")
+    with _errors_in_their_names():
         visible = unpack_visibility(rast, tri.shape[0])
-        return _antialias.antialias(
-            color, visible, pos, tri, topology_hash, rule="owner", position_gradient_scale=float(pos_gradient_boost)
-        )
+        return raster.antialias(color, visible, pos, tri, topology_hash, rule="owner", position_gradient_scale=float(pos_gradient_boost))
 
 
 def antialias_construct_topology_hash(tri: Tensor) -> Topology:
-    """Which triangles share which edges: while ``tri`` stays the same, made once for all calls of :func:`antialias`."""
-    with _errors_in_these_names():
+    """Find the triangles that share each edge, once for all calls of :func:`antialias` with the same ``tri``."""
+    with _errors_in_their_names():
         return edge_topology(tri)

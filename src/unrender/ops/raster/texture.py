@@ -80,7 +80,7 @@ def _describe(
 
 
 def _band_count(levels: Sequence[Tensor], count: int) -> int:
-    """Return into how many bands a CPU cuts the gradient to the texels; 0 where it is summed up in copies."""
+    """Return the number of bands of the gradient to the texels on a CPU; 0 where copies are summed up."""
     elements = sum(level.numel() for level in levels)
     if elements * COPIES <= max(count * levels[0].shape[-1], 4096):
         return 0
