@@ -418,7 +418,7 @@ UV = torch.zeros(1, 4, 4, 2)
 def test_wrong_arguments_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         call()
-    names = r"clip_positions|uv_derivatives|(?<!mip_)level_bias|\bmax_level|color|edge_topology|position_gradient_scale"
+    names = r"clip_positions|uv_derivatives|(?<!mip_)level_bias|\bmax_level|edge_topology|position_gradient_scale"
     assert not re.search(names, str(caught.value))
 
 

@@ -44,7 +44,6 @@ _THEIR_NAMES = {
     "faces": "triangles",
     "attributes": "attr",
     "the raster": "rast",
-    "color": "color",
     "uv_derivatives": "uv_da",
     "level_bias": "mip_level_bias",
     "max_level": "max_mip_level",
