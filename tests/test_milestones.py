@@ -12,6 +12,7 @@ import torch
 from tiny_recipe import TINY, TinyConfig, TinyScene, tiny_capture
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture
+from unrender.color import srgb_from_linear
 from unrender.recipes.fitting import FitResult, Observer, Progress
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
@@ -27,7 +28,16 @@ CPU = torch.device("cpu")
 
 def at(seconds: float, budget: float, scene: Scene | None = None) -> Progress:
     """A report of a fit that has so many seconds to use."""
-    return Progress(int(seconds), min(1.0, seconds / budget), seconds, 20.0, 64, 640, {}, dict, scene or TinyScene())
+    return Progress(
+        step=int(seconds),
+        fraction=min(1.0, seconds / budget),
+        seconds=seconds,
+        psnr=20.0,
+        losses={},
+        counts={"samples": 640},
+        snapshot=dict,
+        scene=scene or TinyScene(),
+    )
 
 
 def follow(
@@ -60,7 +70,7 @@ def test_pictures_are_taken_at_a_minute_and_at_shares_of_the_budget(tmp_path: Pa
 def test_a_picture_shows_color_and_normal_of_the_first_held_out_view(tmp_path: Path) -> None:
     capture, directory, scene = tiny_capture(), RunDirectory(tmp_path), TinyScene()
     with torch.no_grad():
-        scene.color.copy_(torch.tensor([0.8, 0.3, 0.2]))
+        scene.color.copy_(torch.tensor([0.6, 0.07, 0.03]))
     follow(directory, [5.0], 5.0, scene=scene, capture=replace(capture, split=replace(capture.split, test=(4, 8))))
     picture = read_picture(directory.stage_file(5))
     assert picture.shape == (24, 48, 3)
@@ -88,7 +98,8 @@ def test_a_resumed_fit_keeps_earlier_pictures_and_takes_later_ones_again(tmp_pat
     assert directory.stages() == [20, 50, 60, 100, 200]
     assert [directory.stage_file(seconds).stat().st_mtime_ns for seconds in (20, 50)] == kept
     assert read_picture(directory.stage_file(60))[12, 12].tolist() == [255, 255, 255]
-    assert read_picture(directory.stage_file(50))[12, 12].tolist() == [0, 0, 0]
+    before = round(255 * float(srgb_from_linear(torch.tensor(0.3))))
+    assert read_picture(directory.stage_file(50))[12, 12].tolist() == [before] * 3
 
 
 class EmptyScene(TinyScene):

@@ -21,6 +21,7 @@ from unrender.runs.directory import (
     config_to_json,
     differences,
 )
+from unrender.runs.measures import Measure
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ RECORD = RunRecord(
 
 
 def line(step: int) -> HistoryLine:
-    return HistoryLine(step, step / 10, step / 5, None if step == 1 else 20.0, 100, 1000, {"rgb": 0.1})
+    return HistoryLine(step, step / 10, step / 5, None if step == 1 else 20.0, {"rays": 100}, {"rgb": 0.1}, "surface" if step > 2 else "")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_an_unknown_field_of_a_config_is_named() -> None:
 
 def test_a_record_survives_json(tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
-    record = replace(RECORD, outcome="finished", timings={"fit": 1.5}, measures={"psnr_masked": 25.0}, remarks=["odd"])
+    record = replace(RECORD, outcome="finished", timings={"fit": 1.5}, measures=(Measure("Chamfer", 0.25, "%"),), remarks=["odd"])
     directory.write_record(record)
     assert directory.read_record() == record
 

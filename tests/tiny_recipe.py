@@ -56,7 +56,7 @@ PRESETS = {"cpu": TinyConfig(), "gpu": TinyConfig(steps=80), "quick": TinyConfig
 
 
 class TinyScene(Scene):
-    """An octahedron of one color before white, in linear light."""
+    """An octahedron of one color before white, in linear light; every pixel is inside or outside."""
 
     def __init__(self, *, empty: bool = False) -> None:
         super().__init__()
@@ -66,7 +66,8 @@ class TinyScene(Scene):
     @torch.no_grad()
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
         mesh = Mesh(_CORNERS, _FACES)
-        return render_surface(mesh, Unlit(Uniform(self.color)), [], cameras[view], background=torch.ones(3))[0]
+        material, white = Unlit(Uniform(self.color)), torch.ones(3)
+        return render_surface(mesh, material, [], cameras[view], background=white, antialiasing=None)[0]
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
         if self.empty:

@@ -32,6 +32,7 @@ from typing import Any, TypeVar
 from filelock import FileLock, Timeout
 
 from unrender.files.atomic import write_bytes, write_json
+from unrender.runs.measures import Measure
 
 SMALLEST_FREE_SPACE = 256 * 2**20
 """Bytes a run may need: two checkpoints, two meshes, a video, the pictures."""
@@ -80,7 +81,7 @@ class RunRecord:
     peak_memory_mb: float | None = None
     timings: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Wall-clock seconds of what is not training: evaluation, mesh, video."""
-    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    measures: tuple[Measure, ...] = ()
     """Numbers beyond ``metrics.json``: PSNR inside the mask, distances to a known truth."""
     remarks: list[str] = dataclasses.field(default_factory=list)
     """Sentences about what came out otherwise than one would expect."""
@@ -96,6 +97,8 @@ class HistoryLine:
     psnr: float | None
     counts: Mapping[str, int]
     losses: Mapping[str, float | None]
+    phase: str = ""
+    """Name of the phase; empty for a recipe with one phase."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from unrender.runs.directory import RunDirectory, RunRecord, finite
 from unrender.runs.display import Display, duration
 from unrender.runs.evaluation import Evaluation, ViewScore, evaluate, truth_of
 from unrender.runs.figures import color_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
+from unrender.runs.measures import Measure
 from unrender.runs.milestones import LARGEST_SIDE, one_above_the_other, shown_view
 from unrender.runs.report import Course, Report, ViewRow, build_report
 
@@ -55,7 +56,7 @@ def write_outputs(
     device: torch.device,
     display: Display,
     mesh_resolution: int = 256,
-    measure: Callable[[Mesh], dict[str, float]] | None = None,
+    measure: Callable[[Mesh], tuple[Measure, ...]] | None = None,
 ) -> RunRecord:
     """Writes whatever of the outputs is missing, each file complete or not at all.
 
@@ -76,7 +77,7 @@ def write_outputs(
     """
     record = directory.read_record()
     report_missing = not directory.report_file.exists()
-    timings, measures, remarks = dict(record.timings), dict(record.measures), list(record.remarks)
+    timings, measures, remarks = dict(record.timings), {known.name: known for known in record.measures}, list(record.remarks)
     if result.outcome == "diverged":
         remarks.append("the fit diverged: its loss stopped being finite; what is shown is the last good state")
     evaluation, rows, seconds_per_ray = None, [], None
@@ -90,7 +91,8 @@ def write_outputs(
         seconds_per_ray = timings["evaluation"] / (len(evaluation.per_view) * capture.cameras.width * capture.cameras.height)
         write_metrics(directory.metrics_file, record, evaluation)
         if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
-            measures["psnr_masked"] = evaluation.psnr_masked
+            inside = Measure("PSNR inside the mask", evaluation.psnr_masked, "dB", digits=2)
+            measures[inside.name] = inside
         display.say(score_sentence(evaluation))
     mesh = None
     if report_missing or not all(directory.mesh_file(suffix).exists() for suffix in ("ply", "glb")):
@@ -101,15 +103,17 @@ def write_outputs(
             remarks.append(EMPTY_MESH)
             display.say(f"note: {EMPTY_MESH}")
         else:
-            measures |= measure(mesh) if measure is not None else {}
             write_meshes(directory, mesh.transformed(capture.source_from_world))
             display.say(f"mesh: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, in the frame the poses came in")
+            for known in measure(mesh) if measure is not None else ():
+                measures[known.name] = known
+                display.say(known.sentence)
     if not directory.video_file.exists():
         started = time.perf_counter()
         path = showing_path(capture, VIDEO_FRAMES)
         write_video(directory.video_file, render_path(result.scene, within_budget(path, seconds_per_ray, record.seconds), device))
         timings["video"] = time.perf_counter() - started
-    record = dataclasses.replace(record, timings=timings, measures=measures, remarks=list(dict.fromkeys(remarks)))
+    record = dataclasses.replace(record, timings=timings, measures=tuple(measures.values()), remarks=list(dict.fromkeys(remarks)))
     directory.write_record(record)
     if report_missing and evaluation is not None:
         history, course = tuple(directory.read_history()), course_of(directory, capture)

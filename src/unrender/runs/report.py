@@ -73,14 +73,6 @@ class Report:
     video: Path | None
 
 
-MEASURES: dict[str, tuple[str, str]] = {
-    "psnr_masked": ("PSNR inside the mask", "{:.2f} dB"),
-    "chamfer_percent": ("of the diagonal from the truth (Chamfer)", "{:.3f} %"),
-    "f_score": ("F-score at 1 % of the diagonal", "{:.4f}"),
-}
-"""How the numbers of ``RunRecord.measures`` are called and written; others appear under their own name."""
-
-
 def build_report(report: Report) -> str:
     """The page as HTML, with nothing to load from elsewhere but a video too large to embed."""
     record = report.record
@@ -108,10 +100,7 @@ def build_report(report: Report) -> str:
 def _headline(report: Report, title: str) -> str:
     record, evaluation = report.record, report.evaluation
     tiles = [(f"{evaluation.psnr:.2f}", "dB PSNR"), (f"{evaluation.ssim:.4f}", "SSIM")]
-    for name, value in record.measures.items():
-        label, form = MEASURES.get(name, (name, "{:.4g}"))
-        number, _, unit = form.format(value).partition(" ")
-        tiles.append((number, f"{unit} {label}".strip()))
+    tiles += [(measure.number, measure.label) for measure in record.measures]
     tiles += [(duration(record.seconds), "of training"), (f"{record.steps:,}", "steps")]
     if record.peak_memory_mb is not None:
         tiles.append((f"{record.peak_memory_mb / 1024:.1f}", "GB peak memory"))

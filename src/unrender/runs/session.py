@@ -297,4 +297,5 @@ def history_line(progress: Progress) -> HistoryLine:
         psnr=None if progress.psnr is None else finite(progress.psnr),
         counts=progress.counts,
         losses={name: finite(value) for name, value in progress.losses.items()},
+        phase=progress.phase,
     )
