@@ -37,7 +37,7 @@ def rows(quick: bool) -> list[Row]:
     tree = TriangleTree(vertices, faces)
     size = 256 if quick else 512
     pose = look_at(torch.tensor([0.0, -3.0, 0.0]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    camera = Cameras(pose[None], torch.tensor([[1.2 * size, 1.2 * size, size / 2, size / 2]]), torch.zeros(1, 6), size, size)
+    camera = Cameras.alike(pose[None], torch.tensor([[1.2 * size, 1.2 * size, size / 2, size / 2]]), torch.zeros(1, 6), size, size)
     rays = camera.image_rays(0)
     image = rays.origins.contiguous(), rays.directions
     scattered = _scattered(size * size, generator)

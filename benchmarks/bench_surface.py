@@ -95,7 +95,7 @@ def textured_step(mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, top
 
 def camera(side: int) -> Cameras:
     pose = look_at(torch.tensor([1.5, -2.0, 1.6]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    return Cameras(pose[None], torch.tensor([[1.3 * side, 1.3 * side, side / 2, side / 2]]), torch.zeros(1, 6), side, side)
+    return Cameras.alike(pose[None], torch.tensor([[1.3 * side, 1.3 * side, side / 2, side / 2]]), torch.zeros(1, 6), side, side)
 
 
 def bumpy_ring() -> tuple[Mesh, Tensor, Tensor]:

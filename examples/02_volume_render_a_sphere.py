@@ -43,7 +43,7 @@ grid = OccupancyGrid(64)
 grid.set_from_values(density(grid.cell_centers()), threshold=0.05)
 
 pose = look_at(torch.tensor([1.5, -2.5, 1.2]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-camera = Cameras(pose[None], torch.tensor([[1.6 * size, 1.6 * size, size / 2, size / 2]]), torch.zeros(1, 6), size, size)
+camera = Cameras.alike(pose[None], torch.tensor([[1.6 * size, 1.6 * size, size / 2, size / 2]]), torch.zeros(1, 6), size, size)
 rays = camera.image_rays(0)
 samples = march(rays, grid, step=0.01)
 points = samples.positions(rays)

@@ -30,9 +30,7 @@ result = unrender.fit("nerf", capture, steps=steps)
 print(f"{result.outcome} after {result.steps} steps, {result.seconds:.0f} s")
 
 view = capture.split.test[0]
-photo = capture.images[view] / 255
-if capture.masks is not None:
-    photo = over(photo, capture.masks[view] / 255, torch.ones(3))
+photo = over(capture.color(view), capture.alpha(view), torch.ones(3))
 rendering = result.scene.render_view(capture.cameras, view).color.cpu()
 psnr = -10 * (rendering.clamp(0, 1) - photo).square().mean().log10()
 

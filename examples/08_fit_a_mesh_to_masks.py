@@ -76,7 +76,9 @@ def cameras_around(views: int, size: int, turn: float = 0.0) -> Cameras:
     around = (1 - z * z).sqrt()
     positions = 3 * torch.stack((around * azimuth.cos(), around * azimuth.sin(), z), -1)
     poses = look_at(positions, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]).expand(views, 3))
-    return Cameras(poses, torch.tensor([1.4 * size, 1.4 * size, size / 2, size / 2]).expand(views, 4), torch.zeros(views, 6), size, size)
+    return Cameras.alike(
+        poses, torch.tensor([1.4 * size, 1.4 * size, size / 2, size / 2]).expand(views, 4), torch.zeros(views, 6), size, size
+    )
 
 
 def exact_masks(mesh: Mesh, cameras: Cameras) -> Tensor:
@@ -149,7 +151,7 @@ def main(
     folder.mkdir(parents=True, exist_ok=True)
     lights = [AmbientLight(torch.full((3,), 0.15)), DirectionalLight(torch.tensor([0.5, -1.0, 0.8]), torch.full((3,), 0.6))]
     pose = look_at(torch.tensor([0.9, -2.6, 0.9]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    camera = Cameras(pose[None], torch.tensor([[384.0, 384.0, 128.0, 128.0]]), torch.zeros(1, 6), 256, 256)
+    camera = Cameras.alike(pose[None], torch.tensor([[384.0, 384.0, 128.0, 128.0]]), torch.zeros(1, 6), 256, 256)
     views_of = (found.truth, found.start, found.end)
     pictures = [render_surface(mesh, Lambert(Uniform(torch.ones(3))), lights, camera, samples=2).color[0] for mesh in views_of]
     Image.fromarray((torch.cat(pictures, 1).clamp(0, 1) * 255).round().byte().numpy()).save(folder / "masks.png")

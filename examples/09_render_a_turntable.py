@@ -69,7 +69,7 @@ def turntable(frames: int, size: int) -> Cameras:
     azimuth = 2 * math.pi * torch.arange(frames) / frames - math.pi / 3
     positions = torch.stack((3 * azimuth.cos(), 3 * azimuth.sin(), torch.full((frames,), 1.4)), -1)
     poses = look_at(positions, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]).expand(frames, 3))
-    return Cameras(
+    return Cameras.alike(
         poses, torch.tensor([1.15 * size, 1.15 * size, size / 2, size / 2]).expand(frames, 4), torch.zeros(frames, 6), size, size
     )
 

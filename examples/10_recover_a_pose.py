@@ -34,7 +34,7 @@ COLOR_OF_SIDE = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.8, 0.3], [0.2, 0.3, 0.9],
 COLORS = (COLOR_OF_SIDE[:, None] * torch.tensor([1.0, 0.8, 0.6, 0.8])[:, None]).reshape(24, 3)
 COLOR_FACES = torch.arange(24, dtype=torch.int32).reshape(6, 4)[:, [[0, 1, 2], [0, 2, 3]]].reshape(12, 3)
 TOPOLOGY = edge_topology(FACES)
-CAMERA = Cameras(torch.eye(4)[None], torch.tensor([[1.25 * SIZE, 1.25 * SIZE, SIZE / 2, SIZE / 2]]), torch.zeros(1, 6), SIZE, SIZE)
+CAMERA = Cameras.alike(torch.eye(4)[None], torch.tensor([[1.25 * SIZE, 1.25 * SIZE, SIZE / 2, SIZE / 2]]), torch.zeros(1, 6), SIZE, SIZE)
 CLIP_FROM_CAMERA = CAMERA.clip_from_camera(near=1.0, far=10.0)[0]
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from unrender.cameras import Cameras
+from unrender.captures.blender import write_blender
 from unrender.captures.capture import Capture
 from unrender.captures.load import load_capture
-from unrender.demo import RADIUS, AnalyticScene, make_demo_capture, render_demo_views, write_capture
+from unrender.demo import RADIUS, AnalyticScene, make_demo_capture, render_demo_views
 from unrender.geometry.distances import points_to_mesh_distance
 from unrender.geometry.mesh import Mesh
 
@@ -60,18 +61,19 @@ def test_the_true_mesh_is_one_closed_piece_of_about_the_promised_size(true_mesh:
 
 def test_the_same_seed_gives_the_same_photos_and_another_seed_others(capture: Capture) -> None:
     again = make_demo_capture(views=9, size=40)
-    assert torch.equal(again.images, capture.images) and again.fingerprint == capture.fingerprint
+    assert torch.equal(again.photos.pixels, capture.photos.pixels) and again.fingerprint == capture.fingerprint
     other = make_demo_capture(views=9, size=40, seed=1)
-    assert not torch.equal(other.images, capture.images) and other.fingerprint != capture.fingerprint
+    assert not torch.equal(other.photos.pixels, capture.photos.pixels) and other.fingerprint != capture.fingerprint
 
 
 def test_every_view_shows_the_scene_and_leaves_a_margin(capture: Capture) -> None:
-    assert capture.masks is not None
-    covered = capture.masks.double().mean(dim=(1, 2)) / 255
+    assert capture.has_masks
+    masks = torch.stack([capture.mask(view) for view in range(len(capture))])
+    covered = masks.double().mean(dim=(1, 2)) / 255
     assert 0.15 < float(covered.min()) and float(covered.max()) < 0.6
-    edge = torch.cat([capture.masks[:, 0], capture.masks[:, -1], capture.masks[:, :, 0], capture.masks[:, :, -1]], dim=1)
+    edge = torch.cat([masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]], dim=1)
     assert int(edge.max()) == 0
-    assert int(((capture.masks > 0) & (capture.masks < 255)).sum()) > 9 * 40
+    assert int(((masks > 0) & (masks < 255)).sum()) > 9 * 40
 
 
 def test_every_eighth_view_is_held_out(capture: Capture) -> None:
@@ -93,17 +95,17 @@ def test_cameras_are_rigid_look_at_the_origin_and_keep_up_up(capture: Capture) -
 
 def test_the_silhouette_is_that_of_the_true_mesh(capture: Capture, true_mesh: Mesh) -> None:
     """Vertices of the true mesh land on covered pixels, or beside one where they graze it, and wholly covered pixels hold vertices."""
-    assert capture.masks is not None
+    assert capture.has_masks
     vertices = true_mesh.vertices
     for view in (0, 4, 8):
         pixels, depth = capture.cameras.project(vertices, view)
         assert float(depth.min()) > 0
         column, row = pixels.floor().long().unbind(1)
-        around = torch.nn.functional.max_pool2d(capture.masks[view][None].float(), 3, 1, 1)[0]
+        around = torch.nn.functional.max_pool2d(capture.mask(view)[None].float(), 3, 1, 1)[0]
         assert float(around[row, column].min()) > 0
         reached = torch.zeros(40, 40, dtype=torch.bool)
         reached[row, column] = True
-        assert not bool((capture.masks[view] == 255)[~reached].any())
+        assert not bool((capture.mask(view) == 255)[~reached].any())
 
 
 def test_a_photo_shows_what_rays_walked_one_by_one_meet() -> None:
@@ -133,14 +135,15 @@ def test_points_on_the_true_mesh_are_on_the_surface(true_mesh: Mesh) -> None:
 
 
 def test_a_written_capture_reads_back_the_same(capture: Capture, tmp_path: Path) -> None:
-    write_capture(capture, tmp_path)
+    write_blender(capture, tmp_path)
     back = load_capture(tmp_path)
     order = [*capture.split.train, *capture.split.test]
     assert back.split.train == tuple(range(7)) and back.split.test == (7, 8)
-    assert capture.masks is not None and back.masks is not None
-    assert torch.equal(back.masks, capture.masks[order])
-    seen = capture.masks[order] > 0
-    assert torch.equal(back.images[seen], capture.images[order][seen])
+    assert capture.has_masks and back.has_masks
+    for here, there in enumerate(order):
+        assert torch.equal(back.mask(here), capture.mask(there))
+        seen = capture.mask(there) > 0
+        assert torch.equal(back.photos[here][seen], capture.photos[there][seen])
     similarity = back.source_from_world
     scale = torch.linalg.det(similarity[:3, :3]) ** (1 / 3)
     poses = similarity @ back.cameras.world_from_camera.double()
@@ -153,7 +156,7 @@ def test_a_capture_is_written_in_the_frame_its_poses_came_in(capture: Capture, t
     similarity = torch.eye(4, dtype=torch.float64)
     similarity[:3, :3] *= 2.5
     similarity[:3, 3] = torch.tensor([1.0, 2.0, 3.0])
-    write_capture(replace(capture, source_from_world=similarity), tmp_path)
+    write_blender(replace(capture, source_from_world=similarity), tmp_path)
     back = load_capture(tmp_path)
     centers = back.source_from_world[:3, :3] @ back.cameras.world_from_camera[0, :3, 3].double() + back.source_from_world[:3, 3]
     expected = 2.5 * capture.cameras.world_from_camera[1, :3, 3].double() + torch.tensor([1.0, 2.0, 3.0])
@@ -163,7 +166,7 @@ def test_a_capture_is_written_in_the_frame_its_poses_came_in(capture: Capture, t
 def test_cameras_the_format_has_no_words_for_are_refused(capture: Capture, tmp_path: Path) -> None:
     bent = replace(capture.cameras, distortion=torch.full_like(capture.cameras.distortion, 0.1))
     with pytest.raises(ValueError, match="no distortion"):
-        write_capture(replace(capture, cameras=bent), tmp_path)
+        write_blender(replace(capture, cameras=bent), tmp_path)
 
 
 def test_counts_below_one_are_refused() -> None:

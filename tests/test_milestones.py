@@ -74,13 +74,13 @@ def test_a_picture_shows_color_and_normal_of_the_first_held_out_view(tmp_path: P
     follow(directory, [5.0], 5.0, scene=scene, capture=replace(capture, split=replace(capture.split, test=(4, 8))))
     picture = read_picture(directory.stage_file(5))
     assert picture.shape == (24, 48, 3)
-    assert np.array_equal(picture[:, :24], capture.images[4].numpy())
+    assert np.array_equal(picture[:, :24], capture.photos[4][..., :3].numpy())
     assert (picture[0, 24:] == 128).all() and (picture[12, 36] != 128).any()
 
 
 def test_large_views_are_made_smaller(tmp_path: Path) -> None:
     capture, directory = tiny_capture(), RunDirectory(tmp_path)
-    cameras = replace(capture.cameras, width=400, height=300)
+    cameras = replace(capture.cameras, sizes=torch.tensor([[400, 300]]).repeat(len(capture), 1))
     follow(directory, [5.0], 5.0, capture=replace(capture, cameras=cameras))
     height, width = read_picture(directory.stage_file(5)).shape[:2]
     assert (height, width) == (100, 2 * 133) and max(height, width // 2) <= LARGEST_SIDE

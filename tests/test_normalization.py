@@ -73,7 +73,7 @@ def test_masked_object_fills_the_region_of_interest(tmp_path: Path, form: str) -
 
 def test_blender_without_masks_keeps_its_usual_box(tmp_path: Path) -> None:
     capture = load_capture(write_blender(tmp_path / "a", alpha=False))
-    assert capture.masks is None and not capture.unbounded
+    assert not capture.has_masks and not capture.unbounded
     assert capture.source_from_world.tolist() == [[1.5, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]]
 
 

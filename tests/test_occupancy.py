@@ -32,7 +32,7 @@ def looking(eyes: list[list[float]], *, focal: float = 60.0, size: int = 64, len
     intrinsics = torch.tensor([focal, focal, size / 2, size / 2]).repeat(number, 1)
     distortion = torch.zeros(number, 6)
     distortion[:, 0] = k1
-    return Cameras(torch.stack(poses), intrinsics, distortion, size, size, lens)
+    return Cameras.alike(torch.stack(poses), intrinsics, distortion, size, size, lens)
 
 
 EYES = [[4.0, 0.3, 0.5], [-0.4, 4.0, 0.2], [2.0, -2.0, 3.0]]
@@ -130,10 +130,10 @@ def test_evaluation_comes_in_pieces_of_bounded_size_that_cover_each_cell_once() 
 @pytest.mark.parametrize("with_masks", [False, True])
 def test_marking_equals_the_twin(levels: int, with_masks: bool) -> None:
     cameras = looking(EYES, focal=200.0)
-    masks = None
+    masks: list[torch.Tensor] | None = None
     if with_masks:
         y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
-        masks = (255 * ((x - 32) ** 2 + (y - 32) ** 2 < 15**2)).to(torch.uint8).repeat(3, 1, 1)
+        masks = [(255 * ((x - 32) ** 2 + (y - 32) ** 2 < 15**2)).to(torch.uint8)] * 3
     grid = OccupancyGrid(16, levels)
     grid.mark_seen(cameras, [0, 2], masks)
     # The outer cube reaches past the cameras, where the twin's plain projection has no meaning.
@@ -189,7 +189,7 @@ def test_the_visual_hull_keeps_the_object() -> None:
         nearest = (directions @ -pose[:3, 3]).unsqueeze(-1) * directions + pose[:3, 3]
         masks.append((nearest.norm(dim=-1) < 0.5).to(torch.uint8) * 255)
     grid = OccupancyGrid(32)
-    grid.mark_seen(cameras, range(3), torch.stack(masks))
+    grid.mark_seen(cameras, range(3), masks)
     radius = grid.cell_centers().norm(dim=1)
     assert grid.seen[radius < 0.5].all()
     assert grid.occupied_fraction < 0.25
@@ -227,7 +227,7 @@ def test_impossible_grids_and_masks_are_refused() -> None:
     with pytest.raises(ValueError, match="view"):
         grid.mark_seen(looking(EYES), [])
     with pytest.raises(ValueError, match="masks"):
-        grid.mark_seen(looking(EYES), [0], torch.zeros(3, 10, 10, dtype=torch.uint8))
+        grid.mark_seen(looking(EYES), [0], list(torch.zeros(3, 10, 10, dtype=torch.uint8)))
 
 
 def test_pruned_rendering_equals_full_rendering() -> None:

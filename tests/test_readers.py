@@ -13,8 +13,8 @@ from tiny_captures import BALL, FOCAL, RADIUS, SIZE, ball_photo, opengl_poses, r
 from unrender.cameras import Cameras
 from unrender.captures import load_capture
 from unrender.captures.capture import Capture
-from unrender.captures.images import read_masks, read_pixels
 from unrender.captures.neus_npz import decomposed
+from unrender.captures.photos import image_size, read_mask, read_photo, read_photos
 from unrender.transforms import inverse_similarity, transformed
 
 
@@ -32,27 +32,27 @@ def rewrite(folder: Path, change) -> None:
 def test_blender_ball_is_seen_where_it_is(tmp_path: Path) -> None:
     capture = load_capture(write_blender(tmp_path / "ball"))
     assert capture.name == "ball"
-    assert capture.images.shape == (10, SIZE[1], SIZE[0], 3)
+    assert len(capture) == 10 and all(photo.shape == (SIZE[1], SIZE[0], 4) for photo in capture.photos)
     assert capture.split.train == tuple(range(8)) and capture.split.test == (8, 9)
     assert "transforms_test.json" in capture.split.rule
     assert capture.names[0] == "train/r_0.png" and capture.names[9] == "test/r_1.png"
-    assert not capture.unbounded and capture.masks is not None
+    assert not capture.unbounded and capture.has_masks
     torch.testing.assert_close(capture.cameras.intrinsics[0], torch.tensor([FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2]))
     for view in range(10):
         pixels, depth = capture.cameras.project(ball_in_world(capture), view)
         column, row = pixels[0].long().tolist()
-        assert capture.masks[view, row, column] == 255 and float(depth) > 0
-        assert capture.images[view, row, column].tolist() == [255, 0, 0]
-        ys, xs = torch.nonzero(capture.masks[view], as_tuple=True)
+        assert capture.mask(view)[row, column] == 255 and float(depth) > 0
+        assert capture.photos[view][row, column, :3].tolist() == [255, 0, 0]
+        ys, xs = torch.nonzero(capture.mask(view), as_tuple=True)
         assert abs(float(xs.float().mean()) + 0.5 - float(pixels[0, 0])) < 0.5
         assert abs(float(ys.float().mean()) + 0.5 - float(pixels[0, 1])) < 0.5
 
 
 def test_colors_stay_straight_where_they_are_transparent(tmp_path: Path) -> None:
     capture = load_capture(write_blender(tmp_path / "ball"))
-    assert capture.masks is not None
-    assert torch.equal(capture.images[0], torch.from_numpy(ball_photo(opengl_poses(8)[0])[..., :3]))
-    hidden = capture.images[0][capture.masks[0] == 0]
+    assert capture.has_masks
+    assert torch.equal(capture.photos[0], torch.from_numpy(ball_photo(opengl_poses(8)[0])))
+    hidden = capture.photos[0][..., :3][capture.mask(0) == 0]
     assert bool((hidden == torch.tensor([0, 0, 255])).all())
 
 
@@ -76,15 +76,15 @@ def test_neus_cameras_see_the_ball_in_the_unit_sphere_frame(tmp_path: Path, file
         torch.testing.assert_close(capture.cameras.world_from_camera[view], opencv, atol=1e-5, rtol=0)
     assert capture.source_from_world.tolist() == [[2, 0, 0, 10], [0, 2, 0, 20], [0, 0, 2, 30], [0, 0, 0, 1]]
     assert capture.split.test == (0,) and not capture.unbounded
-    assert capture.masks is not None
+    assert capture.has_masks
     pixels, _ = capture.cameras.project(torch.tensor(BALL, dtype=torch.float32)[None], 3)
     column, row = pixels[0].long().tolist()
-    assert capture.masks[3, row, column] == 255
+    assert capture.mask(3)[row, column] == 255
 
 
 def test_neus_without_masks_is_unbounded(tmp_path: Path) -> None:
     capture = load_capture(write_neus(tmp_path / "scan", masks=False))
-    assert capture.masks is None and capture.unbounded
+    assert not capture.has_masks and capture.unbounded
     assert any("no masks" in note for note in capture.notes)
 
 
@@ -116,7 +116,7 @@ def test_photos_are_found_however_they_are_written(tmp_path: Path, listed: str) 
     capture = load_capture(write_transforms(tmp_path / "ball", listed=listed))
     assert capture.names == tuple(f"images/{k:03d}.png" for k in range(9))
     assert capture.split.test == (0, 8) and len(capture.split.train) == 7
-    assert capture.unbounded and capture.masks is None
+    assert capture.unbounded and not capture.has_masks
 
 
 def test_intrinsics_of_every_spelling_agree(tmp_path: Path) -> None:
@@ -178,11 +178,12 @@ def test_alpha_and_mask_files_outline_the_object(tmp_path: Path) -> None:
         Image.fromarray(ball_photo(pose)[..., 3] // 255).save(folder / "masks" / f"{k:03d}.png")
     rewrite(folder, lambda content: [frame.update(mask_path=f"masks/{k:03d}.png") for k, frame in enumerate(content["frames"])])
     files = load_capture(folder)
-    assert alpha.masks is not None and files.masks is not None
-    assert torch.equal(alpha.masks, files.masks)
+    assert alpha.has_masks and files.has_masks
+    for view in range(9):
+        assert torch.equal(alpha.mask(view), files.mask(view))
     assert not alpha.unbounded and not files.unbounded
     ignored = load_capture(folder, use_masks=False)
-    assert ignored.masks is None and ignored.unbounded
+    assert not ignored.has_masks and bool((ignored.mask(0) == 255).all()) and ignored.unbounded
 
 
 def test_masks_that_are_bright_nearly_everywhere_leave_pixels_out(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_masks_that_are_bright_nearly_everywhere_leave_pixels_out(tmp_path: Path
         Image.fromarray(mask).save(folder / "masks" / f"{k:03d}.png")
     rewrite(folder, lambda content: [frame.update(mask_path=f"masks/{k:03d}.png") for k, frame in enumerate(content["frames"])])
     capture = load_capture(folder)
-    assert capture.masks is None and capture.unbounded and capture.ignored is not None
+    assert not capture.has_masks and capture.unbounded and capture.ignored is not None
     assert torch.equal(capture.ignored[4], torch.from_numpy(mask == 0))
 
 
@@ -206,7 +207,7 @@ def test_dynamic_masks_leave_pixels_out(tmp_path: Path) -> None:
     capture = load_capture(folder)
     assert capture.ignored is not None and len(capture) == 9
     assert torch.equal(capture.ignored[2], torch.from_numpy(mask > 0))
-    assert int(capture.ignored.sum()) == int((mask > 0).sum())
+    assert sum(int(image.sum()) for image in capture.ignored) == int((mask > 0).sum())
 
 
 def test_a_few_missing_photos_are_left_out_and_named(tmp_path: Path) -> None:
@@ -225,12 +226,12 @@ def test_exif_orientation_is_applied_unless_the_cameras_are_of_the_stored_pixels
     for k, pose in enumerate(opengl_poses(9)):
         Image.fromarray(ball_photo(pose)[..., :3]).save(folder / "images" / f"{k:03d}.png", exif=exif)
     stored = load_capture(folder)
-    assert stored.images.shape[1:3] == (SIZE[1], SIZE[0])
+    assert stored.photos[0].shape[:2] == (SIZE[1], SIZE[0])
     assert any("EXIF" in note for note in stored.notes)
     rewrite(folder, lambda content: content.update(w=SIZE[1], h=SIZE[0]))
     turned = load_capture(folder)
-    assert turned.images.shape[1:3] == (SIZE[0], SIZE[1])
-    assert torch.equal(turned.images[0], stored.images[0].rot90(-1))
+    assert turned.photos[0].shape[:2] == (SIZE[0], SIZE[1])
+    assert torch.equal(turned.photos[0], stored.photos[0].rot90(-1))
 
 
 def test_two_candidates_are_both_named(tmp_path: Path) -> None:
@@ -265,13 +266,13 @@ def test_normal_images_become_world_normals(tmp_path: Path, frame) -> None:
     for k in range(7):
         Image.fromarray(image).save(tmp_path / "normals" / f"{k:06d}_normal.png")
     capture = load_capture(folder, normals=tmp_path / "normals", normals_frame=frame, up=(0.0, 1.0, 0.0), downscale=2)
-    assert capture.normals is not None and capture.normals.shape == (8, SIZE[1] // 2, SIZE[0] // 2, 3)
+    assert capture.normals is not None and capture.normals[7].shape == (SIZE[1] // 2, SIZE[0] // 2, 3)
     assert any("1 of 8 views" in note for note in capture.notes)
     turn = capture.source_from_world[:3, :3].T.float() / 2
     for view in (0, 3):
         world = turn @ torch.tensor(towards) if frame == "world" else -capture.cameras.world_from_camera[view, :3, 2]
-        torch.testing.assert_close(capture.normals[view, 7, 7], world, atol=0.01, rtol=0)
-    assert not bool(capture.normals[0, 0].any()) and not bool(capture.normals[7].any())
+        torch.testing.assert_close(capture.normals[view][7, 7], world, atol=0.01, rtol=0)
+    assert not bool(capture.normals[0][0].any()) and not bool(capture.normals[7].any())
 
 
 def test_downscaling_weights_color_by_alpha_and_keeps_the_rays(tmp_path: Path) -> None:
@@ -281,12 +282,11 @@ def test_downscaling_weights_color_by_alpha_and_keeps_the_rays(tmp_path: Path) -
     photo[1, 0] = (100, 100, 0, 51)
     photo[2:4, 2:4] = (10, 20, 30, 0)
     Image.fromarray(photo).save(tmp_path / "a.png")
-    pixels = read_pixels([tmp_path / "a.png"], downscale=2)
-    assert pixels.alphas is not None
-    assert pixels.colors.shape == (1, 2, 2, 3)
-    assert pixels.colors[0, 0, 0].tolist() == [round((200 * 255 + 100 * 51) / 306), 100, 0]
-    assert pixels.alphas[0].tolist() == [[round(306 / 4), 0], [0, 0]]
-    assert pixels.colors[0, 1, 1].tolist() == [10, 20, 30]
+    pixels, transparent = read_photo(tmp_path / "a.png", downscale=2)
+    assert transparent and pixels.shape == (2, 2, 4)
+    assert pixels[0, 0].tolist() == [round((200 * 255 + 100 * 51) / 306), 100, 0, round(306 / 4)]
+    assert pixels[..., 3].tolist() == [[round(306 / 4), 0], [0, 0]]
+    assert pixels[1, 1].tolist() == [10, 20, 30, 0]
 
 
 def test_every_kind_of_image_becomes_eight_bit_rgb(tmp_path: Path) -> None:
@@ -297,10 +297,11 @@ def test_every_kind_of_image_becomes_eight_bit_rgb(tmp_path: Path) -> None:
     Image.fromarray(gray).convert("P").save(tmp_path / "palette.png")
     Image.fromarray(np.stack((gray, np.full_like(gray, 255)), -1), "LA").save(tmp_path / "opaque.png")
     files = [tmp_path / f"{name}.png" for name in ("deep", "gray", "palette", "opaque")]
-    pixels = read_pixels(files)
-    assert pixels.alphas is None
+    photos, transparent = read_photos(files, torch.tensor([image_size(file) for file in files]))
+    assert not transparent
     for view in range(4):
-        assert torch.equal(pixels.colors[view], torch.from_numpy(gray)[..., None].expand(3, 4, 3)), files[view]
+        assert torch.equal(photos[view][..., :3], torch.from_numpy(gray)[..., None].expand(3, 4, 3)), files[view]
+        assert bool((photos[view][..., 3] == 255).all())
 
 
 def test_masks_in_alpha_and_of_ones_are_understood(tmp_path: Path) -> None:
@@ -310,10 +311,8 @@ def test_masks_in_alpha_and_of_ones_are_understood(tmp_path: Path) -> None:
     white = np.full((3, 4, 4), 255, np.uint8)
     white[..., 3] = shape * 255
     Image.fromarray(white).save(tmp_path / "alpha.png")
-    files = [tmp_path / "ones.png", tmp_path / "alpha.png", None]
-    masks = read_masks(files, 4, 3, images=[tmp_path / "x.png"] * 3)
-    assert torch.equal(masks[0], torch.from_numpy(shape * 255)) and torch.equal(masks[1], masks[0])
-    assert not bool(masks[2].any())
+    for file in (tmp_path / "ones.png", tmp_path / "alpha.png"):
+        assert np.array_equal(read_mask(file, photo=tmp_path / "x.png", size=(4, 3)), shape * 255)
 
 
 def test_fingerprint_follows_files_and_options(tmp_path: Path) -> None:
@@ -327,19 +326,18 @@ def test_fingerprint_follows_files_and_options(tmp_path: Path) -> None:
     assert load_capture(folder).fingerprint != first
 
 
-def test_colors_and_alphas_are_floats_of_the_chosen_views(tmp_path: Path) -> None:
+def test_color_and_alpha_are_floats_of_one_view(tmp_path: Path) -> None:
     capture = load_capture(write_blender(tmp_path / "ball"))
-    assert capture.masks is not None
-    colors = capture.colors([2, 0])
-    torch.testing.assert_close(colors[0], capture.images[2].float() / 255)
-    torch.testing.assert_close(capture.alphas(slice(1, 2))[0], capture.masks[1].float() / 255)
-    assert float(capture.colors([0], linear=True).max()) == pytest.approx(1.0)
+    assert capture.has_masks
+    torch.testing.assert_close(capture.color(2), capture.photos[2][..., :3].float() / 255)
+    torch.testing.assert_close(capture.alpha(1), capture.photos[1][..., 3].float() / 255)
+    assert float(capture.color(0, linear=True).max()) == pytest.approx(1.0)
 
 
 def inside_share(capture: Capture, cameras: Cameras, points: torch.Tensor, view: int, grow: int = 0) -> float:
     """Share of the points an image shows that fall on its mask, grown by some pixels."""
-    assert capture.masks is not None
-    mask = torch.nn.functional.max_pool2d(capture.masks[view][None].float(), 2 * grow + 1, stride=1, padding=grow)[0]
+    assert capture.has_masks
+    mask = torch.nn.functional.max_pool2d(capture.mask(view)[None].float(), 2 * grow + 1, stride=1, padding=grow)[0]
     pixels, depth = cameras.project(points, view)
     shown = (depth > 0) & (pixels >= 0).all(-1) & (pixels[:, 0] < cameras.width) & (pixels[:, 1] < cameras.height)
     assert float(shown.float().mean()) > 0.8
@@ -351,12 +349,12 @@ def inside_share(capture: Capture, cameras: Cameras, points: torch.Tensor, view:
 def test_chair_depth_maps_lie_in_the_region_of_interest_and_in_other_masks() -> None:
     folder = real_capture("chair_200")
     capture = load_capture(folder)
-    assert capture.images.shape == (120, 200, 200, 3) and len(capture.split.test) == 20
+    assert len(capture) == 120 and (capture.photos.sizes == 200).all() and len(capture.split.test) == 20
     view = capture.split.test[0]
     file = folder / capture.names[view].replace(".png", "_depth_0000.png")
     coded = torch.from_numpy(np.asarray(Image.open(file))[..., 0].copy()).float().reshape(-1)
-    assert capture.masks is not None
-    whole = torch.nn.functional.avg_pool2d(capture.masks[view][None].double(), 3, stride=1, padding=1).reshape(-1) == 255
+    assert capture.has_masks
+    whole = torch.nn.functional.avg_pool2d(capture.mask(view)[None].double(), 3, stride=1, padding=1).reshape(-1) == 255
     scale = float(capture.source_from_world[0, 0])
     rays = capture.cameras.image_rays(view)
     forward = capture.cameras.world_from_camera[view, :3, 2]
@@ -373,8 +371,8 @@ def test_chair_depth_maps_lie_in_the_region_of_interest_and_in_other_masks() -> 
 @pytest.mark.data
 def test_lego_loads_and_downscales() -> None:
     capture = load_capture(real_capture("lego_800"), downscale=8)
-    assert capture.images.shape == (125, 100, 100, 3)
-    assert capture.masks is not None and 0.1 < float(capture.masks.float().mean()) / 255 < 0.5
+    assert len(capture) == 125 and (capture.photos.sizes == 100).all()
+    assert capture.has_masks and 0.1 < float(capture.photos.pixels[:, 3].float().mean()) / 255 < 0.5
     torch.testing.assert_close(capture.cameras.intrinsics[0], torch.tensor([138.888, 138.888, 50.0, 50.0]), atol=1e-2, rtol=0)
 
 
@@ -393,7 +391,7 @@ def test_dtu_reference_points_project_onto_the_object() -> None:
         for view in range(0, 49, 8):
             pixels, _ = capture.cameras.project(points, view)
             grid = 2 * (pixels + shift) / torch.tensor([400.0, 300.0]) - 1
-            image = capture.images[view].permute(2, 0, 1)[None].float()
+            image = capture.photos[view][..., :3].permute(2, 0, 1)[None].float()
             found = torch.nn.functional.grid_sample(image, grid[None, None], align_corners=False)[0, :, 0].T
             errors.append(float((found - colors).abs().mean(-1).median()))
         return float(np.mean(errors))
@@ -404,18 +402,18 @@ def test_dtu_reference_points_project_onto_the_object() -> None:
 @pytest.mark.data
 def test_fox_rays_follow_its_lens() -> None:
     capture = load_capture(real_capture("fox_270"))
-    assert capture.images.shape == (50, 480, 270, 3) and capture.unbounded
+    assert capture.photos.sizes.tolist() == [[270, 480]] * 50 and capture.unbounded
     assert capture.cameras.has_distortion and capture.cameras.share_a_lens
     assert any("17 of the 67 frames" in note for note in capture.notes)
     rays = capture.cameras.image_rays(7)
     pixels, _ = capture.cameras.project(rays.origins + 2.5 * rays.directions, 7)
-    assert float((pixels - capture.cameras.pixel_centers()).abs().max()) < 2e-3
+    assert float((pixels - capture.cameras.pixel_centers(7)).abs().max()) < 2e-3
     assert float(capture.cameras.positions.norm(dim=-1).median()) == pytest.approx(1.0, abs=1e-5)
 
 
 def test_the_ball_is_as_large_in_the_world_as_the_similarity_says(tmp_path: Path) -> None:
     capture = load_capture(write_blender(tmp_path / "ball"))
-    assert capture.masks is not None
+    assert capture.has_masks
     scale = float(capture.source_from_world[0, 0])
     generator = torch.Generator().manual_seed(0)
     shell = torch.randn(2000, 3, generator=generator)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from unrender.captures.capture import Capture
+from unrender.captures.images import Images
 from unrender.demo import make_demo_capture
 from unrender.fields.hash_sdf import HashSdf
 from unrender.recipes import nerf, neus
@@ -115,7 +116,8 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(capture: Capture, monk
 
 
 def test_surroundings_are_learned_where_there_are_no_masks(capture: Capture):
-    open_air = replace(capture, masks=None, unbounded=True, images=torch.full_like(capture.images, 200))
+    gray = torch.tensor([200, 200, 200, 255], dtype=torch.uint8).expand(12, 40, 40, 4)
+    open_air = replace(capture, has_masks=False, unbounded=True, photos=Images.stacked(gray))
     config = override(NEUS, steps=40, density_first=0.0)
     scene = neus.fit(open_air, config, device=CPU, seed=0).scene
     color = scene.render_view(capture.cameras, 0).color
@@ -138,10 +140,10 @@ def test_a_fit_without_an_observer_still_keeps_its_history(capture: Capture):
 
 
 def test_priors_of_points_and_normals_enter_the_loss(capture: Capture):
-    normals = torch.zeros(*capture.images.shape)
+    normals = torch.zeros(12, 40, 40, 3)
     normals[..., 2] = 1.0
     seen: list[Progress] = []
-    primed = replace(capture, points=torch.rand(100, 3, generator=torch.Generator().manual_seed(0)) - 0.5, normals=normals)
+    primed = replace(capture, points=torch.rand(100, 3, generator=torch.Generator().manual_seed(0)) - 0.5, normals=Images.stacked(normals))
     neus.fit(primed, override(NEUS, steps=2, downscale_first=1), device=CPU, seed=0, observer=seen.append)
     assert {"points", "normal"} <= set(seen[-1].losses)
 

@@ -16,6 +16,7 @@ from numpy import ndarray
 import unrender.runs.outputs
 from tiny_recipe import TINY, TinyConfig, TinyScene, tiny_capture
 from unrender.captures.capture import CaptureError, Split
+from unrender.captures.images import Images
 from unrender.color import srgb_from_linear
 from unrender.files.video import write_video
 from unrender.runs.directory import RunDirectory
@@ -169,8 +170,7 @@ def test_inside_the_mask_a_flat_error_is_its_own_psnr() -> None:
 
 def test_ignored_pixels_count_in_no_number() -> None:
     capture = tiny_capture()
-    assert capture.masks is not None
-    capture = replace(capture, ignored=capture.masks > 127)
+    capture = replace(capture, ignored=Images.of([capture.mask(view) > 127 for view in range(len(capture))]))
     evaluation = evaluate(TinyScene(), capture)
     assert evaluation == evaluate(true_scene(), capture)
     assert evaluation.psnr > 140 and evaluation.psnr_masked is None

@@ -33,7 +33,7 @@ SHOW = Unlit(Uniform(WHITE))
 
 def camera(size: int = 64, eye: Sequence[float] = (0.0, -3.0, 0.0), focal: float = 1.2) -> Cameras:
     pose = look_at(torch.tensor([eye]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    return Cameras(pose, torch.tensor([[focal * size, focal * size, size / 2, size / 2]]), torch.zeros(1, 6), size, size)
+    return Cameras.alike(pose, torch.tensor([[focal * size, focal * size, size / 2, size / 2]]), torch.zeros(1, 6), size, size)
 
 
 def ball(subdivisions: int = 3) -> Mesh:
@@ -76,7 +76,7 @@ def unchecked(function: Callable[..., Rendering]) -> Callable[..., Rendering]:
 
 
 def test_clip_space_and_projection_agree() -> None:
-    cameras = replace(camera(), intrinsics=torch.tensor([[90.0, 70.0, 30.0, 35.0]]), width=80)
+    cameras = replace(camera(), intrinsics=torch.tensor([[90.0, 70.0, 30.0, 35.0]]), sizes=torch.tensor([[80, camera().height]]))
     points = torch.randn(100, 3) * 0.5
     clip = cameras.clip_positions(points, 0.5, 20.0)[0]
     pixels, depth = cameras.project(points, 0)
@@ -643,7 +643,7 @@ def test_spot_looks_like_spot(data_dir: Path) -> None:
     picture = np.asarray(Image.open(data_dir / "meshes" / "spot_texture.png").convert("RGB"), np.float32) / 255
     texels = linear_from_srgb(torch.from_numpy(picture))
     pose = look_at(torch.tensor([[0.0, 0.1, -3.5]]), torch.tensor([0.0, 0.1, 0.0]), torch.tensor([0.0, 1.0, 0.0]))
-    cameras = Cameras(pose, torch.tensor([[200.0, 200.0, 64.0, 64.0]]), torch.zeros(1, 6), 128, 128)
+    cameras = Cameras.alike(pose, torch.tensor([[200.0, 200.0, 64.0, 64.0]]), torch.zeros(1, 6), 128, 128)
     image = srgb_from_linear(render_surface(mesh, Unlit(Texture(texels)), [], cameras, background=WHITE).color[0])
     places = {"eye": (30, 56), "muzzle": (55, 64), "horn": (14, 53), "foot": (107, 50), "nostril": (47, 52)}
     expected = {"eye": (0, 0, 0), "muzzle": (255, 198, 167), "horn": (157, 90, 53), "foot": (104, 104, 104), "nostril": (137, 79, 48)}

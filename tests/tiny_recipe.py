@@ -119,7 +119,7 @@ def tiny_capture(path: Any = None, **options: Any) -> Capture:
         right = right / right.norm()
         poses[view, :3, :3] = torch.stack([right, -torch.linalg.cross(back, right), -back], dim=1)
         poses[view, :3, 3] = 3.0 * back
-    cameras = Cameras(poses, torch.tensor([[40.0, 40.0, 12.0, 12.0]]).repeat(count, 1), torch.zeros(count, 6), size, size)
+    cameras = Cameras.alike(poses, torch.tensor([[40.0, 40.0, 12.0, 12.0]]).repeat(count, 1), torch.zeros(count, 6), size, size)
     scene = TinyScene()
     scene.color.data.copy_(_TARGET)
     pictures = [scene.render_view(cameras, view) for view in range(count)]
@@ -129,11 +129,11 @@ def tiny_capture(path: Any = None, **options: Any) -> Capture:
     similarity = torch.eye(4, dtype=torch.float64)
     similarity[:3, :3] *= 100.0
     similarity[:3, 3] = torch.tensor([1.0, 2.0, 3.0])
-    return Capture(
-        name="ball",
-        images=images,
+    return Capture.from_tensors(
+        images,
+        cameras,
         masks=masks,
-        cameras=cameras,
+        name="ball",
         names=tuple(f"photos/ball_{view}.png" for view in range(count)),
         split=Split(tuple(v for v in range(count) if v not in test), test, "every 4th view is held out"),
         source_from_world=similarity,

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unrender.numerics import SMALLEST_LENGTH, SMALLEST_PIVOT, away_from_zero, normalized
@@ -36,27 +36,55 @@ class Rays:
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of calibrated cameras with one image size.
+    """A batch of calibrated cameras, each with an image size and a lens of its own.
 
-    ``distortion`` holds k1, k2, k3, k4, p1, p2. With ``lens == "opencv"``, on the plane z = 1,
+    ``distortion`` holds k1, k2, k3, k4, p1, p2. Of a perspective lens, on the plane z = 1,
     x'' = x (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + 2 p1 x y + p2 (r² + 2 x²) and
-    y'' = y (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + p1 (r² + 2 y²) + 2 p2 x y; with ``lens == "fisheye"``, for the angle θ from the axis,
-    θd = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸). All zeros is a pinhole (opencv) or an equidistant (fisheye) lens.
+    y'' = y (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + p1 (r² + 2 y²) + 2 p2 x y; of a fisheye lens, for the angle θ from the axis,
+    θd = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸). All zeros is a pinhole (perspective) or an equidistant lens (fisheye).
+
+    ``sizes`` and ``fisheye`` stay on the CPU whatever device the other tensors are on: the host cuts images and chooses formulas by them.
     """
 
     world_from_camera: Float[Tensor, "views 4 4"]
     intrinsics: Float[Tensor, "views 4"]
     """fx, fy, cx, cy in pixels of the stored size."""
     distortion: Float[Tensor, "views 6"]
-    width: int
-    height: int
-    lens: LensModel = "opencv"
+    sizes: Int[Tensor, "views 2"]
+    """Width and height of each image, int64."""
+    fisheye: Bool[Tensor, " views"]
+    """Which views have a fisheye lens; the others are perspective."""
+
+    @classmethod
+    def alike(
+        cls,
+        world_from_camera: Float[Tensor, "views 4 4"],
+        intrinsics: Float[Tensor, "views 4"],
+        distortion: Float[Tensor, "views 6"] | None,
+        width: int,
+        height: int,
+        lens: LensModel = "opencv",
+    ) -> Cameras:
+        """Return cameras that share an image size and a lens model; without ``distortion`` it is zero.
+
+        >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
+        >>> len(camera), camera.width, camera.height, camera.lens
+        (1, 64, 48, 'opencv')
+        """
+        views = world_from_camera.shape[0]
+        return cls(
+            world_from_camera=world_from_camera,
+            intrinsics=intrinsics,
+            distortion=intrinsics.new_zeros(views, 6) if distortion is None else distortion,
+            sizes=torch.tensor([[width, height]], device="cpu").repeat(views, 1),
+            fisheye=torch.full((views,), lens == "fisheye", device="cpu"),
+        )
 
     def __len__(self) -> int:
         return self.world_from_camera.shape[0]
 
     def __getitem__(self, view: int | slice) -> Cameras:
-        """One camera (still a batch, of length one) or a run of cameras.
+        """Return one camera (still a batch, of length one) or a run of cameras.
 
         Raises:
             IndexError: there is no such view.
@@ -66,24 +94,28 @@ class Cameras:
             if not -count <= view < count:
                 raise IndexError(f"view {view} does not exist; there are {count} cameras")
             view = slice(view % count, view % count + 1)
-        return replace(
-            self,
+        return Cameras(
             world_from_camera=self.world_from_camera[view],
             intrinsics=self.intrinsics[view],
             distortion=self.distortion[view],
+            sizes=self.sizes[view],
+            fisheye=self.fisheye[view],
         )
 
     def select(self, views: Sequence[int] | Int[Tensor, " selected"]) -> Cameras:
-        """The cameras of these views, in this order."""
+        """Return the cameras of these views, in this order."""
         index = torch.as_tensor(views, dtype=torch.int64, device=self.world_from_camera.device)
-        return replace(
-            self,
+        host = torch.as_tensor(views, dtype=torch.int64, device="cpu")
+        return Cameras(
             world_from_camera=self.world_from_camera[index],
             intrinsics=self.intrinsics[index],
             distortion=self.distortion[index],
+            sizes=self.sizes[host],
+            fisheye=self.fisheye[host],
         )
 
     def to(self, device: torch.device | str) -> Cameras:
+        """Move poses, intrinsics and distortion to a device."""
         return replace(
             self,
             world_from_camera=self.world_from_camera.to(device),
@@ -92,28 +124,70 @@ class Cameras:
         )
 
     def pinhole(self, view: int) -> Cameras:
-        """The one camera of ``view`` with the same focal lengths and principal point but a lens without distortion."""
-        return replace(self[view], distortion=torch.zeros_like(self.distortion[:1]), lens="opencv")
+        """Return the one camera of ``view`` with the same focal lengths and principal point but without distortion."""
+        return replace(self[view], distortion=torch.zeros_like(self.distortion[:1]), fisheye=torch.zeros_like(self.fisheye[:1]))
 
     def downscaled(self, factor: int) -> Cameras:
-        """The cameras of images that were averaged over blocks of ``factor`` x ``factor`` pixels.
+        """Return the cameras of images that were averaged over blocks of ``factor`` x ``factor`` pixels.
 
         Pixel coordinates count from the corner of the image, so K' = diag(1/factor, 1/factor, 1) K. What is left of a block at the right
         and lower border is dropped.
 
         Raises:
-            ValueError: the factor is below one or larger than the image.
+            ValueError: the factor is below one or larger than an image.
 
-        >>> camera = Cameras(torch.eye(4)[None], torch.tensor([[80.0, 80.0, 40.5, 30.0]]), torch.zeros(1, 6), 81, 60)
+        >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[80.0, 80.0, 40.5, 30.0]]), None, 81, 60)
         >>> half = camera.downscaled(2)
         >>> half.width, half.height, half.intrinsics.tolist()
         (40, 30, [[40.0, 40.0, 20.25, 15.0]])
         """
-        if not 1 <= factor <= min(self.width, self.height):
-            raise ValueError(
-                f"downscale is {factor}; it must be at least 1 and at most the shorter side of the {self.width}x{self.height} images"
-            )
-        return replace(self, intrinsics=self.intrinsics / factor, width=self.width // factor, height=self.height // factor)
+        if len(self) and not 1 <= factor <= int(self.sizes.min()):
+            width, height = self.sizes[int(self.sizes.amin(1).argmin())].tolist()
+            raise ValueError(f"downscale is {factor}; it must be at least 1 and at most the shorter side of the {width}x{height} images")
+        return replace(self, intrinsics=self.intrinsics / factor, sizes=self.sizes // factor)
+
+    @property
+    def width(self) -> int:
+        """The width of the images of all views.
+
+        Raises:
+            ValueError: the views differ in size.
+        """
+        return self._shared_size()[0]
+
+    @property
+    def height(self) -> int:
+        """The height of the images of all views.
+
+        Raises:
+            ValueError: the views differ in size.
+        """
+        return self._shared_size()[1]
+
+    @property
+    def lens(self) -> LensModel:
+        """The lens model of all views.
+
+        Raises:
+            ValueError: some views are fisheyes and others are not.
+        """
+        if bool(self.fisheye.all()) and len(self):
+            return "fisheye"
+        if bool(self.fisheye.any()):
+            raise ValueError("the views differ in lens; take cameras[view].lens")
+        return "opencv"
+
+    @cached_property
+    def same_size(self) -> bool:
+        """Whether all views have images of one size."""
+        return bool((self.sizes == self.sizes[:1]).all())
+
+    def _shared_size(self) -> tuple[int, int]:
+        if len(self) == 0 or not self.same_size:
+            what = "there are no cameras" if len(self) == 0 else "the views differ in size"
+            raise ValueError(f"{what}, so they share no width and height; take cameras[view].width or cameras.sizes")
+        width, height = self.sizes[0].tolist()
+        return width, height
 
     @property
     def positions(self) -> Float[Tensor, "views 3"]:
@@ -122,52 +196,69 @@ class Cameras:
 
     @cached_property
     def has_distortion(self) -> bool:
-        """Whether a pixel's direction needs more than a division by the focal length."""
-        return self.lens != "opencv" or bool(self.distortion.any())
+        """Whether the direction of some view's pixels needs more than a division by the focal length."""
+        # A distortion that is being refined may still be zero, and needs its gradient.
+        return bool(self.fisheye.any()) or self.distortion.requires_grad or bool(self.distortion.any())
 
     @cached_property
-    def share_a_lens(self) -> bool:
-        """Whether all views have the same intrinsics and distortion, so that one map of directions serves them all."""
-        return bool((self.intrinsics == self.intrinsics[:1]).all()) and bool((self.distortion == self.distortion[:1]).all())
+    def lens_of_view(self) -> Int[Tensor, " views"]:
+        """A number for each view's lens, from 0: views with equal size, lens model, intrinsics and distortion share one. On the CPU."""
+        numbers = (self.intrinsics.detach(), self.distortion.detach(), self.sizes, self.fisheye[:, None])
+        rows = torch.cat([values.to("cpu", torch.float64) for values in numbers], 1)
+        return torch.unique(rows, dim=0, return_inverse=True)[1].reshape(-1)
 
-    def pixel_centers(self) -> Float[Tensor, "pixels 2"]:
-        """The (x, y) of every pixel center in row-major order, starting with (0.5, 0.5)."""
+    @property
+    def share_a_lens(self) -> bool:
+        """Whether all views have the same size, intrinsics and distortion, so that one map of directions serves them all."""
+        return bool((self.lens_of_view == 0).all())
+
+    def pixel_centers(self, view: int) -> Float[Tensor, "pixels 2"]:
+        """Return the (x, y) of every pixel center of one image in row-major order, starting with (0.5, 0.5)."""
         like = self.intrinsics
-        x = torch.arange(self.width, dtype=like.dtype, device=like.device) + 0.5
-        y = torch.arange(self.height, dtype=like.dtype, device=like.device) + 0.5
+        width, height = self.sizes[view].tolist()
+        x = torch.arange(width, dtype=like.dtype, device=like.device) + 0.5
+        y = torch.arange(height, dtype=like.dtype, device=like.device) + 0.5
         rows, columns = torch.meshgrid(y, x, indexing="ij")
         return torch.stack((columns, rows), -1).reshape(-1, 2)
 
-    def directions_in_camera(self) -> Float[Tensor, "maps height width 3"]:
-        """Unit directions through every pixel center in camera axes: one map for all views if they share a lens, else one a view.
+    def directions_in_camera(self) -> tuple[Float[Tensor, "pixels 3"], Int[Tensor, " views"]]:
+        """Compute unit directions through every pixel center in camera axes, one map for each different lens.
 
         It costs a Newton iteration per pixel; keep the result.
+
+        Returns:
+            The maps, one after the other, each in row-major order; and for each view where its map begins (on the CPU).
         """
-        views = 1 if self.share_a_lens else len(self)
-        pixels = self.pixel_centers()
-        maps = [self._directions(pixels, self.intrinsics[view], self.distortion[view]) for view in range(views)]
-        return torch.stack(maps).reshape(views, self.height, self.width, 3)
+        lens = self.lens_of_view
+        first = [int((lens == number).nonzero()[0]) for number in range(int(lens.max()) + 1)]
+        maps = [self._image_directions(view) for view in first]
+        begin = torch.tensor([0, *(one.shape[0] for one in maps[:-1])], device="cpu").cumsum(0)
+        return (maps[0] if len(maps) == 1 else torch.cat(maps)), begin[lens]
 
     def image_rays(self, view: int) -> Rays:
-        """The rays of one image's pixel centers in row-major order, height x width of them."""
-        directions = self._directions(self.pixel_centers(), self.intrinsics[view], self.distortion[view])
+        """Return the rays of one image's pixel centers in row-major order, height x width of them."""
+        directions = self._image_directions(view)
         pose = self.world_from_camera[view]
         return Rays(pose[:3, 3].expand_as(directions), _times(directions, pose[:3, :3].T))
 
     def rays(self, views: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
-        """The rays through ``pixels`` (x, y; the center of column i and row j is (i + 0.5, j + 0.5)) of the images ``views``."""
+        """Return the rays through ``pixels`` of the images ``views``; differentiable to poses, intrinsics, distortion and pixels.
+
+        Pixels are (x, y); the center of column i and row j is (i + 0.5, j + 0.5).
+        """
         index = views.long()
-        directions = self._directions(pixels, self.intrinsics[index], self.distortion[index])
+        fisheye = self.fisheye.to(index.device)[index] if self._mixes_lenses else None
+        directions = self._directions(pixels, self.intrinsics[index], self.distortion[index], fisheye)
         pose = self.world_from_camera[index]
         return Rays(pose[:, :3, 3], _times(pose[:, :3, :3], directions[..., None])[..., 0])
 
     def project(self, points: Float[Tensor, "points 3"], view: int) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
-        """Where world points appear in one image: pixel coordinates and camera depth z, the inverse of :meth:`rays`.
+        """Project world points into one image: pixel coordinates and camera depth z, the inverse of :meth:`rays`.
 
-        Where the depth is not positive the point is behind a camera with an ``opencv`` lens and its pixel means nothing. Points beyond the
+        Where the depth is not positive the point is behind a camera with a perspective lens and its pixel means nothing. Points beyond the
         radius where a lens polynomial folds back are projected without distortion, which keeps them from reappearing inside the image.
 
-        >>> camera = Cameras(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), torch.zeros(1, 6), 64, 48)
+        >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
         >>> pixels, depth = camera.project(torch.tensor([[0.1, -0.2, 2.0]]), 0)
         >>> pixels.tolist(), depth.tolist()
         ([[37.0, 14.0]], [2.0])
@@ -175,12 +266,13 @@ class Cameras:
         pose = self.world_from_camera[view]
         in_camera = _times(points - pose[:3, 3], pose[:3, :3])
         fx, fy, cx, cy = self.intrinsics[view].unbind()
-        plane = _distorted(in_camera, self.distortion[view], self.lens) if self.has_distortion else _on_plane(in_camera)
+        fisheye = bool(self.fisheye[view])
+        plane = _distorted(in_camera, self.distortion[view], fisheye) if self.has_distortion else _on_plane(in_camera)
         pixels = torch.stack((plane[:, 0] * fx + cx, plane[:, 1] * fy + cy), -1)
         return pixels, in_camera[:, 2]
 
     def clip_from_camera(self, near: float, far: float) -> Float[Tensor, "views 4 4"]:
-        """The projection to clip space, in which x, y and z run from −w to w over the image and from ``near`` to ``far``.
+        """Return the projection to clip space, in which x, y and z run from −w to w over the image and from ``near`` to ``far``.
 
         y grows downwards, as the rows of an image do, so row 0 of a raster is the top of the photo. With w = z in the camera,
 
@@ -194,30 +286,31 @@ class Cameras:
             ValueError: for a lens with distortion, which no matrix can express, or unless 0 < near < far.
         """
         if self.has_distortion:
-            lens = "a fisheye lens" if self.lens == "fisheye" else "lens distortion"
+            lens = "a fisheye lens" if bool(self.fisheye.any()) else "lens distortion"
             raise ValueError(f"triangles cannot be projected through {lens}: undistort the images first, or render cameras.pinhole(view)")
         if not 0 < near < far:
             raise ValueError(f"the near plane {near} and the far plane {far} must satisfy 0 < near < far")
         fx, fy, cx, cy = self.intrinsics.unbind(-1)
+        width, height = self._shared_size() if self.same_size and len(self) else self.sizes.to(fx).unbind(-1)
         zero, one = torch.zeros_like(fx), torch.ones_like(fx)
         ratio = near / far
         rows = (
-            (2 * fx / self.width, zero, 2 * cx / self.width - 1, zero),
-            (zero, 2 * fy / self.height, 2 * cy / self.height - 1, zero),
+            (2 * fx / width, zero, 2 * cx / width - 1, zero),
+            (zero, 2 * fy / height, 2 * cy / height - 1, zero),
             (zero, zero, one * ((1 + ratio) / (1 - ratio)), one * (-2 * near / (1 - ratio))),
             (zero, zero, one, zero),
         )
         return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
     def clip_positions(self, points: Float[Tensor, "points 3"], near: float, far: float) -> Float[Tensor, "views points 4"]:
-        """World points in the clip space of every view, as :func:`unrender.ops.raster.rasterize` takes them.
+        """Transform world points to the clip space of every view, as :func:`unrender.ops.raster.rasterize` takes them.
 
         Differentiable to the points, the poses and the intrinsics. A point that is not finite is NaN in all views and gets no gradient.
 
         Raises:
             ValueError: for a lens with distortion, or unless 0 < near < far.
 
-        >>> camera = Cameras(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), torch.zeros(1, 6), 64, 48)
+        >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
         >>> x, y, z, w = camera.clip_positions(torch.tensor([[0.1, -0.2, 2.0]]), 1.0, 100.0)[0, 0].tolist()
         >>> column, row = 64 * (x / w + 1) / 2, 48 * (y / w + 1) / 2
         >>> round(column, 4), round(row, 4), w
@@ -230,15 +323,34 @@ class Cameras:
         clip = _times(in_camera, projection[:, :, :3].mT) + projection[:, None, :, 3]
         return torch.where(finite, clip, torch.nan)
 
+    @cached_property
+    def _mixes_lenses(self) -> bool:
+        return bool(self.fisheye.any()) and not bool(self.fisheye.all())
+
+    def _image_directions(self, view: int) -> Float[Tensor, "pixels 3"]:
+        fisheye = self.fisheye[view].to(self.intrinsics.device) if self._mixes_lenses else None
+        return self._directions(self.pixel_centers(view), self.intrinsics[view], self.distortion[view], fisheye)
+
     def _directions(
-        self, pixels: Float[Tensor, "rays 2"], intrinsics: Float[Tensor, "*#rays 4"], distortion: Float[Tensor, "*#rays 6"]
+        self,
+        pixels: Float[Tensor, "rays 2"],
+        intrinsics: Float[Tensor, "*#rays 4"],
+        distortion: Float[Tensor, "*#rays 6"],
+        fisheye: Bool[Tensor, " *#rays"] | None,
     ) -> Float[Tensor, "rays 3"]:
+        """Invert the lens; ``fisheye`` says which pixels belong to a fisheye, None that all views have the same lens model."""
         plane = (pixels - intrinsics[..., 2:]) / intrinsics[..., :2]
         if not self.has_distortion:
             return normalized(torch.cat((plane, torch.ones_like(plane[:, :1])), -1))
-        exact = plane.double()
-        undo = _undistorted_perspective if self.lens == "opencv" else _undistorted_fisheye
-        return undo(exact, distortion.double()).to(plane.dtype)
+        exact, distortion = plane.double(), distortion.double()
+        if fisheye is None:
+            undo = _undistorted_fisheye if bool(self.fisheye.all()) else _undistorted_perspective
+            return undo(exact, distortion).to(plane.dtype)
+        # Each formula gets zeros in place of the other's pixels, so that no NaN from there reaches a gradient.
+        chosen = fisheye[..., None]
+        perspective = _undistorted_perspective(torch.where(chosen, 0.0, exact), torch.where(chosen, 0.0, distortion))
+        bent = _undistorted_fisheye(torch.where(chosen, exact, 0.0), torch.where(chosen, distortion, 0.0))
+        return torch.where(chosen, bent, perspective).to(plane.dtype)
 
 
 def _times(rows: Float[Tensor, "... rows 3"], columns: Float[Tensor, "... 3 columns"]) -> Float[Tensor, "... rows columns"]:
@@ -251,9 +363,9 @@ def _on_plane(in_camera: Float[Tensor, "points 3"]) -> Float[Tensor, "points 2"]
     return in_camera[:, :2] / away_from_zero(in_camera[:, 2:], SMALLEST_LENGTH)
 
 
-def _distorted(in_camera: Float[Tensor, "points 3"], distortion: Float[Tensor, " 6"], lens: LensModel) -> Float[Tensor, "points 2"]:
+def _distorted(in_camera: Float[Tensor, "points 3"], distortion: Float[Tensor, " 6"], fisheye: bool) -> Float[Tensor, "points 2"]:
     k1, k2, k3, k4, p1, p2 = distortion.unbind()
-    if lens == "fisheye":
+    if fisheye:
         radius = in_camera[:, :2].norm(dim=-1)
         theta = torch.atan2(radius, in_camera[:, 2])
         t = theta * theta
@@ -419,13 +531,11 @@ def _checked(frames: int) -> int:
 
 
 def _path(cameras: Cameras, world_from_camera: Float[Tensor, "frames 4 4"]) -> Cameras:
+    """Give poses the centered pinhole of the median camera, of those with the most frequent image size."""
     frames = world_from_camera.shape[0]
-    lens = cameras.intrinsics.median(0).values
-    center = torch.tensor([cameras.width / 2, cameras.height / 2]).to(lens)
-    return Cameras(
-        world_from_camera=world_from_camera,
-        intrinsics=torch.cat((lens[:2], center)).expand(frames, 4).clone(),
-        distortion=torch.zeros(frames, 6).to(lens),
-        width=cameras.width,
-        height=cameras.height,
-    )
+    sizes, of_view, counts = torch.unique(cameras.sizes, dim=0, return_inverse=True, return_counts=True)
+    commonest = int(counts.argmax())
+    width, height = sizes[commonest].tolist()
+    lens = cameras.intrinsics[(of_view == commonest).to(cameras.intrinsics.device)].median(0).values
+    center = torch.tensor([width / 2, height / 2]).to(lens)
+    return Cameras.alike(world_from_camera, torch.cat((lens[:2], center)).expand(frames, 4).clone(), None, width, height)

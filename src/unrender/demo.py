@@ -7,20 +7,16 @@ compared with the truth: ``AnalyticScene().mesh(256)`` and :func:`unrender.geome
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
-from PIL import Image
 from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture, Split
 from unrender.color import srgb_from_linear
+from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalized
@@ -137,21 +133,19 @@ def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supers
     masks = torch.empty(views, size, size, dtype=torch.uint8)
     scene = AnalyticScene()
     together = max(1, _PIXELS_AT_ONCE // size**2)
-    with _one_thread():
+    with pytorch_on_one_thread():
         for first in range(0, views, together):
             some = slice(first, first + together)
             color, opacity = render_demo_views(scene, cameras[some], supersampling=supersampling)
             images[some] = (srgb_from_linear(color) * 255).round().to(torch.uint8)
             masks[some] = (opacity * 255).round().to(torch.uint8)
     held_out = tuple(range(0, views, _HELD_OUT_EVERY)) if views > 1 else ()
-    return Capture(
-        name="demo",
-        images=images,
+    return Capture.from_tensors(
+        images,
+        cameras,
         masks=masks,
-        cameras=cameras,
-        names=tuple(f"{view:03d}.png" for view in range(views)),
+        name="demo",
         split=Split(tuple(view for view in range(views) if view not in held_out), held_out, "every 8th view is held out"),
-        source_from_world=torch.eye(4, dtype=torch.float64),
         fingerprint=f"demo {views} {size} {seed} {supersampling}",
         notes=("An analytic scene: shape and colors are known exactly.",),
     )
@@ -186,50 +180,6 @@ def render_demo_views(
     return color.reshape(views, height, width, 3), (count / supersampling**2).reshape(views, height, width)
 
 
-def write_capture(capture: Capture, folder: str | Path) -> None:
-    """Writes a capture as the synthetic scenes of NeRF are kept: RGBA photos and ``transforms_train.json``, ``transforms_test.json``.
-
-    Poses are written in the source frame, with OpenGL camera axes (+Y up, looking down -Z).
-
-    Raises:
-        ValueError: for cameras the format has no words for: several focal lengths, a principal point off the center, lens distortion.
-    """
-    folder = Path(folder)
-    cameras = capture.cameras
-    focal = float(cameras.intrinsics[0, 0])
-    plain = torch.tensor([focal, focal, cameras.width / 2, cameras.height / 2])
-    if not torch.allclose(cameras.intrinsics.cpu().float(), plain, rtol=1e-5) or bool((cameras.distortion != 0).any()):
-        raise ValueError(f"{capture.name}: this format holds one focal length, a centered principal point and no distortion")
-    similarity = capture.source_from_world.double().cpu()
-    scale = torch.linalg.det(similarity[:3, :3]) ** (1 / 3)
-    opengl_axes = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
-    for part, chosen in (("train", capture.split.train), ("test", capture.split.test)):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-        frames = []
-        for view in chosen:
-            pose = similarity @ cameras.world_from_camera[view].double().cpu()
-            pose[:3, :3] /= scale
-            stem = Path(capture.names[view]).stem
-            frames.append({"file_path": f"./{part}/{stem}", "transform_matrix": (pose @ opengl_axes).tolist()})
-            photo = capture.images[view].cpu()
-            if capture.masks is not None:
-                photo = torch.cat([photo, capture.masks[view, :, :, None].cpu()], dim=-1)
-            Image.fromarray(photo.numpy()).save(folder / part / f"{stem}.png")
-        text = json.dumps({"camera_angle_x": 2 * math.atan(cameras.width / (2 * focal)), "frames": frames}, indent=2)
-        (folder / f"transforms_{part}.json").write_text(text + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """PyTorch on one thread. The operations here are so short that handing them to several threads takes longer than doing them."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _cameras_around(views: int, size: int, seed: int) -> Cameras:
     """Cameras on a Fibonacci spiral, evenly spread by area, from the top down."""
     turn = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) * 2 * math.pi
@@ -246,7 +196,7 @@ def _cameras_around(views: int, size: int, seed: int) -> Cameras:
     poses[:, :3, 3] = _CAMERA_DISTANCE * outward
     focal = 0.5 * size / math.tan(0.5 * _FIELD_OF_VIEW)
     intrinsics = torch.tensor([focal, focal, size / 2, size / 2]).repeat(views, 1)
-    return Cameras(poses.float(), intrinsics, torch.zeros(views, 6), size, size)
+    return Cameras.alike(poses.float(), intrinsics, torch.zeros(views, 6), size, size)
 
 
 def _walk(

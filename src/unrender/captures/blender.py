@@ -2,60 +2,87 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import torch
+from PIL import Image
 
-from unrender.captures.capture import CaptureError, Split
-from unrender.captures.source import Source, held_out
+from unrender.captures.capture import Capture, CaptureError, Split
+from unrender.captures.source import Region, Source, held_out
 from unrender.captures.transforms_json import name_below, read_frames, read_json
+from unrender.transforms import scale_of
+
+_REGION = Region((0.0, 0.0, 0.0), 1.5)
+"""Objects lie within 1.5 units of the origin."""
 
 
-def read_blender(folder: Path, *, test_every: int) -> Source:
-    """The cameras of ``transforms_train.json`` and of ``transforms_test.json``, or of ``transforms_val.json`` where there is no test file.
+def read_blender(folder: Path, file: Path, test_every: int) -> Source:
+    """Read the cameras of ``transforms_train.json`` and of ``transforms_test.json``, or ``transforms_val.json`` if there is no test file.
 
     Without either, every ``test_every``-th training view is held out.
 
     Raises:
-        CaptureError: see :func:`unrender.captures.transforms_json.read_frames`; or splits of different lens or image size.
+        CaptureError: see :func:`unrender.captures.transforms_json.read_frames`; or only one of the files gives masks.
     """
-    files = [folder / "transforms_train.json"]
+    files = [file]
     files += [path for path in (folder / "transforms_test.json", folder / "transforms_val.json") if path.is_file()][:1]
-    parts = [read_frames(file, read_json(file), skip_missing=False) for file in files]
-    first = parts[0]
-    for file, part in zip(files, parts, strict=True):
-        if (part.width, part.height) != (first.width, first.height):
-            raise CaptureError(
-                f"the photos of {file.name} are {part.width}x{part.height} but those of transforms_train.json in {folder} are "
-                f"{first.width}x{first.height}; a capture needs images of one size"
-            )
-        if part.lens != first.lens or part.turn != first.turn or (part.masks is None) != (first.masks is None):
-            raise CaptureError(f"{file.name} and transforms_train.json in {folder} differ in lens, orientation or masks; make them agree")
+    parts = [read_frames(path, read_json(path), skip_missing=False) for path in files]
+    if len({part.masks is None for part in parts}) > 1:
+        raise CaptureError(f"{files[1].name} and {file.name} in {folder} must both give masks to their frames, or neither")
     images = tuple(image for part in parts for image in part.images)
     names = tuple(name_below(folder, image) for image in images)
     if len(parts) == 1:
         split = held_out(names, test_every)
     else:
-        count = len(first.images)
-        split = Split(
-            tuple(range(count)), tuple(range(count, len(images))), f"transforms_train.json is fitted, {files[1].name} is held out"
-        )
+        count = len(parts[0].images)
+        split = Split(tuple(range(count)), tuple(range(count, len(images))), f"{file.name} is fitted, {files[1].name} is held out")
     return Source(
-        form="blender",
         files=tuple(files),
         names=names,
         images=images,
-        masks=None if first.masks is None else tuple(mask for part in parts for mask in part.masks or ()),
-        ignored=(None,) * len(images),
+        masks=None if parts[0].masks is None else tuple(mask for part in parts for mask in part.masks or ()),
         source_from_camera=torch.cat([part.source_from_camera for part in parts]),
         intrinsics=torch.cat([part.intrinsics for part in parts]),
         distortion=torch.cat([part.distortion for part in parts]),
-        lens=first.lens,
-        width=first.width,
-        height=first.height,
-        turn=first.turn,
+        sizes=torch.cat([part.sizes for part in parts]),
+        fisheye=torch.cat([part.fisheye for part in parts]),
+        turns=tuple(turn for part in parts for turn in part.turns),
         split=split,
-        source_from_world=None,
-        points=None,
+        region=_REGION,
+        z_is_up=True,
+        has_surroundings=False,
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
     )
+
+
+def write_blender(capture: Capture, folder: str | Path) -> None:
+    """Write a capture as RGBA photos with ``transforms_train.json`` and ``transforms_test.json``.
+
+    Poses are written in the source frame, with OpenGL camera axes (+Y up, looking down -Z).
+
+    Raises:
+        ValueError: the cameras differ in focal length or size, or have a principal point off the center or lens distortion, none of which
+            the format can express.
+    """
+    folder = Path(folder)
+    cameras = capture.cameras
+    focal, (width, height) = float(cameras.intrinsics[0, 0]), cameras.sizes[0].tolist()
+    plain = torch.tensor([focal, focal, width / 2, height / 2])
+    if not cameras.same_size or not torch.allclose(cameras.intrinsics.cpu().float(), plain, rtol=1e-5) or cameras.has_distortion:
+        raise ValueError(f"{capture.name}: this format holds one size, one focal length, a centered principal point and no distortion")
+    similarity = capture.source_from_world.double().cpu()
+    opengl_axes = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
+    for part, chosen in (("train", capture.split.train), ("test", capture.split.test)):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        frames = []
+        for view in chosen:
+            pose = similarity @ cameras.world_from_camera[view].double().cpu()
+            pose[:3, :3] /= scale_of(similarity)
+            stem = Path(capture.names[view]).stem
+            frames.append({"file_path": f"./{part}/{stem}", "transform_matrix": (pose @ opengl_axes).tolist()})
+            photo = capture.photos[view][..., : 4 if capture.has_masks else 3].cpu()
+            Image.fromarray(photo.contiguous().numpy()).save(folder / part / f"{stem}.png")
+        text = json.dumps({"camera_angle_x": 2 * math.atan(width / (2 * focal)), "frames": frames}, indent=2)
+        (folder / f"transforms_{part}.json").write_text(text + "\n", encoding="utf-8")

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from unrender.cameras import Cameras
+from unrender.captures.images import Images
 from unrender.color import linear_from_srgb
 
 
@@ -32,10 +33,11 @@ class Capture:
     """Posed photos of one scene. The world is right-handed, +Z up, and scaled so that the region of interest fills [-1, 1]³."""
 
     name: str
-    images: UInt8[Tensor, "views height width 3"]
-    """sRGB, straight alpha (color is not multiplied by the mask)."""
-    masks: UInt8[Tensor, "views height width"] | None
-    """255 where the object is, 0 where it is not, between on its edge; from the alpha channel or from mask files."""
+    photos: Images
+    """RGBA of each view, uint8: sRGB with straight alpha (color is not multiplied by it). Alpha is the mask: 255 where the object is, 0
+    where it is not, between on its edge; 255 everywhere if the capture has no masks."""
+    has_masks: bool
+    """Whether alpha comes from masks or from an alpha channel."""
     cameras: Cameras
     names: tuple[str, ...]
     split: Split
@@ -43,10 +45,10 @@ class Capture:
     """Similarity from the normalized world to the frame the poses came in (float64)."""
     unbounded: bool = False
     """True where the photos show surroundings beyond [-1, 1]³ and no mask separates them."""
-    ignored: Bool[Tensor, "views height width"] | None = None
-    """True at pixels that say nothing about the scene (something moved there); a fit must not sample them."""
-    normals: Float[Tensor, "views height width 3"] | None = None
-    """Optional per-view prior: unit surface normals in the world frame, zero where unknown."""
+    ignored: Images | None = None
+    """True (bool) at pixels that say nothing about the scene because something moved there; a fit must not sample them."""
+    normals: Images | None = None
+    """Optional prior (float32 x 3): unit surface normals in the world frame, zero where unknown."""
     points: Float[Tensor, "points 3"] | None = None
     """Optional surface points from structure from motion, in the world frame."""
     fingerprint: str = ""
@@ -54,43 +56,91 @@ class Capture:
     notes: tuple[str, ...] = field(default=())
     """Plain sentences about what the reader did: distortion, normalization, missing masks."""
 
-    @property
-    def has_masks(self) -> bool:
-        """Whether masks separate the object from what is around it."""
-        return self.masks is not None
+    @classmethod
+    def from_tensors(
+        cls,
+        images: UInt8[Tensor, "views height width 3"] | Sequence[UInt8[Tensor, "_ _ 3"]],
+        cameras: Cameras,
+        *,
+        masks: UInt8[Tensor, "views height width"] | Sequence[UInt8[Tensor, "_ _"]] | None = None,
+        split: Split | None = None,
+        name: str = "capture",
+        names: Sequence[str] | None = None,
+        source_from_world: Float[Tensor, "4 4"] | None = None,
+        unbounded: bool = False,
+        fingerprint: str = "",
+        notes: tuple[str, ...] = (),
+    ) -> Capture:
+        """Make a capture of sRGB photos and cameras in a normalized world.
 
-    def __len__(self) -> int:
-        return self.images.shape[0]
+        Args:
+            images: a stack, or a list where sizes differ.
+            cameras: of the photos, with the region of interest in [-1, 1]³ and +Z up.
+            masks: 255 where the object is.
+            split: by default all views are fitted.
+            name: of the capture.
+            names: of the views, by default ``000.png`` and so on.
+            source_from_world: by default the identity.
+            unbounded: whether the photos show surroundings beyond [-1, 1]³.
+            fingerprint: what tells this capture from others when a run resumes.
+            notes: plain sentences for the report.
 
-    def to(self, device: torch.device | str) -> Capture:
-        """The capture with its images, masks, cameras and priors on ``device``; the similarity stays where it is."""
+        Raises:
+            ValueError: images, masks and cameras differ in number or size.
 
-        def moved(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device)
-
-        return replace(
-            self,
-            images=self.images.to(device),
-            masks=moved(self.masks),
-            cameras=self.cameras.to(device),
-            ignored=moved(self.ignored),
-            normals=moved(self.normals),
-            points=moved(self.points),
+        >>> cameras = Cameras.alike(torch.eye(4)[None], torch.tensor([[40.0, 40.0, 4.0, 3.0]]), None, 8, 6)
+        >>> capture = Capture.from_tensors(torch.full((1, 6, 8, 3), 51, dtype=torch.uint8), cameras)
+        >>> capture.has_masks, capture.color(0)[0, 0].tolist(), float(capture.alpha(0).mean())
+        (False, [0.20000000298023224, 0.20000000298023224, 0.20000000298023224], 1.0)
+        """
+        views = len(images)
+        if views != len(cameras) or (masks is not None and len(masks) != views):
+            counts = f"{views} images, {len(cameras)} cameras" + ("" if masks is None else f" and {len(masks)} masks")
+            raise ValueError(f"a capture takes one image and one camera for each view, got {counts}")
+        photos = Images.empty(cameras.sizes, (4,), torch.uint8)
+        for view, (width, height) in enumerate(cameras.sizes.tolist()):
+            shapes = {tuple(images[view].shape[:2]), (height, width)}
+            shapes |= set() if masks is None else {tuple(masks[view].shape)}
+            if len(shapes) > 1:
+                raise ValueError(f"the image, mask and camera of view {view} differ in height and width: {sorted(shapes)}")
+            photos[view][..., :3] = images[view]
+            photos[view][..., 3] = 255 if masks is None else masks[view]
+        return cls(
+            name=name,
+            photos=photos.to(images[0].device if views else "cpu"),
+            has_masks=masks is not None,
+            cameras=cameras,
+            names=tuple(f"{view:03d}.png" for view in range(views)) if names is None else tuple(names),
+            split=Split(tuple(range(views)), (), "all views are fitted, none is held out") if split is None else split,
+            source_from_world=torch.eye(4, dtype=torch.float64) if source_from_world is None else source_from_world,
+            unbounded=unbounded,
+            fingerprint=fingerprint,
+            notes=notes,
         )
 
-    def colors(
-        self, views: Sequence[int] | Int[Tensor, " selected"] | slice = slice(None), *, linear: bool = False
-    ) -> Float[Tensor, "selected height width 3"]:
-        """The images of some views as float32 in [0, 1], straight alpha: sRGB code values, or light with ``linear``."""
-        srgb = self.images[_index(views)].float() / 255
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def to(self, device: torch.device | str) -> Capture:
+        """Move photos, cameras and priors to a device; the similarity, and photos on disk, stay where they are."""
+        return replace(
+            self,
+            photos=self.photos.to(device),
+            cameras=self.cameras.to(device),
+            ignored=None if self.ignored is None else self.ignored.to(device),
+            normals=None if self.normals is None else self.normals.to(device),
+            points=None if self.points is None else self.points.to(device),
+        )
+
+    def color(self, view: int, *, linear: bool = False) -> Float[Tensor, "height width 3"]:
+        """Return a photo as float32 in [0, 1], straight alpha: sRGB values, or linear light with ``linear``."""
+        srgb = self.photos[view][..., :3].float() / 255
         return linear_from_srgb(srgb) if linear else srgb
 
-    def alphas(self, views: Sequence[int] | Int[Tensor, " selected"] | slice = slice(None)) -> Float[Tensor, "selected height width"]:
-        """The masks of some views as float32 in [0, 1]; ones where the capture has no masks."""
-        if self.masks is None:
-            return torch.ones_like(self.images[_index(views)][..., 0], dtype=torch.float32)
-        return self.masks[_index(views)].float() / 255
+    def alpha(self, view: int) -> Float[Tensor, "height width"]:
+        """Return a mask as float32 in [0, 1]; ones if the capture has no masks."""
+        return self.mask(view).float() / 255
 
-
-def _index(views: Sequence[int] | Int[Tensor, " selected"] | slice) -> Tensor | slice:
-    return views if isinstance(views, slice) else torch.as_tensor(views, dtype=torch.int64)
+    def mask(self, view: int) -> UInt8[Tensor, "height width"]:
+        """Return a mask, a view of the storage; 255 everywhere if the capture has no masks."""
+        return self.photos[view][..., 3]

@@ -1,224 +1,262 @@
-"""Photos and masks: decoding in threads, exact area averaging, and resampling to a pinhole."""
+"""Images of any sizes in one flat tensor, in memory or in a temporary file, and exact averages of their pixels.
+
+The images of a capture lie one after the other, each in row-major order. Views of one size need no other storage than views of several,
+a view is a slice, a random pixel is one gather, and photos that exceed the memory are mapped from a file by the same code.
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, UInt8
-from PIL import Image, ImageOps
+from jaxtyping import Int, UInt8
+from numpy import ndarray
 from torch import Tensor
 
-from unrender.cameras import Cameras
-from unrender.captures.capture import CaptureError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-"""In the order in which a name without a suffix is looked up."""
-
-_ORIENTATION_TAG = 0x0112
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a file it cannot decode."""
+SHARE_OF_MEMORY = 0.5
+"""Of the machine's memory that the images of a capture may take before they are kept on disk."""
 
 _Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
+_Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """The decoded images of a capture."""
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One image per view, of any sizes.
 
-    colors: UInt8[Tensor, "views height width 3"]
-    alphas: UInt8[Tensor, "views height width"] | None
-    """None where no image has a transparent pixel."""
-
-
-def image_files(folder: Path) -> list[Path]:
-    """The images in a folder, sorted by name; hidden files are left out."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
-
-
-def image_size(path: Path, *, turn: bool = True) -> tuple[int, int]:
-    """Width and height of an image, with ``turn`` as its EXIF orientation shows it; only the header is read.
-
-    Raises:
-        CaptureError: the file is missing or is not an image.
+    >>> wide, tall = torch.zeros(2, 3, dtype=torch.uint8), torch.ones(4, 1, dtype=torch.uint8)
+    >>> images = Images.of([wide, tall])
+    >>> len(images), images.sizes.tolist(), images[1].tolist()
+    (2, [[3, 2], [1, 4]], [[1], [1], [1], [1]])
+    >>> images.gather(torch.tensor([0, 6])).tolist()  # the first pixel of either image
+    [0, 1]
     """
+
+    pixels: Tensor
+    """The storage [total, *channels]: view after view, each in row-major order. It may hold pixels of views that are not among these."""
+    sizes: Int[Tensor, "views 2"]
+    """Width and height of each image, int64, on the CPU."""
+    offsets: Int[Tensor, " views"]
+    """Where each image begins in ``pixels``, int64, on the CPU."""
+    on_disk: bool = False
+    """Whether ``pixels`` is mapped from a file; it then stays where it is when images move to a device."""
+
+    @classmethod
+    def empty(cls, sizes: Int[Tensor, "views 2"], channels: Sequence[int], dtype: torch.dtype, *, on_disk: bool = False) -> Images:
+        """Make storage for images of these sizes whose pixels are not set yet.
+
+        Raises:
+            ValueError: the disk has no room for the file.
+        """
+        counts = sizes.prod(1)
+        shape = (int(counts.sum()), *channels)
+        pixels = _mapped_file(shape, dtype) if on_disk else torch.empty(shape, dtype=dtype, device="cpu")
+        return cls(pixels, sizes, counts.cumsum(0) - counts, on_disk)
+
+    @classmethod
+    def of(cls, images: Sequence[Tensor]) -> Images:
+        """Copy images [height, width, *channels] of any sizes, but of one type and device, into one storage."""
+        sizes = torch.tensor([[image.shape[1], image.shape[0]] for image in images], device="cpu")
+        counts = sizes.prod(1)
+        return cls(torch.cat([image.flatten(0, 1) for image in images]), sizes, counts.cumsum(0) - counts)
+
+    @classmethod
+    def stacked(cls, images: Tensor) -> Images:
+        """Take a stack [views, height, width, *channels] of images of one size, without a copy if it is contiguous."""
+        views, height, width = images.shape[:3]
+        sizes = torch.tensor([[width, height]], device="cpu").repeat(views, 1)
+        return cls(images.flatten(0, 2).contiguous(), sizes, torch.arange(views, device="cpu") * (height * width))
+
+    def __len__(self) -> int:
+        return self.sizes.shape[0]
+
+    def __getitem__(self, view: int) -> Tensor:
+        """Return one image [height, width, *channels], a view of the storage.
+
+        Raises:
+            IndexError: there is no such view.
+        """
+        if not -len(self) <= view < len(self):
+            raise IndexError(f"view {view} does not exist; there are {len(self)} images")
+        (width, height), begin = self.sizes[view].tolist(), int(self.offsets[view])
+        return self.pixels[begin : begin + width * height].unflatten(0, (height, width))
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (self[view] for view in range(len(self)))
+
+    def select(self, views: Sequence[int] | Int[Tensor, " selected"]) -> Images:
+        """Return the images of these views, in this order; they share the storage."""
+        index = torch.as_tensor(views, dtype=torch.int64, device="cpu")
+        return replace(self, sizes=self.sizes[index], offsets=self.offsets[index])
+
+    def to(self, device: torch.device | str) -> Images:
+        """Move these images, and no others of the storage, to a device; images on disk stay there."""
+        if self.on_disk or self.pixels.device == torch.device(device):
+            return self
+        counts = self.sizes.prod(1)
+        packed = counts.cumsum(0) - counts
+        if torch.equal(self.offsets - self.offsets[:1], packed):
+            begin = int(self.offsets[:1].sum())
+            pixels = self.pixels[begin : begin + self.count]
+        else:
+            pixels = torch.cat([image.flatten(0, 1) for image in self])
+        return Images(pixels.to(device), self.sizes, packed)
+
+    @cached_property
+    def count(self) -> int:
+        """The number of pixels of all images together."""
+        return int(self.sizes.prod(1).sum())
+
+    def locate(self, index: Int[Tensor, " samples"]) -> tuple[Int[Tensor, " samples"], Int[Tensor, " samples"]]:
+        """Return the view of each pixel, and its place within that image, of pixels counted through all images in order."""
+        if self._count_of_each is not None:
+            view = index // self._count_of_each
+            return view, index - view * self._count_of_each
+        view = torch.searchsorted(self._first_of_each, index, right=True) - 1
+        return view, index - self._first_of_each[view]
+
+    def at(self, view: Int[Tensor, " samples"], place: Int[Tensor, " samples"]) -> Int[Tensor, " samples"]:
+        """Return where the pixels that :meth:`locate` found lie in ``pixels``."""
+        return self._offset_of_each[view] + place
+
+    def gather(self, index: Int[Tensor, " samples"]) -> Tensor:
+        """Return pixels [samples, *channels] counted through all images in order; ``index`` is on the device of the storage."""
+        return self.pixels[self.at(*self.locate(index))]
+
+    @cached_property
+    def _count_of_each(self) -> int | None:
+        """The number of pixels of each image; None where sizes differ."""
+        return int(self.sizes[0].prod()) if len(self) and bool((self.sizes == self.sizes[:1]).all()) else None
+
+    @cached_property
+    def _first_of_each(self) -> Int[Tensor, " views"]:
+        counts = self.sizes.prod(1)
+        return (counts.cumsum(0) - counts).to(self.pixels.device)
+
+    @cached_property
+    def _offset_of_each(self) -> Int[Tensor, " views"]:
+        return self.offsets.to(self.pixels.device)
+
+
+class ImageMemory:
+    """Decides which images are kept in memory: as many as fit into a budget, in the order in which they are asked for."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        """Take the budget in bytes, by default half of the machine's memory."""
+        self._left = int(SHARE_OF_MEMORY * physical_memory()) if limit is None else limit
+
+    def empty(self, sizes: Int[Tensor, "views 2"], channels: Sequence[int], dtype: torch.dtype) -> Images:
+        """Make storage for images, on disk where they exceed what is left of the budget.
+
+        Raises:
+            ValueError: the disk has no room either.
+        """
+        needed = int(sizes.prod(1).sum()) * int(np.prod(channels)) * dtype.itemsize
+        on_disk = needed > self._left
+        self._left -= 0 if on_disk else needed
+        return Images.empty(sizes, channels, dtype, on_disk=on_disk)
+
+
+def physical_memory() -> int:
+    """Return the bytes of memory of this machine, or of the container it is; 8 GB where the system does not tell."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = turn and image.getexif().get(_ORIENTATION_TAG, 1) >= 5
-    except FileNotFoundError as error:
-        raise CaptureError(f"the image {path} does not exist") from error
-    except _BROKEN as error:
-        raise CaptureError(f"{path} cannot be read as an image ({error}); replace the file or leave the view out") from error
-    return (height, width) if turned else (width, height)
-
-
-def read_pixels(files: Sequence[Path], *, downscale: int = 1, use_alpha: bool = True, turn: bool = True) -> Pixels:
-    """Decodes photos, turns them as their EXIF orientation says if ``turn``, and averages blocks of ``downscale`` x ``downscale`` pixels.
-
-    Sixteen-bit images keep their upper eight bits, palettes and gray become RGB. A block's color is the mean of its pixels weighted by
-    their alpha, so nothing hidden behind transparency bleeds into an edge; a fully transparent block takes the mean of what is stored.
-
-    Raises:
-        CaptureError: no files, a file that cannot be decoded, images of two sizes, or a downscale that does not fit the images.
-    """
-    if not files:
-        raise CaptureError("there are no images to read; check the image folder of the capture")
-    width, height = image_size(files[0], turn=turn)
-    if not 1 <= downscale <= min(width, height):
-        raise CaptureError(
-            f"downscale is {downscale}; it must be at least 1 and at most the shorter side of the {width}x{height} images "
-            f"of {files[0].parent}"
-        )
-    count, rows, columns = len(files), height // downscale, width // downscale
-    colors = torch.empty(count, rows, columns, 3, dtype=torch.uint8)
-    alphas = torch.full((count, rows, columns), 255, dtype=torch.uint8)
-    colors_out, alphas_out = colors.numpy(), alphas.numpy()
-
-    def read(view: int) -> bool:
-        image = _decoded(files[view], turn)
-        if image.size != (width, height):
-            raise CaptureError(
-                f"{files[view]} is {image.width}x{image.height} but {files[0].name} is {width}x{height}; "
-                "a capture needs images of one size, so crop or resize them, with their intrinsics"
-            )
-        has_alpha = use_alpha and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info)
-        pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
-        if has_alpha:
-            has_alpha = bool((pixels[..., 3] < 255).any())
-        if not has_alpha:
-            colors_out[view] = _block_mean(pixels[..., :3], downscale)
-            return False
-        colors_out[view], alphas_out[view] = _weighted_block_mean(pixels, downscale)
-        return True
-
-    transparent = in_threads(read, range(count))
-    return Pixels(colors, alphas if any(transparent) else None)
-
-
-def read_masks(
-    files: Sequence[Path | None], width: int, height: int, *, images: Sequence[Path], downscale: int = 1, turn: bool = True
-) -> UInt8[Tensor, "views rows columns"]:
-    """Decodes one gray image a view, 255 where bright; where there is no file the mask is zero.
-
-    Masks of ones and zeros are stretched to 255. Color masks count by their luminance, and masks that are white all over but have an alpha
-    channel by that.
-
-    Args:
-        files: one a view.
-        width: of the images before downscaling.
-        height: likewise.
-        images: the photo of each view, for messages.
-        downscale: as in :func:`read_pixels`.
-        turn: likewise.
-
-    Raises:
-        CaptureError: a mask that cannot be decoded, or whose size is not that of its image.
-    """
-    masks = torch.zeros(len(files), height // downscale, width // downscale, dtype=torch.uint8)
-    out = masks.numpy()
-
-    def read(view: int) -> None:
-        file = files[view]
-        if file is None:
-            return
-        image = _decoded(file, turn)
-        if image.size != (width, height):
-            raise CaptureError(
-                f"the mask {file} is {image.width}x{image.height} but its image {images[view].name} is {width}x{height}; "
-                "resize the mask to its image"
-            )
-        gray = np.asarray(image.convert("L"))
-        if image.mode in ("RGBA", "LA") and gray.min() == gray.max():
-            gray = np.asarray(image.getchannel("A"))
-        if gray.max() == 1:
-            gray = gray * np.uint8(255)
-        out[view] = _block_mean(gray[..., None], downscale)[..., 0]
-
-    in_threads(read, range(len(files)))
-    return masks
-
-
-def undistorted(
-    images: UInt8[Tensor, "views height width channels"], cameras: Cameras
-) -> tuple[UInt8[Tensor, "views height width channels"], Cameras, Bool[Tensor, "views height width"]]:
-    """The images as pinhole cameras with the same focal lengths and principal points would have taken them.
-
-    For methods that draw triangles: rays need no resampling, since :meth:`Cameras.rays` follows the lens. Bilinear.
-
-    Returns:
-        The images, their pinhole cameras, and where they show something (False where the photo does not reach).
-    """
-    straight = Cameras(cameras.world_from_camera, cameras.intrinsics, torch.zeros_like(cameras.distortion), cameras.width, cameras.height)
-    if not cameras.has_distortion:
-        return images, straight, torch.ones(images.shape[:3], dtype=torch.bool, device=images.device)
-    made = torch.empty_like(images)
-    valid = torch.empty(images.shape[:3], dtype=torch.bool, device=images.device)
-    size = torch.tensor([cameras.width, cameras.height]).to(cameras.intrinsics)
-    for view in range(len(cameras)):
-        rays = straight.image_rays(view)
-        pixels, _ = cameras.project(rays.origins + rays.directions, view)
-        valid[view] = ((pixels >= 0.5) & (pixels <= size - 0.5)).all(-1).reshape(cameras.height, cameras.width)
-        grid = (2 * pixels / size - 1).reshape(1, cameras.height, cameras.width, 2)
-        photo = images[view].permute(2, 0, 1)[None].to(grid.dtype)
-        sampled = F.grid_sample(photo, grid, mode="bilinear", padding_mode="border", align_corners=False)
-        made[view] = sampled[0].permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8)
-    return made, straight, valid
-
-
-def in_threads(work: Callable[[_Item], _Made], items: Sequence[_Item]) -> list[_Made]:
-    """``work`` for every item on a pool of threads, results in order; the first error in that order is raised."""
-    threads = max(1, min(8, os.cpu_count() or 1, len(items)))
-    with ThreadPoolExecutor(threads, thread_name_prefix="unrender-read") as pool:
-        return list(pool.map(work, items))
-
-
-def _decoded(path: Path, turn: bool) -> Image.Image:
-    """The whole image with eight bits a channel."""
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        total = 8 * 2**30
     try:
-        with Image.open(path) as file:
-            file.load()
-            image = ImageOps.exif_transpose(file) if turn else file.copy()
-    except FileNotFoundError as error:
-        raise CaptureError(f"the image {path} does not exist") from error
-    except _BROKEN as error:
-        raise CaptureError(f"{path} cannot be decoded ({error}); replace the file or leave the view out") from error
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-    if image.mode == "F":
-        raise CaptureError(f"{path} holds floating-point numbers; convert it to an 8-bit or 16-bit sRGB image")
-    return image
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        return total
+
+
+def averaged(images: Images, block: int) -> Images:
+    """Average blocks of ``block`` x ``block`` pixels of RGBA images; colors are weighted by alpha.
+
+    What is left of a block at the right and lower border is dropped. See :func:`averaged_pixels`.
+    """
+    small = Images.empty(images.sizes // block, (4,), torch.uint8, on_disk=images.on_disk)
+
+    def average(view: int) -> None:
+        small[view].numpy()[:] = averaged_pixels(images[view].cpu().numpy(), block)
+
+    in_threads(average, range(len(images)))
+    return small.to(images.pixels.device)
+
+
+def averaged_pixels(rgba: UInt8[ndarray, "height width 4"], block: int) -> UInt8[ndarray, "rows columns 4"]:
+    """Average blocks of pixels to straight color Σ α c / Σ α and alpha Σ α / block².
+
+    Nothing hidden behind transparency bleeds into an edge; a fully transparent block takes the mean of what is stored. Sums are exact in
+    float32, and the result is rounded to the nearest even integer.
+    """
+    if block == 1:
+        return rgba
+    plain = _block_sum(rgba, block)
+    if int(rgba[..., 3].min()) == 255:
+        return np.rint(plain / (block * block)).astype(np.uint8)
+    alpha = rgba[..., 3:]
+    weight = plain[..., 3:]
+    premultiplied = _block_sum(rgba[..., :3] * alpha.astype(np.float32), block)
+    color = np.where(weight > 0, premultiplied / np.maximum(weight, 1), plain[..., :3] / (block * block))
+    return np.rint(np.concatenate((color, weight / (block * block)), -1)).astype(np.uint8)
+
+
+def averaged_gray(gray: UInt8[ndarray, "height width"], block: int) -> UInt8[ndarray, "rows columns"]:
+    """Average blocks of pixels of one channel."""
+    if block == 1:
+        return gray
+    return np.rint(_block_sum(gray[..., None], block)[..., 0] / (block * block)).astype(np.uint8)
 
 
 def _block_sum(pixels: np.ndarray, block: int) -> np.ndarray:
-    """Sums over blocks of pixels."""
     rows, columns, channels = pixels.shape[0] // block, pixels.shape[1] // block, pixels.shape[2]
     whole = pixels[: rows * block, : columns * block]
     strips = whole.reshape(rows, block, columns * block * channels).sum(1, dtype=np.float32)
     return strips.reshape(rows, columns, block, channels).sum(2)
 
 
-def _block_mean(pixels: np.ndarray, block: int) -> np.ndarray:
-    if block == 1:
-        return pixels
-    return np.rint(_block_sum(pixels, block) / (block * block)).astype(np.uint8)
+def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Do ``work`` for every item on a pool of threads and return results in order; the first error in that order is raised."""
+    threads = max(1, min(8, os.cpu_count() or 1, len(items)))
+    with ThreadPoolExecutor(threads, thread_name_prefix="unrender-read") as pool:
+        return list(pool.map(work, items))
 
 
-def _weighted_block_mean(rgba: np.ndarray, block: int) -> tuple[np.ndarray, np.ndarray]:
-    """Straight color and alpha of each block: Σ α c / Σ α, and the mean of α."""
-    if block == 1:
-        return rgba[..., :3], rgba[..., 3]
-    alpha = rgba[..., 3:]
-    weight = _block_sum(alpha, block)
-    premultiplied = _block_sum(rgba[..., :3] * alpha.astype(np.float32), block)
-    plain = _block_sum(rgba[..., :3], block) / (block * block)
-    color = np.where(weight > 0, premultiplied / np.maximum(weight, 1), plain)
-    return np.rint(color).astype(np.uint8), np.rint(weight[..., 0] / (block * block)).astype(np.uint8)
+def _mapped_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Map a new temporary file. Its name is removed at once where the system allows it, so that it ends with the tensor, else at exit."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    folder = _disk_folder()
+    handle, name = tempfile.mkstemp(prefix="unrender-", suffix=".pixels", dir=folder)
+    try:
+        if shutil.disk_usage(folder).free < size:
+            raise ValueError(
+                f"the images take {size / 2**30:.1f} GB, more than the memory they may use and than {folder} has left; "
+                "use a larger downscale, or set TMPDIR to a folder on a larger disk"
+            )
+        os.truncate(handle, size)
+    except BaseException:
+        os.close(handle)
+        os.unlink(name)
+        raise
+    os.close(handle)
+    pixels = torch.from_file(name, shared=True, size=size, dtype=torch.uint8).view(dtype).view(shape)
+    try:
+        os.unlink(name)
+    except OSError:  # Windows keeps files that are mapped
+        atexit.register(Path(name).unlink, missing_ok=True)
+    return pixels
+
+
+def _disk_folder() -> str:
+    """TMPDIR, else /var/tmp: the usual folder for temporary files often is memory itself."""
+    return tempfile.gettempdir() if "TMPDIR" in os.environ or not os.path.isdir("/var/tmp") else "/var/tmp"

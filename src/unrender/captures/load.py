@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
@@ -16,21 +15,30 @@ from torch import Tensor
 from unrender.cameras import Cameras
 from unrender.captures.blender import read_blender
 from unrender.captures.capture import Capture, CaptureError
-from unrender.captures.images import in_threads, read_masks, read_pixels
+from unrender.captures.images import ImageMemory, Images, in_threads
 from unrender.captures.neus_npz import read_neus
 from unrender.captures.normalization import Up, normalize, normalized_poses
 from unrender.captures.normals import NormalFrame, read_normals
+from unrender.captures.options import CaptureOptions
+from unrender.captures.photos import read_mask, read_photos
+from unrender.captures.points import points_file, read_points
 from unrender.captures.source import Source
 from unrender.captures.transforms_json import read_transforms
 from unrender.transforms import inverse_similarity, scale_of, transformed
 
-_CAMERA_FILES = ("transforms_train.json", "transforms.json", "cameras_sphere.npz", "cameras.npz")
-"""What a folder is recognized by, in order of preference."""
+Reader = Callable[[Path, Path, int], Source]
+"""Reads the cameras of a folder whose format was recognized by a file in it; the last argument is ``test_every``."""
 
-_POINT_FILES = ("points3D.ply", "sparse_points*.ply", "points3D.npz", "sparse_points*.npz", "points.npz")
+FORMATS: tuple[tuple[str, Reader], ...] = (
+    ("transforms_train.json", read_blender),
+    ("transforms.json", read_transforms),
+    ("cameras_sphere.npz", read_neus),
+    ("cameras.npz", read_neus),
+)
+"""The file a format is recognized by, and its reader, in order of preference. A new format needs a line here and nothing else."""
 
 _ONLY_EXCLUDES = 0.8
-"""Masks of a transforms.json that are bright on more than this share of all pixels hide a passer-by; they do not outline an object."""
+"""Masks whose meaning goes by brightness hide passers-by, and outline no object, if they are bright on more than this share of pixels."""
 
 _LENS_TOLERANCE = 0.01
 """Pixels by which a ray may miss the pixel it was made for before the lens counts as not invertible there."""
@@ -51,8 +59,9 @@ def load_capture(
     normals_frame: NormalFrame = "opengl",
     use_masks: bool = True,
     principal_shift: tuple[float, float] = (0.0, 0.0),
+    memory: int | None = None,
 ) -> Capture:
-    """Reads the posed photos in a folder; the format is recognized by the files in it.
+    """Read the posed photos in a folder; the format is recognized by the files in it.
 
     Blender (``transforms_train.json``), instant-ngp and nerfstudio (``transforms.json``), NeuS and IDR (``cameras_sphere.npz``,
     ``cameras.npz``). :func:`unrender.captures.normalization.normalize` says how the region of interest is found; ``center``, ``radius`` and
@@ -64,50 +73,75 @@ def load_capture(
         center: of the region of interest.
         radius: half the extent of the region of interest.
         up: the upward direction of the frame of the poses.
-        test_every: hold out every so-manieth view where the capture brings no split of its own; 0 holds out nothing.
-        normals: a folder of normal images, one a view.
+        test_every: hold out every N-th view if the capture has no split of its own; 0 holds out none.
+        normals: a folder of normal images, one for each view.
         normals_frame: the axes of those normals.
         use_masks: False ignores masks and alpha.
-        principal_shift: added to every principal point, in pixels of the photos, where cameras follow another convention than their format:
-            a NeuS file whose matrices were multiplied by diag(s, s, 1, 1) for resized photos needs -0.5 (1 - s) for both.
+        principal_shift: added to every principal point, in pixels of the photos, if the cameras follow another convention than their
+            format: a NeuS file whose matrices were multiplied by diag(s, s, 1, 1) for resized photos needs -0.5 (1 - s) for both.
+        memory: bytes the images may take before they are kept in a temporary file, by default half of the machine's memory.
 
     Raises:
         CaptureError: anything in the folder that cannot be read or does not fit together, in one sentence.
+        ValueError: neither memory nor disk has room for the images.
     """
-    folder = Path(path)
-    camera_file, others = _located(folder)
-    source = _source(folder, camera_file, test_every)
-    source = replace(source, intrinsics=source.intrinsics + torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64))
+    options = CaptureOptions(
+        downscale=downscale,
+        center=center,
+        radius=radius,
+        up=up,
+        test_every=test_every,
+        normals=None if normals is None else Path(normals),
+        normals_frame=normals_frame,
+        use_masks=use_masks,
+        principal_shift=principal_shift,
+        memory=memory,
+    )
+    return read_capture(Path(path), options)
+
+
+def read_capture(folder: Path, options: CaptureOptions) -> Capture:
+    """Read the posed photos in a folder as :func:`load_capture` does, with options that come from elsewhere.
+
+    Raises:
+        CaptureError: see :func:`load_capture`.
+        ValueError: likewise.
+    """
+    (file, read), others = _located(folder)
+    source = read(folder, folder / file, options.test_every)
+    source = replace(source, intrinsics=source.intrinsics + torch.tensor([0.0, 0.0, *options.principal_shift], dtype=torch.float64))
     notes = list(source.notes)
     if others:
-        notes.append(f"read {camera_file} and not {' or '.join(others)}, which is there too")
-    colors, masks, ignored = _images(source, downscale, use_masks, notes)
-    region = normalize(source, masks, center=center, radius=radius, up=up)
+        notes.append(f"read {file} and not {' or '.join(others)}, which is there too")
+    memory = ImageMemory(options.memory)
+    photos, has_masks, ignored = _images(source, options.downscale, options.use_masks, memory, notes)
+    masks = [photo[..., 3] for photo in photos] if has_masks else None
+    region = normalize(source, masks, center=options.center, radius=options.radius, up=options.up)
     notes += region.notes
     frame = region.source_from_world
     exact_poses = normalized_poses(source.source_from_camera, frame)
-    cameras = _cameras(source, exact_poses, downscale, notes)
+    cameras = _cameras(source, exact_poses, options.downscale, notes)
     prior = None
-    if normals is not None:
-        turn = (inverse_similarity(frame)[:3, :3] * scale_of(frame)).float()
+    if options.normals is not None:
         prior, without = read_normals(
-            Path(normals),
+            options.normals,
             source.names,
-            width=source.width,
-            height=source.height,
-            downscale=downscale,
-            frame=normals_frame,
+            sizes=source.sizes,
+            downscale=options.downscale,
+            frame=options.normals_frame,
             world_from_camera=exact_poses,
-            world_from_source=turn,
+            world_from_source=(inverse_similarity(frame)[:3, :3] * scale_of(frame)).float(),
+            memory=memory,
         )
         if without:
             notes.append(f"{without} of {len(source.names)} views have no normal image")
     points = _points(folder, source)
-    options = (downscale, center, radius, up, test_every, str(normals), normals_frame, use_masks, principal_shift)
+    if any(images is not None and images.on_disk for images in (photos, ignored, prior)):
+        notes.append("the images exceed the memory they may take, so they are kept in a temporary file; raise memory to change that")
     return Capture(
         name=folder.resolve().name,
-        images=colors,
-        masks=masks,
+        photos=photos,
+        has_masks=has_masks,
         cameras=cameras,
         names=source.names,
         split=source.split,
@@ -116,25 +150,26 @@ def load_capture(
         ignored=ignored,
         normals=prior,
         points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
-        fingerprint=_fingerprint(folder, source, None if normals is None else Path(normals), options),
+        fingerprint=_fingerprint(folder, source, options),
         notes=tuple(notes),
     )
 
 
-def _located(folder: Path) -> tuple[str, list[str]]:
-    """The camera file to read, and the others that are there."""
+def _located(folder: Path) -> tuple[tuple[str, Reader], list[str]]:
+    """Find the camera file to read and its reader, and the other camera files that are there."""
+    known = [file for file, _ in FORMATS]
     if not folder.exists():
         raise CaptureError(f"{folder} does not exist{_suggestion(folder)}; give the folder of a capture")
     if not folder.is_dir():
-        hint = f"give its folder {folder.parent}" if folder.name in _CAMERA_FILES else "give the folder of a capture"
+        hint = f"give its folder {folder.parent}" if folder.name in known else "give the folder of a capture"
         raise CaptureError(f"{folder} is a file; {hint}")
-    present = [name for name in _CAMERA_FILES if (folder / name).is_file()]
+    present = [(name, read) for name, read in FORMATS if (folder / name).is_file()]
     if not present:
         raise CaptureError(
-            f"{folder} has no camera poses: looked for {', '.join(_CAMERA_FILES)}; give the folder that holds one of them, "
+            f"{folder} has no camera poses: looked for {', '.join(known)}; give the folder that holds one of them, "
             "or solve the poses of plain photos first"
         )
-    return present[0], present[1:]
+    return present[0], [name for name, _ in present[1:]]
 
 
 def _suggestion(missing: Path) -> str:
@@ -146,39 +181,55 @@ def _suggestion(missing: Path) -> str:
     return f" (did you mean {parent / near[0]}?)" if near else ""
 
 
-def _source(folder: Path, camera_file: str, test_every: int) -> Source:
-    if camera_file == "transforms_train.json":
-        return read_blender(folder, test_every=test_every)
-    if camera_file == "transforms.json":
-        return read_transforms(folder, test_every=test_every)
-    return read_neus(folder, folder / camera_file, test_every=test_every)
+def _images(source: Source, downscale: int, use_masks: bool, memory: ImageMemory, notes: list[str]) -> tuple[Images, bool, Images | None]:
+    """Read photos with their masks as alpha, whether there are masks, and the pixels to leave out."""
+    use_files = use_masks and source.masks is not None
+    photos, has_masks = read_photos(
+        source.images,
+        source.sizes,
+        downscale=downscale,
+        use_alpha=use_masks and source.masks is None,
+        turns=source.turns,
+        memory=memory,
+    )
+    left_out: list[Callable[[int], Bool[Tensor, "_ _"] | None]] = []
+    if use_files and source.masks is not None:
+        masks = source.masks
 
+        def read(view: int) -> None:
+            photos[view][..., 3].copy_(_gray(source, view, masks[view], downscale))
 
-def _images(
-    source: Source, downscale: int, use_masks: bool, notes: list[str]
-) -> tuple[UInt8[Tensor, "views rows columns 3"], UInt8[Tensor, "views rows columns"] | None, Bool[Tensor, "views rows columns"] | None]:
-    """Colors, masks, and pixels to leave out."""
-    pixels = read_pixels(source.images, downscale=downscale, use_alpha=use_masks and source.masks is None, turn=source.turn)
-    size = (source.width, source.height)
-    masks, ignored = pixels.alphas, None
-    if use_masks and source.masks is not None:
-        masks = read_masks(source.masks, *size, images=source.images, downscale=downscale, turn=source.turn)
+        in_threads(read, range(len(photos)))
+        meaning = source.mask_meaning
+        bright = sum(float(photo[..., 3].sum(dtype=torch.int64)) for photo in photos) / (255 * photos.count)
+        if meaning == "by brightness":
+            meaning = "ignore" if bright > _ONLY_EXCLUDES else "object"
+            if meaning == "ignore":
+                notes.append("the masks are bright nearly everywhere, so they leave pixels out; they do not outline an object")
+        has_masks = meaning == "object"
+        if not has_masks:
+            left_out.append(lambda view: photos[view][..., 3] < 128)
     if any(source.ignored):
-        ignored = read_masks(source.ignored, *size, images=source.images, downscale=downscale, turn=source.turn) > 0
         notes.append("pixels that are bright in the dynamic masks are left out")
-    if (
-        masks is not None
-        and source.form == "transforms"
-        and source.masks is not None
-        and float(masks.float().mean()) > 255 * _ONLY_EXCLUDES
-    ):
-        dark = masks < 128
-        ignored = dark if ignored is None else ignored | dark
-        masks = None
-        notes.append("the masks are bright nearly everywhere, so they leave pixels out; they do not outline an object")
-    if masks is None and use_masks:
+        left_out.append(lambda view: None if (file := source.ignored[view]) is None else _gray(source, view, file, downscale) > 0)
+    ignored = None
+    if left_out:
+        ignored = memory.empty(photos.sizes, (), torch.bool)
+        for view in range(len(photos)):
+            found = [pixels for which in left_out if (pixels := which(view)) is not None]
+            ignored[view].copy_(torch.stack(found).any(0) if found else torch.tensor(False))
+    if use_files and not has_masks:
+        for photo in photos:
+            photo[..., 3] = 255
+    if not has_masks and use_masks:
         notes.append("there are no masks: the surroundings are fitted too")
-    return pixels.colors, masks, ignored
+    return photos, has_masks, ignored
+
+
+def _gray(source: Source, view: int, file: Path, downscale: int) -> UInt8[Tensor, "rows columns"]:
+    width, height = source.sizes[view].tolist()
+    size, turn = (width, height), source.turns[view]
+    return torch.tensor(read_mask(file, photo=source.images[view], size=size, downscale=downscale, turn=turn))
 
 
 def _cameras(source: Source, poses: Float[Tensor, "views 4 4"], downscale: int, notes: list[str]) -> Cameras:
@@ -186,52 +237,44 @@ def _cameras(source: Source, poses: Float[Tensor, "views 4 4"], downscale: int, 
         world_from_camera=poses.float(),
         intrinsics=source.intrinsics.float(),
         distortion=source.distortion.float(),
-        width=source.width,
-        height=source.height,
-        lens=source.lens,
+        sizes=source.sizes,
+        fisheye=source.fisheye,
     )
     if cameras.has_distortion:
         notes.append("lens distortion is followed by the rays; the images are not resampled")
-        missed = _uninvertible(cameras)
+        lens = cameras.lens_of_view
+        missed = max(_uninvertible(cameras[int((lens == number).nonzero()[0])]) for number in range(int(lens.max()) + 1))
         if missed > 0:
             notes.append(f"the lens polynomial folds back at {missed:.1%} of the image border, where rays are wrong; refit the lens")
     return cameras.downscaled(downscale)
 
 
-def _uninvertible(cameras: Cameras) -> float:
-    """Share of the first image's border at which the lens polynomial has no inverse."""
-    x, y = torch.linspace(0, cameras.width, 65), torch.linspace(0, cameras.height, 65)
+def _uninvertible(camera: Cameras) -> float:
+    """Return the share of an image's border at which the lens polynomial has no inverse."""
+    x, y = torch.linspace(0, camera.width, 65), torch.linspace(0, camera.height, 65)
     zero = torch.zeros(65)
-    border = torch.cat([torch.stack(pair, -1) for pair in ((x, zero), (x, zero + cameras.height), (zero, y), (zero + cameras.width, y))])
-    rays = cameras.rays(torch.zeros(len(border), dtype=torch.int64), border)
-    again, _ = cameras.project(rays.origins + rays.directions, 0)
+    border = torch.cat([torch.stack(pair, -1) for pair in ((x, zero), (x, zero + camera.height), (zero, y), (zero + camera.width, y))])
+    rays = camera.rays(torch.zeros(len(border), dtype=torch.int64), border)
+    again, _ = camera.project(rays.origins + rays.directions, 0)
     return float(((again - border).norm(dim=-1) > _LENS_TOLERANCE).float().mean())
 
 
 def _points(folder: Path, source: Source) -> Float[Tensor, "points 3"] | None:
-    """Points from structure from motion in the source frame, float64."""
-    file = source.points or next((match for pattern in _POINT_FILES for match in sorted(folder.glob(pattern))), None)
-    if file is None:
-        return None
-    try:
-        if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as archive:
-                loaded = archive["points"]
-        else:
-            import trimesh
-
-            loaded = np.asarray(trimesh.load(file, process=False).vertices)  # pyright: ignore[reportAttributeAccessIssue]
-        points = torch.from_numpy(np.asarray(loaded, dtype=np.float64).reshape(-1, 3))
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise CaptureError(f"the points {file} cannot be read ({error}); remove the file or write it again") from error
-    return points[points.isfinite().all(-1)]
+    """Return points from structure from motion in the source frame, float64."""
+    if source.points is not None:
+        return source.points
+    file = points_file(folder)
+    return None if file is None else read_points(file)
 
 
-def _fingerprint(folder: Path, source: Source, normals: Path | None, options: Sequence[object]) -> str:
-    """SHA-256 over the options and each file's name below the capture, size, first and last 64 KiB."""
+def _fingerprint(folder: Path, source: Source, options: CaptureOptions) -> str:
+    """Hash the options, and each file's name below the capture, size, first and last 64 KiB, with SHA-256."""
     files = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
-    if normals is not None:
-        files += sorted(file for file in normals.rglob("*") if file.is_file())
+    if options.normals is not None:
+        files += sorted(file for file in options.normals.rglob("*") if file.is_file())
+    # Where the images are kept changes nothing of the capture.
+    told = (options.downscale, options.center, options.radius, options.up, options.test_every, str(options.normals))
+    told += (options.normals_frame, options.use_masks, options.principal_shift)
 
     def digest(file: Path) -> bytes:
         size = file.stat().st_size
@@ -243,7 +286,7 @@ def _fingerprint(folder: Path, source: Source, normals: Path | None, options: Se
         name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
         return hashlib.sha256(f"{name}\n{size}\n".encode() + content).digest()
 
-    whole = hashlib.sha256(repr(tuple(options)).encode())
+    whole = hashlib.sha256(repr(told).encode())
     for part in in_threads(digest, files):
         whole.update(part)
     return whole.hexdigest()

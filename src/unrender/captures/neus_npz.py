@@ -17,7 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.captures.capture import CaptureError
-from unrender.captures.images import image_files, image_size
+from unrender.captures.images import in_threads
+from unrender.captures.photos import image_files, image_size
 from unrender.captures.source import Source, checked_intrinsics, held_out, rigid_motions
 
 _IMAGE_FOLDERS = ("image", "images", "rgb")
@@ -30,7 +31,9 @@ _MOST_SKEW = 0.5
 
 
 def decomposed(projections: Float[Tensor, "views 3 4"]) -> tuple[Float[Tensor, "views 3 3"], Float[Tensor, "views 4 4"]]:
-    """Intrinsics K (upper triangular, positive diagonal, K₂₂ = 1) and ``source_from_camera`` with P ~ K [R | t], det R = 1.
+    """Decompose P ~ K [R | t] into intrinsics K and ``source_from_camera``.
+
+    K is upper triangular with a positive diagonal and K₂₂ = 1, and det R = 1.
 
     With J the matrix that reverses rows, the QR decomposition (J A)ᵀ = Q U gives A = (J Uᵀ J) (J Qᵀ), upper triangular times orthogonal.
     The sign of a projection matrix is free, so a reflection is removed by negating it. The center is -A⁻¹ P₃.
@@ -55,8 +58,8 @@ def decomposed(projections: Float[Tensor, "views 3 4"]) -> tuple[Float[Tensor, "
     return intrinsics / intrinsics[:, 2:, 2:], pose
 
 
-def read_neus(folder: Path, file: Path, *, test_every: int) -> Source:
-    """The cameras of an ``.npz`` file and the sorted images and masks of its folder.
+def read_neus(folder: Path, file: Path, test_every: int) -> Source:
+    """Read the cameras of an ``.npz`` file, and the sorted images and masks of its folder.
 
     Raises:
         CaptureError: no images, an archive without the matrices, matrices that are no cameras, or numbers of images, masks and cameras
@@ -77,32 +80,27 @@ def read_neus(folder: Path, file: Path, *, test_every: int) -> Source:
         view = int((~usable).int().argmax())
         raise CaptureError(f"world_mat_{indices[view]} in {file} is singular or not finite; solve the pose of {names[view]} again")
     matrices, poses = decomposed(world[:, :3])
-    width, height = image_size(images[0])
+    sizes = torch.tensor(in_threads(image_size, images))
     intrinsics = torch.stack((matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 0, 2], matrices[:, 1, 2]), -1) + _CENTER
-    skewed = (matrices[:, 0, 1] / matrices[:, 1, 1]).abs() * height / 2
+    skewed = (matrices[:, 0, 1] / matrices[:, 1, 1]).abs() * sizes[:, 1] / 2
     if float(skewed.max()) > _MOST_SKEW:
         view = int(skewed.argmax())
         raise CaptureError(
             f"world_mat_{indices[view]} in {file} has skewed pixels, which no camera here has; check the matrix of {names[view]}"
         )
     return Source(
-        form="neus",
         files=(file,),
         names=names,
         images=tuple(images),
         masks=_masks(folder, images),
-        ignored=(None,) * len(images),
         source_from_camera=rigid_motions(poses, names, file),
         intrinsics=checked_intrinsics(intrinsics, names, file),
         distortion=torch.zeros(len(images), 6, dtype=torch.float64),
-        lens="opencv",
-        width=width,
-        height=height,
-        turn=True,
+        sizes=sizes,
+        fisheye=torch.zeros(len(images), dtype=torch.bool),
+        turns=(True,) * len(images),
         split=held_out(names, test_every),
         source_from_world=scale,
-        points=None,
-        notes=(),
     )
 
 
@@ -142,7 +140,7 @@ def _check_similarity(scale: Float[Tensor, "4 4"], file: Path) -> None:
 
 
 def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path) -> list[int]:
-    """The camera of each image: in order if there are as many, else by the number that is the image's name."""
+    """Find the camera of each image: in order if there are as many, else by the number that is the image's name."""
     if len(images) == len(cameras):
         return list(cameras)
     numbers = [int(image.stem) if image.stem.isdecimal() else -1 for image in images]

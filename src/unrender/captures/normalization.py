@@ -25,9 +25,6 @@ from unrender.transforms import inverse_similarity, rotation_between, scale_of, 
 Up = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "-x", "-y", "-z"]
 """The upward direction of the source frame: a vector, an axis, or "cameras" for the mean of the cameras' upward axes."""
 
-_BLENDER_HALF = 1.5
-"""Objects of Blender captures lie within 1.5 units of the origin."""
-
 _COARSE_GRID = 24
 _COARSE_STEP = 4
 _CHUNK = 8192
@@ -56,7 +53,7 @@ class Normalization:
 
 
 def normalized_poses(source_from_camera: Float[Tensor, "views 4 4"], source_from_world: Float[Tensor, "4 4"]) -> Float[Tensor, "views 4 4"]:
-    """``world_from_camera``, still rigid: the scale of the similarity moves the camera but does not enter its axes.
+    """Return ``world_from_camera``, still rigid: the scale of the similarity moves the camera but does not enter its axes.
 
     >>> pose = torch.eye(4, dtype=torch.float64)[None].clone()
     >>> pose[0, :3, 3] = torch.tensor([10.0, 0.0, 4.0])
@@ -70,37 +67,38 @@ def normalized_poses(source_from_camera: Float[Tensor, "views 4 4"], source_from
 
 
 def source_cameras(source: Source, views: Sequence[int], frame: Float[Tensor, "4 4"]) -> Cameras:
-    """Some cameras of a source, at the size of its photos, in the world that ``frame`` (``source_from_world``) describes."""
+    """Return some cameras of a source, at the size of its photos, in the world that ``frame`` (``source_from_world``) describes."""
     index = torch.tensor(views)
     return Cameras(
         world_from_camera=normalized_poses(source.source_from_camera[index], frame).float(),
         intrinsics=source.intrinsics[index].float(),
         distortion=source.distortion[index].float(),
-        width=source.width,
-        height=source.height,
-        lens=source.lens,
+        sizes=source.sizes[index],
+        fisheye=source.fisheye[index],
     )
 
 
 def normalize(
     source: Source,
-    masks: UInt8[Tensor, "views rows columns"] | None,
+    masks: Sequence[UInt8[Tensor, "_ _"]] | None,
     *,
     center: tuple[float, float, float] | None = None,
     radius: float | None = None,
     up: Up | None = None,
 ) -> Normalization:
-    """Finds the region of interest of a capture.
+    """Find the region of interest of a capture.
 
-    - NeuS: the unit sphere and the axes of the file's own frame.
-    - Blender: the box of the visual hull of the masks, padded by a tenth and made a cube; without masks the cube of half side 1.5.
-    - transforms.json with masks: the same, carved from a box between the cameras.
-    - transforms.json without masks, an unbounded scene: the point nearest to all optical axes, or the cameras' mean where the axes hardly
-      meet or meet behind the cameras; +Z is the cameras' mean upward axis, and the median distance of the cameras becomes one.
+    - Files that bring a normalization along: theirs, with the axes of their own frame.
+    - Formats that say where the object lies: that cube, or with masks the box of their visual hull, padded by a tenth and made a cube.
+    - Others, with masks: the same, carved from a box between the cameras.
+    - Others, without masks: the point nearest to all optical axes, or the cameras' mean where the axes hardly meet or meet behind the
+      cameras; the median distance of the cameras from it becomes one.
+
+    +Z is the cameras' mean upward axis, unless the format says that +Z is up, or an object with masks stands upright as it is.
 
     Args:
         source: the cameras.
-        masks: at the size of the photos or smaller, None to do without.
+        masks: at the size of the photos or smaller by a whole factor, None to do without.
         center: of the region, in the source frame, in place of the one found.
         radius: half the extent of the region, in the source frame.
         up: the upward direction of the source frame.
@@ -110,18 +108,19 @@ def normalize(
     """
     _check_overrides(center, radius)
     poses = source.source_from_camera
-    rotation, notes = _world_axes(source, masks is not None, up)
     chosen = None if center is None else torch.tensor(center, dtype=torch.float64)
-    if source.source_from_world is not None:
-        found = source.source_from_world
-        if up is None:
-            rotation = found[:3, :3] / scale_of(found)
-            notes.append("the world keeps the axes of the capture's own unit sphere, so +Z need not be up; give up to turn it")
+    found, notes = source.source_from_world, list[str]()
+    if found is not None and up is None:
+        rotation = found[:3, :3] / scale_of(found)
+        notes.append("the world keeps the axes of the capture's own unit sphere, so +Z need not be up; give up to turn it")
+    else:
+        rotation, notes = _world_axes(source, masks is not None, up)
+    if found is not None:
         middle, extent = found[:3, 3], scale_of(found)
     elif chosen is not None and radius is not None:
         middle, extent = chosen, radius
-    elif source.form == "blender":
-        middle, extent = torch.zeros(3, dtype=torch.float64), _BLENDER_HALF
+    elif source.region is not None:
+        middle, extent = torch.tensor(source.region.center, dtype=torch.float64), source.region.half_side
         if masks is not None:
             middle, extent = _carved(source, masks, middle, extent, rotation, notes)
     else:
@@ -136,15 +135,18 @@ def normalize(
                 "the optical axes do not meet in front of the cameras, so the world is centered on them; give a center to change it"
             )
         if masks is not None:
-            reach = 0.5 * max(source.width, source.height) / float(source.intrinsics[:, :2].median())
-            middle, extent = _carved(source, masks, middle, extent * min(0.9, reach), rotation, notes)
+            longest = source.sizes.amax(1).double()
+            # Focal lengths as of photos whose longer side is that of the largest one.
+            focal = source.intrinsics[:, :2] * (longest.max() / longest)[:, None]
+            half_view = 0.5 * float(longest.max()) / float(focal.median())
+            middle, extent = _carved(source, masks, middle, extent * min(0.9, half_view), rotation, notes)
     middle, extent = (middle if chosen is None else chosen), (extent if radius is None else radius)
-    unbounded = masks is None and source.form != "blender"
+    unbounded = masks is None and source.has_surroundings
     return Normalization(similarity(middle, extent, rotation), unbounded, tuple(notes))
 
 
 def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | None:
-    """The point with the least sum of squared distances to all optical axes, Σ (I - d dᵀ) x = Σ (I - d dᵀ) o.
+    """Find the point with the least sum of squared distances to all optical axes, Σ (I - d dᵀ) x = Σ (I - d dᵀ) o.
 
     None where the axes are nearly parallel, or where the point lies behind most cameras.
     """
@@ -158,54 +160,65 @@ def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | 
     return point if float(ahead.median()) > 0 else None
 
 
-def visual_hull_box(masks: UInt8[Tensor, "views rows columns"], cameras: Cameras) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]] | None:
-    """Lower and upper corner of what the masks leave of [-1, 1]³, cut into 48³ cells; None where they leave nothing.
+def visual_hull_box(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]] | None:
+    """Return the lower and upper corner of what the masks leave of [-1, 1]³, cut into 48³ cells; None where they leave nothing.
 
     A cell stays if at least half of the views see its center, and at most one view in twenty (a bad mask) sees it farther outside its mask
     than the cell reaches. Coarser cells are carved first, with fewer views. ``masks`` may be smaller than the images of ``cameras`` by a
     whole factor.
     """
-    shrink = max(1, math.ceil(max(masks.shape[1:]) / _MASK_SIDE))
-    small = F.max_pool2d((masks >= 128).float()[:, None], shrink, ceil_mode=True)
-    pixel = shrink * (cameras.width // masks.shape[2])
+    pooled = [_Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
     cell = 2 / _COARSE_GRID
     along = (torch.arange(_COARSE_GRID) + 0.5) * cell - 1
-    few = cameras[::_COARSE_STEP], small[::_COARSE_STEP]
     allowed = len(cameras) // 20
-    coarse, _ = _carved_cells(torch.cartesian_prod(along, along, along), cell, few[1], pixel, few[0], allowed)
+    few = slice(None, None, _COARSE_STEP)
+    coarse, _ = _carved_cells(torch.cartesian_prod(along, along, along), cell, pooled[few], cameras[few], allowed)
     cell /= 2
     eighth = torch.tensor([-0.5, 0.5]) * cell
     children = (coarse[:, None] + torch.cartesian_prod(eighth, eighth, eighth)).reshape(-1, 3)
-    fine, seen = _carved_cells(children, cell, small, pixel, cameras, allowed)
+    fine, seen = _carved_cells(children, cell, pooled, cameras, allowed)
     fine = fine[2 * seen >= len(cameras)]
     if len(fine) == 0:
         return None
     return fine.amin(0) - cell / 2, fine.amax(0) + cell / 2
 
 
-def _carved_cells(
-    centers: Float[Tensor, "cells 3"],
-    cell: float,
-    masks: Float[Tensor, "views 1 rows columns"],
-    pixel: int,
-    cameras: Cameras,
-    allowed: int,
-) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
-    """The cells that lie outside of at most ``allowed`` masks, grown by half a cell's diagonal, and how many views see each of them.
+@dataclass(frozen=True)
+class _Silhouette:
+    """A mask pooled to about :data:`_MASK_SIDE` pixels, each of which is ``pixel`` pixels of the camera wide."""
 
-    A pixel of a mask is ``pixel`` pixels of the cameras wide.
-    """
+    mask: Float[Tensor, "rows columns"]
+    pixel: int
+
+    @classmethod
+    def of(cls, mask: UInt8[Tensor, "_ _"], width: int) -> _Silhouette:
+        shrink = max(1, math.ceil(max(mask.shape) / _MASK_SIDE))
+        small = F.max_pool2d((mask >= 128).float()[None], shrink, ceil_mode=True)[0]
+        return cls(small, shrink * (width // mask.shape[1]))
+
+    def grown(self, pixels: float) -> Bool[Tensor, "rows columns"]:
+        """Dilate the mask by so many pixels of the camera."""
+        steps = min(math.ceil(pixels / self.pixel), max(self.mask.shape))
+        mask = F.max_pool2d(self.mask[None], (2 * steps + 1, 1), stride=1, padding=(steps, 0))
+        return F.max_pool2d(mask, (1, 2 * steps + 1), stride=1, padding=(0, steps))[0] > 0
+
+
+def _carved_cells(
+    centers: Float[Tensor, "cells 3"], cell: float, silhouettes: Sequence[_Silhouette], cameras: Cameras, allowed: int
+) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
+    """Keep the cells that lie outside of at most ``allowed`` masks, grown by half a cell's diagonal, and count the views that see them."""
     distance = float(cameras.positions.norm(dim=-1).median())
-    reach = math.ceil(float(cameras.intrinsics[:, :2].max()) * cell * math.sqrt(3) / 2 / (distance * pixel))
-    reach = min(reach, max(masks.shape[2:]))
-    grown = F.max_pool2d(masks, (2 * reach + 1, 1), stride=1, padding=(reach, 0))
-    grown = F.max_pool2d(grown, (1, 2 * reach + 1), stride=1, padding=(0, reach))[:, 0] > 0
+    half_diagonal = cell * math.sqrt(3) / 2 / distance
+    # With one image size the largest focal length serves all views; pixels of another size are another measure.
+    focal = cameras.intrinsics[:, :2].amax(1)
+    widest = [float(focal[(cameras.sizes == size).all(1)].max()) for size in cameras.sizes]
+    grown = [silhouette.grown(pixels * half_diagonal) for silhouette, pixels in zip(silhouettes, widest, strict=True)]
 
     def carve(left: Float[Tensor, "cells 3"]) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
         seen = torch.zeros(len(left), dtype=torch.int32)
         misses = torch.zeros_like(seen)
         for view in range(len(cameras)):
-            inside, outside = _silhouette_vote(grown[view], cameras, view, left, pixel)
+            inside, outside = _silhouette_vote(grown[view], silhouettes[view].pixel, cameras, view, left)
             seen += inside | outside
             misses += outside
             stays = misses <= allowed
@@ -217,12 +230,13 @@ def _carved_cells(
 
 
 def _silhouette_vote(
-    mask: Bool[Tensor, "rows columns"], cameras: Cameras, view: int, points: Float[Tensor, "points 3"], pixel: int
+    mask: Bool[Tensor, "rows columns"], pixel: int, cameras: Cameras, view: int, points: Float[Tensor, "points 3"]
 ) -> tuple[Bool[Tensor, " points"], Bool[Tensor, " points"]]:
-    """Which points one view sees inside its mask, and which outside; neither holds for points it does not see."""
+    """Tell which points one view sees inside its mask, and which outside; neither holds for points it does not see."""
     where, depth = cameras.project(points, view)
     column, row = (where / pixel).floor().unbind(-1)
-    visible = (depth > 0) & (where >= 0).all(-1) & (where[:, 0] < cameras.width) & (where[:, 1] < cameras.height)
+    width, height = cameras.sizes[view].tolist()
+    visible = (depth > 0) & (where >= 0).all(-1) & (where[:, 0] < width) & (where[:, 1] < height)
     column, row = column.clamp(0, mask.shape[1] - 1).long(), row.clamp(0, mask.shape[0] - 1).long()
     covered = mask[row, column]
     return visible & covered, visible & ~covered
@@ -230,19 +244,19 @@ def _silhouette_vote(
 
 def _carved(
     source: Source,
-    masks: UInt8[Tensor, "views rows columns"],
+    masks: Sequence[UInt8[Tensor, "_ _"]],
     middle: Float[Tensor, " 3"],
     half: float,
     rotation: Float[Tensor, "3 3"],
     notes: list[str],
 ) -> tuple[Float[Tensor, " 3"], float]:
-    """Center and half side of the padded cube around the visual hull within a box; the box itself where nothing is left of it."""
+    """Find center and half side of the padded cube around the visual hull within a box; the box itself where nothing is left of it."""
     train = source.split.train
     views = [train[k * len(train) // min(_MOST_VIEWS, len(train))] for k in range(min(_MOST_VIEWS, len(train)))]
     first = (middle, half)
     for _ in range(2):
         frame = similarity(middle, half, rotation)
-        box = visual_hull_box(masks[torch.tensor(views)], source_cameras(source, views, frame))
+        box = visual_hull_box([masks[view] for view in views], source_cameras(source, views, frame))
         if box is None:
             notes.append(
                 "no point lies inside the masks of most views, so the region of interest is a guess; check that masks are bright on the "
@@ -258,13 +272,13 @@ def _carved(
 
 
 def _world_axes(source: Source, has_masks: bool, up: Up | None) -> tuple[Float[Tensor, "3 3"], list[str]]:
-    """R of the similarity, and what to say about it."""
+    """Decide R of the similarity, and what to say about it."""
     z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     cameras_up = -source.source_from_camera[:, :3, 1].mean(0)
     agree = float(cameras_up.norm()) > 0.1
     if up is None:
         tilted = agree and float(torch.dot(cameras_up, z)) < _UPRIGHT * float(cameras_up.norm())
-        if source.form != "transforms" or not agree or (has_masks and not tilted):
+        if source.z_is_up or not agree or (has_masks and not tilted):
             return torch.eye(3, dtype=torch.float64), []
         return rotation_between(z, cameras_up), ["+Z of the world is the mean upward direction of the cameras"]
     if up == "cameras":

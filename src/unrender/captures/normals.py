@@ -8,11 +8,12 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.captures.capture import CaptureError
-from unrender.captures.images import image_files, in_threads, read_pixels
+from unrender.captures.images import ImageMemory, Images, in_threads
+from unrender.captures.photos import image_files, read_photo
 from unrender.numerics import normalized
 
 NormalFrame = Literal["opengl", "opencv", "world"]
@@ -26,14 +27,14 @@ def read_normals(
     folder: Path,
     names: Sequence[str],
     *,
-    width: int,
-    height: int,
+    sizes: Int[Tensor, "views 2"],
     downscale: int,
     frame: NormalFrame,
     world_from_camera: Float[Tensor, "views 4 4"],
     world_from_source: Float[Tensor, "3 3"],
-) -> tuple[Float[Tensor, "views rows columns 3"], int]:
-    """Unit normals in the world frame, zero where unknown, and how many views have none.
+    memory: ImageMemory,
+) -> tuple[Images, int]:
+    """Read unit normals in the world frame, zero where unknown, and count the views that have none.
 
     An image belongs to the view whose file name has the same stem, or the same stem followed by ``_normal``; where views of several folders
     share a stem, put the images into folders of the same names.
@@ -41,12 +42,12 @@ def read_normals(
     Args:
         folder: of the normal images.
         names: of the views, as in :attr:`Capture.names`.
-        width: of the photos before downscaling; the normal images must have the same size.
-        height: likewise.
-        downscale: as in :func:`unrender.captures.images.read_pixels`.
+        sizes: of the photos before downscaling; the normal images must have the same.
+        downscale: as in :func:`unrender.captures.photos.read_photos`.
         frame: see :data:`NormalFrame`.
         world_from_camera: poses in the normalized world.
         world_from_source: the rotation of the normalization.
+        memory: decides whether the normals are kept in memory or on disk.
 
     Raises:
         CaptureError: no such folder, no image that belongs to a view, or an image of another size.
@@ -57,27 +58,26 @@ def read_normals(
     found = [view for view, file in enumerate(files) if file is not None]
     if not found:
         raise CaptureError(f"no image in {folder} has the name of a view (such as {Path(names[0]).stem}.png); rename the normal images")
-    normals = torch.zeros(len(names), height // downscale, width // downscale, 3)
+    normals = memory.empty(sizes // downscale, (3,), torch.float32)
     flip = torch.tensor([1.0, -1.0, -1.0] if frame == "opengl" else [1.0, 1.0, 1.0])
 
     def read(view: int) -> None:
         file = files[view]
         if file is None:
+            normals[view].zero_()
             return
-        pixels = read_pixels([file], use_alpha=True)
-        if pixels.colors.shape[1:3] != (height, width):
-            rows, columns = pixels.colors.shape[1:3]
+        rgba = torch.tensor(read_photo(file)[0])
+        (width, height), (rows, columns) = sizes[view].tolist(), rgba.shape[:2]
+        if (rows, columns) != (height, width):
             raise CaptureError(f"the normal image {file} is {columns}x{rows} but its photo is {width}x{height}; resize one to the other")
-        vectors = pixels.colors[0].float() * (2 / 255) - 1
-        if pixels.alphas is not None:
-            vectors = vectors * (pixels.alphas[0] >= 128)[..., None]
+        vectors = (rgba[..., :3].float() * (2 / 255) - 1) * (rgba[..., 3:] >= 128)
         vectors = vectors * (vectors.norm(dim=-1, keepdim=True) > _KNOWN)
         vectors = F.avg_pool2d(vectors.permute(2, 0, 1)[None], downscale)[0].permute(1, 2, 0)
         known = vectors.norm(dim=-1, keepdim=True) > _KNOWN
         rotation = world_from_source if frame == "world" else world_from_camera[view, :3, :3]
-        normals[view] = normalized((vectors * flip) @ rotation.to(vectors).T) * known
+        normals[view].copy_(normalized((vectors * flip) @ rotation.to(vectors).T) * known)
 
-    in_threads(read, found)
+    in_threads(read, range(len(names)))
     return normals, len(names) - len(found)
 
 

@@ -8,46 +8,70 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unrender.cameras import LensModel
 from unrender.captures.capture import CaptureError, Split
 
 _RIGID = 1e-3
 """How far RᵀR may be from the identity: file formats with few digits stay below, a scale or a shear does not."""
 
 
+MaskMeaning = Literal["object", "ignore", "by brightness"]
+"""What is dark in a mask: all but the object, what a fit must ignore, or the latter only if the masks are bright nearly everywhere."""
+
+
+@dataclass(frozen=True)
+class Region:
+    """A cube, in the frame of the poses."""
+
+    center: tuple[float, float, float]
+    half_side: float
+
+
 @dataclass(frozen=True)
 class Source:
-    """Posed photos in the frame of their files. Camera axes are OpenCV's and pixel centers lie at +0.5 already; all numbers are float64."""
+    """Posed photos in the frame of their files, with what their format says about the scene.
 
-    form: Literal["blender", "transforms", "neus"]
+    Camera axes are OpenCV's and pixel centers lie at +0.5 already; all numbers are float64. Loading and normalization decide by these facts
+    and never ask for the format.
+    """
+
     files: tuple[Path, ...]
     """The files the cameras were read from."""
     names: tuple[str, ...]
     """One for each view: the image's path below the capture's folder."""
     images: tuple[Path, ...]
-    masks: tuple[Path, ...] | None
-    ignored: tuple[Path | None, ...]
-    """For each view the image whose bright pixels are to be left out, if there is one."""
     source_from_camera: Float[Tensor, "views 4 4"]
     intrinsics: Float[Tensor, "views 4"]
     distortion: Float[Tensor, "views 6"]
-    lens: LensModel
-    width: int
-    height: int
-    turn: bool
-    """Whether the cameras are of the photos as their EXIF orientation shows them; structure from motion often ignores it."""
+    sizes: Int[Tensor, "views 2"]
+    """Width and height of each photo, int64."""
+    fisheye: Bool[Tensor, " views"]
+    turns: tuple[bool, ...]
+    """For each view whether its camera is of the photo as the EXIF orientation shows it; structure from motion often ignores that."""
     split: Split
-    source_from_world: Float[Tensor, "4 4"] | None
+    masks: tuple[Path, ...] | None = None
+    """One file for each view; alpha channels of the photos count as masks where there are none."""
+    mask_meaning: MaskMeaning = "object"
+    """Of the files in ``masks``; an alpha channel always outlines the object."""
+    ignored: tuple[Path | None, ...] = ()
+    """For each view the image whose bright pixels are to be left out, if there is one; empty where no view has one."""
+    source_from_world: Float[Tensor, "4 4"] | None = None
     """The normalization the files bring along, if they do."""
-    points: Path | None
-    notes: tuple[str, ...]
+    region: Region | None = None
+    """Where the object lies for sure, if the format says so; masks narrow it down."""
+    z_is_up: bool = False
+    """Whether +Z of the frame of the poses is known to be up."""
+    has_surroundings: bool = True
+    """Whether photos without masks show surroundings beyond the region of interest."""
+    points: Float[Tensor, "points 3"] | None = None
+    """Points from structure from motion that the files name."""
+    notes: tuple[str, ...] = ()
 
 
 def rigid_motions(matrices: Float[Tensor, "views 4 4"], names: Sequence[str], file: Path) -> Float[Tensor, "views 4 4"]:
-    """The poses with rotations made exactly orthogonal (the nearest ones), after checking that they are rotations.
+    """Check that poses are rigid motions, and make their rotations exactly orthogonal (the nearest ones).
 
     Raises:
         CaptureError: a pose has a number that is not finite, a last row other than 0 0 0 1, or a 3x3 part that scales, mirrors or shears.
@@ -89,7 +113,7 @@ def _what_is_wrong(matrix: Float[Tensor, "3 3"]) -> str:
 
 
 def held_out(names: Sequence[str], every: int) -> Split:
-    """Holds out every ``every``-th view (0, every, 2 every, ...) of the views sorted by name; none if ``every`` is zero.
+    """Hold out every ``every``-th view (0, every, 2 every, ...) of the views sorted by name; none if ``every`` is zero.
 
     >>> held_out(["c", "a", "b"], 2)
     Split(train=(2,), test=(0, 1), rule='every 2nd view, sorted by file name, is held out')
@@ -117,7 +141,7 @@ def _ordinal(number: int) -> str:
 
 
 def checked_intrinsics(intrinsics: Float[Tensor, "views 4"], names: Sequence[str], file: Path) -> Float[Tensor, "views 4"]:
-    """The intrinsics, after checking that every number is finite and the focal lengths are positive.
+    """Check that every number is finite and the focal lengths are positive, and return the intrinsics.
 
     Raises:
         CaptureError: they are not.

@@ -14,24 +14,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unrender.cameras import LensModel
 from unrender.captures.capture import CaptureError, Split
-from unrender.captures.images import IMAGE_SUFFIXES, image_size
+from unrender.captures.images import in_threads
+from unrender.captures.photos import IMAGE_SUFFIXES, image_size
+from unrender.captures.points import read_points
 from unrender.captures.source import Source, checked_intrinsics, held_out, rigid_motions
 
 _OPENCV_FROM_OPENGL = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
 
-_LENSES: Mapping[str, LensModel] = {
-    "SIMPLE_PINHOLE": "opencv",
-    "PINHOLE": "opencv",
-    "SIMPLE_RADIAL": "opencv",
-    "RADIAL": "opencv",
-    "OPENCV": "opencv",
-    "OPENCV_FISHEYE": "fisheye",
+_FISHEYE: Mapping[str, bool] = {
+    "SIMPLE_PINHOLE": False,
+    "PINHOLE": False,
+    "SIMPLE_RADIAL": False,
+    "RADIAL": False,
+    "OPENCV": False,
+    "OPENCV_FISHEYE": True,
 }
+"""Which camera models are fisheyes."""
 
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
@@ -47,47 +49,43 @@ class Frames:
     source_from_camera: Float[Tensor, "views 4 4"]
     intrinsics: Float[Tensor, "views 4"]
     distortion: Float[Tensor, "views 6"]
-    lens: LensModel
-    width: int
-    height: int
-    turn: bool
+    sizes: Int[Tensor, "views 2"]
+    fisheye: Bool[Tensor, " views"]
+    turns: tuple[bool, ...]
     notes: tuple[str, ...]
 
 
-def read_transforms(folder: Path, *, test_every: int) -> Source:
-    """The cameras of ``folder / "transforms.json"``.
+def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
+    """Read the cameras of a ``transforms.json``.
 
     Raises:
         CaptureError: see :func:`read_frames`; or a split that names unknown frames or has no view.
     """
-    file = folder / "transforms.json"
     content = read_json(file)
     frames = read_frames(file, content, skip_missing=True)
     names = tuple(name_below(folder, image) for image in frames.images)
     points = folder / str(content["ply_file_path"]) if "ply_file_path" in content else None
     return Source(
-        form="transforms",
         files=(file,),
         names=names,
         images=frames.images,
         masks=frames.masks,
+        mask_meaning="by brightness",
         ignored=tuple(_dynamic_mask(image) for image in frames.images),
         source_from_camera=frames.source_from_camera,
         intrinsics=frames.intrinsics,
         distortion=frames.distortion,
-        lens=frames.lens,
-        width=frames.width,
-        height=frames.height,
-        turn=frames.turn,
+        sizes=frames.sizes,
+        fisheye=frames.fisheye,
+        turns=frames.turns,
         split=_split(file, content, frames, names, test_every),
-        source_from_world=None,
-        points=points if points is not None and points.is_file() else None,
+        points=read_points(points) if points is not None and points.is_file() else None,
         notes=frames.notes,
     )
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
         CaptureError: the file is not JSON, or not an object.
@@ -106,7 +104,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -> Frames:
-    """The posed photos listed under ``frames``, with the size of the first photo and intrinsics scaled to it.
+    """Read the posed photos listed under ``frames``, with intrinsics scaled to the size of each photo.
 
     Args:
         file: for paths and messages.
@@ -116,7 +114,8 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
 
     Raises:
         CaptureError: no frames, a key that is missing or no number, photos that are missing, an unknown lens, a focal length that is not
-            positive, a pose that is not a rigid motion, masks for some frames only, or ``w`` and ``h`` of another shape than the photos.
+            positive, a pose that is not a rigid motion, masks for some frames only, ``w`` and ``h`` of another shape than the photo, or
+            photos of several sizes whose shared intrinsics in pixels do not say of which size they are.
     """
     frames = content.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
@@ -134,40 +133,42 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
             frames = [frame for frame, present in zip(frames, there, strict=True) if present]
             listed = tuple(name for name, present in zip(listed, there, strict=True) if present)
     images = _found(look_up, listed, "image", file)
-    poses = torch.stack(
-        [_pose(_needed(frame, "transform_matrix", file, name), name, file) for frame, name in zip(frames, listed, strict=True)]
-    )
-    shapes = {_stated_size(frame, content, name, file) for frame, name in zip(frames, listed, strict=True)}
-    size, turn = _size(images[0], shapes, file, notes)
-    lenses: set[LensModel] = {_lens({**content, **frame}, name, file) for frame, name in zip(frames, listed, strict=True)}
-    if len(lenses) > 1:
-        raise CaptureError(f"{file} mixes perspective and fisheye frames; put each kind into a capture of its own")
+    keys = [{**content, **frame} for frame in frames]
+    written = [_needed(frame, "transform_matrix", file, name) for frame, name in zip(frames, listed, strict=True)]
+    poses = torch.stack([_pose(rows, name, file) for rows, name in zip(written, listed, strict=True)])
+    photos = in_threads(_Photo.read, images)
+    stated = [_stated_size(own, name, file) for own, name in zip(keys, listed, strict=True)]
+    sized = [_size(photo, size, file) for photo, size in zip(photos, stated, strict=True)]
+    _check_pixels_have_a_size(photos, [size for size, _ in sized], frames, content, file)
+    if not all(turn for _, turn in sized):
+        notes.append("the cameras are of the photos as stored, so their EXIF orientation is not applied")
+    scaled = {size for (size, _), wanted in zip(sized, stated, strict=True) if wanted not in (None, size)}
+    if scaled:
+        found = f"the photos' {'x'.join(map(str, scaled.pop()))}" if len(scaled) == 1 else "the size of each photo"
+        notes.append(f"intrinsics were scaled from the w and h of {file.name} to {found}")
+    fisheye = [_is_fisheye(own, name, file) for own, name in zip(keys, listed, strict=True)]
     if any("rolling_shutter" in frame or any(content.get("rolling_shutter", ())) for frame in frames):
         notes.append("the file describes a rolling shutter, which is not modeled")
     if "applied_transform" in content or "applied_scale" in content:
         notes.append("results are exported in the frame of the poses in transforms.json; applied_transform leads back to the one before")
-    intrinsics = torch.tensor(
-        [_intrinsics({**content, **frame}, size, name, file) for frame, name in zip(frames, listed, strict=True)], dtype=torch.float64
-    )
+    intrinsics = [_intrinsics(own, size, name, file) for own, (size, _), name in zip(keys, sized, listed, strict=True)]
+    distortion = [_distortion(own, name, file) for own, name in zip(keys, listed, strict=True)]
     return Frames(
         listed=listed,
         images=images,
         masks=_masks(look_up, frames, listed, images, file),
         source_from_camera=rigid_motions(poses, listed, file) * _OPENCV_FROM_OPENGL,
-        intrinsics=checked_intrinsics(intrinsics, listed, file),
-        distortion=torch.tensor(
-            [_distortion({**content, **frame}, name, file) for frame, name in zip(frames, listed, strict=True)], dtype=torch.float64
-        ),
-        lens=lenses.pop(),
-        width=size[0],
-        height=size[1],
-        turn=turn,
+        intrinsics=checked_intrinsics(torch.tensor(intrinsics, dtype=torch.float64), listed, file),
+        distortion=torch.tensor(distortion, dtype=torch.float64),
+        sizes=torch.tensor([size for size, _ in sized]),
+        fisheye=torch.tensor(fisheye),
+        turns=tuple(turn for _, turn in sized),
         notes=tuple(notes),
     )
 
 
 def name_below(folder: Path, image: Path) -> str:
-    """The path of an image below the capture's folder, with forward slashes."""
+    """Return the path of an image below the capture's folder, with forward slashes."""
     try:
         return image.relative_to(folder).as_posix()
     except ValueError:
@@ -261,32 +262,54 @@ def _number(keys: Mapping[str, Any], key: str, name: str, file: Path) -> float |
     return float(value)
 
 
-def _stated_size(frame: Mapping[str, Any], content: Mapping[str, Any], name: str, file: Path) -> tuple[float, float] | None:
-    keys = {**content, **frame}
+def _stated_size(keys: Mapping[str, Any], name: str, file: Path) -> tuple[float, float] | None:
     width, height = _number(keys, "w", name, file), _number(keys, "h", name, file)
     return None if width is None or height is None else (width, height)
 
 
-def _size(image: Path, stated: set[tuple[float, float] | None], file: Path, notes: list[str]) -> tuple[tuple[int, int], bool]:
-    """The size of the photos, and whether to turn them as EXIF says: not if only the size before turning is the one the file states."""
-    shown, stored = image_size(image), image_size(image, turn=False)
-    for size in stated - {None}:
-        if size is None or _same_shape(size, shown):
-            continue
-        if _same_shape(size, stored):
-            notes.append("the cameras are of the photos as stored, so their EXIF orientation is not applied")
-            return stored, False
-        raise CaptureError(
-            f"{file} gives w and h as {size[0]:g}x{size[1]:g} but {image.name} is {shown[0]}x{shown[1]}, another shape; "
-            "correct w and h, or use the photos the cameras were solved on"
-        )
-    if any(size is not None and size != shown for size in stated):
-        notes.append(f"intrinsics were scaled from the w and h of {file.name} to the photos' {shown[0]}x{shown[1]}")
-    return shown, True
+@dataclass(frozen=True)
+class _Photo:
+    """The two sizes a photo may have: as its EXIF orientation shows it, and as it is stored."""
+
+    path: Path
+    shown: tuple[int, int]
+    stored: tuple[int, int]
+
+    @classmethod
+    def read(cls, path: Path) -> _Photo:
+        return cls(path, image_size(path), image_size(path, turn=False))
+
+
+def _size(photo: _Photo, stated: tuple[float, float] | None, file: Path) -> tuple[tuple[int, int], bool]:
+    """Decide the size of a photo, and whether to turn it as EXIF says: not if only the size before turning is the one the file states."""
+    if stated is None or _same_shape(stated, photo.shown):
+        return photo.shown, True
+    if _same_shape(stated, photo.stored):
+        return photo.stored, False
+    raise CaptureError(
+        f"{file} gives w and h as {stated[0]:g}x{stated[1]:g} but {photo.path.name} is {photo.shown[0]}x{photo.shown[1]}, another shape; "
+        "correct w and h, or use the photos the cameras were solved on"
+    )
+
+
+def _check_pixels_have_a_size(
+    photos: Sequence[_Photo], sizes: Sequence[tuple[int, int]], frames: Sequence[Mapping[str, Any]], content: Mapping[str, Any], file: Path
+) -> None:
+    """Refuse intrinsics in pixels that stand for photos of several sizes and do not say of which size they are."""
+    if content.get("w") is not None and content.get("h") is not None:
+        return
+    shared = [key for key in ("fl_x", "fl_y", "cx", "cy") if content.get(key) is not None]
+    for photo, size, frame in zip(photos, sizes, frames, strict=True):
+        sized = frame.get("w") is not None and frame.get("h") is not None
+        if size != sizes[0] and not sized and any(key not in frame for key in shared):
+            raise CaptureError(
+                f"{photo.path.name} is {size[0]}x{size[1]} but {photos[0].path.name} is {sizes[0][0]}x{sizes[0][1]}, and {file} does not "
+                "say for which of them its intrinsics are; give w and h, or intrinsics on each frame"
+            )
 
 
 def _same_shape(stated: tuple[float, float], size: tuple[int, int]) -> bool:
-    """Equal up to a scale, where each side may have been rounded to a whole pixel."""
+    """Tell whether two sizes are equal up to a scale, where each side may have been rounded."""
     if min(stated) <= 0:
         return False
     across, down = size[0] / stated[0], size[1] / stated[1]
@@ -321,15 +344,15 @@ def _intrinsics(keys: Mapping[str, Any], size: tuple[int, int], name: str, file:
     return [fx * across, fy * down, (width / 2 if cx is None else cx) * across, (height / 2 if cy is None else cy) * down]
 
 
-def _lens(keys: Mapping[str, Any], name: str, file: Path) -> LensModel:
+def _is_fisheye(keys: Mapping[str, Any], name: str, file: Path) -> bool:
     if any(key.startswith("ftheta_p") for key in keys):
         raise CaptureError(f"{name} in {file} has an F-theta lens, which is not supported; undistort the photos first")
     model = str(keys.get("camera_model", "OPENCV"))
-    if model not in _LENSES:
+    if model not in _FISHEYE:
         raise CaptureError(
-            f'{name} in {file} has the camera_model "{model}"; supported are {", ".join(_LENSES)}; undistort the photos first'
+            f'{name} in {file} has the camera_model "{model}"; supported are {", ".join(_FISHEYE)}; undistort the photos first'
         )
-    return "fisheye" if keys.get("is_fisheye") else _LENSES[model]
+    return bool(keys.get("is_fisheye")) or _FISHEYE[model]
 
 
 def _distortion(keys: Mapping[str, Any], name: str, file: Path) -> list[float]:

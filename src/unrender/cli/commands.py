@@ -77,8 +77,9 @@ def fit_capture(recipe: Recipe, preset: str, options: FitOptions[Any], device: t
 
 def describe_capture(capture: Capture, display: Display) -> None:
     """Two or three lines about what was read, the split rule among them."""
-    size = f"{capture.cameras.width}×{capture.cameras.height}"
-    masks = "with masks" if capture.masks is not None else "without masks"
+    sizes = [f"{width}×{height}" for width, height in capture.cameras.sizes.unique(dim=0).tolist()]
+    size = " and ".join(sizes) if len(sizes) < 3 else f"{len(sizes)} sizes up to {sizes[-1]}"
+    masks = "with masks" if capture.has_masks else "without masks"
     display.say(f"{capture.name}: {len(capture.names)} views of {size} pixels, {masks}{', unbounded' if capture.unbounded else ''}")
     display.say(f"split: {len(capture.split.train)} fitted, {len(capture.split.test)} held out: {capture.split.rule}")
     for note in capture.notes:

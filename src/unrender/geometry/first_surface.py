@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -43,7 +45,7 @@ def hull_distance(hull: OccupancyGrid) -> Float[Tensor, "Z Y X"] | None:
 
 
 def fuse_depth_maps(
-    cameras: Cameras, distances: Float[Tensor, "views height width"], size: int, truncation: float
+    cameras: Cameras, distances: Sequence[Float[Tensor, "_ _"]], size: int, truncation: float
 ) -> Float[Tensor, "size size size"] | None:
     """Signed distance at the vertices of a lattice over [-1, 1]³ from how far each pixel sees (Curless and Levoy 1996).
 
@@ -53,7 +55,7 @@ def fuse_depth_maps(
 
     Args:
         cameras: the cameras of the depth maps.
-        distances: along the unit ray; infinite where a pixel sees no surface.
+        distances: of each view, along the unit ray; infinite where a pixel sees no surface.
         size: vertices along an axis.
         truncation: world units.
     """
@@ -64,8 +66,9 @@ def fuse_depth_maps(
     for view in range(len(cameras)):
         pixels, depth = cameras.project(points, view)
         column, row = pixels[:, 0].floor().nan_to_num(-1).long(), pixels[:, 1].floor().nan_to_num(-1).long()
-        within = (depth > 0) & (column >= 0) & (column < cameras.width) & (row >= 0) & (row < cameras.height)
-        index = row.clamp(0, cameras.height - 1) * cameras.width + column.clamp(0, cameras.width - 1)
+        width, height = cameras.sizes[view].tolist()
+        within = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
+        index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
         away = (points - cameras.world_from_camera[view, :3, 3].to(points)).norm(dim=1)
         outside_by = distances[view].reshape(-1)[index] - away
         told = within & (outside_by >= -truncation)

@@ -290,7 +290,8 @@ def fit_with_clock(
     )  # fmt: skip
     fitting = Fitting(scene, optimizer, clock, observer, generator=generator, parts={"rays": ray_count})
     if resume is None:
-        scene.occupancy.mark_seen(capture.cameras.to(device), capture.split.train, masks=capture.masks)
+        masks = [capture.mask(view) for view in range(len(capture))] if masked else None
+        scene.occupancy.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
     else:
         fitting.restore(resume)
     loss = photometric(config.loss)

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.cameras import Rays
+from unrender.cameras import Cameras, Rays
 from unrender.captures.capture import Capture
+from unrender.captures.images import Images, averaged
+
+_MOST_MAPPED_PIXELS = 2**26
+"""Directions are looked up in maps of up to so many pixels of different lenses (12 bytes each); beyond, each draw computes its own."""
 
 Background = Literal["random", "white", "black"]
 
@@ -27,84 +31,110 @@ class PixelBatch:
     """Pixels drawn from the training views, and the rays through their centers."""
 
     rays: Rays
+    views: Int[Tensor, " rays"]
+    """The view of each pixel, counted through all views of the capture."""
+    pixels: Float[Tensor, "rays 2"]
+    """The (x, y) of each pixel center."""
     color: Float[Tensor, "rays 3"]
     """sRGB, straight alpha."""
     alpha: Float[Tensor, " rays"] | None
-    """Share of the pixel the object covers, where the capture has masks."""
+    """Share of the pixel the object covers, if the capture has masks."""
     normal: Float[Tensor, "rays 3"] | None
-    """Prior normal in the world, zero where unknown, where the capture has them."""
+    """Prior normal in the world, zero where unknown, if the capture has them."""
 
 
 class PixelSampler:
     """Draws pixels uniformly over all training views, with replacement, except those the capture says to ignore.
 
-    ``downscale`` averages k × k pixels into one: early training sees a smooth image with fewer, wider pixels.
+    Colors are gathered from the storage of the capture itself, in memory or on disk. ``downscale`` averages k × k pixels into one: early
+    training sees a smooth image with fewer, wider pixels.
     """
 
     def __init__(self, capture: Capture, device: torch.device, *, downscale: int = 1) -> None:
-        views = list(capture.split.train)
-        cameras = capture.cameras.select(views)
-        images = capture.images[views]
-        masks = None if capture.masks is None else capture.masks[views]
+        photos = capture.photos.select(capture.split.train)
+        ignored = None if capture.ignored is None else capture.ignored.select(capture.split.train)
+        normals = None if capture.normals is None or downscale > 1 else capture.normals.select(capture.split.train)
+        self._cameras = capture.cameras.select(capture.split.train)
         if downscale > 1:
-            images, masks = _averaged(images, masks, downscale)
-            cameras = cameras.downscaled(downscale)
-        self._alpha = masks is not None
-        coverage = torch.full(images.shape[:3], 255, dtype=torch.uint8) if masks is None else masks
-        rgba = torch.cat([images, coverage[..., None]], dim=-1).contiguous()
-        self._rgba = rgba.view(torch.int32).reshape(-1).to(device)
-        self._directions = cameras.directions_in_camera().reshape(-1, 3).to(device).contiguous()
-        self._pixels = cameras.height * cameras.width
-        self._views = len(views)
-        self._shared = self._directions.shape[0] == self._pixels
-        self._world_from_camera = cameras.world_from_camera.float().to(device)
-        self._normals = None if capture.normals is None or downscale > 1 else capture.normals[views].reshape(-1, 3).to(device)
-        self._valid = None
-        if capture.ignored is not None:
-            ignored = capture.ignored[views]
-            if downscale > 1:
-                height, width = cameras.height, cameras.width
-                blocks = ignored[:, : height * downscale, : width * downscale]
-                ignored = blocks.reshape(-1, height, downscale, width, downscale).any(4).any(2)
-            self._valid = torch.nonzero(~ignored.reshape(-1))[:, 0].to(device)
+            photos = averaged(photos, downscale)
+            self._cameras = self._cameras.downscaled(downscale)
+            ignored = None if ignored is None else _any_in_block(ignored, downscale)
+        self._photos = photos.to(device)
+        self._rgba = self._photos.pixels.view(torch.int32).reshape(-1)
+        self._normals = None if normals is None else normals.to(device)
+        self._has_masks = capture.has_masks
+        self._total_views = len(capture)
+        self._downscale = downscale
+        self._valid = None if ignored is None else torch.cat([~image.reshape(-1) for image in ignored]).nonzero()[:, 0].to(device)
+        self._views = torch.tensor(capture.split.train, device=device)
+        self._widths = self._cameras.sizes[:, 0].to(device)
+        self._world_from_camera = self._cameras.world_from_camera.float().to(device)
+        self._maps: tuple[Tensor, Tensor] | None = None
+        lens = self._cameras.lens_of_view
+        distinct = {int(number): int(size.prod()) for number, size in zip(lens, self._cameras.sizes, strict=True)}
+        if sum(distinct.values()) <= _MOST_MAPPED_PIXELS:
+            directions, begin = self._cameras.directions_in_camera()
+            self._maps = directions.to(device).contiguous(), begin.to(device)
+        else:
+            self._cameras = self._cameras.to(device)
         self._device = device
 
-    def draw(self, count: int, generator: torch.Generator) -> PixelBatch:
-        """``count`` pixels with their rays; the same generator state gives the same pixels."""
+    def draw(self, count: int, generator: torch.Generator, cameras: Cameras | None = None) -> PixelBatch:
+        """Draw ``count`` pixels with their rays; the same generator state gives the same pixels.
+
+        Args:
+            count: of pixels.
+            generator: on the device of the sampler.
+            cameras: of all views of the capture, at the size of its photos. With them the rays are made from their poses, intrinsics
+                and distortion, and gradients flow to these; without, the rays are those of the capture.
+
+        Raises:
+            ValueError: ``cameras`` are not as many as the views of the capture.
+        """
         if self._valid is None:
-            index = torch.randint(self._views * self._pixels, (count,), generator=generator, device=self._device)
+            index = torch.randint(self._photos.count, (count,), generator=generator, device=self._device)
         else:
             index = self._valid[torch.randint(self._valid.shape[0], (count,), generator=generator, device=self._device)]
-        view = index // self._pixels
-        rgba = self._rgba[index].view(torch.uint8).reshape(count, 4).float() * (1 / 255)
-        in_camera = self._directions[index - view * self._pixels if self._shared else index]
-        pose = self._world_from_camera[view]
-        directions = (pose[:, :3, :3] * in_camera[:, None, :]).sum(-1)
+        stored = index.to(self._photos.pixels.device)  # another device only for photos on disk
+        view, place = self._photos.locate(stored)
+        rgba = self._rgba[self._photos.at(view, place)].to(self._device).view(torch.uint8).reshape(count, 4).float() * (1 / 255)
+        view, place = view.to(self._device), place.to(self._device)
+        width = self._widths[view]
+        row = torch.div(place, width, rounding_mode="floor")
+        pixels = torch.stack((place - row * width, row), -1).to(self._world_from_camera.dtype) + 0.5
+        views = self._views[view]
         return PixelBatch(
-            rays=Rays(origins=pose[:, :3, 3].contiguous(), directions=directions),
+            rays=self._rays(view, place, pixels) if cameras is None else self._rays_from(cameras, views, pixels),
+            views=views,
+            pixels=pixels,
             color=rgba[:, :3],
-            alpha=rgba[:, 3] if self._alpha else None,
-            normal=None if self._normals is None else self._normals[index],
+            alpha=rgba[:, 3] if self._has_masks else None,
+            normal=None if self._normals is None else self._normals.gather(index.to(self._normals.pixels.device)).to(self._device),
         )
 
+    def _rays(self, view: Int[Tensor, " rays"], place: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
+        """Return the rays of the capture's own cameras, with directions from the maps if there are any."""
+        if self._maps is None:
+            return self._cameras.rays(view, pixels)
+        directions, begin = self._maps
+        in_camera = directions[place if self._cameras.share_a_lens else begin[view] + place]
+        pose = self._world_from_camera[view]
+        return Rays(origins=pose[:, :3, 3].contiguous(), directions=(pose[:, :3, :3] * in_camera[:, None, :]).sum(-1))
 
-def _averaged(images: Tensor, masks: Tensor | None, k: int) -> tuple[Tensor, Tensor | None]:
-    """Means over k × k pixels; colors are weighted by coverage, so that what lies outside the object does not bleed in."""
+    def _rays_from(self, cameras: Cameras, views: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
+        if len(cameras) != self._total_views:
+            raise ValueError(f"draw takes the cameras of all {self._total_views} views of the capture, got {len(cameras)}")
+        return (cameras.downscaled(self._downscale) if self._downscale > 1 else cameras).rays(views, pixels)
 
-    def tiles(image: Tensor) -> Tensor:
-        height, width = image.shape[0] // k, image.shape[1] // k
-        return image[: height * k, : width * k].float().reshape(height, k, width, k, -1)
 
-    if masks is None:
-        return torch.stack([tiles(image).mean((1, 3)).round().byte() for image in images]), None
-    colors, coverage = [], []
-    for image, mask in zip(images, masks, strict=True):
-        weight, color = tiles(mask), tiles(image)
-        total = weight.sum((1, 3))
-        mixed = torch.where(total > 0, (color * weight).sum((1, 3)) / total.clamp_min(1), color.mean((1, 3)))
-        colors.append(mixed.round().byte())
-        coverage.append((total[..., 0] / k**2).round().byte())
-    return torch.stack(colors), torch.stack(coverage)
+def _any_in_block(images: Images, block: int) -> Images:
+    """Tell for blocks of pixels whether any of them is True."""
+
+    def reduced(image: Tensor) -> Tensor:
+        rows, columns = image.shape[0] // block, image.shape[1] // block
+        return image[: rows * block, : columns * block].reshape(rows, block, columns, block).any(3).any(1)
+
+    return Images.of([reduced(image) for image in images])
 
 
 class RayCount:

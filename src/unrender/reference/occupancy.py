@@ -31,7 +31,7 @@ def occupied_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengt
 
 
 def seen_cells(
-    grid: OccupancyGrid, cameras: Cameras, views: Sequence[int], masks: UInt8[Tensor, "views height width"] | None, margin: float
+    grid: OccupancyGrid, cameras: Cameras, views: Sequence[int], masks: Sequence[UInt8[Tensor, "_ _"]] | None, margin: float
 ) -> Bool[Tensor, " cells"]:
     """Cells some camera sees, less those outside the visual hull; for cameras outside the grid that have no distortion."""
     r = grid.resolution
@@ -45,11 +45,11 @@ def seen_cells(
         local = (corners - world_from_camera[:3, 3]) @ world_from_camera[:3, :3]
         pixels = local[..., :2] / local[..., 2:] * cameras.intrinsics[view, :2] + cameras.intrinsics[view, 2:]
         low, high = pixels.amin(dim=1) - margin, pixels.amax(dim=1) + margin
-        size = torch.tensor([cameras.width, cameras.height])
+        size = cameras.sizes[view]
         seen |= ((high >= 0) & (low <= size)).all(dim=1)
         if masks is not None:
             within = ((low >= 0) & (high <= size)).all(dim=1)
             for cell in within.nonzero()[:, 0].tolist():
                 (x0, y0), (x1, y1) = low[cell].floor().long().tolist(), high[cell].ceil().long().tolist()
-                empty[cell] |= not bool((masks[view, y0:y1, x0:x1] >= 26).any())
+                empty[cell] |= not bool((masks[view][y0:y1, x0:x1] >= 26).any())
     return seen & ~empty

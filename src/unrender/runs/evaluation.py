@@ -62,7 +62,7 @@ OnView = Callable[[ViewScore, Tensor, Rendering], None]
 
 def truth_of(capture: Capture, view: int, device: torch.device) -> Float[Tensor, "height width 3"]:
     """The photo of one view as sRGB in [0, 1], composited over white where there is a mask."""
-    color, alpha = capture.colors([view])[0].to(device), capture.alphas([view])[0].to(device)[..., None]
+    color, alpha = capture.color(view).to(device), capture.alpha(view).to(device)[..., None]
     return color * alpha + (1.0 - alpha)
 
 
@@ -109,7 +109,7 @@ def _score(capture: Capture, view: int, color: Float[Tensor, "height width 3"], 
     if capture.ignored is not None:
         counts = ~capture.ignored[view].to(truth.device)
         color = torch.where(counts[..., None], color, truth)
-    inside = None if capture.masks is None else counts & (capture.masks[view].to(truth.device) > 127)
+    inside = counts & (capture.mask(view).to(truth.device) > 127) if capture.has_masks else None
     return ViewScore(
         view=view,
         name=capture.names[view],

@@ -88,7 +88,7 @@ def write_outputs(
             remarks.append(f"the numbers are of the fitted views, because none was held out ({capture.split.rule})")
         evaluation, rows = evaluate_into(directory, result.scene, capture, device=device, split=split)
         timings["evaluation"] = time.perf_counter() - started
-        seconds_per_ray = timings["evaluation"] / (len(evaluation.per_view) * capture.cameras.width * capture.cameras.height)
+        seconds_per_ray = timings["evaluation"] / int(capture.cameras.select([s.view for s in evaluation.per_view]).sizes.prod(1).sum())
         write_metrics(directory.metrics_file, record, evaluation)
         if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
             inside = Measure("PSNR inside the mask", evaluation.psnr_masked, "dB", digits=2)
@@ -152,7 +152,7 @@ def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
     if not stages:
         return None
     view = shown_view(capture)
-    truth = color_picture(truth_of(capture, view, capture.images.device))
+    truth = color_picture(truth_of(capture, view, capture.photos.pixels.device))
     return Course(capture.names[view], stages, data_uri(truth, largest_side=LARGEST_SIDE))
 
 

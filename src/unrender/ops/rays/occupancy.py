@@ -296,7 +296,7 @@ class OccupancyGrid(nn.Module):
         self,
         cameras: Cameras,
         views: Sequence[int],
-        masks: UInt8[Tensor, "views height width"] | None = None,
+        masks: Sequence[UInt8[Tensor, "_ _"]] | None = None,
         margin: float = 2.0,
     ) -> None:
         """Closes for good the cells that no view sees, and with masks those outside the visual hull.
@@ -308,7 +308,7 @@ class OccupancyGrid(nn.Module):
         Args:
             cameras: the cameras of all views.
             views: indices of the views to use, usually those of the training split.
-            masks: 255 where the object is; one mask for each camera, of the cameras' image size.
+            masks: 255 where the object is; one mask [height, width] for each camera, of its image size.
             margin: pixels by which silhouettes are dilated.
 
         Raises:
@@ -316,28 +316,33 @@ class OccupancyGrid(nn.Module):
         """
         if not views:
             raise ValueError("No view was given to mark the seen cells; pass the indices of the training views.")
-        expected = (cameras.world_from_camera.shape[0], cameras.height, cameras.width)
-        if masks is not None and tuple(masks.shape) != expected:
-            raise ValueError(f"The masks have shape {tuple(masks.shape)}; the cameras need {expected}.")
+        if masks is not None:
+            found, wanted = [tuple(mask.shape) for mask in masks], [(height, width) for width, height in cameras.sizes.tolist()]
+            if found != wanted:
+                view = next((k for k, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
+                raise ValueError(
+                    f"the masks are {len(found)} and the cameras {len(wanted)}, the first to differ is {view}; give each camera a mask of "
+                    "its image's height and width"
+                )
         device = self.values.device
         camera_from_world = torch.linalg.inv(cameras.world_from_camera.double()).float().to(device)
         intrinsics = cameras.intrinsics.float().to(device)
         lens = cameras.distortion.float().to(device)
-        fisheye = cameras.lens == "fisheye"
         seen = torch.zeros(self.values.shape, dtype=torch.uint8, device=device)
         carved = torch.zeros_like(seen)
         sums = torch.zeros(1, 1, dtype=torch.int32, device=device)
         for view in views:
             fx, fy, cx, cy = cameras.intrinsics[view].tolist()
-            across = max(cx, cameras.width - cx) / fx
-            down = max(cy, cameras.height - cy) / fy
+            (width, height), fisheye = cameras.sizes[view].tolist(), bool(cameras.fisheye[view])
+            across = max(cx, width - cx) / fx
+            down = max(cy, height - cy) / fy
             widest = 2.0 * (across**2 + down**2) ** 0.5
             if masks is not None:
                 object_here = (masks[view].to(device) >= _BACKGROUND).int()
                 sums = nn.functional.pad(object_here.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32), (1, 0, 1, 0))
             arguments = [
                 *(camera_from_world[view].contiguous(), intrinsics[view].contiguous(), lens[view].contiguous(), int(fisheye)),
-                *(min(widest, 3.14) if fisheye else widest, cameras.width, cameras.height, sums.contiguous(), float(margin)),
+                *(min(widest, 3.14) if fisheye else widest, width, height, sums.contiguous(), float(margin)),
                 *(self.resolution, seen, carved),
             ]
             launch(_look_kernel, seen.shape[0], arguments, device)

@@ -38,13 +38,15 @@ def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> Tensor 
     masks say is there.
     """
     cameras = capture.cameras.select(capture.split.train)
-    shrink = math.ceil(math.sqrt(len(cameras) * cameras.height * cameras.width / (1.5e5 if scene.unbounded else 5e5)))
+    shrink = math.ceil(math.sqrt(int(cameras.sizes.prod(1).sum()) / (1.5e5 if scene.unbounded else 5e5)))
     cameras = cameras.downscaled(shrink).to(scene.field.table.device) if shrink > 1 else cameras.to(scene.field.table.device)
-    shape = (cameras.height, cameras.width)
-    distances = torch.stack([scene.median_distance(cameras.image_rays(view)).reshape(shape) for view in range(len(cameras))])
-    if capture.masks is not None:
-        silhouettes = F.adaptive_avg_pool2d(capture.masks[list(capture.split.train)].float()[:, None], shape)[:, 0] > 127
-        if float((silhouettes & distances.cpu().isfinite()).sum()) < _RECOGNIZED * float(silhouettes.sum()):
+    shapes = [(height, width) for width, height in cameras.sizes.tolist()]
+    distances = [scene.median_distance(cameras.image_rays(view)).reshape(shape).cpu() for view, shape in enumerate(shapes)]
+    if capture.has_masks:
+        masks = [capture.mask(view).float()[None] for view in capture.split.train]
+        silhouettes = [F.adaptive_avg_pool2d(mask, shape)[0].cpu() > 127 for mask, shape in zip(masks, shapes, strict=True)]
+        recognized = sum(int((inside & seen.isfinite()).sum()) for inside, seen in zip(silhouettes, distances, strict=True))
+        if recognized < _RECOGNIZED * sum(int(inside.sum()) for inside in silhouettes):
             return None
     with pytorch_on_one_thread():
-        return fuse_depth_maps(cameras.to("cpu"), distances.cpu(), size, truncation=3 * 2.0 / size)
+        return fuse_depth_maps(cameras.to("cpu"), distances, size, truncation=3 * 2.0 / size)

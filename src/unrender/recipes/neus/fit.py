@@ -92,7 +92,8 @@ def _start_scene(
     hull = OccupancyGrid(config.sampling.occupancy_resolution).to(device)
     # Only a field that starts inside the hull may rely on it: elsewhere closed cells would cut holes into the first sphere.
     from_hull = masked and config.field.starts_from_hull
-    hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=capture.masks if from_hull else None)
+    masks = [capture.mask(view) for view in range(len(capture))] if from_hull else None
+    hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
     initial = surface_of_hull(hull, config.initial_radius) if from_hull else None
     density = None if start.previous is None else start.previous.scene
     if isinstance(density, nerf.NerfScene) and isinstance(config.field, GridField):

@@ -1,0 +1,63 @@
+"""How a capture is read: the options that the Python function, the command line and ``run.json`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from unrender.captures.normalization import Up
+from unrender.captures.normals import NormalFrame
+
+
+@dataclass(frozen=True)
+class CaptureOptions:
+    """How a capture is read."""
+
+    downscale: int = 1
+    """Average the photos over blocks of this many pixels across and down."""
+    center: tuple[float, float, float] | None = None
+    """Center of the region of interest, in the frame of the poses; found by itself if left out."""
+    radius: float | None = None
+    """Half the side of the region of interest, in the units of the poses; found by itself if left out."""
+    up: Up | None = None
+    """The upward direction of the frame of the poses: a vector, an axis such as "-y", or "cameras" for the mean of the cameras'."""
+    test_every: int = 8
+    """Hold out every N-th view if the capture has no split of its own; 0 holds out none."""
+    normals: Path | None = None
+    """A folder of normal images, one for each view, as a prior."""
+    normals_frame: NormalFrame = "opengl"
+    """The axes of those normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
+    use_masks: bool = True
+    """Whether masks and alpha channels are used; without them the surroundings become part of the scene."""
+    principal_shift: tuple[float, float] = (0.0, 0.0)
+    """Added to every principal point, in pixels of the photos, if the cameras follow another convention than their format."""
+    memory: int | None = None
+    """Bytes of memory the images may take before they are kept in a temporary file; by default half of the machine's."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, as values that JSON can hold.
+
+        >>> CaptureOptions(downscale=2, center=(0.0, 0.0, 1.0)).as_json()
+        {'downscale': 2, 'center': [0.0, 0.0, 1.0]}
+        """
+        values = {field.name: value for field, value in zip(fields(self), asdict(self).values(), strict=True) if value != field.default}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in plain.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> CaptureOptions:
+        """Return the options that :meth:`as_json` wrote.
+
+        >>> CaptureOptions.from_json({"downscale": 2, "center": [0.0, 0.0, 1.0]})
+        CaptureOptions(downscale=2, center=(0.0, 0.0, 1.0), radius=None, up=None, test_every=8, normals=None, normals_frame='opengl', \
+use_masks=True, principal_shift=(0.0, 0.0), memory=None)
+
+        Raises:
+            TypeError: a name is not an option.
+        """
+        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        if plain.get("normals") is not None:
+            plain["normals"] = Path(plain["normals"])
+        return cls(**plain)

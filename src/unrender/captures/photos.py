@@ -1,0 +1,182 @@
+"""Files of photos and masks: their sizes, and their pixels with eight bits a channel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from numpy import ndarray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from unrender.captures.capture import CaptureError
+from unrender.captures.images import ImageMemory, Images, averaged_gray, averaged_pixels, in_threads
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+"""In the order in which a name without a suffix is looked up."""
+
+_ORIENTATION_TAG = 0x0112
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for a file it cannot decode."""
+
+
+def image_files(folder: Path) -> list[Path]:
+    """List the images in a folder, sorted by name; hidden files are left out."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
+
+
+def image_size(path: Path, *, turn: bool = True) -> tuple[int, int]:
+    """Return width and height of an image, with ``turn`` as its EXIF orientation shows it; only the header is read.
+
+    Raises:
+        CaptureError: the file is missing or is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = turn and _exif(image, path).get(_ORIENTATION_TAG, 1) >= 5
+    except FileNotFoundError as error:
+        raise CaptureError(f"the image {path} does not exist") from error
+    except _BROKEN as error:
+        raise CaptureError(f"{path} cannot be read as an image ({error}); replace the file or leave the view out") from error
+    return (height, width) if turned else (width, height)
+
+
+def _exif(image: Image.Image, path: Path) -> Image.Exif:
+    """Return EXIF data without decoding the pixels, which Pillow does for a PNG because EXIF may stand behind them."""
+    if image.format != "PNG" or "exif" in image.info or _has_exif_chunk(path):
+        return image.getexif()
+    return Image.Image.getexif(image)
+
+
+def _has_exif_chunk(png: Path) -> bool:
+    """Tell whether a PNG file has an ``eXIf`` chunk; only the headers of its chunks are read."""
+    with png.open("rb") as file:
+        file.seek(8)
+        while len(header := file.read(8)) == 8:
+            if header[4:] == b"eXIf":
+                return True
+            file.seek(int.from_bytes(header[:4], "big") + 4, os.SEEK_CUR)
+    return False
+
+
+def read_photo(
+    file: Path, *, downscale: int = 1, use_alpha: bool = True, turn: bool = True
+) -> tuple[UInt8[ndarray, "rows columns 4"], bool]:
+    """Decode a photo to RGBA and average blocks of ``downscale`` x ``downscale`` pixels, colors weighted by alpha.
+
+    Sixteen-bit images keep their upper eight bits; palettes and gray become RGB.
+
+    Args:
+        file: the photo.
+        downscale: side of a block.
+        use_alpha: whether to keep the alpha channel; otherwise alpha is 255.
+        turn: whether to apply the EXIF orientation.
+
+    Returns:
+        The pixels, and whether any of them is transparent.
+
+    Raises:
+        CaptureError: the file cannot be decoded.
+    """
+    image = _decoded(file, turn)
+    has_alpha = use_alpha and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info)
+    pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+    if not has_alpha:
+        pixels = np.concatenate((pixels, np.full_like(pixels[..., :1], 255)), -1)
+    return averaged_pixels(pixels, downscale), has_alpha and bool((pixels[..., 3] < 255).any())
+
+
+def read_photos(
+    files: Sequence[Path],
+    sizes: Int[Tensor, "views 2"],
+    *,
+    downscale: int = 1,
+    use_alpha: bool = True,
+    turns: Sequence[bool] | None = None,
+    memory: ImageMemory | None = None,
+) -> tuple[Images, bool]:
+    """Decode photos in threads; see :func:`read_photo`.
+
+    Args:
+        files: one per view.
+        sizes: of the photos before downscaling, as :func:`image_size` tells them.
+        downscale: side of the blocks of pixels to average.
+        use_alpha: whether to keep alpha channels.
+        turns: for each view whether to apply the EXIF orientation, by default to all.
+        memory: decides whether the photos are kept in memory or on disk.
+
+    Returns:
+        RGBA images, and whether any pixel of them is transparent.
+
+    Raises:
+        CaptureError: no files, a file that cannot be decoded, or a downscale that does not fit the photos.
+    """
+    if not files:
+        raise CaptureError("there are no images to read; check the image folder of the capture")
+    smallest = int(sizes.amin(1).argmin())
+    width, height = sizes[smallest].tolist()
+    if not 1 <= downscale <= min(width, height):
+        raise CaptureError(
+            f"downscale is {downscale}; it must be at least 1 and at most the shorter side of {files[smallest]}, which is {width}x{height}"
+        )
+    photos = (memory or ImageMemory()).empty(sizes // downscale, (4,), torch.uint8)
+
+    def read(view: int) -> bool:
+        turn = turns is None or turns[view]
+        pixels, transparent = read_photo(files[view], downscale=downscale, use_alpha=use_alpha, turn=turn)
+        photos[view].numpy()[:] = pixels
+        return transparent
+
+    return photos, any(in_threads(read, range(len(files))))
+
+
+def read_mask(file: Path, *, photo: Path, size: tuple[int, int], downscale: int = 1, turn: bool = True) -> UInt8[ndarray, "rows columns"]:
+    """Decode a gray image, 255 where bright, and average blocks of its pixels.
+
+    A mask of ones and zeros is stretched to 255. A color mask counts by its luminance, and one that is white all over but has an alpha
+    channel by that.
+
+    Args:
+        file: the mask.
+        photo: of the view, for messages.
+        size: width and height of the photo before downscaling.
+        downscale: side of a block.
+        turn: whether to apply the EXIF orientation.
+
+    Raises:
+        CaptureError: the file cannot be decoded, or its size is not that of the photo.
+    """
+    image = _decoded(file, turn)
+    if image.size != size:
+        raise CaptureError(
+            f"the mask {file} is {image.width}x{image.height} but its image {photo.name} is {size[0]}x{size[1]}; "
+            "resize the mask to its image"
+        )
+    gray = np.asarray(image.convert("L"))
+    if image.mode in ("RGBA", "LA") and gray.min() == gray.max():
+        gray = np.asarray(image.getchannel("A"))
+    if gray.max() == 1:
+        gray = gray * np.uint8(255)
+    return averaged_gray(gray, downscale)
+
+
+def _decoded(path: Path, turn: bool) -> Image.Image:
+    """Decode a whole image to eight bits a channel."""
+    try:
+        with Image.open(path) as file:
+            file.load()
+            image = ImageOps.exif_transpose(file) if turn else file.copy()
+    except FileNotFoundError as error:
+        raise CaptureError(f"the image {path} does not exist") from error
+    except _BROKEN as error:
+        raise CaptureError(f"{path} cannot be decoded ({error}); replace the file or leave the view out") from error
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.mode == "F":
+        raise CaptureError(f"{path} holds floating-point numbers; convert it to an 8-bit or 16-bit sRGB image")
+    return image
