@@ -15,7 +15,7 @@ import warp as wp
 
 import unrender.ops
 from unrender.devices import as_on_a_gpu, on_cpu, thread_count
-from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.launch import address, launch
 
 CPU = torch.device("cpu")
 FOLDER = Path(unrender.ops.__path__[0])
@@ -116,6 +116,14 @@ def test_a_cpu_can_be_asked_to_work_as_a_gpu() -> None:
 
 def test_every_family_of_primitives_has_kernels() -> None:
     assert {name.split(".")[0] for name in KERNELS} >= {"encodings", "raster", "rays"}
+
+
+def test_the_address_of_an_unfit_tensor_is_refused() -> None:
+    values = torch.zeros(4, 4)
+    assert address(values, torch.float32) == values.data_ptr() and address(None, torch.float32) == 0
+    for unfit in (values.int(), values.T[:2]):
+        with pytest.raises(TypeError, match="contiguous torch.float32"):
+            address(unfit, torch.float32)
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Warp has no compiler for CUDA there")

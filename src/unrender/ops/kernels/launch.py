@@ -89,6 +89,21 @@ def _workers(count: int) -> ThreadPoolExecutor:
         return _pool.workers
 
 
+def address(tensor: Tensor | None, dtype: torch.dtype) -> int:
+    """Return where a contiguous tensor lies in memory, for a member of a Warp struct; 0 for None.
+
+    An address keeps nothing alive: hold on to the tensor until the launch has returned.
+
+    Raises:
+        TypeError: for a tensor of another type, or one that is not contiguous.
+    """
+    if tensor is None:
+        return 0
+    if tensor.dtype != dtype or not tensor.is_contiguous():
+        raise TypeError(f"a kernel takes the address of a contiguous {dtype} tensor, got {tensor.dtype} of strides {tensor.stride()}")
+    return tensor.data_ptr()
+
+
 def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, pieces: int | None = None) -> None:
     """Runs ``kernel`` for work items ``0 <= i < count``.
 

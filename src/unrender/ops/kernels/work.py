@@ -21,6 +21,7 @@ COPIES = 8
 MOST_RANGES = 16
 """Parts of a large gradient; one bit each."""
 _BLOCKS_PER_THREAD = 4
+_NUMPY_TYPES = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
 
 SKIP_OTHERS = """
         if (n + 8 <= end) {
@@ -53,15 +54,22 @@ def blocks(count: int, smallest: int, device: torch.device) -> tuple[int, int]:
     return -(-count // block), block
 
 
+def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return memory that is still to be written; on a CPU from NumPy, which asks for huge pages, quicker to get than many small ones."""
+    if on_cpu(device):
+        return torch.from_numpy(np.empty(tuple(shape), _NUMPY_TYPES[dtype]))
+    return torch.empty(tuple(shape), dtype=dtype, device=device)
+
+
 def zeros(shape: Sequence[int], device: torch.device) -> Tensor:
-    """Zeros, of which a CPU's memory holds only what is written: NumPy asks the system for zeroed pages instead of writing them."""
+    """Return float32 zeros, of which a CPU's memory holds only what is written: NumPy asks the system for zeroed pages."""
     if on_cpu(device):
         return torch.from_numpy(np.zeros(tuple(shape), np.float32))
     return torch.zeros(tuple(shape), dtype=torch.float32, device=device)
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device, without waiting for it: from memory that is not pinned a copy to a GPU would."""
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting, as a copy to a GPU would from memory that is not pinned."""
     if tensor.device == device or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)

@@ -24,7 +24,7 @@ from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import check_count, check_float32, check_integer, check_same_device
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
-from unrender.ops.kernels.work import ADD, COPIES, FORGET_ADD, MOST_RANGES, SKIP_OTHERS, blocks, moved, zeros
+from unrender.ops.kernels.work import ADD, COPIES, FORGET_ADD, MOST_RANGES, SKIP_OTHERS, blocks, to_device, zeros
 from unrender.ops.raster.checks import check_faces, check_raster
 from unrender.ops.raster.raster import Raster
 
@@ -408,7 +408,7 @@ def interpolate_with_derivatives(
             check_integer(channel, "a channel", verb)
             if not -count <= channel < count:
                 raise ValueError(f"{verb} got channel {channel} of attributes with {count} channels")
-        columns = moved(torch.tensor([channel % count for channel in channels], dtype=torch.int32), attributes.device)
+        columns = to_device(torch.tensor([channel % count for channel in channels], dtype=torch.int32), attributes.device)
     face = raster.face.contiguous()
     values = _Interpolate.apply(face, faces, None, _VALUES, attributes, raster.barycentrics.contiguous())
     return values, _Interpolate.apply(face, faces, columns, _DERIVATIVES, attributes, derivatives.contiguous())

@@ -1,15 +1,7 @@
-"""C++ bodies of the rasterizer's kernels; :mod:`unrender.ops.raster.rasterize` has the notation and the kernels."""
+// C++ of the rasterizer: bodies of the functions in _rasterize_kernels.py, by sections (ops/kernels/native.py). Notation: rasterize.py.
 
-from __future__ import annotations
-
-from typing import no_type_check
-
-import warp as wp
-
-from unrender.ops.kernels.work import ADD, FORGET_ADD
-
-# What the code below shares. Products and sums that must not be contracted, or be so in one way only, are spelled out for a GPU.
-_ARITHMETIC = """
+// section: arithmetic
+// Products and sums that must not be contracted, or in one way only, are spelled out for a GPU.
 #if defined(__CUDA_ARCH__)
 #define UNRENDER_MUL(p, q) __dmul_rn(p, q)
 #define UNRENDER_MULADD(p, q, r) __fma_rn(p, q, r)
@@ -19,30 +11,47 @@ _ARITHMETIC = """
 #define UNRENDER_MUL(p, q) ((p) * (q))
 #define UNRENDER_MULADD(p, q, r) ((p) * (q) + (r))
 #endif
-"""
 
-_FORGET_ARITHMETIC = """
+// section: forget_arithmetic
 #undef UNRENDER_MUL
 #undef UNRENDER_MULADD
 #undef UNRENDER_FLOOR
-"""
 
-# Corners of face `triangle` as seen in `view`; `usable` where all three exist and are finite.
-_CORNERS = """
+// section: triangles
+// The members of `triangles`, and the first pixel of `view` among all pixels.
+    const float* const positions = (const float*)triangles.positions;
+    const int* const faces = (const int*)triangles.faces;
+    const int vertices = triangles.vertices, height = triangles.height, width = triangles.width;
+    const long long view_stride = triangles.view_stride, first_pixel = (long long)view * height * width;
+    (void)first_pixel;
+
+// section: pixels
+// The members of `pixels`; `keys` are those of this view.
+    int* const face = (int*)pixels.face;
+    float* const weights = (float*)pixels.weights;
+    float* const depth = (float*)pixels.depth;
+    float* const slopes = (float*)pixels.slopes;
+    const int* const behind_face = (const int*)pixels.behind_face;
+    const float* const behind_depth = (const float*)pixels.behind_depth;
+    long long* const keys = (long long*)pixels.keys + (long long)(view - triangles.first_view) * height * width;
+    const int face_bits = pixels.face_bits;
+    (void)face; (void)weights; (void)depth; (void)slopes; (void)behind_face; (void)behind_depth;
+
+// section: corners
+// The corners of face `triangle` as seen in `view`; `usable` if all three exist and are finite.
     double x[3] = {0.0, 0.0, 0.0}, y[3] = {0.0, 0.0, 0.0}, z[3] = {0.0, 0.0, 0.0}, w[3] = {0.0, 0.0, 0.0};
     bool usable = true;
     for (int i = 0; i < 3; i++) {
-        const int vertex = faces.data[3 * (long long)triangle + i];
+        const int vertex = faces[3 * (long long)triangle + i];
         if (vertex < 0 || vertex >= vertices) { usable = false; break; }
-        const float* corner = positions.data + 4 * (view_stride * view + vertex);
+        const float* corner = positions + 4 * (view_stride * view + vertex);
         x[i] = corner[0]; y[i] = corner[1]; z[i] = corner[2]; w[i] = corner[3];
         const double sum = (x[i] - x[i]) + (y[i] - y[i]) + (z[i] - z[i]) + (w[i] - w[i]);
         if (!(sum == 0.0)) usable = false;
     }
-"""
 
-# Rows first_row..last_row outside which the triangle covers no center, and likewise columns; empty where it can cover none.
-_BOX = """
+// section: box
+// Bounds of the pixels whose centers the triangle can cover: rows first_row..last_row and columns likewise, empty if there are none.
     int first_row = 0, last_row = -1, first_column = 0, last_column = -1;
     if (usable) {
         bool beyond[7] = {true, true, true, true, true, true, true};
@@ -103,10 +112,9 @@ _BOX = """
             }
         }
     }
-"""
 
-# Edge functions with the sign that makes the inside positive, the plane of depth, and what decides a sign beyond float64.
-_SETUP = """
+// section: setup
+// Edge functions with the sign that makes the inside positive, the plane of depth, and the exact sign where float64 cannot tell it.
     auto sign_of_sum = [](const double* p, const double* q) -> int {
         // Of the sum of p[k] q[k]: p has at most 48 bits, q at most 27. Parts never overlap and grow, so the last one decides.
         double parts[12];
@@ -174,10 +182,9 @@ _SETUP = """
     }
     const double per_width = 1.0 / width, per_height = 1.0 / height;
     (void)depth_x; (void)depth_y; (void)depth_1; (void)nearest; (void)farthest; (void)per_width; (void)per_height; (void)doubt;
-"""
 
-# The covered columns first..last of `row`, exactly.
-_SPANS = """
+// section: spans
+// The covered columns first..last of `row`, exactly.
     // Where an edge crosses the row y: column crossing + slope y, wrong by less than column_doubt.
     double crossing[3], slope[3], column_doubt[3];
     bool all_cross = true;
@@ -244,77 +251,55 @@ _SPANS = """
             if (first > last) return;
         }
     };
-"""
 
-# `steps`: the number of depths told apart, so that 63 bits hold a depth above a face.
-_DEPTH = """
+// section: depth_at
+// `steps`: how many depths are told apart, so that 63 bits hold a depth above a face.
     const double steps = (double)(1LL << (62 - face_bits));
     auto depth_at = [&](double row_depth, double center_x) -> double {
         const double depth = UNRENDER_MULADD(depth_x, center_x, row_depth);
         return depth < nearest ? nearest : (depth > farthest ? farthest : depth);
     };
-"""
 
-
-@no_type_check
-@wp.func_native(
-    """
-{"""
-    + _CORNERS
-    + _BOX
-    + """
+// section: rows_of
+// Writes the rows that a triangle may cover, first | last << 16, or -1.
+{
+// use: triangles
+// use: corners
+// use: box
     rows.data[out] = (first_row <= last_row && first_column <= last_column) ? (first_row | (last_row << 16)) : -1;
 }
-"""
-)
-def rows_of(
-    positions: wp.array2d(dtype=wp.float32),
-    faces: wp.array(dtype=wp.int32),
-    vertices: int,
-    view_stride: wp.int64,
-    view: int,
-    triangle: int,
-    height: int,
-    width: int,
-    out: wp.int64,
-    rows: wp.array(dtype=wp.int32),
-): ...
 
-
-@no_type_check
-@wp.func_native(
-    """
+// section: fill_band
+// Keeps the smallest (depth, face) at each pixel of a band, of the triangles listed from `begin` to `end`.
 #if !defined(__CUDA_ARCH__)
-"""
-    + _ARITHMETIC
-    + """
-const long long picture = (long long)view * height * width;
-long long* keys = (long long*)key.data + (long long)(view - first_view) * height * width;
+{
+// use: arithmetic
+// use: triangles
+// use: pixels
+const int top = band * band_rows, bottom = (top + band_rows < height ? top + band_rows : height) - 1;
+const long long row_base = (long long)(view - triangles.first_view) * triangles.most_faces;
 const long long nothing = 0x7fffffffffffffffLL;
 for (long long n = (long long)top * width; n < (bottom + 1LL) * width; n++) keys[n] = nothing;
 for (long long entry = begin; entry < end; entry++) {
     const int triangle = listed.data[entry];
-    const int both = rows.data[row_base + (triangle - first_face)];
-    int first_row = both & 0xffff, last_row = both >> 16;
+    const int row_range = rows.data[row_base + (triangle - first_face)];
+    int first_row = row_range & 0xffff, last_row = row_range >> 16;
     first_row = first_row > top ? first_row : top;
     last_row = last_row < bottom ? last_row : bottom;
-"""
-    + _CORNERS
-    + _SETUP
-    + """
-    if (!usable) continue;"""
-    + _SPANS
-    + _DEPTH
-    + """
+// use: corners
+// use: setup
+    if (!usable) continue;
+// use: spans
+// use: depth_at
     for (int row = first_row; row <= last_row; row++) {
         int first = 0, last = width - 1;
         span(row, first, last);
         if (first > last) continue;
         const double row_depth = UNRENDER_MULADD(depth_y, (2 * row + 1 - height) * per_height, depth_1);
         long long* line = keys + (long long)row * width;
-        if (peel) {
-            const int* seen = behind_face.data + picture + (long long)row * width;
-            const float* limit = behind_depth.data + picture + (long long)row * width;
+        if (behind_face) {
+            const int* seen = behind_face + first_pixel + (long long)row * width;
+            const float* limit = behind_depth + first_pixel + (long long)row * width;
             for (int column = first; column <= last; column++) {
                 const double depth = depth_at(row_depth, (2 * column + 1 - width) * per_width);
                 if (!(depth >= -1.0 && depth <= 1.0) || seen[column] < 0 || !((float)depth > limit[column])) continue;
@@ -331,46 +316,16 @@ for (long long entry = begin; entry < end; entry++) {
         }
     }
 }
-"""
-    + _FORGET_ARITHMETIC
-    + """
+// use: forget_arithmetic
+}
 #endif
-"""
-)
-def fill_band(
-    positions: wp.array2d(dtype=wp.float32),
-    faces: wp.array(dtype=wp.int32),
-    vertices: int,
-    view_stride: wp.int64,
-    view: int,
-    first_view: int,
-    top: int,
-    bottom: int,
-    height: int,
-    width: int,
-    listed: wp.array(dtype=wp.int32),
-    begin: wp.int64,
-    end: wp.int64,
-    rows: wp.array(dtype=wp.int32),
-    row_base: wp.int64,
-    first_face: int,
-    face_bits: int,
-    peel: bool,
-    behind_face: wp.array2d(dtype=wp.int32),
-    behind_depth: wp.array2d(dtype=wp.float32),
-    key: wp.array2d(dtype=wp.int64),
-): ...
 
-
-@no_type_check
-@wp.func_native(
-    """
+// section: resolve
+// Computes weights, depth and slopes of the faces kept at the pixels `begin` to `end` of a view.
 {
-"""
-    + _ARITHMETIC
-    + """
-const long long picture = (long long)view * height * width;
-const long long* keys = (const long long*)key.data + (long long)(view - first_view) * height * width;
+// use: arithmetic
+// use: triangles
+// use: pixels
 const long long nothing = 0x7fffffffffffffffLL, mask = (1LL << face_bits) - 1;
 long long n = begin;
 while (n < end) {
@@ -381,21 +336,19 @@ while (n < end) {
     long long stop = n + 1;
     if (triangle < 0) {
         while (stop < row_end && keys[stop] == nothing) stop++;
-        for (long long k = picture + n; k < picture + stop; k++) {
-            face.data[k] = -1;
-            weights.data[2 * k] = 0.f; weights.data[2 * k + 1] = 0.f;
-            depth_out.data[k] = 0.f;
+        for (long long k = first_pixel + n; k < first_pixel + stop; k++) {
+            face[k] = -1;
+            weights[2 * k] = 0.f; weights[2 * k + 1] = 0.f;
+            depth[k] = 0.f;
         }
-        if (with_slopes) for (long long k = 4 * (picture + n); k < 4 * (picture + stop); k++) slopes.data[k] = 0.f;
+        if (slopes) for (long long k = 4 * (first_pixel + n); k < 4 * (first_pixel + stop); k++) slopes[k] = 0.f;
         n = stop;
         continue;
     }
     while (stop < row_end && keys[stop] != nothing && (int)(keys[stop] & mask) == triangle) stop++;
-"""
-    + _CORNERS
-    + _SETUP
-    + _DEPTH
-    + """
+// use: corners
+// use: setup
+// use: depth_at
     (void)steps;
     const double center_y = (2 * row + 1 - height) * per_height;
     const double row_depth = UNRENDER_MULADD(depth_y, center_y, depth_1);
@@ -412,131 +365,79 @@ while (n < end) {
         const float u = (float)(e[0] * inverse);
         float v = (float)(e[1] * inverse);
         v = v < 1.f - u ? v : 1.f - u;
-        const long long k = picture + n;
-        face.data[k] = triangle;
-        weights.data[2 * k] = u; weights.data[2 * k + 1] = v;
-        depth_out.data[k] = (float)depth_at(row_depth, center_x);
-        if (with_slopes) {
-            slopes.data[4 * k] = (float)((a[0] - e[0] * inverse * sum_a) * inverse * 2.0 * per_width);
-            slopes.data[4 * k + 1] = (float)((b[0] - e[0] * inverse * sum_b) * inverse * 2.0 * per_height);
-            slopes.data[4 * k + 2] = (float)((a[1] - e[1] * inverse * sum_a) * inverse * 2.0 * per_width);
-            slopes.data[4 * k + 3] = (float)((b[1] - e[1] * inverse * sum_b) * inverse * 2.0 * per_height);
+        const long long k = first_pixel + n;
+        face[k] = triangle;
+        weights[2 * k] = u; weights[2 * k + 1] = v;
+        depth[k] = (float)depth_at(row_depth, center_x);
+        if (slopes) {
+            slopes[4 * k] = (float)((a[0] - e[0] * inverse * sum_a) * inverse * 2.0 * per_width);
+            slopes[4 * k + 1] = (float)((b[0] - e[0] * inverse * sum_b) * inverse * 2.0 * per_height);
+            slopes[4 * k + 2] = (float)((a[1] - e[1] * inverse * sum_a) * inverse * 2.0 * per_width);
+            slopes[4 * k + 3] = (float)((b[1] - e[1] * inverse * sum_b) * inverse * 2.0 * per_height);
         }
     }
 }
-"""
-    + _FORGET_ARITHMETIC
-    + """
+// use: forget_arithmetic
 }
-"""
-)
-def resolve(
-    positions: wp.array2d(dtype=wp.float32),
-    faces: wp.array(dtype=wp.int32),
-    vertices: int,
-    view_stride: wp.int64,
-    view: int,
-    first_view: int,
-    begin: wp.int64,
-    end: wp.int64,
-    height: int,
-    width: int,
-    face_bits: int,
-    key: wp.array2d(dtype=wp.int64),
-    face: wp.array2d(dtype=wp.int32),
-    weights: wp.array2d(dtype=wp.float32),
-    depth_out: wp.array2d(dtype=wp.float32),
-    with_slopes: bool,
-    slopes: wp.array2d(dtype=wp.float32),
-): ...
 
-
-@no_type_check
-@wp.func_native(
-    """
+// section: fill_face
+// Keeps one face at every row_step-th of its rows, where it is nearer than what is there.
 {
 #if defined(__CUDA_ARCH__)
 #define UNRENDER_MIN(address, number) atomicMin(address, number)
 #else
 #define UNRENDER_MIN(address, number) *(address) = (number)
 #endif
-"""
-    + _ARITHMETIC
-    + _CORNERS
-    + _SETUP
-    + """
+// use: arithmetic
+// use: triangles
+// use: pixels
+// use: corners
+// use: setup
 if (usable) {
-"""
-    + _SPANS
-    + _DEPTH
-    + """
-    const long long picture = (long long)view * height * width;
-    for (int row = first_row; row <= last_row; row += row_step) {
+// use: spans
+// use: depth_at
+        for (int row = first_row; row <= last_row; row += row_step) {
         int first = 0, last = width - 1;
         span(row, first, last);
         const double row_depth = UNRENDER_MULADD(depth_y, (2 * row + 1 - height) * per_height, depth_1);
-        unsigned long long* line = (unsigned long long*)key.data + ((long long)(view - first_view) * height + row) * width;
+        unsigned long long* line = (unsigned long long*)keys + (long long)row * width;
         for (int column = first; column <= last; column++) {
             const double depth = depth_at(row_depth, (2 * column + 1 - width) * per_width);
             if (!(depth >= -1.0 && depth <= 1.0)) continue;
-            if (peel) {
-                const long long k = picture + (long long)row * width + column;
-                if (behind_face.data[k] < 0 || !((float)depth > behind_depth.data[k])) continue;
+            if (behind_face) {
+                const long long k = first_pixel + (long long)row * width + column;
+                if (behind_face[k] < 0 || !((float)depth > behind_depth[k])) continue;
             }
             const unsigned long long number = ((unsigned long long)((depth + 1.0) * steps * 0.5) << face_bits) | (unsigned int)triangle;
             if (number < line[column]) UNRENDER_MIN(line + column, number);
         }
     }
 }
-"""
-    + _FORGET_ARITHMETIC
-    + """
+// use: forget_arithmetic
 #undef UNRENDER_MIN
 }
-"""
-)
-def fill_face(
-    positions: wp.array2d(dtype=wp.float32),
-    faces: wp.array(dtype=wp.int32),
-    vertices: int,
-    view_stride: wp.int64,
-    view: int,
-    first_view: int,
-    triangle: int,
-    first_row: int,
-    last_row: int,
-    row_step: int,
-    height: int,
-    width: int,
-    face_bits: int,
-    peel: bool,
-    behind_face: wp.array2d(dtype=wp.int32),
-    behind_depth: wp.array2d(dtype=wp.float32),
-    key: wp.array2d(dtype=wp.int64),
-): ...
 
-
-@no_type_check
-@wp.func_native(
-    """
+// section: scatter_gradients
+// Adds the gradients of the pixels `begin` to `end` of a view to the positions, with one addition for each run of a face in a row.
 {
-"""
-    + _ARITHMETIC
-    + ADD
-    + """
-const long long picture = (long long)view * height * width;
+// use: arithmetic
+// use: kernels.add
+// use: triangles
+const int* const face = (const int*)gradients.face;
+const float* const grad_weights = (const float*)gradients.grad_weights;
+const float* const grad_depth = (const float*)gradients.grad_depth;
+const float* const grad_slopes = (const float*)gradients.grad_slopes;
+float* const grad_positions = (float*)gradients.grad_positions + 4 * (long long)copy * vertices;
 long long n = begin;
 while (n < end) {
-    const int triangle = face.data[picture + n];
+    const int triangle = face[first_pixel + n];
     const int row = (int)(n / width);
     const long long row_end = (row + 1LL) * width < end ? (row + 1LL) * width : end;
     long long stop = n + 1;
-    while (stop < row_end && face.data[picture + stop] == triangle) stop++;
+    while (stop < row_end && face[first_pixel + stop] == triangle) stop++;
     if (triangle < 0) { n = stop; continue; }
-"""
-    + _CORNERS
-    + _SETUP
-    + """
+// use: corners
+// use: setup
     if (!usable) { n = stop; continue; }
     const double inverse_det = 1.0 / det, pixel_x = 2.0 * per_width, pixel_y = 2.0 * per_height;
     const double center_y = (2 * row + 1 - height) * per_height;
@@ -546,78 +447,54 @@ while (n < end) {
         at_zero[i] = (b[i] * center_y + c[i]) * inverse_det;
     }
     const double sum_x = mx[0] + mx[1] + mx[2], sum_y = my[0] + my[1] + my[2];
-    // Of d(M^-1 P) = -M^-1 dM M^-1 P follows: gradient to column i of M = -(lambda_i h + mx_i hx + my_i hy), h = M^-T (gradient to lambda).
+    // From d(M^-1 P) = -M^-1 dM M^-1 P: the gradient to column i of M is -(lambda_i h + mx_i hx + my_i hy), h = M^-T (gradient to lambda).
     double outer[3][3] = {{0.0, 0.0, 0.0}, {0.0, 0.0, 0.0}, {0.0, 0.0, 0.0}};
-    double to_mx[3] = {0.0, 0.0, 0.0}, to_my[3] = {0.0, 0.0, 0.0}, to_z[3] = {0.0, 0.0, 0.0};
+    double grad_mx[3] = {0.0, 0.0, 0.0}, grad_my[3] = {0.0, 0.0, 0.0}, grad_z[3] = {0.0, 0.0, 0.0};
     for (; n < stop; n++) {
-        const long long k = picture + n;
+        const long long k = first_pixel + n;
         const double center_x = (2 * (int)(n - (long long)row * width) + 1 - width) * per_width;
-        double l[3], to_l[3] = {0.0, 0.0, 0.0};
+        double l[3], grad_l[3] = {0.0, 0.0, 0.0};
         for (int i = 0; i < 3; i++) l[i] = mx[i] * center_x + at_zero[i];
         const double inverse = 1.0 / (l[0] + l[1] + l[2]), u = l[0] * inverse, v = l[1] * inverse;
-        double to_u = 0.0, to_v = 0.0, to_total = 0.0;
-        if (with_weights) { to_u = weights_cotangent.data[2 * k]; to_v = weights_cotangent.data[2 * k + 1]; }
-        if (with_slopes) {
-            const float* g = slopes_cotangent.data + 4 * k;
+        double grad_u = 0.0, grad_v = 0.0, grad_total = 0.0;
+        if (grad_weights) { grad_u = grad_weights[2 * k]; grad_v = grad_weights[2 * k + 1]; }
+        if (grad_slopes) {
+            const float* g = grad_slopes + 4 * k;
             const double ux = g[0] * pixel_x * inverse, uy = g[1] * pixel_y * inverse;
             const double vx = g[2] * pixel_x * inverse, vy = g[3] * pixel_y * inverse;
-            to_u -= ux * sum_x + uy * sum_y;
-            to_v -= vx * sum_x + vy * sum_y;
-            to_total = -inverse * (ux * (mx[0] - u * sum_x) + uy * (my[0] - u * sum_y)
+            grad_u -= ux * sum_x + uy * sum_y;
+            grad_v -= vx * sum_x + vy * sum_y;
+            grad_total = -inverse * (ux * (mx[0] - u * sum_x) + uy * (my[0] - u * sum_y)
                                    + vx * (mx[1] - v * sum_x) + vy * (my[1] - v * sum_y));
             const double shared_x = ux * u + vx * v, shared_y = uy * u + vy * v;
-            to_mx[0] += ux - shared_x; to_mx[1] += vx - shared_x; to_mx[2] -= shared_x;
-            to_my[0] += uy - shared_y; to_my[1] += vy - shared_y; to_my[2] -= shared_y;
+            grad_mx[0] += ux - shared_x; grad_mx[1] += vx - shared_x; grad_mx[2] -= shared_x;
+            grad_my[0] += uy - shared_y; grad_my[1] += vy - shared_y; grad_my[2] -= shared_y;
         }
-        const double shared = to_total - (to_u * u + to_v * v) * inverse;
-        to_l[0] = to_u * inverse + shared; to_l[1] = to_v * inverse + shared; to_l[2] = shared;
-        if (with_depth) {
-            const double g = depth_cotangent.data[k];
-            for (int i = 0; i < 3; i++) { to_l[i] += g * z[i]; to_z[i] += g * l[i]; }
+        const double shared = grad_total - (grad_u * u + grad_v * v) * inverse;
+        grad_l[0] = grad_u * inverse + shared; grad_l[1] = grad_v * inverse + shared; grad_l[2] = shared;
+        if (grad_depth) {
+            const double g = grad_depth[k];
+            for (int i = 0; i < 3; i++) { grad_l[i] += g * z[i]; grad_z[i] += g * l[i]; }
         }
         for (int i = 0; i < 3; i++)
-            for (int j = 0; j < 3; j++) outer[i][j] += l[i] * to_l[j];
+            for (int j = 0; j < 3; j++) outer[i][j] += l[i] * grad_l[j];
     }
     for (int i = 0; i < 3; i++) {
         double along_x = 0.0, along_y = 0.0, along_w = 0.0;
         for (int j = 0; j < 3; j++) {
-            const double amount = -(outer[i][j] + mx[i] * to_mx[j] + my[i] * to_my[j]) * inverse_det;
+            const double amount = -(outer[i][j] + mx[i] * grad_mx[j] + my[i] * grad_my[j]) * inverse_det;
             along_x += amount * a[j]; along_y += amount * b[j]; along_w += amount * c[j];
         }
-        float* corner = gradient.data + 4 * ((long long)slot * vertices + faces.data[3 * (long long)triangle + i]);
-        // A sliver too thin for its slope to have a number in float32 pulls at nothing; a gradient that is no number is handed on.
-        const double size = along_x * along_x + along_y * along_y + along_w * along_w + to_z[i] * to_z[i];
+        float* corner = grad_positions + 4 * (long long)faces[3 * (long long)triangle + i];
+        // Skip slivers whose gradient would overflow float32; NaN passes this test and is added.
+        const double size = along_x * along_x + along_y * along_y + along_w * along_w + grad_z[i] * grad_z[i];
         if (size >= 1e60) continue;
         UNRENDER_ADD(corner, (float)along_x);
         UNRENDER_ADD(corner + 1, (float)along_y);
-        UNRENDER_ADD(corner + 2, (float)to_z[i]);
+        UNRENDER_ADD(corner + 2, (float)grad_z[i]);
         UNRENDER_ADD(corner + 3, (float)along_w);
     }
 }
-"""
-    + FORGET_ADD
-    + _FORGET_ARITHMETIC
-    + """
+// use: kernels.forget_add
+// use: forget_arithmetic
 }
-"""
-)
-def pull_back(
-    positions: wp.array2d(dtype=wp.float32),
-    faces: wp.array(dtype=wp.int32),
-    vertices: int,
-    view_stride: wp.int64,
-    view: int,
-    begin: wp.int64,
-    end: wp.int64,
-    height: int,
-    width: int,
-    face: wp.array2d(dtype=wp.int32),
-    with_weights: bool,
-    weights_cotangent: wp.array2d(dtype=wp.float32),
-    with_depth: bool,
-    depth_cotangent: wp.array2d(dtype=wp.float32),
-    with_slopes: bool,
-    slopes_cotangent: wp.array2d(dtype=wp.float32),
-    slot: int,
-    gradient: wp.array(dtype=wp.float32),
-): ...
