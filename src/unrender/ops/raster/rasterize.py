@@ -170,7 +170,7 @@ def _forward_on_gpu(triangles: Any, pixels: Any, ranges: Tensor, sizes: _Sizes) 
 
 
 def _backward_on_gpu(triangles: Any, gradients: Any, sizes: _Sizes, device: torch.device) -> Tensor:
-    grad_positions = torch.zeros(1 if sizes.shared else sizes.views, sizes.vertices, 4, device=device)
+    grad_positions = torch.zeros(1 if sizes.shared else sizes.views, sizes.vertices, 4, dtype=torch.float32, device=device)
     gradients.grad_positions = address(grad_positions, torch.float32)
     for first, views in sizes.groups():
         triangles.first_view = first
