@@ -23,13 +23,15 @@ from torch import Tensor
 from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import check_count, check_float32, check_integer, check_same_device
 from unrender.ops.kernels.derivatives import differentiable_once
-from unrender.ops.kernels.launch import launch
-from unrender.ops.kernels.work import ADD, COPIES, FORGET_ADD, MOST_RANGES, SKIP_OTHERS, blocks, to_device, zeros
+from unrender.ops.kernels.launch import address, launch
+from unrender.ops.kernels.native import native_sections
+from unrender.ops.kernels.work import COPIES, MOST_RANGES, blocks, to_device, zeros
 from unrender.ops.raster.checks import check_faces, check_raster
 from unrender.ops.raster.raster import Raster
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
+_SECTIONS = native_sections(__file__, "interpolate.h")
 _SMALLEST_BLOCK = 8192
 """Pixels of one work item on a CPU, at least: to start one costs as much as some hundred pixels."""
 _VALUES, _DERIVATIVES = 1, 2
@@ -37,195 +39,82 @@ _VALUES, _DERIVATIVES = 1, 2
 
 
 class _Pixels:
-    """What every kernel needs to know. Addresses stand for arrays in memory: float32, and int32 for the triangles and the columns."""
+    """What every kernel needs to know. Addresses stand for contiguous arrays."""
 
     attributes: wp.uint64
+    """float32 [views or 1, vertices, channels]"""
     weights: wp.uint64
+    """float32 [views, height, width, 2 · directions]"""
     face: wp.uint64
+    """int32 [views, height, width]"""
     faces: wp.uint64
+    """int32 [faces, 3]"""
     columns: wp.uint64
+    """int32, the channels to take; 0 for all in their order"""
     face_count: wp.int32
     vertex_count: wp.int32
     channels: wp.int32
     column_count: wp.int32
     directions: wp.int32
     pixels_per_view: wp.int32
-    several: wp.int32
+    per_view: wp.int32
+    """1 if each view has attributes of its own."""
     shift: wp.int32
+    """Vertex >> shift is the range a vertex belongs to; -1 if copies of the gradient share the work instead."""
 
 
 Pixels = wp.struct(_Pixels)
 
 
-def _specialized(body: str) -> str:
-    """The loop once for each frequent number of columns, which the compiler then unrolls, and for any other; per number of directions."""
-    chosen = "(list ? list[k] : k)"
-    cases = "".join(
-        f"if (pixels.directions == {d} && columns == {n} && !list) {{{_fill(body, d, str(n), 'k')}}} else "
-        for d, n in ((_VALUES, 1), (_VALUES, 2), (_VALUES, 3), (_VALUES, 4))
-    )
-    any_values = f"if (pixels.directions == {_VALUES}) {{{_fill(body, _VALUES, 'columns', chosen)}}} else "
-    return cases + any_values + f"{{{_fill(body, _DERIVATIVES, 'columns', chosen)}}}"
-
-
-def _fill(body: str, directions: int, columns: str, channel: str) -> str:
-    return body.replace("DIRECTIONS", str(directions)).replace("COLUMNS", columns).replace("CHANNEL", channel)
-
-
-_SETUP = """
-const float* const attributes = (const float*)pixels.attributes;
-const float* const weights = (const float*)pixels.weights;
-const int* const face = (const int*)pixels.face;
-const int* const faces = (const int*)pixels.faces;
-const int* const list = (const int*)pixels.columns;
-const int channels = pixels.channels, columns = pixels.column_count;
-(void)attributes; (void)weights; (void)list; (void)channels; (void)columns;
-// The first numbers of the three corners, counted through the views; false where there is no triangle or it has no such corner.
-auto corners_of = [&](int n, int& i0, int& i1, int& i2) {
-    const int f = face[n];
-    if (f < 0 || f >= pixels.face_count) return false;
-    i0 = faces[3 * f];
-    i1 = faces[3 * f + 1];
-    i2 = faces[3 * f + 2];
-    const unsigned count = (unsigned)pixels.vertex_count;
-    if ((unsigned)i0 >= count || (unsigned)i1 >= count || (unsigned)i2 >= count) return false;
-    const int first = pixels.several ? (n / pixels.pixels_per_view) * pixels.vertex_count : 0;
-    i0 += first;
-    i1 += first;
-    i2 += first;
-    return true;
-};
-"""
-
-_LOOP = """
-for (int n = begin; n < end; n++) {
-    int i0, i1, i2;
-    float* out = values.data + (long long)n * COLUMNS * DIRECTIONS;
-    if (!corners_of(n, i0, i1, i2)) {
-        for (int k = 0; k < COLUMNS * DIRECTIONS; k++) out[k] = 0.f;
-        if (pixels.shift >= 0) reach.data[n] = 0;
-        continue;
-    }
-    if (pixels.shift >= 0) reach.data[n] = 1 << (i0 >> pixels.shift) | 1 << (i1 >> pixels.shift) | 1 << (i2 >> pixels.shift);
-    const float* a0 = attributes + (long long)i0 * channels;
-    const float* a1 = attributes + (long long)i1 * channels;
-    const float* a2 = attributes + (long long)i2 * channels;
-    for (int d = 0; d < DIRECTIONS; d++) {
-        const float p = weights[2 * DIRECTIONS * n + d], q = weights[2 * DIRECTIONS * n + DIRECTIONS + d];
-        for (int k = 0; k < COLUMNS; k++) {
-            const float x0 = a0[CHANNEL], x1 = a1[CHANNEL], x2 = a2[CHANNEL];
-            out[k * DIRECTIONS + d] = DIRECTIONS == 1 ? p * x0 + q * x1 + (1.f - p - q) * x2 : p * (x0 - x2) + q * (x1 - x2);
-        }
-    }
-}
-"""
+@no_type_check
+@wp.func_native(_SECTIONS["values"])
+def _values(pixels: Pixels, begin: int, end: int, values: wp.array(dtype=wp.float32), range_bits: wp.array(dtype=wp.int32)): ...
 
 
 @no_type_check
-@wp.func_native(_SETUP + _specialized(_LOOP))
-def _values(pixels: Pixels, begin: int, end: int, values: wp.array(dtype=wp.float32), reach: wp.array(dtype=wp.int32)): ...
-
-
-_TO_WEIGHTS = """
-for (int n = begin; n < end; n++) {
-    int i0, i1, i2;
-    float* out = to_weights.data + 2 * DIRECTIONS * n;
-    const bool known = corners_of(n, i0, i1, i2);
-    const float* g = cotangent.data + (long long)n * COLUMNS * DIRECTIONS;
-    for (int d = 0; d < DIRECTIONS; d++) {
-        float p = 0.f, q = 0.f;
-        if (known) {
-            const float* a0 = attributes + (long long)i0 * channels;
-            const float* a1 = attributes + (long long)i1 * channels;
-            const float* a2 = attributes + (long long)i2 * channels;
-            for (int k = 0; k < COLUMNS; k++) {
-                p += g[k * DIRECTIONS + d] * (a0[CHANNEL] - a2[CHANNEL]);
-                q += g[k * DIRECTIONS + d] * (a1[CHANNEL] - a2[CHANNEL]);
-            }
-        }
-        out[d] = p;
-        out[DIRECTIONS + d] = q;
-    }
-}
-"""
+@wp.func_native(_SECTIONS["weight_gradients"])
+def _weight_gradients(
+    pixels: Pixels, begin: int, end: int, grad_values: wp.array(dtype=wp.float32), grad_weights: wp.array(dtype=wp.float32)
+): ...
 
 
 @no_type_check
-@wp.func_native(_SETUP + _specialized(_TO_WEIGHTS))
-def _to_weights(pixels: Pixels, begin: int, end: int, cotangent: wp.array(dtype=wp.float32), to_weights: wp.array(dtype=wp.float32)): ...
-
-
-_SCATTER = (
-    """
-for (int n = begin; n < end; n++) {
-    if (pixels.shift >= 0 && range >= 0) {"""
-    + SKIP_OTHERS
-    + """
-    }
-    int i0, i1, i2;
-    if (!corners_of(n, i0, i1, i2)) continue;
-    const float* g = cotangent.data + (long long)n * COLUMNS * DIRECTIONS;
-    const bool own0 = range < 0 || i0 >> pixels.shift == range;
-    const bool own1 = range < 0 || i1 >> pixels.shift == range;
-    const bool own2 = range < 0 || i2 >> pixels.shift == range;
-    float* a0 = gradient + (long long)i0 * channels;
-    float* a1 = gradient + (long long)i1 * channels;
-    float* a2 = gradient + (long long)i2 * channels;
-    for (int d = 0; d < DIRECTIONS; d++) {
-        const float p = weights[2 * DIRECTIONS * n + d], q = weights[2 * DIRECTIONS * n + DIRECTIONS + d];
-        const float r = (DIRECTIONS == 1 ? 1.f : 0.f) - p - q;
-        if (own0) for (int k = 0; k < COLUMNS; k++) UNRENDER_ADD(a0 + CHANNEL, p * g[k * DIRECTIONS + d]);
-        if (own1) for (int k = 0; k < COLUMNS; k++) UNRENDER_ADD(a1 + CHANNEL, q * g[k * DIRECTIONS + d]);
-        if (own2) for (int k = 0; k < COLUMNS; k++) UNRENDER_ADD(a2 + CHANNEL, r * g[k * DIRECTIONS + d]);
-    }
-}
-"""
-)
-
-
-@no_type_check
-@wp.func_native(
-    ADD
-    + _SETUP
-    + """
-float* const gradient = to_attributes.data + copy_offset;
-const int* const mask = reach.data;
-const int bit = range >= 0 ? 1 << range : 0;
-"""
-    + _specialized(_SCATTER)
-    + FORGET_ADD
-)
-def _scatter(
+@wp.func_native(_SECTIONS["scatter_gradients"])
+def _scatter_gradients(
     pixels: Pixels,
     begin: int,
     end: int,
     range: int,
-    cotangent: wp.array(dtype=wp.float32),
-    reach: wp.array(dtype=wp.int32),
-    to_attributes: wp.array(dtype=wp.float32),
+    grad_values: wp.array(dtype=wp.float32),
+    range_bits: wp.array(dtype=wp.int32),
+    gradients: wp.array(dtype=wp.float32),
     copy_offset: int,
 ): ...
 
 
 @no_type_check
 @wp.kernel
-def _values_kernel(first: int, pixels: Pixels, count: int, block: int, values: wp.array(dtype=wp.float32), reach: wp.array(dtype=wp.int32)):
+def _values_kernel(
+    first: int, pixels: Pixels, count: int, block: int, values: wp.array(dtype=wp.float32), range_bits: wp.array(dtype=wp.int32)
+):
+    """Interpolate a block of pixels."""
     i = first + wp.tid()
-    _values(pixels, i * block, wp.min(count, (i + 1) * block), values, reach)
+    _values(pixels, i * block, wp.min(count, (i + 1) * block), values, range_bits)
 
 
 @no_type_check
 @wp.kernel
-def _to_weights_kernel(
+def _weight_gradients_kernel(
     first: int,
     pixels: Pixels,
     count: int,
     block: int,
-    cotangent: wp.array(dtype=wp.float32),
-    to_weights: wp.array(dtype=wp.float32),
+    grad_values: wp.array(dtype=wp.float32),
+    grad_weights: wp.array(dtype=wp.float32),
 ):
+    """Compute the gradients to the weights of a block of pixels."""
     i = first + wp.tid()
-    _to_weights(pixels, i * block, wp.min(count, (i + 1) * block), cotangent, to_weights)
+    _weight_gradients(pixels, i * block, wp.min(count, (i + 1) * block), grad_values, grad_weights)
 
 
 @no_type_check
@@ -234,49 +123,50 @@ def _scatter_kernel(
     first: int,
     pixels: Pixels,
     count: int,
-    pieces: int,
+    chunks: int,
     ranges: int,
-    numbers_per_copy: int,
-    cotangent: wp.array(dtype=wp.float32),
-    reach: wp.array(dtype=wp.int32),
-    to_attributes: wp.array(dtype=wp.float32),
+    elements_per_copy: int,
+    grad_values: wp.array(dtype=wp.float32),
+    range_bits: wp.array(dtype=wp.int32),
+    gradients: wp.array(dtype=wp.float32),
 ):
+    """Add the gradients of one chunk of pixels to one copy of the gradient, or those of all pixels to one range of vertices."""
     i = first + wp.tid()
-    piece = i / ranges
-    begin = int(wp.int64(count) * wp.int64(piece) / wp.int64(pieces))
-    end = int(wp.int64(count) * wp.int64(piece + 1) / wp.int64(pieces))
+    chunk = i / ranges
+    begin = int(wp.int64(count) * wp.int64(chunk) / wp.int64(chunks))
+    end = int(wp.int64(count) * wp.int64(chunk + 1) / wp.int64(chunks))
     own = i % ranges
     if pixels.shift < 0:
         own = -1
-    _scatter(pixels, begin, end, own, cotangent, reach, to_attributes, piece * numbers_per_copy)
+    _scatter_gradients(pixels, begin, end, own, grad_values, range_bits, gradients, chunk * elements_per_copy)
 
 
-class _Where(NamedTuple):
-    """Which triangle every pixel sees; everything that has no gradient."""
+class _Mesh(NamedTuple):
+    """Which triangle every pixel sees, and all else that has no gradient."""
 
     face: Tensor
     """int32 [views, height, width]"""
     faces: Tensor
     """int32 [faces, 3]"""
     columns: Tensor | None
-    """int32, the channels to use; None for all in their order"""
+    """int32, the channels to take; None for all in their order"""
 
 
-def _describe(where: _Where, directions: int, attributes: Tensor, weights: Tensor, shift: int) -> Any:
+def _pixels(mesh: _Mesh, directions: int, attributes: Tensor, weights: Tensor, shift: int) -> Any:
     pixels = Pixels()
-    pixels.attributes, pixels.weights = attributes.data_ptr(), weights.data_ptr()
-    pixels.face, pixels.faces = where.face.data_ptr(), where.faces.data_ptr()
-    pixels.columns = 0 if where.columns is None else where.columns.data_ptr()
-    pixels.face_count, pixels.vertex_count = where.faces.shape[0], attributes.shape[1]
+    pixels.attributes, pixels.weights = address(attributes, torch.float32), address(weights, torch.float32)
+    pixels.face, pixels.faces = address(mesh.face, torch.int32), address(mesh.faces, torch.int32)
+    pixels.columns = address(mesh.columns, torch.int32)
+    pixels.face_count, pixels.vertex_count = mesh.faces.shape[0], attributes.shape[1]
     pixels.channels = attributes.shape[2]
-    pixels.column_count = attributes.shape[2] if where.columns is None else where.columns.shape[0]
-    pixels.directions, pixels.several, pixels.shift = directions, int(attributes.shape[0] > 1), shift
-    pixels.pixels_per_view = max(where.face.shape[1] * where.face.shape[2], 1)
+    pixels.column_count = attributes.shape[2] if mesh.columns is None else mesh.columns.shape[0]
+    pixels.directions, pixels.per_view, pixels.shift = directions, int(attributes.shape[0] > 1), shift
+    pixels.pixels_per_view = max(mesh.face.shape[1] * mesh.face.shape[2], 1)
     return pixels
 
 
 def _shift(attributes: Tensor, pixel_count: int) -> int:
-    """Vertex >> shift is the range that a vertex belongs to; -1 where copies of the gradient share the work instead."""
+    """Return by how many bits a vertex is shifted to its range; -1 if copies of the gradient are to share the work instead."""
     if attributes.numel() * COPIES <= max(pixel_count * attributes.shape[2], 4096):
         return -1
     vertices = attributes.shape[0] * attributes.shape[1]
@@ -286,44 +176,44 @@ def _shift(attributes: Tensor, pixel_count: int) -> int:
 class _Interpolate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, face: Tensor, faces: Tensor, columns: Tensor | None, directions: int, attributes: Tensor, weights: Tensor) -> Tensor:
-        where = _Where(face, faces, columns)
+        mesh = _Mesh(face, faces, columns)
         count, device = face.numel(), attributes.device
         shift = _shift(attributes, count) if on_cpu(device) and ctx.needs_input_grad[4] else -1
-        pixels = _describe(where, directions, attributes, weights, shift)
+        pixels = _pixels(mesh, directions, attributes, weights, shift)
         values = weights.new_empty(*face.shape, pixels.column_count * directions)
-        reach = face.new_empty(count if shift >= 0 else 0)
+        range_bits = face.new_empty(count if shift >= 0 else 0)
         items, block = blocks(count, _SMALLEST_BLOCK, device)
-        launch(_values_kernel, items, [pixels, count, block, values.view(-1), reach], device, pieces=items)
+        launch(_values_kernel, items, [pixels, count, block, values.view(-1), range_bits], device, pieces=items)
         ctx.directions, ctx.shift = directions, shift
-        ctx.save_for_backward(face, faces, columns, attributes, weights, reach)
+        ctx.save_for_backward(face, faces, columns, attributes, weights, range_bits)
         return values
 
     @staticmethod
     @differentiable_once("interpolate")
-    def backward(ctx, cotangent: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        *places, attributes, weights, reach = ctx.saved_tensors
-        where, shift = _Where(*places), ctx.shift
-        count, device = where.face.numel(), attributes.device
-        cotangent = cotangent.contiguous().view(-1)
-        pixels = _describe(where, ctx.directions, attributes, weights, shift)
-        to_attributes = to_weights = None
+    def backward(ctx, grad_values: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        *rest, attributes, weights, range_bits = ctx.saved_tensors
+        mesh, shift = _Mesh(*rest), ctx.shift
+        count, device = mesh.face.numel(), attributes.device
+        grad_values = grad_values.contiguous().view(-1)
+        pixels = _pixels(mesh, ctx.directions, attributes, weights, shift)
+        grad_attributes = grad_weights = None
         if ctx.needs_input_grad[5]:
-            to_weights = torch.empty_like(weights)
+            grad_weights = torch.empty_like(weights)
             items, block = blocks(count, _SMALLEST_BLOCK, device)
-            launch(_to_weights_kernel, items, [pixels, count, block, cotangent, to_weights.view(-1)], device, pieces=items)
+            launch(_weight_gradients_kernel, items, [pixels, count, block, grad_values, grad_weights.view(-1)], device, pieces=items)
         if ctx.needs_input_grad[4]:
             by_range = shift >= 0
-            pieces = 1 if by_range else COPIES if on_cpu(device) else count
+            chunks = 1 if by_range else COPIES if on_cpu(device) else count
             ranges = ((attributes.shape[0] * attributes.shape[1] - 1) >> shift) + 1 if by_range else 1
             copies = zeros((COPIES if on_cpu(device) and not by_range else 1, *attributes.shape), device)
-            stride = attributes.numel() if len(copies) > 1 else 0
-            items = pieces * ranges if count else 0
-            arguments = [pixels, count, pieces, ranges, stride, cotangent, reach, copies.view(-1)]
+            elements_per_copy = attributes.numel() if len(copies) > 1 else 0
+            items = chunks * ranges if count else 0
+            arguments = [pixels, count, chunks, ranges, elements_per_copy, grad_values, range_bits, copies.view(-1)]
             launch(_scatter_kernel, items, arguments, device, pieces=items)
-            to_attributes = copies[0]
+            grad_attributes = copies[0]
             for copy in copies[1:]:
-                to_attributes += copy
-        return None, None, None, None, to_attributes, to_weights
+                grad_attributes += copy
+        return None, None, None, None, grad_attributes, grad_weights
 
 
 def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, verb: str) -> tuple[Tensor, Tensor]:
