@@ -23,28 +23,6 @@ MOST_RANGES = 16
 _BLOCKS_PER_THREAD = 4
 _NUMPY_TYPES = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
 
-SKIP_OTHERS = """
-        if (n + 8 <= end) {
-            int any = 0;
-            for (int k = 0; k < 8; k++) any |= mask[n + k];
-            if (!(any & bit)) { n += 7; continue; }
-        }
-        if (!(mask[n] & bit)) continue;
-"""
-"""In a loop over n up to ``end``: leaves out, eight at once, the elements whose ``mask`` lacks the range's ``bit``."""
-
-ADD = """
-#if defined(__CUDA_ARCH__)
-#define UNRENDER_ADD(address, amount) atomicAdd(address, amount)
-#else
-#define UNRENDER_ADD(address, amount) *(address) += (amount)
-#endif
-"""
-"""UNRENDER_ADD for kernels that scatter: atomic on a GPU, and plain on a CPU, where each work item owns what it adds to."""
-FORGET_ADD = """
-#undef UNRENDER_ADD
-"""
-
 
 def blocks(count: int, smallest: int, device: torch.device) -> tuple[int, int]:
     """Work items, and elements of each, where an item owns what it writes; ``smallest`` elements at least on a CPU."""
