@@ -4,7 +4,7 @@
 #                  DEMO_SECONDS=30 make demo   trains for 30 seconds only
 #   make test      every test that takes seconds; those that need a GPU or the real captures skip where there are none
 #   make nightly   the tests that take minutes, without the checks of types that slow down small steps
-#   make as-on-a-gpu  what is written for GPUs, tested on one thread of the CPU
+#   make as-on-a-gpu  tests the GPU's kernels and control flow on one thread of the CPU
 #   make lint      ruff and pyright
 #   make bench     the benchmarks, their JSON and the table in docs/benchmarks.md
 #   make docs-check  the examples inside the documentation, and that its benchmark table is the one of the JSON
@@ -12,10 +12,10 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# Tests of primitives that do not need to be told how much room to keep on a GPU, and of what is made of them.
+# Tests of primitives that need no capacity on a GPU, and of what is made of them.
 GPU_TESTS := rasterize interpolate texture antialias surface_rendering compat_nvdiffrast hash_encoding grid_lookup frequency_encoding \
     spherical_harmonics mlp compositing distortion contraction adam fields
-# PyTorch's threads sleep while they wait for each other: spinning, they take the cores from whoever else uses them, themselves included.
+# PyTorch's threads sleep while they wait for each other. Spinning, they take the cores from every other thread, their own included.
 export OMP_WAIT_POLICY ?= PASSIVE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 120 -c constraints.txt
 
