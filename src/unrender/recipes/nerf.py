@@ -41,6 +41,7 @@ from unrender.ops.rays import (
 )
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
+from unrender.recipes.phases import PhaseStart
 from unrender.recipes.pixels import PixelSampler, RayCount, draw_background
 from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
@@ -213,7 +214,7 @@ class NerfScene(RayScene):
         return torch.cat(parts)
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
-        """Return the surface where two steps of the march absorb half of the light, colored as seen from straight above it."""
+        """Return the surface where two steps of the march absorb half of the light, colored as seen against its normal."""
 
         def density(positions: Tensor) -> Tensor:
             return self.field.density(positions)[0]
@@ -238,7 +239,7 @@ class NerfScene(RayScene):
 
 
 def _folded(samples: Samples) -> Samples:
-    """Distances t as t / (1 + t): what is far away shall not dominate how spread out a ray is (mip-NeRF 360, equation 14)."""
+    """Replace distances t by t / (1 + t), so that far samples do not dominate the spread of a ray (mip-NeRF 360, equation 14)."""
     return replace(samples, starts=samples.starts / (1 + samples.starts), ends=samples.ends / (1 + samples.ends))
 
 
@@ -260,22 +261,13 @@ def fit(
     observer: Observer | None = None,
 ) -> FitResult:
     """Fit a radiance field to the training views of a capture."""
-    clock = Clock(config.steps, config.max_seconds)
-    return fit_with_clock(capture, config, clock, device=device, seed=seed, resume=resume, observer=observer)
+    start = PhaseStart(Clock(config.steps, config.max_seconds), resume, observer, None)
+    return fit_phase(capture, config, start, device=device, seed=seed)
 
 
-def fit_with_clock(
-    capture: Capture,
-    config: NerfConfig,
-    clock: Clock,
-    *,
-    device: torch.device,
-    seed: int,
-    resume: Mapping[str, Tensor] | None = None,
-    observer: Observer | None = None,
-) -> FitResult:
-    """Fit a radiance field within the budget of a clock, which may be shared with other phases; see :func:`fit`."""
-    sampling, adam = config.sampling, config.adam
+def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device: torch.device, seed: int) -> FitResult:
+    """Fit a radiance field as one phase of a longer fit; see :func:`fit`."""
+    sampling, adam, clock = config.sampling, config.adam, start.clock
     generator = torch.Generator(device).manual_seed(seed)
     weights_generator = torch.Generator().manual_seed(seed)
     masked = capture.has_masks
@@ -288,12 +280,12 @@ def fit_with_clock(
         [{"params": [scene.field.table], "weight_decay": 0.0}, {"params": nets, "weight_decay": adam.weight_decay}],
         lr=adam.learning_rate, betas=(0.9, 0.99), eps=1e-15,
     )  # fmt: skip
-    fitting = Fitting(scene, optimizer, clock, observer, generator=generator, parts={"rays": ray_count})
-    if resume is None:
+    fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts={"rays": ray_count})
+    if start.resume is None:
         masks = [capture.mask(view) for view in range(len(capture))] if masked else None
         scene.occupancy.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
     else:
-        fitting.restore(resume)
+        fitting.restore(start.resume)
     loss = photometric(config.loss)
     capacity = None if on_cpu(device) else MARCHED_PER_TRAINED * sampling.target_samples
 

@@ -1,10 +1,10 @@
-"""Schedules: plain functions of how much of the budget is used, ``fraction`` in [0, 1], so that they stretch to any budget."""
+"""Schedules: functions of the share of the budget that is used, ``fraction`` in [0, 1]. So they stretch to any budget."""
 
 from __future__ import annotations
 
 
 def linear(start: float, end: float, fraction: float, *, over: tuple[float, float] = (0.0, 1.0)) -> float:
-    """From ``start`` to ``end`` while ``fraction`` crosses ``over``, constant before and after.
+    """Go from ``start`` to ``end`` while ``fraction`` crosses ``over``; stay constant before and after.
 
     >>> linear(1.0, 3.0, 0.25, over=(0.0, 0.5))
     2.0
@@ -17,7 +17,7 @@ def linear(start: float, end: float, fraction: float, *, over: tuple[float, floa
 
 
 def warm_up(fraction: float, *, over: float, start: float = 0.01) -> float:
-    """A factor rising from ``start`` to one over the first part of the budget.
+    """Raise a factor from ``start`` to one over the first part of the budget.
 
     >>> warm_up(0.05, over=0.1, start=0.0)
     0.5
@@ -26,7 +26,7 @@ def warm_up(fraction: float, *, over: float, start: float = 0.01) -> float:
 
 
 def exponential(end: float, fraction: float, *, after: float = 0.0) -> float:
-    """A factor that is one until ``after`` and then falls geometrically to ``end`` at the end of the budget.
+    """Return one until ``after``, then fall geometrically to ``end`` at the end of the budget.
 
     >>> exponential(0.01, 0.5)
     0.1
@@ -35,7 +35,7 @@ def exponential(end: float, fraction: float, *, after: float = 0.0) -> float:
 
 
 def steps_down(factor: float, fraction: float, *, at: tuple[float, ...]) -> float:
-    """A factor multiplied by ``factor`` at each milestone passed.
+    """Multiply one by ``factor`` at each milestone that is passed.
 
     >>> steps_down(0.5, 0.8, at=(0.5, 0.75, 0.9))
     0.25
@@ -48,7 +48,7 @@ Ramp = float | tuple[float, float, float, float]
 
 
 def ramp(weight: Ramp, fraction: float) -> float:
-    """The value of a weight at this share of the budget.
+    """Return the value of a weight at this share of the budget.
 
     >>> ramp(0.1, 0.7), ramp((0.0, 1.0, 0.0, 0.5), 0.25)
     (0.1, 0.5)

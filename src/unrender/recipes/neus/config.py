@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,8 +17,43 @@ from unrender.recipes.schedules import Ramp
 from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
 
 
+class FieldSettings(ABC):
+    """What the fit asks of the settings of a distance field; :class:`GridField` and :class:`HashField` are the two there are."""
+
+    @abstractmethod
+    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
+        """Return the field at its start: ``initial`` distances where it can take them, or a sphere."""
+
+    @abstractmethod
+    def around(self, config: NeusConfig) -> nerf.RadianceSettings:
+        """Return the field of the surroundings."""
+
+    def density(self, config: NeusConfig) -> nerf.NerfConfig | None:
+        """Return the radiance field that is fitted before the surface; None for a field that needs none."""
+        return None
+
+    def density_share(self, *, surroundings: bool) -> float:
+        """Return the share of the budget that the radiance field has."""
+        return 0.0
+
+    @property
+    def lattice(self) -> int | None:
+        """Vertices along an axis of the distances that the field starts from; None for a field that starts as a sphere."""
+        return None
+
+    @property
+    def starts_from_hull(self) -> bool:
+        """Whether the visual hull of the masks is the first surface."""
+        return False
+
+    @property
+    def regularization_weight(self) -> Ramp:
+        """Weight of the field's own loss terms."""
+        return 0.0
+
+
 @dataclass(frozen=True)
-class GridField:
+class GridField(FieldSettings):
     """Dense grids of distances and features, refined from coarse to fine: made for two cores."""
 
     stages: tuple[Stage, ...] = ((0.0, 80, 40), (0.1, 112, 56), (0.35, 176, 88))
@@ -47,22 +83,18 @@ class GridField:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share of the budget, from 0 to below 1")
 
     @property
-    def bending_weight(self) -> Ramp:
-        """Weight of the field's own regularization."""
+    def regularization_weight(self) -> Ramp:
         return self.bending
 
     @property
     def starts_from_hull(self) -> bool:
-        """Whether the visual hull of the masks is the first surface."""
         return self.start_from_hull
 
     @property
     def lattice(self) -> int:
-        """Vertices along an axis of the first distance grid."""
         return self.stages[0][1]
 
     def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
-        """Return the field at its start: ``initial`` distances, or a sphere where there are none."""
         return GridSdf(
             self.stages,
             self.grid_features,
@@ -72,22 +104,19 @@ class GridField:
         )
 
     def density_share(self, *, surroundings: bool) -> float:
-        """Return the share of the budget that the radiance field has."""
         return self.density_first_unmasked if surroundings else self.density_first
 
     def density(self, config: NeusConfig) -> nerf.NerfConfig:
-        """Return the radiance field of the first phase."""
         cpu, sampling = nerf.PRESETS["cpu"], config.sampling
         shared = replace(cpu.sampling, target_samples=sampling.target_samples, occupancy_resolution=sampling.occupancy_resolution)
         return replace(cpu, sampling=shared)
 
     def around(self, config: NeusConfig) -> nerf.RadianceSettings:
-        """Return the field of the surroundings: that of the first phase, which has seen them already."""
-        return self.density(config).field
+        return self.density(config).field  # the field of the first phase, which has seen them already
 
 
 @dataclass(frozen=True)
-class HashField:
+class HashField(FieldSettings):
     """A hash grid and a perceptron, as published."""
 
     hash: HashLevels = HashLevels(base_resolution=32, finest_resolution=2048)
@@ -104,18 +133,7 @@ class HashField:
     level_every: float = 0.0
     """Share of the budget between two levels; 0 means all from the start."""
 
-    @property
-    def bending_weight(self) -> Ramp:
-        """Weight of the field's own regularization: it has none."""
-        return 0.0
-
-    @property
-    def starts_from_hull(self) -> bool:
-        """Whether the visual hull of the masks is the first surface: the perceptron starts as a sphere."""
-        return False
-
     def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
-        """Return the field at its start, a sphere."""
         return HashSdf(
             self.hash.grid(),
             hidden=self.hidden,
@@ -128,12 +146,7 @@ class HashField:
             generator=generator,
         )
 
-    def density_share(self, *, surroundings: bool) -> float:
-        """Return 0: this field needs no radiance field before it."""
-        return 0.0
-
     def around(self, config: NeusConfig) -> nerf.RadianceSettings:
-        """Return the field of the surroundings."""
         return nerf.RadianceSettings(
             hash=HashLevels(base_resolution=32, finest_resolution=2048, log2_entries=min(19, self.hash.log2_entries)),
             color_hidden=config.color_hidden,

@@ -19,8 +19,19 @@ _RECOGNIZED = 0.8
 """Share of the object's pixels that must be opaque before depths are trusted."""
 
 
+def seen_cells(capture: Capture, resolution: int, device: torch.device, *, within_masks: bool) -> OccupancyGrid:
+    """Return an occupancy grid whose cells some training view sees; with ``within_masks``, the visual hull."""
+    hull = OccupancyGrid(resolution).to(device)
+    masks = [capture.mask(view) for view in range(len(capture))] if within_masks else None
+    hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
+    return hull
+
+
 def surface_of_hull(hull: OccupancyGrid, radius: float) -> Tensor | None:
-    """Return the visual hull where it closes within the cube; where photos crop the object, what of it lies in the first sphere."""
+    """Return signed distances to the visual hull; None where it is empty or full.
+
+    Where photos crop the object the hull does not close within the cube: then only what of it lies in the first sphere counts.
+    """
     distance = hull_distance(hull)
     if distance is None:
         return None
@@ -32,10 +43,17 @@ def surface_of_hull(hull: OccupancyGrid, radius: float) -> Tensor | None:
 
 @torch.no_grad()
 def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> Tensor | None:
-    """Fuse how far the training views see into a radiance field to signed distances on a lattice of ``size`` vertices along an axis.
+    """Fuse the depths of a radiance field, as the training views see them, to signed distances.
 
-    Depth maps have so many pixels that the lattice is well covered. The result is None where the field is still too thin to show what the
-    masks say is there.
+    Depth maps have so many pixels that the lattice is well covered.
+
+    Args:
+        scene: the radiance field.
+        capture: with the training views.
+        size: vertices of the lattice along an axis.
+
+    Returns:
+        Distances [size, size, size], or None where the field is still too thin to show what the masks say is there.
     """
     cameras = capture.cameras.select(capture.split.train)
     shrink = math.ceil(math.sqrt(int(cameras.sizes.prod(1).sum()) / (1.5e5 if scene.unbounded else 5e5)))

@@ -14,21 +14,22 @@ from unrender.fields.surface import SurfaceField
 from unrender.losses.photometric import mse, photometric
 from unrender.losses.regularizers import curvature, eikonal, mask_bce, opaque, sparsity
 from unrender.ops.encodings import Adam
-from unrender.ops.rays import MARCHED_PER_TRAINED, OccupancyGrid, Samples, distortion, samples_taken
+from unrender.ops.rays import MARCHED_PER_TRAINED, Samples, distortion, samples_taken
 from unrender.recipes import nerf
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
-from unrender.recipes.neus.config import GridField, NeusConfig, NeusLosses
-from unrender.recipes.neus.first_surface import surface_of_density, surface_of_hull
+from unrender.recipes.neus.config import NeusConfig, NeusLosses
+from unrender.recipes.neus.first_surface import seen_cells, surface_of_density, surface_of_hull
 from unrender.recipes.neus.scene import NeusScene, SurfaceSamples, load_surface, new_scene
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
 from unrender.recipes.pixels import PixelBatch, PixelSampler, RayCount, draw_background
 from unrender.recipes.schedules import exponential, ramp, warm_up
+from unrender.recipes.settings import AdamSettings
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 
-_DENSITY, _SURFACE = 0, 1
-"""Numbers of the phases."""
+_DENSITY = 0
+"""Number of the radiance field's phase."""
 
 
 def fit(
@@ -52,19 +53,13 @@ def fit(
         surroundings = capture.unbounded and not capture.has_masks
     if surroundings and capture.has_masks:
         raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (--no-masks)")
-    share = config.field.density_share(surroundings=surroundings)
+    field = config.field
+    density = field.density(config)
+    share = 0.0 if density is None else field.density_share(surroundings=surroundings)
 
     def fit_density(start: PhaseStart) -> FitResult:
-        assert isinstance(config.field, GridField)
-        return nerf.fit_with_clock(
-            capture,
-            config.field.density(config),
-            start.clock,
-            device=device,
-            seed=seed,
-            resume=start.resume,
-            observer=start.observer,
-        )
+        assert density is not None
+        return nerf.fit_phase(capture, density, start, device=device, seed=seed)
 
     def fit_surface(start: PhaseStart) -> FitResult:
         return _fit_surface(capture, config, start, surroundings=surroundings, device=device, seed=seed)
@@ -75,30 +70,27 @@ def fit(
 
 def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
     """Rebuild the scene of a snapshot: a radiance field in the first phase, a surface in the second."""
-    if phase_of(tensors) == _DENSITY:
-        assert isinstance(config.field, GridField)
-        return nerf.load_scene(config.field.density(config), tensors, device)
+    density = config.field.density(config)
+    if phase_of(tensors) == _DENSITY and density is not None:
+        return nerf.load_scene(density, tensors, device)
     return load_surface(config, tensors, device)
 
 
 def _start_scene(
     capture: Capture, config: NeusConfig, start: PhaseStart, *, surroundings: bool, device: torch.device, seed: int
 ) -> NeusScene:
-    """Return the scene at the start of the surface's phase, from the visual hull or from the radiance field before it."""
-    weights = torch.Generator().manual_seed(seed)
-    masked = capture.has_masks
+    """Return the scene before its first step, from the visual hull or from the radiance field."""
+    weights, masked, field = torch.Generator().manual_seed(seed), capture.has_masks, config.field
     if start.resume is not None:
         return new_scene(config, surroundings=surroundings, masked=masked, initial=None, generator=weights).to(device)
-    hull = OccupancyGrid(config.sampling.occupancy_resolution).to(device)
     # Only a field that starts inside the hull may rely on it: elsewhere closed cells would cut holes into the first sphere.
-    from_hull = masked and config.field.starts_from_hull
-    masks = [capture.mask(view) for view in range(len(capture))] if from_hull else None
-    hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
+    from_hull = masked and field.starts_from_hull
+    hull = seen_cells(capture, config.sampling.occupancy_resolution, device, within_masks=from_hull)
     initial = surface_of_hull(hull, config.initial_radius) if from_hull else None
     density = None if start.previous is None else start.previous.scene
-    if isinstance(density, nerf.NerfScene) and isinstance(config.field, GridField):
+    if isinstance(density, nerf.NerfScene) and field.lattice is not None:
         with start.clock.running():
-            fused = surface_of_density(density, capture, config.field.lattice)
+            fused = surface_of_density(density, capture, field.lattice)
         initial = initial if fused is None else fused
     scene = new_scene(config, surroundings=surroundings, masked=masked, initial=initial, generator=weights).to(device)
     scene.occupancy.load_state_dict(hull.state_dict())
@@ -107,12 +99,11 @@ def _start_scene(
     return scene
 
 
-def _optimizer(scene: NeusScene, config: NeusConfig) -> Adam:
+def _optimizer(scene: NeusScene, adam: AdamSettings, sharpness_rate: float) -> Adam:
     """Return Adam over the networks, the sharpness and the field's own parameters."""
-    adam = config.adam
     rate = adam.learning_rate
     nets = list(scene.color_net.parameters())
-    groups = [{"params": [scene.sharpness_log], "lr": rate * config.sharpness.sharpness_rate, "weight_decay": 0.0}]
+    groups = [{"params": [scene.sharpness_log], "lr": rate * sharpness_rate, "weight_decay": 0.0}]
     groups += scene.surface.parameter_groups(rate, weight_decay=adam.weight_decay)
     if scene.around is not None:
         groups.append({"params": [scene.around.table], "lr": rate, "weight_decay": 0.0})
@@ -125,18 +116,18 @@ def _fit_surface(
     capture: Capture, config: NeusConfig, start: PhaseStart, *, surroundings: bool, device: torch.device, seed: int
 ) -> FitResult:
     """Run the phase of the surface: the whole fit, or what follows the radiance field."""
-    sampling, weights, clock = config.sampling, config.losses, start.clock
+    sampling, adam, weights, clock = config.sampling, config.adam, config.losses, start.clock
     generator = torch.Generator(device).manual_seed(seed)
     scene = _start_scene(capture, config, start, surroundings=surroundings, device=device, seed=seed)
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
     points = None if capture.points is None else _inside_cube(capture.points.to(device))
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
-    optimizer = _optimizer(scene, config)
+    optimizer = _optimizer(scene, adam, config.sharpness.sharpness_rate)
     fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts={"rays": ray_count})
     if start.resume is not None:
         fitting.restore(start.resume)
-    bending = config.field.bending_weight
+    regularization = config.field.regularization_weight
     capacity = None if on_cpu(device) else MARCHED_PER_TRAINED * sampling.target_samples
 
     first = 0 if start.previous is None else start.previous.steps
@@ -147,7 +138,7 @@ def _fit_surface(
         if scene.surface.advance(fraction):
             fitting.exchange(before, list(scene.surface.parameters()))
         decayed = exponential(config.final_rate, fraction, after=config.constant_until)
-        fitting.set_learning_rate(decayed * warm_up(fraction, over=config.adam.warm_up))
+        fitting.set_learning_rate(decayed * warm_up(fraction, over=adam.warm_up))
         if step % sampling.occupancy_every == 0 or step == first:
             scene.refresh_occupancy(all_cells=step < first + 16 * sampling.occupancy_every, generator=generator)
 
@@ -166,7 +157,7 @@ def _fit_surface(
 
         losses = _ray_losses(weights, fraction, rendering, found, truth, batch, samples)
         losses |= _field_losses(weights, fraction, scene.surface, points, count, generator)
-        if (weight := ramp(bending, fraction)) > 0:
+        if (weight := ramp(regularization, fraction)) > 0:
             losses |= {name: weight * value for name, value in scene.surface.regularization(step).items()}
         fitting.take_step(losses, error=mse(rendering.color.detach(), truth), counts={"rays": count, "samples": samples.used()})
     return fitting.result(capture.source_from_world, empty=fitting.last_count("samples") == 0)
