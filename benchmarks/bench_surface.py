@@ -1,8 +1,8 @@
-"""Whole steps of rendering a surface: to a picture and back, with interpolation, a texture and smoothed outlines.
+"""Whole steps of surface rendering, forward and backward, with interpolation, a texture and antialiased silhouettes.
 
-The mesh has as many triangles as "spot", 5,856. For comparison, from a machine of the same kind with two cores and not measured here, since
-neither is a dependency: PyTorch3D 0.7.9 takes 3.9 s to rasterize spot at 512 x 512 and 4.9 s with interpolation, a squared error and the
-way back; Mitsuba 3.9 takes 0.75 to 1.05 s for a textured step at 256 x 256 with 16 samples (direct_projective in its fast settings).
+The mesh has as many triangles as "spot", 5,856. For comparison, quoted from a machine of the same kind with two cores, because neither is a
+dependency: PyTorch3D 0.7.9 takes 3.9 s to rasterize spot at 512 x 512, and 4.9 s with interpolation, a squared error and the backward pass;
+Mitsuba 3.9 takes 0.75 to 1.05 s for a textured step at 256 x 256 with 16 samples (direct_projective in its fast settings).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from unrender.transforms import look_at
 
 
 def rows(quick: bool) -> list[Row]:
-    """The acceptance rows at 512² and 256², then steps through the verbs and through ``render_surface`` from 256² to 2048²."""
+    """Measure the acceptance rows at 512² and 256², then steps of the verbs and of ``render_surface`` from 256² to 2048²."""
     repeats = 3 if quick else 9
     mesh, uvs, uv_faces = bumpy_ring()
     texels = torch.rand(1024, 1024, 3)
@@ -34,7 +34,7 @@ def rows(quick: bool) -> list[Row]:
     def clip_positions(vertices: Tensor) -> Tensor:
         return camera(512).clip_positions(vertices, 0.1, 10.0)
 
-    def seen() -> None:
+    def rasterized() -> None:
         rasterize(clip_positions(mesh.vertices), mesh.faces, (512, 512))
 
     def fitted() -> None:
@@ -52,15 +52,15 @@ def rows(quick: bool) -> list[Row]:
 
         def step() -> None:
             vertices, image = mesh.vertices.detach().requires_grad_(), texels.detach().requires_grad_()
-            moved = replace(mesh, vertices=vertices).with_vertex_normals()
-            rendering = render_surface(moved, Lambert(Texture(image)), lights, view, topology=topology)
+            deformed = replace(mesh, vertices=vertices).with_vertex_normals()
+            rendering = render_surface(deformed, Lambert(Texture(image)), lights, view, topology=topology)
             torch.autograd.grad((rendering.color - 0.5).square().mean(), (vertices, image))
 
         return step
 
     count = f"{len(mesh.faces):,} triangles"
     results = [
-        measure(f"rasterize {count}, 512² (PyTorch3D 0.7.9, quoted: 3,900 ms)", seen, items=1, repeats=repeats),
+        measure(f"rasterize {count}, 512² (PyTorch3D 0.7.9, quoted: 3,900 ms)", rasterized, items=1, repeats=repeats),
         measure(
             f"rasterize + interpolate + MSE and back, {count}, 512² (PyTorch3D 0.7.9, quoted: 4,900 ms)", fitted, items=1, repeats=repeats
         ),
@@ -79,7 +79,7 @@ def rows(quick: bool) -> list[Row]:
 
 
 def textured_step(mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, topology: Topology, side: int) -> Callable[[], None]:
-    """The four verbs, the mean of (picture − ½)², and the way back to vertices and texels."""
+    """Return a step: the four verbs, the mean of (picture − ½)², and its gradient to vertices and texels."""
 
     def step() -> None:
         vertices, image = mesh.vertices.detach().requires_grad_(), texels[None].requires_grad_()
@@ -99,13 +99,16 @@ def camera(side: int) -> Cameras:
 
 
 def bumpy_ring() -> tuple[Mesh, Tensor, Tensor]:
-    """A torus with bumps, 61 x 48 squares, a quarter of the picture; and its texture coordinates and their triangles."""
+    """Return a torus with bumps, its texture coordinates, and their faces.
+
+    It has 61 x 48 squares and covers a quarter of the picture.
+    """
     around, along = 61, 48
     t, s = torch.meshgrid(torch.arange(along + 1) / along, torch.arange(around + 1) / around, indexing="ij")
-    turn, tube = 2 * math.pi * s, 2 * math.pi * t
-    thickness = 0.3 + 0.03 * (9 * turn).sin() * (6 * tube).sin()
+    azimuth, tube = 2 * math.pi * s, 2 * math.pi * t
+    thickness = 0.3 + 0.03 * (9 * azimuth).sin() * (6 * tube).sin()
     radius = 0.7 + thickness * tube.cos()
-    points = torch.stack((radius * turn.cos(), radius * turn.sin(), thickness * tube.sin()), -1)[:-1, :-1].reshape(-1, 3)
+    points = torch.stack((radius * azimuth.cos(), radius * azimuth.sin(), thickness * tube.sin()), -1)[:-1, :-1].reshape(-1, 3)
     row, column = torch.meshgrid(torch.arange(along), torch.arange(around), indexing="ij")
     rows, columns = torch.stack((row, row, row + 1, row + 1)), torch.stack((column, column + 1, column + 1, column))
     split = torch.tensor([[0, 1, 2], [0, 2, 3]])

@@ -1,4 +1,4 @@
-"""Interpolation of vertex attributes, texture lookups and mip levels against what PyTorch has for the same."""
+"""Interpolation of vertex attributes, texture lookups and mip levels, against PyTorch's own operations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unrender.reference.texture import texture as texture_twin
 
 
 def rows(quick: bool) -> list[Row]:
-    """A tilted plane with a texture of its own size and with a large one, a cube map, mip levels, and attributes of small triangles."""
+    """Measure tilted planes with a texture of their size and a large one, a cube map, mip levels, small triangles."""
     repeats = 3 if quick else 7
     side = 128 if quick else 512
     generator = torch.Generator(torch.get_default_device()).manual_seed(0)
@@ -27,7 +27,7 @@ def rows(quick: bool) -> list[Row]:
 
 
 def _tilted_plane(side: int) -> tuple[Tensor, Tensor]:
-    """Texture coordinates of a plane that recedes from the top of the picture to its bottom, and their derivatives."""
+    """Return texture coordinates of a plane that recedes from the top of the picture to its bottom, and their derivatives."""
     centers = (torch.arange(side) + 0.5) / side
     y, x = torch.meshgrid(centers, centers, indexing="ij")
     depth = 1 + 0.8 * y
@@ -40,18 +40,18 @@ def _plane(side: int, texture_side: int, generator: torch.Generator, repeats: in
     uv, slopes = (tensor.requires_grad_() for tensor in _tilted_plane(side))
     texels = torch.rand(1, texture_side, texture_side, 3, generator=generator).requires_grad_()
     planes = texels.detach().movedim(-1, 1).contiguous().requires_grad_()
-    cotangent = torch.randn(1, side, side, 3, generator=generator)
-    of_planes = cotangent.movedim(-1, 1).contiguous()
+    grad_values = torch.randn(1, side, side, 3, generator=generator)
+    of_planes = grad_values.movedim(-1, 1).contiguous()
 
     def bilinear() -> object:
-        return torch.autograd.grad(texture(texels, uv, boundary="clamp"), (texels, uv), cotangent)
+        return torch.autograd.grad(texture(texels, uv, boundary="clamp"), (texels, uv), grad_values)
 
     def sampled() -> object:
         values = F.grid_sample(planes, uv * 2 - 1, padding_mode="border", align_corners=False)
         return torch.autograd.grad(values, (planes, uv), of_planes)
 
     def trilinear(function) -> object:
-        return torch.autograd.grad(function(texels, uv, slopes), (texels, uv, slopes), cotangent)
+        return torch.autograd.grad(function(texels, uv, slopes), (texels, uv, slopes), grad_values)
 
     def forward(function) -> object:
         with torch.no_grad():
@@ -86,10 +86,10 @@ def _cube(side: int, cube_side: int, generator: torch.Generator, repeats: int) -
     uv, _ = _tilted_plane(side)
     directions = torch.cat([2 * uv - 0.5, torch.full_like(uv[..., :1], 0.4)], dim=-1).contiguous()
     level = torch.full((1, side, side), 1.5)
-    cotangent = torch.randn(1, side, side, 3, generator=generator)
+    grad_values = torch.randn(1, side, side, 3, generator=generator)
 
     def run(function) -> object:
-        return torch.autograd.grad(function(texels, directions, None, level, boundary="cube"), texels, cotangent)
+        return torch.autograd.grad(function(texels, directions, None, level, boundary="cube"), texels, grad_values)
 
     return compare(
         f"cube map 6 × {cube_side}² × 3 seen at {side}², trilinear, forward + backward",
@@ -118,7 +118,7 @@ def _mips(side: int, generator: torch.Generator, repeats: int) -> Row:
 
 
 def _interpolation(side: int, generator: torch.Generator, repeats: int) -> Row:
-    """A sheet of two triangles for every 4 × 4 pixels, as a finely tessellated surface gives."""
+    """Interpolate over two triangles for every 4 × 4 pixels, like a finely tessellated surface."""
     cells = side // 4
     row, column = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
     corner = (row * (cells + 1) + column).reshape(-1)
@@ -133,11 +133,11 @@ def _interpolation(side: int, generator: torch.Generator, repeats: int) -> Row:
     barycentrics = torch.stack([u, v], -1)[None].contiguous().requires_grad_()
     raster = Raster(face, barycentrics, torch.zeros(1, side, side))
     attributes = torch.randn((cells + 1) ** 2, 3, generator=generator).requires_grad_()
-    cotangent = torch.randn(1, side, side, 3, generator=generator)
+    grad_values = torch.randn(1, side, side, 3, generator=generator)
     faces = faces.int()
 
     def run(function) -> object:
-        return torch.autograd.grad(function(attributes, raster, faces), (attributes, barycentrics), cotangent)
+        return torch.autograd.grad(function(attributes, raster, faces), (attributes, barycentrics), grad_values)
 
     return compare(
         f"interpolation of 3 attributes of {len(faces):,} triangles at {side}², forward + backward",

@@ -1,8 +1,8 @@
-"""Render a triangle: find it at every pixel, interpolate its colors, smooth its outline.
+"""Render a triangle: rasterize, interpolate its colors, antialias its outline.
 
     python examples/05_render_a_triangle.py [OUTPUT_FOLDER] [--size PIXELS]
 
-Checks the picture against what the corners' weights must be in the plane. Writes triangle.png: bare coverage | antialiased.
+The picture is checked against the weights of the corners, from solving three equations. Writes triangle.png: bare coverage | antialiased.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from unrender.ops.raster import antialias, interpolate, rasterize
 
 
 def main(folder: tyro.conf.Positional[Path] = Path("runs/05_render_a_triangle"), *, size: int = 256) -> None:
-    """Renders a triangle with a red, a green and a blue corner.
+    """Render a triangle with a red, a green and a blue corner.
 
     Args:
-        folder: where triangle.png goes.
+        folder: where to write triangle.png.
         size: pixels along each side of the picture.
     """
-    # Clip space: x and y from -w to w across the picture, row 0 at y = -1.
+    # Corners in clip space, (x, y, z, w): the picture spans -w to w in x and y, with row 0 at y = -w.
     corners = torch.tensor([[-0.9, 0.6, 0.0, 1.0], [0.8, 0.8, 0.0, 1.0], [-0.3, -0.8, 0.0, 1.0]])
     colors = torch.eye(3)
     faces = torch.tensor([[0, 1, 2]], dtype=torch.int32)
 
-    raster = rasterize(corners, faces, (size, size))
+    raster = rasterize(corners, faces, (size, size))  # which triangle each pixel's center sees, and where in it
     bare = interpolate(colors, raster, faces)
-    smooth = antialias(bare, raster, corners, faces)
+    smooth = antialias(bare, raster, corners, faces)  # only this makes the outline differentiable
 
-    # The weights of the corners at a point (x, y) are those for which their sum is (x, y, 1).
+    # The exact colors: at (x, y), the weights w of the corners solve Σ w (x_corner, y_corner, 1) = (x, y, 1).
     centers = 2 * (torch.arange(size, dtype=torch.float64) + 0.5) / size - 1
     y, x = torch.meshgrid(centers, centers, indexing="ij")
     weights = torch.stack((x, y, torch.ones_like(x)), -1) @ torch.linalg.inv(corners[:, [0, 1, 3]].double())
     inside = weights.amin(-1) > 0
     error = float((bare[0].double() - weights)[inside].abs().max())
     covered = raster.face[0] >= 0
-    print(f"{int(covered.sum())} pixels of the triangle, {int(inside.sum())} by the formula; largest error of a color {error:.1e}")
+    print(f"{int(covered.sum())} pixels covered, {int(inside.sum())} by the formula; largest color error {error:.1e}")
     if error > 1e-5 or bool((inside & ~covered).any()) or bool((covered & (weights.amin(-1) < 0)).any()):
-        raise SystemExit("the picture is not the triangle")
+        raise SystemExit("the picture does not show the triangle")
 
     folder.mkdir(parents=True, exist_ok=True)
-    both = torch.cat((bare[0], smooth[0]), 1)
-    enlarged = both.repeat_interleave(max(1, 512 // size), 0).repeat_interleave(max(1, 512 // size), 1)
-    Image.fromarray((enlarged * 255).round().byte().numpy()).save(folder / "triangle.png")
+    zoom = max(1, 512 // size)  # shows single pixels
+    pictures = torch.cat((bare[0], smooth[0]), 1).repeat_interleave(zoom, 0).repeat_interleave(zoom, 1)
+    Image.fromarray((pictures * 255).round().byte().numpy()).save(folder / "triangle.png")
     print(f"wrote {folder}/triangle.png")
 
 

@@ -1,9 +1,9 @@
-"""Fit a cube: its corners and its colors, from pictures of a few pixels, starting at random.
+"""Fit a cube: learn its corners and colors from pictures of a few pixels, from a random start.
 
     python examples/06_fit_a_cube.py [OUTPUT_FOLDER] [--size PIXELS] [--steps STEPS] [--sides-differ] [--samples N]
                                      [--rule walk|owner|off]
 
-Only the smoothed outlines tell corners where to go: with ``--rule off`` they wander away. Writes cube.png: truth | start | fitted.
+Only antialiased outlines tell the corners where to go: with ``--rule off`` they drift away. Writes cube.png: truth | start | fitted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Rule = Literal["walk", "owner", "off"]
 
 
 class Cube(NamedTuple):
-    """Eight corners, and colors that go with corners or, where the sides differ, with corners of sides."""
+    """Eight corners, and colors: one for each corner, or, if the sides differ, one for each corner of each side."""
 
     corners: Tensor
     faces: Tensor
@@ -39,30 +39,33 @@ class Fit(NamedTuple):
     start: Cube
     end: Cube
     errors: list[float]
-    """After each step: the mean distance of the corners from those of the cube that they are nearest to."""
+    """After each step: the mean distance of the corners to the nearest corners of the true cube."""
 
 
 def true_cube(sides_differ: bool) -> Cube:
     corners = torch.tensor([[x, y, z] for z in (-0.5, 0.5) for y in (-0.5, 0.5) for x in (-0.5, 0.5)])
     sides = torch.tensor([[0, 2, 3, 1], [4, 5, 7, 6], [0, 1, 5, 4], [2, 6, 7, 3], [0, 4, 6, 2], [1, 3, 7, 5]], dtype=torch.int32)
-    in_two = torch.tensor([[0, 1, 2], [0, 2, 3]])
-    faces = sides[:, in_two].reshape(-1, 3)
+    halves = torch.tensor([[0, 1, 2], [0, 2, 3]])
+    faces = sides[:, halves].reshape(-1, 3)
     if not sides_differ:
         return Cube(corners, faces, corners + 0.5, faces)
     palette = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
-    color_faces = torch.arange(24, dtype=torch.int32).view(6, 4)[:, in_two].reshape(-1, 3)
+    color_faces = torch.arange(24, dtype=torch.int32).view(6, 4)[:, halves].reshape(-1, 3)
     return Cube(corners, faces, palette.repeat_interleave(4, 0), color_faces)
 
 
 def seen_from(corners: Tensor, rotation: Tensor, offset: Tensor) -> Tensor:
-    """Clip positions in a camera that looks along +z at the origin, 3.5 away; 1 / 0.4 is its focal length, the planes are at 1 and 50."""
+    """Project to clip space, for a camera 3.5 away from the origin.
+
+    It looks along +z, with a focal length of 1 / 0.4 and clip planes at 1 and 50.
+    """
     x, y, z = (corners @ rotation.T + offset + torch.tensor([0.0, 0.0, 3.5])).unbind(-1)
     return torch.stack((x / 0.4, y / 0.4, (51 * z - 100) / 49, z), -1)
 
 
 def renderer(cube: Cube, rule: Rule, samples: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
-    """A function of corners, colors, rotation, offset and size, for the triangles of ``cube``; ``samples`` along each side of a pixel."""
-    topology = edge_topology(cube.faces)
+    """Return a function of corners, colors, rotation, offset and size that renders the triangles of ``cube``."""
+    topology = edge_topology(cube.faces)  # the faces never change, so their edges are found once
 
     def render(corners: Tensor, colors: Tensor, rotation: Tensor, offset: Tensor, size: int) -> Tensor:
         clip_positions = seen_from(corners, rotation, offset)
@@ -76,7 +79,7 @@ def renderer(cube: Cube, rule: Rule, samples: int) -> Callable[[Tensor, Tensor, 
 
 
 def fit(size: int, steps: int, *, sides_differ: bool = False, rule: Rule = "walk", samples: int = 1, seed: int = 0) -> Fit:
-    """One random view a step; the rate of learning falls tenfold in 2,000 steps."""
+    """Fit to one random view a step; the learning rate falls tenfold in 2,000 steps."""
     generator = torch.Generator().manual_seed(seed)
     truth = true_cube(sides_differ)
     start = truth._replace(
@@ -103,9 +106,9 @@ def fit(size: int, steps: int, *, sides_differ: bool = False, rule: Rule = "walk
 
 
 def error_at(errors: list[float], step: int) -> float:
-    """The mean of the ten steps up to this one."""
-    last = errors[max(0, step - 10) : step]
-    return sum(last) / len(last)
+    """Average the ten steps up to this one."""
+    recent = errors[max(0, step - 10) : step]
+    return sum(recent) / len(recent)
 
 
 def main(
@@ -118,31 +121,31 @@ def main(
     samples: int = 1,
     seed: int = 0,
 ) -> None:
-    """Fits a cube to pictures of itself.
+    """Fit a cube to pictures of itself.
 
     Args:
-        folder: where cube.png goes.
-        size: pixels along each side of the pictures it is fitted to: 16, 8, 4.
-        steps: of the optimizer; 1000 do for 16 pixels, 8 and 4 want 5000.
-        sides_differ: whether every side has colors of its own, so that color jumps at the edges.
-        rule: of antialiasing; off shows what happens without.
-        samples: along each side of a pixel. Where color jumps at an edge inside the cube's outline, nothing smooths it but more of them.
+        folder: where to write cube.png.
+        size: pixels along each side of the pictures: 16, 8, 4.
+        steps: optimizer steps; 1000 are enough for 16 pixels, 8 and 4 need 5000.
+        sides_differ: give every side its own colors, so that color jumps at the edges.
+        rule: antialiasing rule; off shows the result without.
+        samples: along each side of a pixel. Only more of them smooth a jump of color inside the cube's outline.
         seed: of the start and the views.
     """
-    torch.set_num_threads(1)  # such small pictures are less work than sharing them between threads
+    torch.set_num_threads(1)  # sharing such small pictures between threads costs more than it saves
     found = fit(size, steps, sides_differ=sides_differ, rule=rule, samples=samples, seed=seed)
     start, end = found.errors[0], error_at(found.errors, steps)
-    print(f"{size} pixels, {rule}: mean error of a corner {start:.3f} -> {end:.2g} of a side, {steps} steps")
+    print(f"{size} pixels, {rule}: mean corner error {start:.3f} -> {end:.2g} of a side, {steps} steps")
 
     truth = true_cube(sides_differ)
     render = renderer(truth, "walk", 1)
-    turned = matrix_from_wxyz(torch.tensor([math.cos(0.4), 0.3, 0.25, 0.1]))
-    views = [render(cube.corners, cube.colors, turned, torch.zeros(3), 256)[0] for cube in (truth, found.start, found.end)]
+    rotation = matrix_from_wxyz(torch.tensor([math.cos(0.4), 0.3, 0.25, 0.1]))
+    views = [render(cube.corners, cube.colors, rotation, torch.zeros(3), 256)[0] for cube in (truth, found.start, found.end)]
     folder.mkdir(parents=True, exist_ok=True)
     Image.fromarray((torch.cat(views, 1).clamp(0, 1) * 255).round().byte().numpy()).save(folder / "cube.png")
     print(f"wrote {folder}/cube.png")
     if rule != "off" and end >= start:
-        raise SystemExit("the corners are no nearer to the cube's than at the start")
+        raise SystemExit("the corners are no closer to the cube's than at the start")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Texture the Earth: learn its picture from photos near and far, with mip levels and without.
+"""Texture the Earth: learn a globe's texture from near and far photos, with and without mip levels.
 
     python examples/07_texture_the_earth.py [OUTPUT_FOLDER] [--size PIXELS] [--steps STEPS] [--full-size]
 
-From afar one pixel covers many texels. Looked up without mip levels, it hands its color to the four texels that its center falls on, and
-every such view spoils what the near ones have learned. The globe's texture is noise, six faces of a cube in an atlas of 4 x 3. Writes
-earth.png: truth | learned with mip levels | learned without.
+From afar one pixel covers many texels. Without mip levels its gradient goes to the four texels around its center alone, so every far view
+spoils what the near ones have learned. The globe's texture is noise, six faces of a cube in an atlas of 4 x 3. Writes earth.png: truth |
+learned with mip levels | learned without.
 """
 
 from __future__ import annotations
@@ -36,13 +36,16 @@ class Globe(NamedTuple):
 
 
 def cube_point(face: int, a: Tensor, b: Tensor) -> Tensor:
-    """The point of a cube's face at a and b, both from -1 to 1, such that a grows with the columns of a texture and b with its rows."""
+    """Return the point of a cube's face at (a, b), which grow from -1 to 1 along columns and rows."""
     one = torch.ones_like(a)
     return torch.stack(((one, -b, -a), (-one, -b, a), (a, one, b), (a, -one, -b), (a, -b, one), (-a, -b, -one))[face], -1)
 
 
 def globe(cells: int = 16) -> Globe:
-    """A cube with ``cells``² squares a side, blown up to a sphere; each side has vertices of its own and a place in the atlas."""
+    """Return a cube of ``cells``² squares a side, projected to a sphere.
+
+    Each side has its own vertices and its place in the atlas.
+    """
     along = torch.linspace(0, 1, cells + 1)
     t, s = torch.meshgrid(along, along, indexing="ij")
     vertices = torch.cat([RADIUS * normalize(cube_point(face, 2 * s - 1, 2 * t - 1), dim=-1).view(-1, 3) for face in range(6)])
@@ -54,15 +57,18 @@ def globe(cells: int = 16) -> Globe:
 
 
 def noise_atlas(face_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Land, sea and clouds of noise in octaves [1, 3 size, 4 size, 3], and where in the atlas it counts: well inside the faces."""
+    """Return an atlas of land, sea and clouds, and a mask of the texels well inside its faces.
+
+    The atlas is octaves of noise, [1, 3 face_size, 4 face_size, 3].
+    """
     lattices = [torch.rand(1, 1, *[2**octave + 3] * 3, generator=generator) for octave in range(1, 7)]
     atlas, inside = torch.full((1, 3 * face_size, 4 * face_size, 3), 0.2), torch.zeros(3 * face_size, 4 * face_size, dtype=torch.bool)
     centers = 2 * (torch.arange(face_size) + 0.5) / face_size - 1
     b, a = torch.meshgrid(centers, centers, indexing="ij")
     margin = max(1, round(face_size * 13 / 512))
     for face, (column, row) in enumerate(PLACES):
-        where = normalize(cube_point(face, a, b), dim=-1)[None, None]
-        octaves = [torch.nn.functional.grid_sample(lattice, where, align_corners=False)[0, 0, 0] - 0.5 for lattice in lattices]
+        directions = normalize(cube_point(face, a, b), dim=-1)[None, None]
+        octaves = [torch.nn.functional.grid_sample(lattice, directions, align_corners=False)[0, 0, 0] - 0.5 for lattice in lattices]
         height = torch.stack([octave * 0.5**n for n, octave in enumerate(octaves)]).sum(0)
         cloud = torch.stack([octave.flip(0) * 0.5**n for n, octave in enumerate(octaves[1:])]).sum(0)
         land, white = torch.sigmoid(20 * height)[..., None], torch.sigmoid(12 * (cloud - 0.3))[..., None]
@@ -75,14 +81,14 @@ def noise_atlas(face_size: int, generator: torch.Generator) -> tuple[Tensor, Ten
 
 
 def render(shape: Globe, clip_positions: Tensor, atlas: Tensor, size: int, max_level: int | None) -> Tensor:
-    """The globe over black; with mip levels up to ``max_level``, or without where that is None."""
+    """Render the globe over black, with mip levels up to ``max_level``, or without any if that is None."""
     raster = rasterize(clip_positions, shape.faces, (size, size), derivatives=max_level is not None)
     if max_level is None:
         color = texture(atlas, interpolate(shape.uvs, raster, shape.faces))
     else:
         uv, uv_derivatives = interpolate_with_derivatives(shape.uvs, raster, shape.faces)
         color = texture(atlas, uv, uv_derivatives, max_level=max_level)
-    return torch.where(raster.face[..., None] >= 0, color, 0.0)  # where there is no triangle uv is 0, which is a texel like any other
+    return torch.where(raster.face[..., None] >= 0, color, 0.0)  # the background has uv 0, which is a texel too
 
 
 class Learned(NamedTuple):
@@ -95,17 +101,17 @@ class Learned(NamedTuple):
 def fit(
     size: int, face_size: int, steps: int, *, seed: int = 0, reference_scale: int = 4, report: Callable[[str], None] = lambda line: None
 ) -> tuple[Tensor, Learned, Learned]:
-    """The true atlas, and what is learned of it with mip levels and without, from the same views.
+    """Return the true atlas, and those learned with mip levels and without, from the same views.
 
-    One view a step, turned at random, 1.5 to 50 away. What it should look like is rendered ``reference_scale`` times as large,
-    with mip levels, and averaged.
+    Each step has one view, of random rotation and from a distance of 1.5 to 50. Its target is rendered ``reference_scale`` times as large,
+    with mip levels, and averaged, as a lens does.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = globe()
     truth, inside = noise_atlas(face_size, generator)
     atlases = [torch.full_like(truth, 0.2).requires_grad_() for _ in range(2)]
-    max_levels = (face_size.bit_length() - 1, None)  # a face shrinks to one texel; beyond, faces would mix
-    optimizer = torch.optim.Adam(atlases, lr=1e-2, fused=True)  # in one pass over the atlases
+    max_levels = (face_size.bit_length() - 1, None)  # until a face is one texel; coarser levels would mix faces
+    optimizer = torch.optim.Adam(atlases, lr=1e-2, fused=True)  # one pass over the atlases
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.1 ** (step / steps))
 
     def psnr(atlas: Tensor) -> float:
@@ -117,7 +123,7 @@ def fit(
         x, y, z = (shape.vertices @ rotation.T + torch.tensor([0.0, 0.0, distance])).unbind(-1)
         clip_positions = torch.stack((x / 0.4, y / 0.4, (201 * z - 400) / 199, z), -1)  # the planes are at 1 and 200
         with torch.no_grad():
-            large = render(shape, clip_positions, truth, reference_scale * size, max_levels[0])  # as a lens does, which also averages
+            large = render(shape, clip_positions, truth, reference_scale * size, max_levels[0])
             target = avg_pool2d(large.permute(0, 3, 1, 2), reference_scale).permute(0, 2, 3, 1)
         optimizer.zero_grad()
         for atlas, max_level in zip(atlases, max_levels, strict=True):
@@ -139,13 +145,13 @@ def main(
     full_size: bool = False,
     seed: int = 0,
 ) -> None:
-    """Learns a globe's texture twice, from the same views.
+    """Learn a globe's texture twice, from the same views.
 
     Args:
-        folder: where earth.png goes.
+        folder: where to write earth.png.
         size: pixels along each side of a view.
         face_size: texels along each side of a cube face.
-        steps: of the optimizer, each time.
+        steps: optimizer steps.
         full_size: 512 pixels, 512 texels and 10,000 steps: an hour or more on a CPU.
         seed: of the texture and the views.
     """
@@ -155,13 +161,12 @@ def main(
     print(f"{size} pixels, {steps} steps: {with_mips.psnr:.1f} dB with mip levels, {without.psnr:.1f} dB without")
 
     folder.mkdir(parents=True, exist_ok=True)
-    row = resize(torch.cat((truth, with_mips.atlas, without.atlas), 2).permute(0, 3, 1, 2), scale_factor=max(1, 128 / face_size))[
-        0
-    ].permute(1, 2, 0)
+    atlases = torch.cat((truth, with_mips.atlas, without.atlas), 2).permute(0, 3, 1, 2)
+    row = resize(atlases, scale_factor=max(1, 128 / face_size))[0].permute(1, 2, 0)
     Image.fromarray((row.clamp(0, 1) * 255).round().byte().numpy()).save(folder / "earth.png")
     print(f"wrote {folder}/earth.png")
     if steps >= 1000 and with_mips.psnr < without.psnr + 3:
-        raise SystemExit("mip levels should be worth 3 dB")
+        raise SystemExit("mip levels should gain 3 dB")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Render a turntable: a textured mesh under a sun, a lamp and a sky, seen from all around, as a video.
+"""Render a turntable: a video of a textured mesh under a sun, a lamp and a sky.
 
     python examples/09_render_a_turntable.py [OUTPUT_FOLDER] [--mesh FILE --texture IMAGE] [--size PIXELS] [--frames FRAMES]
 
-Without ``--mesh`` it is the cow "spot" where UNRENDER_DATA has it (Keenan Crane, CC0), and otherwise a ring with a pattern that is made
-here. Any OBJ or GLB file with texture coordinates will do. Writes turntable.mp4 and turntable.png, eight of its frames.
+The mesh may be any OBJ or GLB file with texture coordinates. The default is the cow "spot" (Keenan Crane, CC0) if UNRENDER_DATA has it, and
+otherwise a ring with a checkered texture. Writes turntable.mp4, and turntable.png with eight of its frames.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.color import linear_from_srgb, srgb_from_linear
+from unrender.color import linear_from_srgb
 from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.ops.raster import edge_topology
@@ -32,11 +32,11 @@ from unrender.transforms import look_at
 
 
 def patterned_ring(around: int = 96, along: int = 48) -> tuple[Mesh, Tensor]:
-    """A torus that lies flat, and a texture of tiles for it."""
+    """Return a torus that lies flat, and a checkered texture for it."""
     t, s = torch.meshgrid(torch.arange(along + 1) / along, torch.arange(around + 1) / around, indexing="ij")
-    turn, tube = 2 * math.pi * s, 2 * math.pi * t
+    azimuth, tube = 2 * math.pi * s, 2 * math.pi * t
     radius = 0.7 + 0.3 * tube.cos()
-    points = torch.stack((radius * turn.cos(), radius * turn.sin(), 0.3 * tube.sin()), -1)[:-1, :-1].reshape(-1, 3)
+    points = torch.stack((radius * azimuth.cos(), radius * azimuth.sin(), 0.3 * tube.sin()), -1)[:-1, :-1].reshape(-1, 3)
     row, column = torch.meshgrid(torch.arange(along), torch.arange(around), indexing="ij")
 
     def squares(corner: Tensor) -> Tensor:
@@ -53,14 +53,14 @@ def patterned_ring(around: int = 96, along: int = 48) -> tuple[Mesh, Tensor]:
 
 
 def read_textured(mesh_file: Path, image_file: Path) -> tuple[Mesh, Tensor]:
-    """The mesh upright (+Z), centered and at most 2 long, and its texture in linear light."""
+    """Read a mesh, upright (+Z), centered and at most 2 long, and its texture in linear light."""
     mesh = read_mesh(mesh_file)
     if mesh.uvs is None:
         raise SystemExit(f"{mesh_file} has no texture coordinates")
     image = torch.from_numpy(np.asarray(Image.open(image_file).convert("RGB")).copy()).float() / 255
     low, high = mesh.bounding_box
     vertices = 2 * (mesh.vertices - (low + high) / 2) / (high - low).max()
-    if mesh_file.suffix == ".obj":  # a format that does not say; most have +Y up and look along +Z
+    if mesh_file.suffix == ".obj":  # the format does not say which way is up; in most files it is +Y
         vertices = torch.stack((vertices[:, 0], -vertices[:, 2], vertices[:, 1]), -1)
     return replace(mesh, vertices=vertices), linear_from_srgb(image)
 
@@ -83,14 +83,14 @@ def main(
     frames: int = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "48")),
     samples: int = 2,
 ) -> None:
-    """Renders a textured mesh from all around.
+    """Render a textured mesh from all around.
 
     Args:
-        folder: where the video goes.
+        folder: where to write the video.
         mesh: an OBJ or GLB file with texture coordinates.
-        texture: its image.
+        texture: image file of its texture.
         size: pixels along each side of a frame.
-        frames: once around.
+        frames: of one turn.
         samples: along each side of a pixel.
     """
     spot = Path(os.environ.get("UNRENDER_DATA", Path(__file__).parents[2] / "shared" / "data")) / "meshes"
@@ -107,25 +107,25 @@ def main(
         DirectionalLight(torch.tensor([1.0, -1.5, 2.0]), torch.tensor([0.75, 0.7, 0.6])),
         PointLight(torch.tensor([-2.0, 1.5, 1.0]), torch.tensor([2.0, 1.6, 1.2])),
     ]
-    cameras, topology = turntable(frames, size), edge_topology(shape.faces)
+    cameras, topology = turntable(frames, size), edge_topology(shape.faces)  # the faces never change, so their edges are found once
 
     started = time.perf_counter()
     pictures, covered = [], []
     for frame in range(frames):
         seen = render_surface(shape, material, lights, cameras[frame], background=torch.ones(3), samples=samples, topology=topology)
-        pictures.append((srgb_from_linear(seen.color[0].clamp(0, 1)) * 255).round().byte())
+        pictures.append((seen.srgb[0].clamp(0, 1) * 255).round().byte())
         covered.append(float(seen.opacity.mean()))
     rate = frames / (time.perf_counter() - started)
-    print(f"{len(shape.faces):,} triangles, {size} x {size}, {samples}² samples a pixel: {rate:.1f} frames/s")
+    print(f"{len(shape.faces):,} triangles, {size} x {size} pixels of {samples}² samples: {rate:.1f} frames/s")
 
     folder.mkdir(parents=True, exist_ok=True)
     write_video(folder / "turntable.mp4", pictures)
     eight = [pictures[frame * frames // 8] for frame in range(8)]
     sheet = torch.cat((torch.cat(eight[:4], 1), torch.cat(eight[4:], 1)))
     Image.fromarray(sheet.numpy()).save(folder / "turntable.png")
-    print(f"it covers {min(covered):.0%} to {max(covered):.0%} of a frame; wrote {folder}/turntable.mp4 and turntable.png")
+    print(f"the mesh covers {min(covered):.0%} to {max(covered):.0%} of a frame; wrote {folder}/turntable.mp4 and turntable.png")
     if min(covered) < 0.05 or not all(bool(picture.float().std() > 10) for picture in pictures):
-        raise SystemExit("a frame shows nothing")
+        raise SystemExit("a frame is empty")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Recover a pose: how is the cube turned in this picture?
+"""Recover a pose: find the orientation of a cube from one picture.
 
     python examples/10_recover_a_pose.py [OUTPUT_FOLDER] [--pictures COUNT]
 
-A gradient only finds the nearest valley, so the search begins everywhere: a thousand orientations, spread evenly, are rendered in one call
-at 32 pixels and compared. The best few then follow the gradient together, as views of one batch, from 64 to 256 pixels; the quaternions are
-brought back to length one after each step. Writes pose.png: target | best of the thousand | found.
+A gradient only leads to the nearest minimum, so the search starts everywhere: a thousand evenly spread orientations are rendered in one
+call at 32 pixels and compared. The best few then follow the gradient together, as views of one batch, at 64, 128 and 256 pixels; their
+quaternions are normalized after each step. Writes pose.png: target | best of the thousand | found.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ DISTANCE = 3.5
 VERTICES = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for z in (-0.5, 0.5)])
 SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
 FACES = torch.tensor([face for a, b, c, d in SIDES for face in ((a, b, c), (a, c, d))], dtype=torch.int32)
-COLOR_OF_SIDE = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.8, 0.3], [0.2, 0.3, 0.9], [0.9, 0.8, 0.2], [0.8, 0.3, 0.8], [0.2, 0.8, 0.8]])
-# Darker towards one corner: where a single side is seen, it still tells which way it is turned.
-COLORS = (COLOR_OF_SIDE[:, None] * torch.tensor([1.0, 0.8, 0.6, 0.8])[:, None]).reshape(24, 3)
+SIDE_COLORS = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.8, 0.3], [0.2, 0.3, 0.9], [0.9, 0.8, 0.2], [0.8, 0.3, 0.8], [0.2, 0.8, 0.8]])
+# Every side is darker towards one corner, so that even a single visible side tells how it is rotated.
+COLORS = (SIDE_COLORS[:, None] * torch.tensor([1.0, 0.8, 0.6, 0.8])[:, None]).reshape(24, 3)
 COLOR_FACES = torch.arange(24, dtype=torch.int32).reshape(6, 4)[:, [[0, 1, 2], [0, 2, 3]]].reshape(12, 3)
 TOPOLOGY = edge_topology(FACES)
 CAMERA = Cameras.alike(torch.eye(4)[None], torch.tensor([[1.25 * SIZE, 1.25 * SIZE, SIZE / 2, SIZE / 2]]), torch.zeros(1, 6), SIZE, SIZE)
@@ -39,7 +39,7 @@ CLIP_FROM_CAMERA = CAMERA.clip_from_camera(near=1.0, far=10.0)[0]
 
 
 def render(wxyz: Tensor, size: int) -> Tensor:
-    """Pictures [candidates, size, size, 3] of the cube turned by each quaternion [candidates, 4]."""
+    """Render the cube rotated by each quaternion [candidates, 4], as pictures [candidates, size, size, 3]."""
     in_camera = VERTICES @ matrix_from_wxyz(normalize(wxyz, dim=-1)).mT + torch.tensor([0.0, 0.0, DISTANCE])
     positions = in_camera @ CLIP_FROM_CAMERA[:, :3].mT + CLIP_FROM_CAMERA[:, 3]
     raster = rasterize(positions, FACES, (size, size))
@@ -47,7 +47,7 @@ def render(wxyz: Tensor, size: int) -> Tensor:
 
 
 def evenly_spread(count: int) -> Tensor:
-    """Quaternions, a spiral through the rotations (Alexa, "Super-Fibonacci spirals", 2022)."""
+    """Return quaternions on a spiral through all rotations (Alexa, "Super-Fibonacci spirals", 2022)."""
     s = torch.arange(count) + 0.5
     inner, outer = torch.sqrt(s / count), torch.sqrt(1 - s / count)
     a, b = 2 * math.pi * s / math.sqrt(2), 2 * math.pi * s / 1.533751168755204
@@ -55,14 +55,14 @@ def evenly_spread(count: int) -> Tensor:
 
 
 def difference(pictures: Tensor, target: Tensor) -> Tensor:
-    """One number per candidate, for the target [SIZE, SIZE, 3] at the pictures' size."""
+    """Return the mean squared difference of each picture from the target [SIZE, SIZE, 3], reduced to the pictures' size."""
     block = SIZE // pictures.shape[1]
     smaller = avg_pool2d(target.movedim(-1, 0), block).movedim(0, -1)
     return (pictures - smaller).square().mean((1, 2, 3))
 
 
 def find(target: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The best of the evenly spread quaternions, and the one found from there."""
+    """Return the best of the evenly spread quaternions, and the one that its gradient leads to."""
     with torch.no_grad():
         spread = evenly_spread(1024)
         wxyz = spread[difference(render(spread, 32), target).argsort()[:8]]
@@ -95,12 +95,12 @@ def main(
     pictures: int = 2,
     steps: int = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "40")),
 ) -> None:
-    """Finds how the cube is turned in pictures of random orientations.
+    """Find the orientation of the cube in pictures of random orientations.
 
     Args:
-        folder: where pose.png goes.
-        pictures: how many to search.
-        steps: that the candidates follow the gradient at each of three sizes.
+        folder: where to write pose.png.
+        pictures: number of pictures.
+        steps: gradient steps at each of the three sizes.
     """
     folder.mkdir(parents=True, exist_ok=True)
     errors, began = [], time.perf_counter()
@@ -109,7 +109,7 @@ def main(
         target = render(truth[None], SIZE)[0]
         start, found = find(target, steps)
         errors.append(degrees_between(found, truth))
-        print(f"picture {seed}: {degrees_between(start, truth):.1f} degrees off at the start, {errors[-1]:.4f} in the end")
+        print(f"picture {seed}: {degrees_between(start, truth):.1f} degrees off at the start, {errors[-1]:.4f} at the end")
         if seed == 0:
             row = torch.cat([target, *render(torch.stack((start, found)), SIZE)], 1)
             Image.fromarray((row.clamp(0, 1) * 255).round().byte().numpy()).save(folder / "pose.png")

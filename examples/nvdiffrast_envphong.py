@@ -1,9 +1,9 @@
-"""Recover what a glossy thing mirrors and how it shines: a program written for nvdiffrast, which knows nothing of unrender.
+"""Recover the environment and the highlight of a glossy ring: a program written for nvdiffrast, unaware of unrender.
 
     python -m unrender.compat examples/nvdiffrast_envphong.py --steps 600
 
-The shape is known. Unknown are an environment (a cube map) and a Phong highlight (color and exponent). Each step looks from somewhere
-else, with the light somewhere else. Prints the errors of the highlight; the defaults are for a quick look.
+The shape is known. The unknowns are an environment (a cube map) and a Phong highlight (color and exponent). Every step has a random view
+and a random light. Prints the errors of the highlight; the defaults are for a quick look.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PHONG_UNIT = (1.0, 1.0, 1.0, 10.0)
 
 
 def bumpy_ring(around: int, across: int):
-    """A closed surface: a ring whose thickness varies."""
+    """Return the vertices and triangles of a ring whose thickness varies."""
     u = np.arange(around) / around * 2 * np.pi
     v = np.arange(across) / across * 2 * np.pi
     u, v = np.meshgrid(u, v, indexing="ij")
@@ -44,7 +44,7 @@ def vertex_normals(points: np.ndarray, triangles: np.ndarray):
 
 
 def procedural_environment(size: int):
-    """A cube map [6, size, size, 3] in [0, 1]: a sky, some stripes, a bright window."""
+    """Return a cube map [6, size, size, 3] in [0, 1] of a sky, some stripes and a bright window."""
     along = (np.arange(size) + 0.5) / size * 2 - 1
     t, s = np.meshgrid(along, along, indexing="ij")
     one = np.ones_like(s)
@@ -81,7 +81,7 @@ def random_rotation(random: np.random.Generator):
 
 
 def render(glctx, clip_from_object, eye, light, mesh, env, phong, resolution):
-    """Pictures [views, resolution, resolution, 3] from matrices [views, 4, 4], eyes and directions to the light [views, 3]."""
+    """Render [views, resolution, resolution, 3] from matrices [views, 4, 4], eyes and directions to the light [views, 3]."""
     pos, tri, normals = mesh
     pos_h = torch.cat([pos, torch.ones_like(pos[:, :1])], dim=1)
     pos_clip = torch.matmul(pos_h, clip_from_object.transpose(1, 2))
@@ -99,7 +99,7 @@ def render(glctx, clip_from_object, eye, light, mesh, env, phong, resolution):
 
 
 def random_views(random: np.random.Generator, count: int):
-    """Matrices, eyes and directions to the light, in the frame of the object."""
+    """Return random matrices, eyes and directions to the light, in the frame of the object."""
     camera = np.eye(4)
     camera[2, 3] = -3.8
     camera_from_object = np.stack([camera @ random_rotation(random) for _ in range(count)])
@@ -112,9 +112,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--resolution", type=int, default=96)
-    parser.add_argument("--views", type=int, default=1, help="pictures a step")
+    parser.add_argument("--views", type=int, default=1, help="pictures per step")
     parser.add_argument("--env-size", type=int, default=32)
-    parser.add_argument("--detail", type=int, default=24, help="vertices across the ring; three times as many around it")
+    parser.add_argument("--detail", type=int, default=24, help="vertices across the ring; there are three times as many around it")
     parser.add_argument("--lr", type=float, default=1e-2)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -133,7 +133,7 @@ def main():
 
     env = torch.full_like(true_env, 0.5, requires_grad=True)
     phong = torch.rand(4, device=device, requires_grad=True)
-    # A short memory of squared gradients: those of the first steps, while the environment is wrong, are far larger than all later ones.
+    # beta2 is small, because the gradients of the first steps, while the environment is wrong, are far larger than all later ones.
     optimizer = torch.optim.Adam([env, phong], lr=args.lr, betas=(0.9, 0.95))
     glctx = dr.RasterizeCudaContext()
     image_loss, began = 0.0, time.time()

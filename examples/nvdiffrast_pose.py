@@ -1,9 +1,10 @@
-"""Find how a cube is turned from one picture: a program written for nvdiffrast, which knows nothing of unrender.
+"""Recover the orientation of a cube from one picture: a program written for nvdiffrast, unaware of unrender.
 
     python -m unrender.compat examples/nvdiffrast_pose.py --steps 1000 --seeds 10
 
-The first half of the steps is a greedy search: the best orientation so far, turned by one of the cube's own 24 rotations and by some noise
-that shrinks. The second half follows the gradient. Prints the error of the best orientation in degrees; the defaults are for a quick look.
+The first half of the steps is a greedy search: it tries the best orientation so far, rotated by one of the cube's 24 symmetries and by
+shrinking noise. The second half follows the gradient. Prints the error of the best orientation in degrees; the defaults are for a quick
+look.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ SIDE_COLORS = ((0.9, 0.2, 0.2), (0.2, 0.8, 0.3), (0.2, 0.3, 0.9), (0.9, 0.8, 0.2
 
 
 def cube():
-    """Eight shared vertices, twelve triangles; one color a side, indexed by triangle corners of their own."""
+    """Return eight shared vertices, twelve triangles, one color per side, and the triangles that index the colors."""
     points = np.array(list(itertools.product((-0.5, 0.5), repeat=3)), dtype=np.float32)
     sides = [(0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3)]
     triangles = np.array([t for a, b, c, d in sides for t in ((a, b, c), (a, c, d))], dtype=np.int32)
@@ -49,8 +50,8 @@ def q_angle_deg(p: np.ndarray, q: np.ndarray):
     return 2 * np.degrees(np.arccos(min(1.0, abs(float(np.dot(q_normalize(p), q_normalize(q)))))))
 
 
-def rotations_of_a_cube():
-    """The 24 quaternions that turn a cube into itself."""
+def symmetries_of_a_cube():
+    """Return the 24 quaternions that map a cube to itself."""
     found: list[np.ndarray] = []
     for q in itertools.product((-1.0, 0.0, 1.0), repeat=4):
         count = int(np.abs(q).sum())
@@ -102,13 +103,13 @@ def loss_of(color: torch.Tensor, target: torch.Tensor):
 
 
 def find_pose(seed: int, steps: int, resolution: int, log_interval: int):
-    """Degrees between the orientation found and the true one."""
+    """Return the angle in degrees between the recovered orientation and the true one."""
     random = np.random.default_rng(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     pos, tri, col, col_tri = (torch.tensor(array, device=device) for array in cube())
     projection = clip_from_world(device)
     glctx = dr.RasterizeCudaContext()
-    own_rotations = rotations_of_a_cube()
+    symmetries = symmetries_of_a_cube()
 
     def picture(q):
         return render(glctx, q, projection, pos, tri, col, col_tri, resolution)
@@ -126,7 +127,7 @@ def find_pose(seed: int, steps: int, resolution: int, log_interval: int):
         if step < greedy_steps:
             noise = 1e-4 ** (step / steps)
             shift = q_normalize((1 - noise) * np.array([1.0, 0, 0, 0]) + noise * q_normalize(random.normal(size=4)))
-            candidate = q_mul(best_q, q_mul(own_rotations[random.integers(24)], shift))
+            candidate = q_mul(best_q, q_mul(symmetries[random.integers(24)], shift))
             with torch.no_grad():
                 loss = loss_of(picture(torch.tensor(candidate, dtype=torch.float32, device=device)), target).item()
         else:
@@ -154,7 +155,7 @@ def main():
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--resolution", type=int, default=256)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=1, help="how many, counted from --seed")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds, starting at --seed")
     parser.add_argument("--log-interval", type=int, default=0)
     args = parser.parse_args()
 

@@ -37,14 +37,14 @@ def camera(size: int = 64, eye: Sequence[float] = (0.0, -3.0, 0.0), focal: float
 
 
 def ball(subdivisions: int = 3) -> Mesh:
-    """A unit sphere with the sphere's own normals."""
+    """Return a unit sphere with the sphere's own normals."""
     solid = trimesh.creation.icosphere(subdivisions)
     vertices = torch.from_numpy(solid.vertices.copy()).float()
     return Mesh(vertices, torch.from_numpy(solid.faces.copy()), normals=vertices)
 
 
 def square(half: float = 1.0, y: float = 0.0, angle: float = 0.0) -> Mesh:
-    """In the plane of that y, facing −Y; its texture coordinates have (0, 0) where x is least and z greatest."""
+    """Return a square in the plane of that y, facing −Y; texture coordinates (0, 0) are at the least x and greatest z."""
     x, z = torch.tensor([-1.0, 1, 1, -1]) * half, torch.tensor([-1.0, -1, 1, 1]) * half
     c, s = math.cos(angle), math.sin(angle)
     vertices = torch.stack([c * x - s * z, torch.full((4,), y), s * x + c * z], -1)
@@ -62,13 +62,13 @@ def joined(*meshes: Mesh) -> Mesh:
 
 
 def by_triangle(mesh: Mesh, colors: Tensor) -> Unlit:
-    """A material with one color and opacity for each triangle."""
+    """Return a material with one color and opacity for each triangle."""
     assert len(colors) == len(mesh.faces)
     return Unlit(lambda surface: colors[surface.raster.face.clamp_min(0).long()])
 
 
 def unchecked(function: Callable[..., Rendering]) -> Callable[..., Rendering]:
-    """Without the tests' own type checker, which would refuse bad arguments first."""
+    """Remove the tests' own type checker, which would refuse bad arguments first."""
     return getattr(function, "__wrapped__", function)
 
 
@@ -369,7 +369,7 @@ def test_a_far_plane_at_infinity_shows_what_a_far_one_shows() -> None:
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 @pytest.mark.parametrize("smooth", [False, True])
 def test_a_vertex_that_is_not_finite_spoils_no_gradient(smooth: bool, broken: float) -> None:
-    """Its triangles are left out: what is seen, and every gradient, is as without them."""
+    """The picture and every gradient are as without its triangles."""
     whole = ball(1) if smooth else replace(ball(1), normals=None)
     bad = 5
     kept = (whole.faces != bad).all(-1)
@@ -389,7 +389,7 @@ def test_a_vertex_that_is_not_finite_spoils_no_gradient(smooth: bool, broken: fl
 
 
 def test_a_triangle_whose_corner_does_not_exist_has_a_harmless_normal() -> None:
-    """As on a GPU, where nobody looks at the faces before they are used."""
+    """As on a GPU, where faces are not checked before they are used."""
     mesh = Mesh(square().vertices, torch.tensor([[0, 1, 2], [0, 1, 4], [-1, 1, 2]]))
     normals = _face_normals(mesh)
     assert torch.equal(normals[0], torch.tensor([0.0, -1.0, 0.0])) and normals.isfinite().all()
@@ -398,7 +398,7 @@ def test_a_triangle_whose_corner_does_not_exist_has_a_harmless_normal() -> None:
 
 @pytest.mark.parametrize("half", [0.0, 0.7, 4.0])
 def test_shading_covered_pixels_alone_is_shading_all(half: float) -> None:
-    """The image shaded on a CPU leaves gaps out; what a GPU shades has them, and is the same where there is a surface."""
+    """A CPU shades an image without gaps, a GPU one with gaps; where there is a surface, both are the same."""
     mesh, cameras = square(half, angle=0.3), camera(20)
     clip_positions = cameras.clip_positions(mesh.vertices, 0.1, 100.0)
     surface = surface_seen(mesh, rasterize(clip_positions, mesh.faces, (20, 20), derivatives=True), cameras.positions)
@@ -491,7 +491,7 @@ def test_vertex_colors_are_interpolated_in_linear_light() -> None:
 
 
 def _slope(value, at: Tensor, step: float) -> Tensor:
-    """Central differences of a scalar function, one component at a time."""
+    """Compute central differences of a scalar function, one component at a time."""
     slopes = []
     for k in range(at.numel()):
         offset = torch.zeros_like(at)
@@ -501,7 +501,7 @@ def _slope(value, at: Tensor, step: float) -> Tensor:
 
 
 def _loss(rendering) -> Tensor:
-    """Weighs pixels by a ramp across the image and channels differently, so that every change shows."""
+    """Weight pixels by a ramp across the image, and channels differently, so that every change counts."""
     size = rendering.color.shape[1]
     ramp = torch.linspace(0, 1, size)
     return (rendering.color.double() * (ramp[:, None, None] + 2 * ramp[:, None]) * torch.tensor([1.0, 2.0, 3.0])).mean()
@@ -589,22 +589,22 @@ def test_gradients_reach_textures_vertex_colors_and_normals_and_are_finite() -> 
 # What cannot be rendered
 
 
-def test_what_is_missing_is_said() -> None:
+def test_errors_say_what_is_missing() -> None:
     with pytest.raises(ValueError, match="no vertex colors"):
         render_surface(ball(1), Unlit(VertexColor()), [], camera(8))
     with pytest.raises(ValueError, match="no texture coordinates"):
         render_surface(ball(1), Unlit(Texture(torch.zeros(4, 4, 3))), [], camera(8))
     with pytest.raises(ValueError, match="no texture coordinates"):
         surface_in_texture(ball(1), (8, 8))
-    with pytest.raises(ValueError, match="3 channels, or 4 with opacity, and this source gives 2"):
+    with pytest.raises(ValueError, match="3 channels, or 4 with opacity, got 2 from its source"):
         render_surface(ball(1), Unlit(Uniform(torch.zeros(2))), [], camera(8))
     for samples, layers in ((0, 1), (1, 0)):
-        with pytest.raises(ValueError, match="at least one sample and one layer"):
+        with pytest.raises(ValueError, match=f"integers from 1 on as samples and layers, got {samples} and {layers}"):
             render_surface(ball(1), SHOW, [], camera(8), samples=samples, layers=layers)
     for counts in ({"samples": 1.5}, {"layers": 1.5}):
-        with pytest.raises(ValueError, match="whole numbers.*=1.5"):
+        with pytest.raises(ValueError, match=r"integers from 1 on .*1\.5"):
             unchecked(render_surface)(ball(1), SHOW, [], camera(8), **counts)
-    with pytest.raises(ValueError, match="samples=1025 makes 8200 x 8200 samples of 8 x 8 pixels"):
+    with pytest.raises(ValueError, match="samples is 1025, which makes 8200 x 8200 samples of 8 x 8 pixels"):
         render_surface(ball(1), SHOW, [], camera(8), samples=1025)
 
 
@@ -618,8 +618,8 @@ def test_a_gpu_renders_what_the_cpu_renders() -> None:
         leaf = texels.to(device).requires_grad_()
         vertices = mesh.vertices.to(device).requires_grad_()
         light = PointLight(torch.tensor([1.0, -2, 1], device=device), torch.ones(3, device=device))
-        moved = replace(mesh.to(device), vertices=vertices)
-        rendering = render_surface(moved, Lambert(Texture(leaf)), [light], cameras.to(device), layers=2)
+        deformed = replace(mesh.to(device), vertices=vertices)
+        rendering = render_surface(deformed, Lambert(Texture(leaf)), [light], cameras.to(device), layers=2)
         gradients = torch.autograd.grad(rendering.color.square().sum() + rendering.distance.sum(), (leaf, vertices))
         results.append([rendering.color, rendering.opacity, rendering.normal, *gradients])
     for here, there in zip(*results, strict=True):
@@ -654,7 +654,7 @@ def test_spot_looks_like_spot(data_dir: Path) -> None:
 
 
 def _sphere_normal(cameras: Cameras) -> Tensor:
-    """[1, height, width, 3]: the unit sphere's normal where each pixel's ray meets it, zero where it misses."""
+    """Return the unit sphere's normal where each pixel's ray meets it, zero where it misses, [1, height, width, 3]."""
     rays = cameras.image_rays(0)
     along = (rays.origins * rays.directions).sum(-1)
     discriminant = along**2 - (rays.origins.square().sum(-1) - 1)

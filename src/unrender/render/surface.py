@@ -1,15 +1,15 @@
-"""Meshes rendered by rasterization: mesh, material, lights and cameras become a :class:`~unrender.render.rendering.Rendering`.
+"""The surface renderer: mesh, material, lights and cameras become a :class:`~unrender.render.rendering.Rendering`.
 
-For each of ``layers`` peeled surfaces: ``rasterize`` finds the triangle at every pixel, ``interpolate`` makes a
-:class:`~unrender.shading.gbuffer.GBuffer` of it, the material turns that into color and opacity. From the farthest layer to the nearest,
+For each of ``layers`` peeled surfaces: ``rasterize`` finds the triangle at every pixel, ``interpolate`` computes a
+:class:`~unrender.shading.gbuffer.GBuffer`, and the material turns that into color and opacity. From the farthest layer to the nearest,
 with straight color c and opacity α,
 
     C ← α c + (1 − α) C,    A ← α + (1 − α) A,
 
-each followed by ``antialias`` at that layer's silhouettes, which is where gradients of visibility come from. Distances and normals are
-composited like colors. At the end, C + (1 − A) background.
+each followed by ``antialias`` at that layer's silhouettes, from which gradients of visibility come. Distances and normals are composited
+like colors. The result is C + (1 − A) background.
 
-Everything is differentiable to vertices, vertex attributes, textures, lights and poses.
+Everything is differentiable with respect to vertices, vertex attributes, textures, lights and poses.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from unrender.shading.lights import Light
 from unrender.shading.materials import Material
 
 _PACKED_WIDTH = 256
-"""Pixels in a row of the image that is shaded on a CPU; rows are what kernels share between threads."""
+"""Pixels in a row of the image that is shaded on a CPU; threads share its rows."""
 
 
 def render_surface(
@@ -60,23 +60,25 @@ def render_surface(
     topology: Topology | None = None,
     depth_range: tuple[float, float] = (0.1, 100.0),
 ) -> Rendering:
-    """Renders a mesh as all cameras see it; the fields of the result are [views, height, width, ...] in linear light.
+    """Render a mesh as all cameras see it, in linear light.
 
     Args:
-        mesh: world units. Normals are interpolated where it has some; otherwise every triangle is flat. Both sides are seen.
-        material: what the surface does with light; a function of a GBuffer and lights is one. It treats pixels one by one: on a CPU it gets
-            the covered pixels of all views as one image without gaps.
+        mesh: in world units. Its vertex normals are interpolated; without any, every triangle is flat. Both sides are visible.
+        material: how the surface reflects light: a function of a GBuffer and lights. It treats pixels one by one: on a CPU it gets the
+            covered pixels of all views as one image without gaps.
         lights: any number.
-        cameras: pinholes; only their own size is rendered.
-        background: linear light behind everything: one color, or an image [height, width, 3] or [views, height, width, 3], where any of
-            these sizes may be one; black if left out.
-        samples: along each side of a pixel, so ``samples``² of them are shaded and averaged; textures are looked up at the mip level of a
-            sample's own footprint.
-        layers: how many surfaces behind each other are looked at; more than one shows through materials that are not opaque.
-        antialiasing: the rule at silhouettes (:func:`unrender.ops.raster.antialias`); None for bare coverage, which has no gradient
-            of visibility.
-        topology: ``edge_topology(mesh.faces)``, worth keeping by who renders the same triangles often on a GPU.
-        depth_range: nearest and farthest depth that is seen.
+        cameras: pinhole cameras, whose size is that of the pictures.
+        background: linear light behind everything: one color, or an image [height, width, 3] or [views, height, width, 3], where each of
+            these sizes may be one; black by default.
+        samples: along each side of a pixel: ``samples``² are shaded and averaged, each with a mip level for its own footprint.
+        layers: number of surfaces behind each other; more than one are visible through materials that are not opaque.
+        antialiasing: rule at silhouettes (:func:`unrender.ops.raster.antialias`); None for bare coverage, which has no gradient of
+            visibility.
+        topology: ``edge_topology(mesh.faces)``; pass it when rendering the same faces repeatedly on a GPU.
+        depth_range: nearest and farthest visible depth.
+
+    Returns:
+        fields of shape [views, height, width, ...].
 
     Raises:
         ValueError: for cameras with lens distortion, fewer than one sample or layer, more than 8192 samples along a side of the picture,
@@ -89,16 +91,16 @@ def render_surface(
     if antialiasing is not None and topology is None:
         topology = topology_of(mesh.faces)
 
-    def smoothed(fields: Tensor, raster: Raster) -> Tensor:
+    def antialiased(fields: Tensor, raster: Raster) -> Tensor:
         if antialiasing is None:
             return fields
         return antialias(fields, raster, clip_positions, mesh.faces, topology, rule=antialiasing)
 
     *nearer, farthest = rasters
-    layered = smoothed(_shaded(mesh, farthest, cameras.positions, material, lights), farthest)
+    layered = antialiased(_shaded(mesh, farthest, cameras.positions, material, lights), farthest)
     for raster in reversed(nearer):
         fields = _shaded(mesh, raster, cameras.positions, material, lights)
-        layered = smoothed(fields + (1 - fields[..., 3:4]) * layered, raster)
+        layered = antialiased(fields + (1 - fields[..., 3:4]) * layered, raster)
     if samples > 1:
         layered = avg_pool2d(layered.permute(0, 3, 1, 2), samples).permute(0, 2, 3, 1)
     color, opacity, distance, normal = layered[..., :3], layered[..., 3], layered[..., 4], layered[..., 5:]
@@ -108,13 +110,13 @@ def render_surface(
 
 
 def _check(cameras: Cameras, background: Tensor | None, samples: int | float, layers: int | float) -> None:
-    whole = isinstance(samples, int) and isinstance(layers, int)
-    if not whole or samples < 1 or layers < 1:
-        raise ValueError(f"rendering takes whole numbers, at least one sample and one layer, got samples={samples} and layers={layers}")
+    integers = isinstance(samples, int) and isinstance(layers, int)
+    if not integers or samples < 1 or layers < 1:
+        raise ValueError(f"render_surface takes integers from 1 on as samples and layers, got {samples} and {layers}")
     views, height, width = len(cameras), cameras.height, cameras.width
     if samples * max(height, width) > LARGEST_RASTER_SIDE:
         raise ValueError(
-            f"samples={samples} makes {samples * height} x {samples * width} samples of {height} x {width} pixels,"
+            f"samples is {samples}, which makes {samples * height} x {samples * width} samples of {height} x {width} pixels,"
             f" and at most {LARGEST_RASTER_SIDE} fit along a side: use fewer samples or smaller images"
         )
     if background is None:
@@ -123,30 +125,31 @@ def _check(cameras: Cameras, background: Tensor | None, samples: int | float, la
     fits = all(size in (1, wanted) for size, wanted in zip(reversed(sizes), (width, height, views), strict=False))
     if channels != 3 or len(sizes) not in (0, 2, 3) or not fits:
         raise ValueError(
-            "a background is one color [3], or an image [height, width, 3] or [views, height, width, 3],"
+            "background is one color [3], or an image [height, width, 3] or [views, height, width, 3],"
             f" got {tuple(background.shape)} for {views} views of {height} x {width} pixels"
         )
 
 
 def surface_seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"]) -> GBuffer:
-    """The surface points that a raster of ``mesh`` found, seen from the camera centers ``eyes``.
+    """Compute the surface points of a raster of ``mesh``, seen from the camera centers ``eyes``.
 
-    A triangle seen from behind gets its normals turned round. The texture coordinates' derivatives need the raster's.
+    The normals of a triangle seen from behind are flipped. Texture coordinates have derivatives if the raster has.
     """
     return _seen(mesh, raster, eyes[:, None, None])
 
 
 def surface_in_texture(mesh: Mesh, resolution: tuple[int, int]) -> GBuffer:
-    """The surface point of every texel of the mesh's texture: what baking and painting work on.
+    """Compute the surface point of every texel of the mesh's texture, for baking and painting.
 
-    The triangles are rasterized where ``uvs`` puts them, row 0 being v = 0; the result is one view, [1, height, width, ...]. Nobody looks,
-    so each point is seen along its own normal, from a distance of zero. Of triangles that overlap in the texture the lowest is kept.
+    The triangles are rasterized where ``uvs`` places them, with v = 0 in row 0; the result is one view, [1, height, width, ...]. There is
+    no camera: each point is seen along its own normal, from a distance of zero. Where triangles overlap in the texture, the first one is
+    kept.
 
     Raises:
         ValueError: for a mesh without texture coordinates.
     """
     if mesh.uvs is None or mesh.uv_faces is None:
-        raise ValueError("the mesh has no texture coordinates: give it uvs and uv_faces")
+        raise ValueError("mesh has no texture coordinates: give it uvs and uv_faces")
     zero, one = torch.zeros_like(mesh.uvs[:, :1]), torch.ones_like(mesh.uvs[:, :1])
     raster = rasterize(torch.cat([2 * mesh.uvs - 1, zero, one], dim=-1)[None], mesh.uv_faces, resolution, derivatives=True)
     position, normal, color = _inside(mesh, raster)
@@ -156,7 +159,7 @@ def surface_in_texture(mesh: Mesh, resolution: tuple[int, int]) -> GBuffer:
 def _shaded(
     mesh: Mesh, raster: Raster, eyes: Float[Tensor, "views 3"], material: Material, lights: Sequence[Light]
 ) -> Float[Tensor, "views height width 8"]:
-    """Color, one, distance and normal of one layer, each multiplied by its opacity."""
+    """Shade one layer: return color, one, distance and normal, each multiplied by the opacity."""
     if not on_cpu(raster.face.device) or raster.face.numel() == 0:
         return _fields(_seen(mesh, raster, eyes[:, None, None]), material, lights)
     views, height, width = raster.face.shape
@@ -169,24 +172,24 @@ def _shaded(
 def _packed(
     raster: Raster, eyes: Float[Tensor, "views 3"], pixels: Int[Tensor, " covered"]
 ) -> tuple[Raster, Float[Tensor, "1 rows columns 3"]]:
-    """The covered pixels as one image without gaps, and the eye that sees each; the end of its last row is empty.
+    """Gather the covered pixels into one image without gaps, with the eye that sees each.
 
-    On a CPU this is what is shaded, since most pixels of a picture of an object are background. On a GPU one would have to wait for their
-    number.
+    A CPU shades this image, because most pixels of a picture are background. A GPU does not: it would have to wait for their number. The
+    last row ends with uncovered pixels.
     """
     count = len(pixels)
     rows = max(1, -(-count // _PACKED_WIDTH))
-    taken = torch.nn.functional.pad(pixels, (0, rows * _PACKED_WIDTH - count))
+    chosen = torch.nn.functional.pad(pixels, (0, rows * _PACKED_WIDTH - count))
     views, height, width = raster.face.shape
-    face = raster.face.reshape(-1)[taken]
+    face = raster.face.reshape(-1)[chosen]
     face[count:] = -1
 
     def image(tensor: Tensor) -> Tensor:
-        return tensor.flatten(0, 2)[taken].view(1, rows, _PACKED_WIDTH, *tensor.shape[3:])
+        return tensor.flatten(0, 2)[chosen].view(1, rows, _PACKED_WIDTH, *tensor.shape[3:])
 
     slopes = None if raster.barycentric_derivatives is None else image(raster.barycentric_derivatives)
     seen = Raster(face.view(1, rows, _PACKED_WIDTH), image(raster.barycentrics), image(raster.depth), slopes)
-    return seen, eyes[taken // (height * width)].view(1, rows, _PACKED_WIDTH, 3)
+    return seen, eyes[chosen // (height * width)].view(1, rows, _PACKED_WIDTH, 3)
 
 
 def _fields(surface: GBuffer, material: Material, lights: Sequence[Light]) -> Float[Tensor, "views height width 8"]:
@@ -198,18 +201,18 @@ def _fields(surface: GBuffer, material: Material, lights: Sequence[Light]) -> Fl
 def _seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "#views #height #width 3"]) -> GBuffer:
     covered = (raster.face >= 0)[..., None]
     position, normal, color = _inside(mesh, raster)
-    offset = torch.where(covered, eyes - position, 1.0)
+    offset = torch.where(covered, eyes - position, 1.0)  # the root below has no gradient at zero
     distance = offset.square().sum(-1, keepdim=True).sqrt()
     to_viewer = torch.where(covered, offset / distance, 0.0)
-    turned = torch.where(_seen_from_behind(mesh, raster, to_viewer), -normal, normal)
+    facing = torch.where(_seen_from_behind(mesh, raster, to_viewer), -normal, normal)
     distance = torch.where(covered, distance, 0.0)[..., 0]
-    return GBuffer(raster, position, turned, to_viewer, distance, color, *_texture_coordinates(mesh, raster))
+    return GBuffer(raster, position, facing, to_viewer, distance, color, *_texture_coordinates(mesh, raster))
 
 
 def _inside(
     mesh: Mesh, raster: Raster
 ) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"] | None]:
-    """Position, unit normal and linear color at every pixel."""
+    """Interpolate position, unit normal and linear color at every pixel."""
     attributes = [mesh.vertices]
     if mesh.normals is not None:
         attributes.append(mesh.normals)
@@ -217,7 +220,7 @@ def _inside(
         attributes.append(linear_from_srgb(mesh.colors))
     found = list(interpolate(torch.cat(attributes, dim=-1), raster, mesh.faces).split(3, dim=-1))
     position = found.pop(0)
-    normal = found.pop(0) if mesh.normals is not None else interpolate(_face_normals(mesh), raster, _each_face_itself(mesh.faces))
+    normal = found.pop(0) if mesh.normals is not None else interpolate(_face_normals(mesh), raster, _constant_on_faces(mesh.faces))
     return position, normalized(normal), found.pop(0) if found else None
 
 
@@ -232,7 +235,10 @@ def _texture_coordinates(
 
 
 def _face_normals(mesh: Mesh) -> Float[Tensor, "faces 3"]:
-    """Unit normals; a triangle that is never drawn, for a corner that is not finite or does not exist, has one that does no harm."""
+    """Compute unit normals.
+
+    A triangle with a corner that is not finite or does not exist is never drawn, and gets a harmless normal.
+    """
     count = mesh.vertices.shape[0]
     if count == 0:
         return mesh.vertices.new_zeros(mesh.faces.shape[0], 3)
@@ -245,13 +251,13 @@ def _face_normals(mesh: Mesh) -> Float[Tensor, "faces 3"]:
     return normalized(torch.linalg.cross(b - a, c - a))
 
 
-def _each_face_itself(faces: Int[Tensor, "faces 3"]) -> Int[Tensor, "faces 3"]:
-    """Triangles whose three corners are one row each: what is interpolated with them is constant on every triangle."""
+def _constant_on_faces(faces: Int[Tensor, "faces 3"]) -> Int[Tensor, "faces 3"]:
+    """Return faces whose three corners are one row, so that what is interpolated is constant on every triangle."""
     return torch.arange(faces.shape[0], dtype=faces.dtype, device=faces.device)[:, None].expand(-1, 3).contiguous()
 
 
 def _seen_from_behind(mesh: Mesh, raster: Raster, to_viewer: Float[Tensor, "views height width 3"]) -> Bool[Tensor, "views height width 1"]:
-    """Whether the eye is on the inner side of the triangle's plane."""
+    """Tell whether the eye is on the inner side of the triangle's plane."""
     with torch.no_grad():
         if mesh.is_empty:
             return torch.zeros_like(to_viewer[..., :1], dtype=torch.bool)

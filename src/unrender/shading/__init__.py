@@ -1,5 +1,5 @@
-"""What light does at a surface: what is known of every pixel, lights, and materials.
+"""Shading of surfaces: what is known at every pixel, lights, and materials.
 
-A *material* is a function of a :class:`~unrender.shading.gbuffer.GBuffer` and the lights that returns a color and an opacity per pixel;
-those of :mod:`unrender.shading.materials` are small frozen data classes, and a function will do. All colors are linear light.
+A *material* is a function of a :class:`~unrender.shading.gbuffer.GBuffer` and the lights that returns color and opacity per pixel. Those of
+:mod:`unrender.shading.materials` are small frozen data classes; a plain function works as well. All colors are linear light.
 """

@@ -1,4 +1,4 @@
-"""What a renderer knows of the surface at every pixel before it is lit."""
+"""The surface at every pixel, before it is lit."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from unrender.ops.raster import Raster
 
 @dataclass(frozen=True)
 class GBuffer:
-    """The surface point at the center of every pixel; everything is zero where ``covered`` is false.
+    """The surface point at the center of every pixel; all fields are zero where ``covered`` is false.
 
-    Its height and width need not be those of a picture: pixels may come as one image without gaps.
+    Height and width may differ from those of a picture: the covered pixels may be one image without gaps.
     """
 
     raster: Raster
     position: Float[Tensor, "views height width 3"]
-    """In the world."""
+    """In world space."""
     normal: Float[Tensor, "views height width 3"]
-    """Of unit length, interpolated between vertices or the triangle's own, and on the side from which the triangle is seen."""
+    """Unit normal, interpolated between vertices or the triangle's own, on the side from which the triangle is seen."""
     to_viewer: Float[Tensor, "views height width 3"]
-    """Unit direction towards the camera."""
+    """Unit direction to the camera."""
     distance: Float[Tensor, "views height width"]
     """To the camera, along the ray."""
     color: Float[Tensor, "views height width 3"] | None = None
-    """Of the vertices, linear; None for a mesh without."""
+    """Linear color of the vertices; None for a mesh without colors."""
     uv: Float[Tensor, "views height width 2"] | None = None
-    """Where in the texture; None for a mesh without texture coordinates."""
+    """Texture coordinates; None for a mesh without any."""
     uv_derivatives: Float[Tensor, "views height width 4"] | None = None
     """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y) per pixel, as :func:`unrender.ops.raster.texture` takes them."""
 

@@ -1,11 +1,11 @@
-"""Lights, and what a white surface makes of each.
+"""Lights, and what a white surface reflects of each.
 
-Strengths are given as what is seen: a light of color (1, 1, 1) makes a white Lambert surface that faces it send back (1, 1, 1). In
+The unit of a light is the radiance it causes: color (1, 1, 1) makes a white Lambert surface that faces the light reflect (1, 1, 1). In
 physical units the irradiance is π times that. Every light has the same two functions of the surface points:
 
-- ``diffuse``: the radiance a white Lambert surface sends back, (1/π) ∫ L(l) max(n · l, 0) dl;
-- ``glossy``: the radiance a white Blinn-Phong surface sends back, ∫ L(l) f(l) max(n · l, 0) dl, with h the direction half way between light
-  and viewer and f = (s + 8) / (8π) max(n · h, 0)ˢ (Akenine-Möller, Haines and Hoffman, Real-Time Rendering, 3rd edition, section 7.6).
+- ``diffuse``: the radiance that a white Lambert surface reflects, (1/π) ∫ L(l) max(n · l, 0) dl;
+- ``glossy``: the radiance that a white Blinn-Phong surface reflects, ∫ L(l) f(l) max(n · l, 0) dl, with h the direction halfway between
+  light and viewer and f = (s + 8) / (8π) max(n · h, 0)ˢ (Akenine-Möller, Haines and Hoffman, Real-Time Rendering, 3rd edition, 7.6).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unrender.ops.raster import texture
 from unrender.shading.gbuffer import GBuffer
 
 _IRRADIANCE_SIZE = 16
-"""Texels along an edge of the cube that irradiance is computed from and at: a cosine lobe is far wider."""
+"""Texels along an edge of the cubes that irradiance is computed from and stored in: a cosine lobe is far wider."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class AmbientLight:
         return self.color.expand_as(surface.normal)
 
     def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
-        """The lobe as if it reflected all that arrives, whatever its width."""
+        """Reflect all light, whatever the width of the lobe."""
         return self.color.expand_as(surface.normal)
 
 
 @dataclass(frozen=True)
 class DirectionalLight:
-    """A sun: parallel light from one direction."""
+    """Parallel light from one direction, as from the sun."""
 
     towards: Float[Tensor, " 3"]
-    """From the surface to the light, any length."""
+    """Direction from the surface to the light, of any length."""
     color: Float[Tensor, " 3"]
 
     def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
@@ -63,7 +63,7 @@ class PointLight:
     """Light from one point; its strength falls with the square of the distance."""
 
     position: Float[Tensor, " 3"]
-    """In the world."""
+    """In world space."""
     color: Float[Tensor, " 3"]
     """At a distance of one."""
 
@@ -77,8 +77,8 @@ class PointLight:
 
     def _arriving(self, surface: GBuffer) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"]]:
         offset = self.position - surface.position
-        squared = (offset * offset).sum(-1, keepdim=True)
-        return normalized(offset), self.color / squared.clamp_min(SMALLEST_LENGTH)
+        squared_distance = (offset * offset).sum(-1, keepdim=True)
+        return normalized(offset), self.color / squared_distance.clamp_min(SMALLEST_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,14 @@ class EnvironmentLight:
     texels: Float[Tensor, "6 size size 3"]
 
     def radiance(self, directions: Float[Tensor, "views height width 3"]) -> Float[Tensor, "views height width 3"]:
-        """What arrives from each direction; of any length but zero."""
+        """Look up the light from each direction, of any length but zero."""
         return texture(self.texels[None], directions, filter="linear", boundary="cube")
 
     def irradiance(self) -> Float[Tensor, "6 small small 3"]:
-        """What a white Lambert surface sends back for each normal: a cube map of (1/π) Σ L(l) max(n · l, 0) dl, at most 16 texels wide.
+        """Compute the cube map of (1/π) Σ L(l) max(n · l, 0) dl over the normals n.
 
-        The weights of each normal are divided by their sum, so that a constant environment gives exactly its color.
+        It is at most 16 texels wide. The weights of each normal are divided by their sum, so that a constant environment gives exactly its
+        color.
         """
         texels = self.texels
         if texels.shape[1] > _IRRADIANCE_SIZE:
@@ -112,7 +113,10 @@ class EnvironmentLight:
         return texture(self.irradiance()[None], surface.normal, filter="linear", boundary="cube")
 
     def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
-        """The lobe as a mirror, r = 2 (n · v) n − v, whatever its width: right where the environment is smoother than the lobe."""
+        """Reflect as a mirror, r = 2 (n · v) n − v, whatever the width of the lobe.
+
+        This is right where the environment is smoother than the lobe.
+        """
         along = (surface.normal * surface.to_viewer).sum(-1, keepdim=True)
         return self.radiance(2 * along * surface.normal - surface.to_viewer)
 
@@ -121,7 +125,7 @@ Light = AmbientLight | DirectionalLight | PointLight | EnvironmentLight
 
 
 def cube_directions(size: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Float[Tensor, "6 size size 3"]:
-    """The direction of every texel of a cube map, on the cube [−1, 1]³ (not normalized).
+    """Return the direction of every texel of a cube map, on the cube [−1, 1]³ (not normalized).
 
     With a = 2 (column + ½) / size − 1 and b = 2 (row + ½) / size − 1 the faces +X, −X, +Y, −Y, +Z, −Z are
     (1, −b, −a), (−1, −b, a), (a, 1, b), (a, −1, −b), (a, −b, 1), (−a, −b, −1) (OpenGL 4.6 specification, table 8.19).
@@ -138,9 +142,9 @@ def cube_directions(size: int, dtype: torch.dtype = torch.float32, device: torch
 
 @lru_cache(maxsize=4)
 def _cosine_weights(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "normals texels"]:
-    """Rows that sum to one: solid angle of each texel times the cosine to each normal.
+    """Return rows that sum to one: solid angle of each texel times the cosine to each normal.
 
-    The result outlives the call, so it is an ordinary tensor also where the caller is in inference mode.
+    The cached result must not be an inference tensor, even if the first caller is in inference mode.
     """
     with torch.inference_mode(False):
         texels = cube_directions(size, dtype, device).reshape(-1, 3)
@@ -160,6 +164,6 @@ def _lobe(
 ) -> Float[Tensor, "views height width 1"]:
     half = normalized(towards + surface.to_viewer)
     along = _cosine(surface, half)[..., 0]
-    # A power of zero has an infinite slope for exponents below one, and its own slope to the exponent is 0 · log 0.
+    # A power of zero has an infinite slope for exponents below one, and its slope by the exponent is 0 · log 0.
     peak = torch.where(along > 0, along, 1.0) ** exponent * (along > 0)
     return ((exponent + 8) / 8 * peak)[..., None] * _cosine(surface, towards)

@@ -1,19 +1,19 @@
-"""Where a surface's color comes from, and what it does with light.
+"""Where a surface's color comes from, and how it reflects light.
 
-| a color | comes from |
+| color | comes from |
 |---|---|
 | :class:`Uniform` | one color |
 | :class:`VertexColor` | the vertices |
 | :class:`Texture` | an image, through the texture coordinates |
 
-| a material | sends back |
+| material | reflects |
 |---|---|
 | :class:`Unlit` | its color |
 | :class:`Lambert` | albedo · Σ diffuse light |
 | :class:`BlinnPhong` | albedo · Σ diffuse light + specular · Σ glossy light |
 
-Either is a callable: ``color(surface) -> [views, height, width, 3 or 4]``, a fourth channel being opacity, and
-``material(surface, lights) -> Shaded``. A function of one's own does as well.
+Both are callables: ``color(surface) -> [views, height, width, 3 or 4]``, where a fourth channel is opacity, and
+``material(surface, lights) -> Shaded``. Functions of your own work as well.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from unrender.shading.lights import Light
 
 
 class Shaded(NamedTuple):
-    """What a material makes of every pixel; pixels that the mesh does not cover are left out by the renderer."""
+    """Color and opacity of every pixel; the renderer ignores pixels that the mesh does not cover."""
 
     color: Float[Tensor, "views height width 3"]
-    """Linear light, not multiplied by the opacity."""
+    """Linear light, not premultiplied by opacity."""
     opacity: Float[Tensor, "views height width"]
 
 
@@ -55,7 +55,7 @@ class Uniform:
 
 @dataclass(frozen=True)
 class VertexColor:
-    """The mesh's colors, interpolated in linear light.
+    """Vertex colors, interpolated in linear light.
 
     Raises:
         ValueError: when called for a mesh without colors.
@@ -63,7 +63,7 @@ class VertexColor:
 
     def __call__(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
         if surface.color is None:
-            raise ValueError("the mesh has no vertex colors: give it some, or use another color source")
+            raise ValueError("mesh has no vertex colors: give it colors, or use another color source")
         return surface.color
 
 
@@ -76,21 +76,21 @@ class Texture:
     """
 
     texels: Float[Tensor, "height width channels"]
-    """Linear light; row 0 is the top of the image. With a fourth channel for opacity."""
+    """Linear light, optionally with a fourth channel for opacity; row 0 is the top of the image."""
     max_level: int | None = None
-    """Coarsest mip level; an atlas of patches wants one, because coarse levels mix neighboring patches. None for all there are."""
+    """Coarsest mip level, for an atlas, whose coarse levels mix neighboring charts. None for all levels."""
     boundary: Literal["wrap", "clamp"] = "wrap"
-    """Beyond [0, 1] the image repeats, or its border continues."""
+    """Whether the image repeats beyond [0, 1], or its border continues."""
 
     def __call__(self, surface: GBuffer) -> Float[Tensor, "views height width channels"]:
         if surface.uv is None:
-            raise ValueError("the mesh has no texture coordinates: give it uvs and uv_faces, or use another color source")
+            raise ValueError("mesh has no texture coordinates: give it uvs and uv_faces, or use another color source")
         return texture(self.texels[None], surface.uv, surface.uv_derivatives, boundary=self.boundary, max_level=self.max_level)
 
 
 @dataclass(frozen=True)
 class Unlit:
-    """A surface that shows its color and takes no notice of light."""
+    """A surface that shows its color whatever the light."""
 
     color: ColorSource
 
@@ -100,7 +100,7 @@ class Unlit:
 
 @dataclass(frozen=True)
 class Lambert:
-    """A matt surface: L = albedo · (1/π) ∫ L(l) max(n · l, 0) dl."""
+    """A matte surface: L = albedo · (1/π) ∫ L(l) max(n · l, 0) dl."""
 
     albedo: ColorSource
 
@@ -111,12 +111,12 @@ class Lambert:
 
 @dataclass(frozen=True)
 class BlinnPhong:
-    """A matt surface under a coat with a highlight whose energy does not depend on its width (see :mod:`unrender.shading.lights`)."""
+    """A matte surface with a highlight whose energy does not depend on its width (see :mod:`unrender.shading.lights`)."""
 
     albedo: ColorSource
     specular: Float[Tensor, " 3"]
     exponent: Float[Tensor, ""]
-    """s in (n · h)ˢ; 0 is the widest."""
+    """The s of (n · h)ˢ; 0 is the widest highlight."""
 
     def __call__(self, surface: GBuffer, lights: Sequence[Light]) -> Shaded:
         albedo, opacity = _split(self.albedo(surface))
@@ -131,7 +131,7 @@ def _split(color: Float[Tensor, "views height width channels"]) -> Shaded:
         return Shaded(color, torch.ones_like(color[..., 0]))
     if channels == 4:
         return Shaded(color[..., :3], color[..., 3])
-    raise ValueError(f"a color has 3 channels, or 4 with opacity, and this source gives {channels}")
+    raise ValueError(f"color has 3 channels, or 4 with opacity, got {channels} from its source")
 
 
 def _sum(parts: Sequence[Tensor], like: Tensor) -> Tensor:
