@@ -1,6 +1,6 @@
 """Antialiasing by walking to the outline, against the published rule, which looks only at the triangle seen at a center.
 
-The promise is at most twice the time of the published rule; how much of a silhouette's derivative either keeps is in docs/antialiasing.md.
+The target is at most twice the time of the published rule. docs/antialiasing.md says how much of a silhouette's gradient each keeps.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from unrender.ops.raster import antialias, edge_topology, rasterize
 
 
 def rows(quick: bool) -> list[Row]:
-    """Two closed surfaces and a sheet whose triangles are as small as pixels; then the topology of a large mesh."""
+    """Compare the rules on two closed surfaces and a sheet of pixel-sized triangles, and measure the topology of a large mesh."""
     repeats = 3 if quick else 15
     side = 128 if quick else 512
     scenes = [("sphere", *_sphere(5_856)), ("sphere", *_sphere(100_000)), ("sheet of pixel-sized", *_sheet(round(0.8 * side)))]
@@ -28,13 +28,13 @@ def rows(quick: bool) -> list[Row]:
 def _row(name: str, positions: Tensor, faces: Tensor, side: int, repeats: int) -> Row:
     generator = torch.Generator(positions.device).manual_seed(0)
     raster, topology = rasterize(positions, faces, (side, side)), edge_topology(faces)
-    color, cotangent = (torch.rand(1, side, side, 3, generator=generator) for _ in range(2))
+    color, grad_result = (torch.rand(1, side, side, 3, generator=generator) for _ in range(2))
     corners = positions.clone().requires_grad_()
     color.requires_grad_()
     return compare(
         f"antialias, {name} {faces.shape[0]:,} triangles, {side}², forward + backward",
-        lambda: torch.autograd.grad(antialias(color, raster, corners, faces, topology), (color, corners), cotangent),
-        lambda: torch.autograd.grad(antialias(color, raster, corners, faces, topology, rule="owner"), (color, corners), cotangent),
+        lambda: torch.autograd.grad(antialias(color, raster, corners, faces, topology), (color, corners), grad_result),
+        lambda: torch.autograd.grad(antialias(color, raster, corners, faces, topology, rule="owner"), (color, corners), grad_result),
         peer_name="owner rule",
         items=1,
         repeats=repeats,
@@ -42,7 +42,7 @@ def _row(name: str, positions: Tensor, faces: Tensor, side: int, repeats: int) -
 
 
 def _sphere(triangles: int) -> tuple[Tensor, Tensor]:
-    """Clip positions of a sphere cut along longitude and latitude, closed, over half of the picture."""
+    """Return clip positions and faces of a closed sphere that covers half of the picture."""
     around = round(math.sqrt(triangles))
     down = round(triangles / (2 * around))
     polar = (torch.arange(down) + 0.5)[:, None] * (math.pi / down)
@@ -56,7 +56,7 @@ def _sphere(triangles: int) -> tuple[Tensor, Tensor]:
 
 
 def _sheet(cells: int) -> tuple[Tensor, Tensor]:
-    """A square of 2 · cells² triangles over two thirds of the picture, turned a little."""
+    """Return clip positions and faces of a slightly turned square of 2 · cells² triangles over two thirds of the picture."""
     steps = torch.linspace(-0.8, 0.8, cells + 1)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     points = torch.stack([0.98 * x - 0.17 * y, 0.17 * x + 0.98 * y, torch.zeros_like(x), torch.ones_like(x)], dim=-1)

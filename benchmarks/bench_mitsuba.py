@@ -1,20 +1,20 @@
-"""A textured step of a surface, to a picture and back, against Mitsuba 3 and its ``direct_projective``, on the CPU.
+"""A textured surface, forward and backward, against Mitsuba 3 with ``direct_projective``, on the CPU.
 
-Both see the ring of ``bench_surface`` with the same texels through the same camera, at 256 x 256, and both make the gradients of
-mean((image − ½)²) to the vertices and to the texels, with what moves at silhouettes. Mitsuba is set as follows:
+Both render the ring of ``bench_surface`` with the same texels and camera at 256 x 256, and both compute the gradients of
+mean((image − ½)²) to vertices and texels, silhouettes included. Mitsuba's settings:
 
-- variant ``llvm_ad_rgb`` with as many threads as PyTorch has;
-- ``direct_projective`` with 16 samples per pixel for each part (spp, sppc, sppp), and either sppi = 0, which leaves out how shadows move,
-  or sppi = 16 with guiding "none"; with its default guiding a step takes many times as long. ``hide_emitters``, for a black background;
-- box filter, independent sampler; a diffuse surface under constant light of radiance 1, which looks as a surface that is not lit does, but
-  for the shadow that the ring throws on itself; bitmap with bilinear lookups, raw, in float32;
-- a step hands over new vertices and texels (``params.update()``), as a fit does, and has a seed of its own that is no constant of the
-  kernels, so that nothing is compiled after the warm-up.
+- variant ``llvm_ad_rgb`` with as many threads as PyTorch;
+- ``direct_projective`` with 16 samples per pixel for each part (spp, sppc, sppp), and either sppi = 0, which ignores moving shadows, or
+  sppi = 16 with guiding "none"; with its default guiding a step takes many times as long. ``hide_emitters``, for a black background;
+- box filter, independent sampler; a diffuse surface under constant light of radiance 1, which looks like an unlit surface except for the
+  ring's shadow on itself; a raw float32 bitmap with bilinear lookups;
+- each step passes new vertices and texels (``params.update()``), as a fit does, and a new seed that is no constant of the kernels, so
+  that nothing is compiled after the warm-up.
 
-Ours is once the step with one smoothed sample per pixel, and once ``render_surface`` with 4 x 4 samples in every pixel.
+Ours is the step with one antialiased sample per pixel, and ``render_surface`` with 4 x 4 samples per pixel.
 
-Mitsuba is no dependency: without it there are no rows. They need ``pip install mitsuba==3.9.*`` and an LLVM library, which
-DRJIT_LIBLLVM_PATH names where it is not found by itself; version 19 works, 15 and 16 end the process.
+Mitsuba is no dependency; without it there are no rows. They need ``pip install mitsuba==3.9.*`` and an LLVM library, found by itself or
+named by DRJIT_LIBLLVM_PATH; version 19 works, 15 and 16 end the process.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _SAMPLES = _SAMPLES_PER_SIDE**2
 
 
 def rows(quick: bool) -> list[Row]:
-    """Our step with one and with 16 samples per pixel against Mitsuba without shadows that move, and once against one with them."""
+    """Compare steps with 1 and 16 samples per pixel with Mitsuba without moving shadows, and one with them."""
     if torch.get_default_device().type != "cpu":
         print("mitsuba: left out, the comparison is one of CPUs", flush=True)
         return []
@@ -69,25 +69,25 @@ def rows(quick: bool) -> list[Row]:
 
 
 def _supersampled(mesh: Mesh, texels: Tensor, topology: Topology, side: int) -> Callable[[], None]:
-    """The same picture with as many samples per pixel as Mitsuba takes."""
+    """Return a step with as many samples per pixel as Mitsuba takes."""
     view = camera(side)
 
     def step() -> None:
         vertices, image = mesh.vertices.detach().requires_grad_(), texels.detach().requires_grad_()
-        moved = Mesh(vertices, mesh.faces, uvs=mesh.uvs, uv_faces=mesh.uv_faces)
-        seen = render_surface(moved, Unlit(Texture(image)), [], view, samples=_SAMPLES_PER_SIDE, topology=topology)
+        ring = Mesh(vertices, mesh.faces, uvs=mesh.uvs, uv_faces=mesh.uv_faces)
+        seen = render_surface(ring, Unlit(Texture(image)), [], view, samples=_SAMPLES_PER_SIDE, topology=topology)
         torch.autograd.grad((seen.color - 0.5).square().mean(), (vertices, image))
 
     return step
 
 
 def _mitsuba() -> tuple[Any, Any] | None:
-    """The modules ``drjit`` and ``mitsuba``, ready; None, and a line that says why, where they or LLVM are missing."""
+    """Return the modules ``drjit`` and ``mitsuba``; None, after printing why, if they or LLVM are missing."""
     try:
         import drjit as dr  # pyright: ignore[reportMissingImports]
         import mitsuba as mi  # pyright: ignore[reportMissingImports]
 
-        mi.set_variant("llvm_ad_rgb")  # an ImportError too where there is no LLVM
+        mi.set_variant("llvm_ad_rgb")  # raises ImportError as well if there is no LLVM
     except ImportError as missing:
         print(f"mitsuba: left out, {missing}", flush=True)
         return None
@@ -97,7 +97,7 @@ def _mitsuba() -> tuple[Any, Any] | None:
 
 
 class _Mitsuba:
-    """Steps of Mitsuba: each call is one."""
+    """Mitsuba's side of the comparison; each call is a step."""
 
     def __init__(
         self, dr: Any, mi: Any, mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, side: int, integrator: dict[str, Any]
@@ -126,13 +126,13 @@ class _Mitsuba:
             }
         )
         self._params = mi.traverse(self._scene)
-        # Copies: what the scene holds gets gradients, and they would add up from step to step.
+        # Copies, because gradients of what the scene holds would add up from step to step.
         fitted = {key: self._params[key] for key in ("ring.vertex_positions", "ring.bsdf.reflectance.data")}
         self._fitted = {key: type(value)(value) for key, value in fitted.items()}
         self._steps = 0
 
     def _shape(self, mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor) -> Any:
-        """The mesh with one index for both; a vertex at the seam of the texture is there twice."""
+        """Return the mesh with one index for positions and uvs; a vertex at a seam of the texture appears twice."""
         mi = self._mi
         index = torch.empty(len(uvs), dtype=torch.int64)
         index[uv_faces.flatten().long()] = mesh.faces.flatten().long()
@@ -148,7 +148,7 @@ class _Mitsuba:
         return shape
 
     def __call__(self) -> dict[str, Any]:
-        """A step, and the gradients that came back."""
+        """Take a step and return the gradients."""
         dr, mi, params = self._dr, self._mi, self._params
         self._steps += 1
         seed = mi.UInt32(self._steps)
@@ -160,7 +160,7 @@ class _Mitsuba:
         image = mi.render(self._scene, params, seed=seed, spp=_SAMPLES)
         loss = dr.mean(dr.square(image - 0.5), axis=None)
         dr.backward(loss)
-        back = {key: dr.grad(params[key]) for key in self._fitted}
-        dr.eval(loss, back)
+        gradients = {key: dr.grad(params[key]) for key in self._fitted}
+        dr.eval(loss, gradients)
         dr.sync_thread()
-        return back
+        return gradients

@@ -1,7 +1,7 @@
 """Rasterization against its PyTorch twin, and images per second by resolution and number of triangles.
 
-For comparison, from the same kind of machine with two cores: PyTorch3D 0.7.9 takes 3.9 s to rasterize the 5,856 triangles of the mesh
-"spot" at 512 x 512 (forward). It is not a dependency, so it is quoted and not measured here.
+For comparison: on a similar machine with two cores PyTorch3D 0.7.9 takes 3.9 s to rasterize the 5,856 triangles of the mesh "spot" at
+512 x 512 (forward). It is no dependency, so it is quoted and not measured here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unrender.reference.rasterize import rasterize as twin
 
 
 def rows(quick: bool) -> list[Row]:
-    """The twin at a size that it can do; then forward, and both ways, from 256² to 2048² and from 5 thousand to 1 million triangles."""
+    """Compare with the twin at a small size, then measure larger meshes and pictures alone."""
     repeats = 3 if quick else 7
     generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     results = [_against_the_twin(generator, repeats)]
@@ -25,19 +25,23 @@ def rows(quick: bool) -> list[Row]:
         positions, faces = _bumpy_sphere(triangles)
         for side in (256, 512) if quick else (256, 512, 1024, 2048):
             name = f"rasterize {faces.shape[0]:,} triangles, {side}²"
-            cotangent = torch.randn(1, side, side, 2, generator=generator)
+            grad_weights = torch.randn(1, side, side, 2, generator=generator)
             results.append(measure(f"{name}, forward", _forward(positions, faces, side), items=1, repeats=repeats))
-            results.append(measure(f"{name}, forward + backward", _both(positions, faces, side, cotangent), items=1, repeats=repeats))
+            results.append(
+                measure(
+                    f"{name}, forward + backward", _forward_and_backward(positions, faces, side, grad_weights), items=1, repeats=repeats
+                )
+            )
     return results
 
 
 def _against_the_twin(generator: torch.Generator, repeats: int) -> Row:
     positions, faces = _bumpy_sphere(500)
-    cotangent = torch.randn(1, 128, 128, 2, generator=generator)
+    grad_weights = torch.randn(1, 128, 128, 2, generator=generator)
     return compare(
         f"rasterize {faces.shape[0]:,} triangles, 128², forward + backward",
-        _both(positions, faces, 128, cotangent),
-        lambda: torch.autograd.grad(twin(positions, faces, (128, 128)).barycentrics, positions, cotangent),
+        _forward_and_backward(positions, faces, 128, grad_weights),
+        lambda: torch.autograd.grad(twin(positions, faces, (128, 128)).barycentrics, positions, grad_weights),
         peer_name="PyTorch twin",
         items=1,
         repeats=repeats,
@@ -48,12 +52,12 @@ def _forward(positions: Tensor, faces: Tensor, side: int):
     return lambda: rasterize(positions, faces, (side, side))
 
 
-def _both(positions: Tensor, faces: Tensor, side: int, cotangent: Tensor):
-    return lambda: torch.autograd.grad(rasterize(positions, faces, (side, side)).barycentrics, positions, cotangent)
+def _forward_and_backward(positions: Tensor, faces: Tensor, side: int, grad_weights: Tensor):
+    return lambda: torch.autograd.grad(rasterize(positions, faces, (side, side)).barycentrics, positions, grad_weights)
 
 
 def _bumpy_sphere(triangles: int) -> tuple[Tensor, Tensor]:
-    """Clip positions of a sphere with bumps that hide each other in part, cut along longitude and latitude; a third of the picture."""
+    """Return clip positions and faces of a sphere whose bumps hide each other in part; it covers a third of the picture."""
     around = max(3, round(math.sqrt(triangles)))
     down = max(2, round(triangles / (2 * around)) + 1)
     polar = torch.linspace(0.0, math.pi, down)[:, None]

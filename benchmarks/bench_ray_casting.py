@@ -14,7 +14,7 @@ from unrender.transforms import look_at
 
 
 def rows(quick: bool) -> list[Row]:
-    """The twin tries every triangle, so it is given fewer rays; what has no peer shows rates."""
+    """Compare with the twin, which tries every triangle and so gets few rays; measure the rest alone."""
     repeats = 3 if quick else 7
     generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     vertices, faces = _sphere(3)

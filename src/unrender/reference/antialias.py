@@ -1,8 +1,7 @@
 """Antialiasing of silhouettes in plain PyTorch: the twin of :mod:`unrender.ops.raster.antialias`, in any floating type.
 
-All pairs of neighboring pixels are looked at together. Which edge of the mesh lies between the two is decided without derivatives;
-where the edge crosses the line through both centers is then computed again from its two corners, and automatic differentiation does
-the rest.
+All pairs of neighboring pixels are processed together. Which edge of the mesh lies between the two is decided without derivatives. Where
+that edge crosses the line through both centers is then computed again from its two corners, with automatic differentiation.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ _MOST_STEPS = 64
 """Edges that a walk crosses before it gives up, as in the kernel."""
 
 _FARTHEST_BACK = 3.0
-"""Pixels behind its beginning at which a walk that has turned back ends, as in the kernel."""
+"""Pixels behind its start at which a walk that has turned back ends, as in the kernel."""
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Two neighboring pixels, the second to the right of or below the first, and which of them the walk starts from."""
+    """Pairs of neighboring pixels, the second to the right of or below the first, and from which of them the walk starts."""
 
     view: Int[Tensor, " pairs"]
     column: Int[Tensor, " pairs"]
@@ -53,14 +52,17 @@ class _Mesh(NamedTuple):
     width: int
 
     def local(self, vertex: Int[Tensor, " pairs"], pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor]:
-        """(s, t, w) of a vertex: s / w pixels from the center of the pixel the walk starts from towards the other's, t / w across."""
+        """Return (s, t, w) of a vertex.
+
+        It lies s / w pixels along the line from the walk's start to the other center, and t / w across it.
+        """
         corner = self.positions[pairs.view, vertex]
         column = pairs.column + (pairs.from_second & ~pairs.down)
         row = pairs.row + (pairs.from_second & pairs.down)
         x = corner[:, 0] * (self.width / 2) + corner[:, 3] * (self.width / 2 - 0.5 - column)
         y = corner[:, 1] * (self.height / 2) + corner[:, 3] * (self.height / 2 - 0.5 - row)
-        along, beside = torch.where(pairs.down, y, x), torch.where(pairs.down, x, y)
-        return torch.where(pairs.from_second, -along, along), beside, corner[:, 3]
+        s, t = torch.where(pairs.down, y, x), torch.where(pairs.down, x, y)
+        return torch.where(pairs.from_second, -s, s), t, corner[:, 3]
 
     def ends(self, edge: Int[Tensor, " pairs"]) -> tuple[Tensor, Tensor]:
         return self.faces[edge // 3, edge % 3], self.faces[edge // 3, (edge + 1) % 3]
@@ -69,7 +71,7 @@ class _Mesh(NamedTuple):
         return self.faces[edge // 3, (edge + 2) % 3]
 
     def crossing(self, edge: Int[Tensor, " pairs"], pairs: _Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """(S, W, straddles, steep): the line through the centers meets the edge at S / W.
+        """Return (S, W, straddles, steep); the line through the centers meets the edge at S / W.
 
         With t > 0 at one end and t ≤ 0 at the other, the point t_a b − t_b a has t = 0 and lies on the edge.
         """
@@ -94,20 +96,23 @@ def antialias(
     rule: Literal["walk", "owner"] = "walk",
     position_gradient_scale: float = 1.0,
 ) -> Float[Tensor, "views height width channels"]:
-    """Where an outline crosses between two centers at the distance d from the first, the first keeps ½ + d of its color if d < ½, and
-    otherwise the second keeps 3/2 − d of its own; the rest is the other's."""
+    """Blend neighboring pixels between whose centers an outline runs.
+
+    If it crosses at the distance d from the first center, the first pixel keeps ½ + d of its color if d < ½, and otherwise the second keeps
+    3/2 − d of its own; the rest is the other's.
+    """
     views, height, width, _ = color.shape
     positions = clip_positions if clip_positions.ndim == 3 else clip_positions[None].expand(views, -1, -1)
     across = (edge_topology(faces) if topology is None else topology).across.long()
     mesh = _Mesh(positions, faces.long(), across, height, width)
-    still = mesh._replace(positions=positions.detach())
-    pairs, edge = (_walk_all if rule == "walk" else _owner_edges)(still, raster)
+    constant = mesh._replace(positions=positions.detach())
+    pairs, edge = (_walk_all if rule == "walk" else _owner_edges)(constant, raster)
     along, w, _, _ = mesh.crossing(edge, pairs)
     distance = along / w
     if position_gradient_scale != 1.0:
         distance = distance.detach() + position_gradient_scale * (distance - distance.detach())
     if rule == "owner":
-        distance = _published_derivative(distance, still, edge, pairs)
+        distance = _published_derivative(distance, constant, edge, pairs)
     distance = distance.clamp(0, 1)
     alpha = torch.where(pairs.from_second, distance - 0.5, 0.5 - distance)
     changes_first = alpha > 0
@@ -118,7 +123,7 @@ def antialias(
 
 
 def _published_derivative(distance: Tensor, mesh: _Mesh, edge: Tensor, pairs: _Pairs) -> Tensor:
-    """The same value; in the derivative a thousandth of a pixel is added to the edge's extent, and where clamped there is none."""
+    """Return the same value with the derivative as published, softened for short extents and zero outside the centers."""
     a, b = (mesh.local(vertex, pairs) for vertex in mesh.ends(edge))
     extent = (a[1] * b[2] - b[1] * a[2]).abs()
     factor = torch.where((distance > 0) & (distance < 1), extent / (extent + 1e-3 * (a[2] * b[2]).abs()), 0.0)
@@ -126,7 +131,7 @@ def _published_derivative(distance: Tensor, mesh: _Mesh, edge: Tensor, pairs: _P
 
 
 def _pairs_of(raster: Raster) -> tuple[_Pairs, Tensor, Tensor, Tensor]:
-    """The pairs of different faces, started from the nearer; the face started from, the other face, and whether both are faces."""
+    """Return pairs of pixels with different faces, which start from the nearer; the face there; the other face; whether both exist."""
     found = []
     for down in (False, True):
         face, other = (raster.face[:, :-1], raster.face[:, 1:]) if down else (raster.face[:, :, :-1], raster.face[:, :, 1:])
@@ -142,9 +147,9 @@ def _pairs_of(raster: Raster) -> tuple[_Pairs, Tensor, Tensor, Tensor]:
 
 
 def _walk_all(mesh: _Mesh, raster: Raster) -> tuple[_Pairs, Tensor]:
-    pairs, face, other, both = _pairs_of(raster)
+    pairs, face, other, both_faces = _pairs_of(raster)
     edge, beyond = _walk(mesh, pairs, face, other)
-    again = beyond & both & (edge < 0)
+    again = beyond & both_faces & (edge < 0)
     back = _Pairs(pairs.view, pairs.column, pairs.row, pairs.down, ~pairs.from_second)[again]
     other_edge, _ = _walk(mesh, back, other[again], face[again])
     from_second, edge = pairs.from_second.clone(), edge.clone()
@@ -157,7 +162,10 @@ def _walk_all(mesh: _Mesh, raster: Raster) -> tuple[_Pairs, Tensor]:
 
 
 def _walk(mesh: _Mesh, pairs: _Pairs, face: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-    """The farthest silhouette edge before the other center, -1 where there is none; and whether the surface went beyond that center."""
+    """Find the farthest silhouette edge before the other center, and whether the surface goes on beyond.
+
+    The edge is -1 if there is none.
+    """
     found = torch.full_like(face, -1)
     beyond = torch.zeros_like(face, dtype=torch.bool)
     best_s, best_w = torch.full_like(face, -1, dtype=mesh.positions.dtype), torch.ones_like(face, dtype=mesh.positions.dtype)
@@ -180,7 +188,7 @@ def _walk(mesh: _Mesh, pairs: _Pairs, face: Tensor, goal: Tensor) -> tuple[Tenso
 
 
 def _way_out(mesh: _Mesh, pairs: _Pairs, face: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the edges of the face started from that the line crosses, the one farther on."""
+    """Find the edge by which the line leaves a face: of the edges that it crosses, the farthest."""
     found = torch.full_like(face, -1)
     s = torch.zeros_like(face, dtype=mesh.positions.dtype)
     w = torch.ones_like(s)
@@ -195,9 +203,9 @@ def _way_out(mesh: _Mesh, pairs: _Pairs, face: Tensor) -> tuple[Tensor, Tensor, 
 def _step(
     mesh: _Mesh, pairs: _Pairs, edge: Tensor, s: Tensor, w: Tensor, forward: Tensor, goal: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Into a face across the edge: whether it leads onward (and not back), by which edge it is left, where, and whether it is the goal.
+    """Step across an edge into a face and to the edge by which the line leaves it.
 
-    Where several faces meet, the first that leads the way the walk is going; where none does, the first of all.
+    Return whether that leads forward, the edge, S and W there, and whether the face is the goal. If several faces meet, take the first that leads on in the walk's direction or, if none does, the first of all.
     """
     chosen, chosen_s, chosen_w = torch.full_like(edge, -1), s, w
     leads, arrived, settled = (torch.zeros_like(forward) for _ in range(3))
@@ -213,8 +221,8 @@ def _step(
         turned = torch.where(upper[2] == upper[0], 1, 2)
         out = torch.where(settled, edge, 3 * (entered // 3) + (entered + turned) % 3)
         out_s, out_w, _, _ = mesh.crossing(out, pairs)
-        turn = out_s * w - s * out_w
-        onward = torch.where(turn == 0, forward, turn > 0)
+        advance = out_s * w - s * out_w
+        onward = torch.where(advance == 0, forward, advance > 0)
         take = ~settled & ((chosen < 0) | (onward == forward))
         chosen, leads = torch.where(take, out, chosen), torch.where(take, onward, leads)
         chosen_s, chosen_w = torch.where(take, out_s, chosen_s), torch.where(take, out_w, chosen_w)
@@ -244,7 +252,10 @@ def _owner_edges(mesh: _Mesh, raster: Raster) -> tuple[_Pairs, Tensor]:
 
 
 def _side(mesh: _Mesh, pairs: _Pairs, edge: Tensor, of: Tensor) -> Tensor:
-    """On which side of the edge, as seen, the third corner of a face lies: the sign of the determinant of the corners' (x, y, w)."""
+    """Return on which side of an edge, as seen, a face's third corner lies.
+
+    This is the sign of the determinant of the corners' (x, y, w).
+    """
     a, b, c = *mesh.ends(edge), mesh.third(of)
     rows = [mesh.positions[pairs.view, vertex][:, [0, 1, 3]] for vertex in (a, b, c)]
     volume = (rows[2] * torch.linalg.cross(rows[0], rows[1])).sum(-1)
@@ -252,7 +263,7 @@ def _side(mesh: _Mesh, pairs: _Pairs, edge: Tensor, of: Tensor) -> Tensor:
 
 
 def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
-    """Collects the edges by their two vertices; each names the next of its kind."""
+    """Collect the edges by their two vertices; each names the next with the same two."""
     meeting: dict[tuple[int, int], list[int]] = {}
     for face, corners in enumerate(faces.tolist()):
         for k in range(3):

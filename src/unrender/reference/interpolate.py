@@ -12,7 +12,7 @@ from unrender.ops.raster import Raster
 
 
 def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tensor, ...]) -> Float[Tensor, "views height width channels"]:
-    """A = u a₀ + v a₁ + (1 − u − v) a₂, and zero where there is nothing."""
+    """Compute A = u a₀ + v a₁ + (1 − u − v) a₂, and zero at empty pixels."""
     first, second, third = _corners(attributes, raster, faces)
     u, v = raster.barycentrics[..., :1], raster.barycentrics[..., 1:]
     values = u * first + v * second + (1 - u - v) * third
@@ -22,9 +22,14 @@ def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tenso
 def interpolate_with_derivatives(
     attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tensor, ...], channels: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "views height width channels"], Float[Tensor, "views height width columns"]]:
-    """∂A/∂x = ∂u/∂x (a₀ − a₂) + ∂v/∂x (a₁ − a₂), and so for y, channel by channel."""
+    """Compute A and its derivatives along x and y, channel by channel.
+
+    ∂A/∂x = ∂u/∂x (a₀ − a₂) + ∂v/∂x (a₁ − a₂), and likewise for y.
+    """
     if raster.barycentric_derivatives is None:
-        raise ValueError("interpolate_with_derivatives needs a raster with derivatives: pass derivatives=True to rasterize")
+        raise ValueError(
+            "interpolate_with_derivatives takes a raster with derivatives, got one without: pass derivatives=True to rasterize"
+        )
     chosen = attributes if channels is None else attributes[..., list(channels)]
     first, second, third = _corners(chosen, raster, faces)
     of_u, of_v = raster.barycentric_derivatives[..., None, :2], raster.barycentric_derivatives[..., None, 2:]
@@ -34,7 +39,7 @@ def interpolate_with_derivatives(
 
 
 def _corners(attributes: Tensor, raster: Raster, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What the three corners of every pixel's triangle carry; where there is none, anything."""
+    """Return the attributes of the three corners at every pixel; any corners at empty pixels."""
     attributes = attributes if attributes.ndim == 3 else attributes[None]
     if faces.shape[0] == 0:
         nothing = attributes.new_zeros(*raster.face.shape, attributes.shape[2])

@@ -13,10 +13,10 @@ from torch import Tensor
 from unrender.ops.raster import Raster
 
 _AT_ONCE = 2**21
-"""Pairs of a triangle and a pixel looked at together."""
+"""Pairs of a triangle and a pixel that are tested together."""
 
 _DEPTH_STEPS = 2.0**40
-"""Depths are told apart in this many steps between -1 and 1."""
+"""Depths distinguished between -1 and 1."""
 
 
 def rasterize(
@@ -28,22 +28,23 @@ def rasterize(
     derivatives: bool = False,
     behind: Raster | None = None,
 ) -> Raster:
-    """The nearest triangle at each pixel's center: with P = (x_ndc, y_ndc, 1) and the corners' (x, y, w) as columns of M, λ = M⁻¹ P.
+    """Find the nearest triangle at each pixel's center, with its weights and depth.
 
-    The triangle covers the pixel where all λ ≥ 0; the weights are λ / Σ λ and the depth is Σ λ z.
+    λ = M⁻¹ P with P = (x_ndc, y_ndc, 1) and the corners' (x, y, w) as columns of M. The triangle covers the pixel if all λ ≥ 0; the weights
+    are λ / Σ λ and the depth is Σ λ z.
     """
     height, width = resolution
     if ranges is None:
         every = clip_positions if clip_positions.ndim == 3 else clip_positions[None]
-        spans = [(0, faces.shape[0])] * every.shape[0]
+        face_ranges = [(0, faces.shape[0])] * every.shape[0]
     else:
-        spans = [(start, start + count) for start, count in ranges.tolist()]
-        every = clip_positions[None].expand(len(spans), -1, -1)
+        face_ranges = [(start, start + count) for start, count in ranges.tolist()]
+        every = clip_positions[None].expand(len(face_ranges), -1, -1)
     x, y = _pixel_centers(resolution, every)
     found = []
-    for view, span in enumerate(spans):
+    for view, face_range in enumerate(face_ranges):
         before = None if behind is None else (behind.face[view], behind.depth[view].detach())
-        found.append(_nearest(every[view].detach().double(), faces, span, x.double(), y.double(), before))
+        found.append(_nearest(every[view].detach().double(), faces, face_range, x.double(), y.double(), before))
     face = torch.stack(found) if found else torch.zeros(0, height, width, dtype=torch.int32, device=faces.device)
     covered = face >= 0
     corners = _corners(every, faces, face)
@@ -76,7 +77,7 @@ def rasterize_layers(
     layers: int,
     derivatives: bool = False,
 ) -> list[Raster]:
-    """The nearest triangles, those strictly behind them, and so on; surfaces at the same float32 depth count as one."""
+    """Rasterize the nearest triangles, those strictly behind them, and so on; surfaces at the same float32 depth count as one."""
     found: list[Raster] = []
     for _ in range(layers):
         found.append(rasterize(clip_positions, faces, resolution, ranges, derivatives=derivatives, behind=found[-1] if found else None))
@@ -93,7 +94,7 @@ def _pixel_centers(resolution: tuple[int, int], like: Tensor) -> tuple[Float[Ten
 def _corners(
     positions: Float[Tensor, "views vertices 4"], faces: Int[Tensor, "faces 3"], face: Int[Tensor, "views height width"]
 ) -> Float[Tensor, "views height width 3 4"]:
-    """The corners of the triangle at each pixel; where there is none, three points that do no harm."""
+    """Return the corners of the triangle at each pixel; zeros at empty pixels."""
     covered = face >= 0
     if faces.shape[0] == 0 or positions.shape[1] == 0:
         return positions.new_zeros(*face.shape, 3, 4)
@@ -103,7 +104,7 @@ def _corners(
 
 
 def _edges(corners: Float[Tensor, "*batch 3 4"]) -> tuple[Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3"], Float[Tensor, "*batch 3"]]:
-    """Coefficients of the three edge functions a x + b y + c: products of the next two corners' (x, y, w), the rows of det(M) M⁻¹."""
+    """Return the coefficients of the edge functions a x + b y + c: the rows of det(M) M⁻¹."""
     x, y, _, w = corners.unbind(-1)
     x1, y1, w1 = x.roll(-1, -1), y.roll(-1, -1), w.roll(-1, -1)
     x2, y2, w2 = x.roll(-2, -1), y.roll(-2, -1), w.roll(-2, -1)
@@ -113,17 +114,17 @@ def _edges(corners: Float[Tensor, "*batch 3 4"]) -> tuple[Float[Tensor, "*batch 
 def _nearest(
     positions: Float[Tensor, "vertices 4"],
     faces: Int[Tensor, "faces 3"],
-    span: tuple[int, int],
+    face_range: tuple[int, int],
     x: Float[Tensor, "height width"],
     y: Float[Tensor, "height width"],
     before: tuple[Int[Tensor, "height width"], Float[Tensor, "height width"]] | None,
 ) -> Int[Tensor, "height width"]:
-    """The face at each pixel, -1 where there is none."""
+    """Find the face at each pixel; -1 if there is none."""
     best = torch.full(x.shape, torch.inf, dtype=positions.dtype, device=positions.device)
     face = torch.full(x.shape, -1, dtype=torch.int32, device=positions.device)
     step = max(1, _AT_ONCE // max(1, x.numel()))
-    for first in range(span[0], span[1], step):
-        last = min(first + step, span[1])
+    for first in range(*face_range, step):
+        last = min(first + step, face_range[1])
         covered, depth = _fragments(positions[faces[first:last].long()], x, y)
         if before is not None:
             itself = torch.arange(first, last, device=faces.device)[:, None, None] == before[0]
@@ -139,7 +140,7 @@ def _nearest(
 def _fragments(
     corners: Float[Tensor, "faces 3 4"], x: Float[Tensor, "height width"], y: Float[Tensor, "height width"]
 ) -> tuple[Bool[Tensor, "faces height width"], Float[Tensor, "faces height width"]]:
-    """Which triangle covers which pixel's center, and its depth z / w there."""
+    """Tell which triangle covers which pixel's center, and compute its depth z / w there."""
     finite = corners.isfinite().flatten(1).all(1)
     a, b, c = _edges(corners)
     det = a[:, 0] * corners[:, 0, 0] + b[:, 0] * corners[:, 0, 1] + c[:, 0] * corners[:, 0, 3]

@@ -1,4 +1,4 @@
-"""Every ray against every triangle: the twin of :mod:`unrender.ops.raster.ray_casting`, in any floating type."""
+"""Ray casting in plain PyTorch, every ray against every triangle: the twin of :mod:`unrender.ops.raster.ray_casting`, in any float type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class TriangleTree:
 
 @dataclass(frozen=True)
 class RayHits:
-    """The first triangle along every ray: infinitely far and -1 where there is none."""
+    """The first triangle along every ray; distance infinity and face -1 if there is none."""
 
     distance: Float[Tensor, " rays"]
     face: Int[Tensor, " rays"]
@@ -34,9 +34,10 @@ def cast_rays(
     min_distance: float = 0.0,
     max_distance: float | Float[Tensor, " rays"] = float("inf"),
 ) -> RayHits:
-    """t = (e₂ · q) / det, u = (s · p) / det, v = (d · q) / det with p = d × e₂, s = o − a, q = s × e₁, det = e₁ · p.
+    """Find the nearest triangle that each ray meets (Möller and Trumbore 1997).
 
-    u and v are the weights of the second and the third corner; the first has 1 − u − v (Möller and Trumbore 1997).
+    t = (e₂ · q) / det, u = (s · p) / det, v = (d · q) / det with p = d × e₂, s = o − a, q = s × e₁, det = e₁ · p. Here u and v are the
+    weights of the second and the third corner; the first has 1 − u − v.
     """
     rays = origins.shape[0]
     if tree.faces.shape[0] == 0 or rays == 0:
@@ -69,5 +70,5 @@ def occluded(
     min_distance: float = 0.0,
     max_distance: float | Float[Tensor, " rays"] = float("inf"),
 ) -> Bool[Tensor, " rays"]:
-    """Whether anything lies along each ray."""
+    """Tell whether each ray meets anything."""
     return cast_rays(tree, origins, directions, min_distance=min_distance, max_distance=max_distance).face >= 0

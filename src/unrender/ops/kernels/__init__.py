@@ -1,1 +1,1 @@
-"""How kernels are launched, and how their work is cut."""
+"""How kernels are written and launched, and how their work is split."""

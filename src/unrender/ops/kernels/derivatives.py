@@ -1,4 +1,4 @@
-"""The guard of operations whose gradients have no derivative of their own."""
+"""A guard for operations without a second derivative."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _NoFurther(torch.autograd.Function):
-    """Passes a gradient on and says that it has none itself."""
+    """Passes a gradient on, and refuses to be differentiated."""
 
     @staticmethod
     def forward(ctx, gradient: Tensor, verb: str, *inputs: Tensor) -> Tensor:
@@ -19,25 +19,25 @@ class _NoFurther(torch.autograd.Function):
         return gradient.view_as(gradient)
 
     @staticmethod
-    def backward(ctx, *cotangents: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise RuntimeError(f"{ctx.verb} has a first derivative only, and the derivative of its gradient was asked for")
+    def backward(ctx, *gradients: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise RuntimeError(f"{ctx.verb} has a first derivative only: its gradient cannot be differentiated")
 
 
 def differentiable_once(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """For the ``backward`` of an operation whose kernels have no second derivative.
+    """Decorate the ``backward`` of an operation whose kernels have no second derivative.
 
-    Where the gradient itself is differentiated (``create_graph=True``), asking it for one is refused by the operation's name; PyTorch's
-    own ``once_differentiable`` lets a gradient that depends on the inputs alone pass for a constant.
+    Differentiating its gradient (``create_graph=True``) then raises a RuntimeError that names the operation. PyTorch's own
+    ``once_differentiable`` is silent where the incoming gradient is a constant, and the second derivative wrongly zero.
     """
 
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(backward)
-        def once(ctx: Any, *cotangents: Any) -> Any:
+        def once(ctx: Any, *gradients: Any) -> Any:
             with torch.no_grad():
-                results = backward(ctx, *cotangents)
+                results = backward(ctx, *gradients)
             if not torch.is_grad_enabled():
                 return results
-            inputs = [x for x in (*cotangents, *ctx.saved_tensors) if isinstance(x, Tensor) and x.requires_grad]
+            inputs = [x for x in (*gradients, *ctx.saved_tensors) if isinstance(x, Tensor) and x.requires_grad]
             return tuple(None if result is None else _NoFurther.apply(result, verb, *inputs) for result in results)
 
         return once

@@ -1,14 +1,12 @@
-"""The one place that knows how a Warp kernel is started on a CPU and on a GPU.
+"""Starting Warp kernels, on a CPU's threads and on a GPU; no other module knows how.
 
-Warp runs a CPU launch on the calling thread and releases the interpreter lock meanwhile, so a launch is cut
-along its leading dimension and the pieces run on a thread pool of ``torch.get_num_threads()`` workers. On a GPU
-it is one plain launch on PyTorch's current stream.
+Warp runs a CPU launch on the calling thread and releases the interpreter lock meanwhile. So a launch is cut into chunks along its leading
+dimension, which run on ``torch.get_num_threads()`` threads. On a GPU it is one launch on PyTorch's current stream.
 
-Every kernel takes the index of its first element as its first argument, ``first: int``, and starts with
-``i = first + wp.tid()``.
+Every kernel takes the index of its first work item as its first argument, ``first: int``, and starts with ``i = first + wp.tid()``.
 
-Warp's ``atomic_add`` is not atomic between CPU threads. A kernel that scatters must therefore own its destination:
-one work item is then one destination (a level, a ray, a tile), and ``pieces`` says how finely to cut.
+Warp's ``atomic_add`` is not atomic between CPU threads. A kernel that scatters must therefore own its destination: a work item is then one
+destination (a level, a ray, a tile), and ``pieces`` says into how many chunks to cut.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from unrender.devices import on_cpu, thread_count
 
 
 def _start_warp() -> None:
-    """Starts Warp without its greeting, nor its line on standard error about a missing GPU driver, which is no news on a CPU."""
+    """Start Warp without its greeting and without its line on standard error about a missing GPU driver."""
     wp.config.log_level = logging.ERROR
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -46,8 +44,8 @@ def _start_warp() -> None:
 
 _start_warp()
 
-_SMALLEST_PIECE = 2048
-"""Below this many work items a thread costs more (about 60 microseconds) than it saves."""
+_SMALLEST_CHUNK = 2048
+"""Work items below which a thread costs more (about 60 microseconds) than it saves."""
 
 
 @dataclass
@@ -59,7 +57,7 @@ class _Pool:
     loading: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     """Held while a kernel is loaded."""
     lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
-    """Held while the workers are looked up or replaced."""
+    """Held while the workers are fetched or replaced."""
 
 
 _pool = _Pool()
@@ -67,11 +65,11 @@ _Signatures: TypeAlias = "set[tuple[tuple[torch.dtype, int] | None, ...]]"
 """Element types and dimensions of the tensors of a launch."""
 
 _known_signatures: dict[Any, _Signatures] = {}
-"""Of each kernel that has been loaded on a CPU."""
+"""What each kernel that is loaded on a CPU has run with."""
 
 
 def _forget_threads() -> None:
-    """In a process made by ``fork``, which inherits the pool and its lock but none of its threads."""
+    """Replace the pool and its locks in a process made by ``fork``, which inherits them without the threads."""
     _pool.lock = threading.Lock()
     _pool.loading = threading.Lock()
     _pool.workers = None
@@ -90,7 +88,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 
 def address(tensor: Tensor | None, dtype: torch.dtype) -> int:
-    """Return where a contiguous tensor lies in memory, for a member of a Warp struct; 0 for None.
+    """Return the address of a contiguous tensor, for a member of a Warp struct; 0 for None.
 
     An address keeps nothing alive: hold on to the tensor until the launch has returned.
 
@@ -105,15 +103,15 @@ def address(tensor: Tensor | None, dtype: torch.dtype) -> int:
 
 
 def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, pieces: int | None = None) -> None:
-    """Runs ``kernel`` for work items ``0 <= i < count``.
+    """Run ``kernel`` for work items ``0 <= i < count``.
 
     Args:
         kernel: a Warp kernel whose first parameter is ``first: int``.
         count: number of work items; zero does nothing.
         arguments: what follows ``first``: contiguous tensors, numbers, Warp structs.
         device: where the tensors live.
-        pieces: on a CPU, how many pieces the work is cut into. Left out, one per thread, for work of equal items;
-            give ``count`` where each item is long or items are of unequal length.
+        pieces: into how many chunks a CPU cuts the work. By default one per thread, which suits many equal items; pass ``count`` if each
+            item is long, or if they differ in length.
     """
     if count == 0:
         return
@@ -125,11 +123,11 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
     plain = not on_cpu(device)
     threads = 1 if plain else thread_count()
     if pieces is None or plain:
-        pieces = min(threads, max(1, count // _SMALLEST_PIECE))
+        pieces = min(threads, max(1, count // _SMALLEST_CHUNK))
     pieces = min(pieces, count)
     bounds = [count * k // pieces for k in range(pieces + 1)]
-    # Warp checks types and sizes of arrays, which takes longer than all the rest of a launch. So it is left to do so where the kernel meets
-    # tensors of some types for the first time, where there is a size that it would refuse, and where it chooses a kernel by the types.
+    # Warp checks the types and sizes of arrays, which takes longer than all the rest of a launch. So let it check only the first launch
+    # with these types, a launch with a size that it would refuse, and a generic kernel, which it chooses by the types.
     known = _signatures_known_to(kernel)
     signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
     small = all(max(a.shape, default=0) < 2**31 for a in arguments if isinstance(a, Tensor))
@@ -144,7 +142,10 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
 
 
 def _signatures_known_to(kernel: Any) -> _Signatures:
-    """With which tensors the kernel has run on a CPU; the first time it is loaded, by one thread: two would take it from each other."""
+    """Return the signatures this kernel has run with, and load its module on first use.
+
+    The lock is needed because two threads that load a module at once unload each other's copy.
+    """
     if kernel not in _known_signatures:
         with _pool.loading:
             if kernel not in _known_signatures:
@@ -154,7 +155,7 @@ def _signatures_known_to(kernel: Any) -> _Signatures:
 
 
 def run_in_threads(work: Callable[[int], None], pieces: int, threads: int) -> None:
-    """Calls ``work(k)`` for ``0 <= k < pieces`` on the calling thread and ``threads - 1`` workers, each taking the next free piece."""
+    """Call ``work(k)`` for ``0 <= k < pieces`` on this thread and ``threads - 1`` workers; each takes the next free ``k``."""
     helpers = min(threads, pieces) - 1
     if helpers <= 0:
         for k in range(pieces):

@@ -1,7 +1,7 @@
 """C++ bodies of kernels, kept in header files beside the modules that use them.
 
-A header is cut into sections by lines ``// section: NAME``; what stands above the first one is a comment for readers. Inside a section a
-line ``// use: OTHER`` stands for the text of another section, so that shared fragments are written once and their place can be seen.
+Lines ``// section: NAME`` cut a header into sections; above the first one is a comment for readers. Inside a section a line
+``// use: OTHER`` stands for the text of another section, so that shared fragments are written once and their place can be seen.
 ``// use: OTHER with A=1 B=k`` defines the macros ``A`` and ``B`` (no spaces in their values) around that text and forgets them after it.
 ``// use: kernels.OTHER`` takes a section of ``ops/kernels/shared.h``, which holds what several families of kernels need.
 :func:`native_sections` returns the finished text of each section, as :func:`warp.func_native` takes it.

@@ -274,7 +274,7 @@ def pixels_kernel(first: int, triangles: Triangles, pixels: Pixels):
 @no_type_check
 @wp.kernel
 def partial_sums_kernel(first: int, triangles: Triangles, gradients: Gradients, partial_sums: int, rows_of_group: wp.int64):
-    """Add one of the partial sums of a group of views that share their vertices: an equal part of the group's rows."""
+    """Add up one partial sum: an equal part of the rows of all views that share their vertices."""
     copy = first + wp.tid()
     group = wp.int64(copy // partial_sums)
     part = wp.int64(copy % partial_sums)

@@ -1,36 +1,36 @@
-"""Antialiasing of silhouettes: how a picture made at pixel centers comes to depend, smoothly, on where its outlines are.
+"""Antialiasing of silhouettes, which makes a picture of pixel centers depend smoothly on where its outlines are.
 
-Notation, for two neighboring pixels whose centers lie on different faces: s and t are a vertex's coordinates in pixels, times its w,
-along and across the line from the center of the pixel a search starts from to the other's. Both are linear in the vertex's clip
-position (x, y, w):
+Notation, for two neighboring pixels whose centers lie on different faces. A search starts at one center. With the line through both
+centers, s and t are a vertex's coordinates along and across the line, from the start towards the other center, in pixels, times its w.
+Both are linear in the vertex's clip position (x, y, w):
 
     s = ±(W/2 x + (W/2 − ½ − column) w),      t = H/2 y + (H/2 − ½ − row) w          (in a column x and y, W and H change places)
 
-The line meets an edge from a, t_a > 0, to b, t_b ≤ 0, where its coordinates are
+The line meets an edge from a, t_a > 0, to b, t_b ≤ 0, at the distance d = S / W with
 
-    (S, W) = (t_a s_b − t_b s_a,  t_a w_b − t_b w_a)                                 at the distance d = S / W
+    (S, W) = (t_a s_b − t_b s_a,  t_a w_b − t_b w_a)
 
-also where an end is behind the eye. If W ≤ 0 the line does not meet the visible part. With q = s − d w the derivatives are
+even if one end is behind the eye. If W ≤ 0 the line does not meet the visible part. With q = s − d w the derivatives are
 
     ∂d/∂(s, t, w)_a = (−t_b, q_b, d t_b) / W,      ∂d/∂(s, t, w)_b = (t_a, −q_a, −d t_a) / W
 
-A pixel's color stands for the unit interval around its center on the line. Where an outline crosses at d, the pixel in which it does
-gets the other's color on the part beyond: with c₀, c₁ the colors and α = ½ − d (negated where the search starts from the second),
-c₀ += α (c₁ − c₀) if α > 0 and c₁ += α (c₁ − c₀) otherwise. So the sum over a row changes with d as the area does. Edges at more than
-45° to the rows are counted in rows, the others in columns: each once.
+A pixel's color stands for the unit interval around its center on the line. The pixel in which an outline crosses, at d, gets the other's
+color on the part beyond: with colors c₀, c₁ and α = ½ − d (negated if the search starts from the second), c₀ += α (c₁ − c₀) if α > 0 and
+c₁ += α (c₁ − c₀) otherwise. So the sum over a row changes with d as the area does. Edges at more than 45° to the rows count in rows, the
+others in columns: each once.
 
-The two rules differ in which edge they find.
+Two rules find the edge.
 
 - *walk*: from the face at a center along the line, across the edge by which the line leaves it into the next face, and so on through
   the strip of faces that the line cuts, to an edge where the surface ends or turns back. Only the signs of t decide which edges the
   line crosses, and these are exact: there is no tolerance, and no crossing is lost or found twice. After a turn the walk goes on, for
   the surface may turn again and reach farther: the farthest turn counts. It ends at the other pixel's face, beyond the other center,
-  three pixels behind its own, or after 64 edges.
+  three pixels behind its start, or after 64 edges.
 - *owner*: only the edges of the face at the center, as published in Laine et al., "Modular primitives for high-performance
-  differentiable rendering" (2020), section 3.4. An outline is lost where the face at the center does not reach it.
+  differentiable rendering" (2020), section 3.4. It misses outlines that belong to other faces.
 
-On a CPU a band of rows is searched by one thread, which lists its crossings; those are few, and are applied in order. A GPU applies
-them where it finds them, with atomic additions, and searches again on the way back.
+On a CPU one thread searches a band of rows and lists the crossings, which are few and applied in order. A GPU applies them where it finds
+them, with atomic additions, and searches again in the backward pass.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _BAND_ROWS = 8
 """Rows of a band on a CPU."""
 
 _ITEMS_PER_THREAD = 4
-"""How finely the bands are dealt out."""
+"""Chunks of work for each thread of a CPU."""
 
 
 class _Options(NamedTuple):
-    """What :func:`antialias` is asked for besides tensors."""
+    """The arguments of :func:`antialias` that are no tensors."""
 
     walk: bool
     gradient_scale: float
@@ -140,7 +140,7 @@ class _Antialias(torch.autograd.Function):
 
 
 def _scene(grid: Sequence[int], positions: Tensor, faces: Tensor, options: _Options) -> Any:
-    """Describe a mesh as seen in a raster of [views, height, width]; what the raster shows is to be added."""
+    """Describe a mesh to a kernel, for a raster of shape ``grid``; the raster itself is left out."""
     scene = Scene()
     scene.positions, scene.faces = address(positions, torch.float32), address(faces, torch.int32)
     scene.vertices, scene.face_count = positions.shape[-2], faces.shape[0]
@@ -206,33 +206,33 @@ def antialias(
     rule: Literal["walk", "owner"] = "walk",
     position_gradient_scale: float = 1.0,
 ) -> Float[Tensor, "views height width channels"]:
-    """Blends neighboring pixels where an outline of the mesh runs between their centers, by how far it has come.
+    """Blend neighboring pixels between whose centers an outline runs, by how far it is from each.
 
-    An outline is an edge of the mesh with no face on its other side, as seen: the surface ends there or turns back. Where it crosses
-    the line between two centers at a distance d of the first, the first gets the part ½ − d of the second's color if d < ½, and
+    An outline is an edge of the mesh with no face on its other side, as seen: the surface ends there or turns back. If it crosses the
+    line between two centers at the distance d from the first, the first gets the part ½ − d of the second's color if d < ½, and
     otherwise the second gets the part d − ½ of the first's.
 
-    Differentiable to the colors, and to x, y and w of the ends of outlines: this is how a difference of pictures moves a silhouette.
-    There is no derivative to z, and none to the raster. What no center sees is not found, nor are the lines in which two surfaces cut
-    each other.
+    Differentiable with respect to the colors and to x, y and w of the ends of outlines: through these a difference of pictures moves a
+    silhouette. There is no gradient to z nor to the raster. Outlines that no center sees are not found, nor are lines in which two
+    surfaces cut each other.
 
     Args:
-        color: what was computed at the centers, any number of channels.
+        color: computed at the pixel centers, with any number of channels.
         raster: of the same mesh at the same positions.
-        clip_positions: homogeneous; with shape [vertices, 4] all views share them.
+        clip_positions: homogeneous; all views share positions of shape [vertices, 4].
         faces: rows of vertices.
-        topology: from :func:`~unrender.ops.raster.edge_topology`. Left out, a CPU remembers those of the last few meshes, and a GPU
-            finds it anew: while ``faces`` stays the same, find it once.
+        topology: from :func:`~unrender.ops.raster.edge_topology`. By default it is computed, on a GPU in every call and on a CPU once for
+            each of the last few meshes. Pass it when ``faces`` stay the same on a GPU.
         rule: ``"walk"`` goes through the mesh to the outline, however small the triangles are. ``"owner"`` looks only at the edges of the
-            triangle seen at a center, as published; it loses half of the derivative where triangles are as small as pixels.
-        position_gradient_scale: multiplies the derivative to the positions.
+            triangle seen at a center, as published; it loses half of the gradient when triangles are as small as pixels.
+        position_gradient_scale: multiplies the gradient to the positions.
 
     Raises:
-        ValueError: for other types than float32, shapes that do not fit each other, tensors on several devices, a corner that is no
+        ValueError: for types other than float32, shapes that do not fit each other, tensors on several devices, a corner that is no
             vertex, a topology of other faces, or another rule.
-        RuntimeError: where the derivative of the gradient is asked for.
+        RuntimeError: when its gradient is differentiated.
 
-    A triangle whose right edge is a quarter of a pixel beyond the center of the pixel it ends in:
+    A triangle whose right edge is a quarter of a pixel beyond the center of a pixel:
 
     >>> from unrender.ops.raster.rasterize import rasterize
     >>> corners = torch.tensor([[-4.0, -9.0, 0.0, 1.0], [0.375, -9.0, 0.0, 1.0], [0.375, 9.0, 0.0, 1.0]])
@@ -244,7 +244,7 @@ def antialias(
     _check(color, raster, clip_positions, faces, topology, rule, position_gradient_scale)
     across = (topology_of(faces) if topology is None else topology).across
     if color.numel() == 0 or faces.shape[0] == 0:
-        return color + clip_positions[..., :0].sum()  # a sum of nothing: the positions have a gradient, of zeros
+        return color + clip_positions[..., :0].sum()  # an empty sum, so that the positions get a gradient of zeros
     face, depth = raster.face.contiguous(), raster.depth.detach().contiguous()
     corners = faces.to(torch.int32).contiguous()
     options = _Options(rule == "walk", position_gradient_scale)
@@ -271,19 +271,18 @@ def _check(
     check_same_device(tensors | {"topology": None if topology is None else topology.across}, verb)
     if raster.face.shape != color.shape[:3]:
         raise ValueError(
-            f"antialias: the color has views, height and width {tuple(color.shape[:3])} and the raster {tuple(raster.face.shape)}: "
-            "they must be equal"
+            f"antialias takes a raster of {tuple(color.shape[:3])}, the color's views, height and width, got {tuple(raster.face.shape)}"
         )
     check_count(raster.face.numel() * max(color.shape[3], 4), "the pixels' channels or neighbors", verb)
     if clip_positions.ndim == 3 and clip_positions.shape[0] != color.shape[0]:
-        raise ValueError(f"antialias: {clip_positions.shape[0]} views of clip positions for {color.shape[0]} views of color")
+        raise ValueError(f"antialias takes clip positions of {color.shape[0]} views, as the color has, got {clip_positions.shape[0]}")
     if topology is not None and topology.across.dtype != torch.int32:
         raise ValueError(f"antialias takes a topology of type int32, got {topology.across.dtype}: call edge_topology(faces)")
     if topology is not None and topology.across.shape != faces.shape:
         raise ValueError(
-            f"antialias: the topology is of {topology.across.shape[0]} faces and the mesh has {faces.shape[0]}: call edge_topology(faces)"
+            f"antialias takes a topology of {faces.shape[0]} faces, as the mesh, got {topology.across.shape[0]}: call edge_topology(faces)"
         )
     if rule not in ("walk", "owner"):
-        raise ValueError(f'antialias knows the rules "walk" and "owner", got {rule!r}')
+        raise ValueError(f'antialias takes "walk" or "owner" as rule, got {rule!r}')
     if not math.isfinite(position_gradient_scale):
-        raise ValueError(f"antialias takes a finite position_gradient_scale, got {position_gradient_scale}")
+        raise ValueError(f"antialias takes a finite number as position_gradient_scale, got {position_gradient_scale}")

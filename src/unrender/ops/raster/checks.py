@@ -1,4 +1,4 @@
-"""What the operations on meshes and rasters demand of their arguments, said in one sentence each."""
+"""Checks of meshes and rasters, each with one sentence for the user; :mod:`unrender.ops.kernels.checks` has those of any tensor."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from unrender.ops.kernels.checks import check_count, check_float32, check_same_d
 from unrender.ops.raster.raster import Raster
 
 LARGEST_RASTER_SIDE = 8192
-"""Pixels; the largest height or width of a raster."""
+"""Pixels."""
 
 
 def check_raster(raster: object, verb: str) -> None:
-    """A raster whose tensors fit each other, [views, height, width] of an int32 face and float32 numbers on one device."""
+    """Require a raster whose tensors fit each other: an int32 face [views, height, width], all else float32, on one device."""
     if not isinstance(raster, Raster):
         raise ValueError(f"{verb} takes a Raster, as rasterize returns it, got {type(raster).__name__}")
     shape = tuple(raster.face.shape)
@@ -31,14 +31,14 @@ def check_raster(raster: object, verb: str) -> None:
     }
     for name, (tensor, expected) in numbers.items():
         if tensor is not None and tuple(tensor.shape) != expected:
-            raise ValueError(f"{verb}: the raster's face is {shape} and so its {name} {expected}, got {tuple(tensor.shape)}")
+            raise ValueError(f"{verb} takes {expected} as the raster's {name}, since its face is {shape}, got {tuple(tensor.shape)}")
         if tensor is not None:
             check_float32(tensor, f"the raster's {name}", verb)
     check_same_device({"the raster's face": raster.face} | {f"its {name}": tensor for name, (tensor, _) in numbers.items()}, verb)
 
 
 def check_clip_positions(clip_positions: Tensor, verb: str) -> None:
-    """[views, vertices, 4] or [vertices, 4] in float32."""
+    """Require [views, vertices, 4] or [vertices, 4] in float32."""
     if clip_positions.ndim not in (2, 3) or clip_positions.shape[-1] != 4:
         shape = tuple(clip_positions.shape)
         raise ValueError(f"{verb} takes clip positions of shape [views, vertices, 4] or [vertices, 4], got {shape}")
@@ -47,7 +47,7 @@ def check_clip_positions(clip_positions: Tensor, verb: str) -> None:
 
 
 def check_face_list(faces: Tensor, verb: str) -> None:
-    """[faces, 3] of int32 or int64."""
+    """Require [faces, 3] of int32 or int64."""
     if faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(f"{verb} takes faces of shape [faces, 3], got {tuple(faces.shape)}")
     if faces.dtype not in (torch.int32, torch.int64):
@@ -56,10 +56,9 @@ def check_face_list(faces: Tensor, verb: str) -> None:
 
 
 def check_faces(faces: Tensor, vertex_count: int, verb: str) -> None:
-    """As :func:`check_face_list`, each corner the row of a vertex.
+    """Require [faces, 3] of int32 or int64 whose corners are rows of vertices.
 
-    The corners are looked at only on a CPU: reading them back from a GPU would make it wait, and there kernels leave out a face whose
-    corners do not exist.
+    Corners are read only on a CPU. On a GPU that would wait for the device; there kernels leave out a face whose corners do not exist.
     """
     check_face_list(faces, verb)
     if not on_cpu(faces.device) or faces.numel() == 0:
@@ -69,21 +68,21 @@ def check_faces(faces: Tensor, vertex_count: int, verb: str) -> None:
         return
     face, corner = torch.nonzero((faces < 0) | (faces >= vertex_count))[0].tolist()
     vertex = int(faces[face, corner])
-    raise ValueError(f"{verb}: corner {corner} of face {face} is vertex {vertex}, and the {vertex_count} vertices are counted from 0")
+    raise ValueError(f"{verb}: corner {corner} of face {face} is vertex {vertex}; the {vertex_count} vertices are counted from 0")
 
 
 def check_resolution(resolution: object, verb: str) -> None:
-    """(height, width), whole numbers from 1 to 8192."""
+    """Require (height, width), integers from 1 to 8192."""
     sides = list(resolution) if isinstance(resolution, Sequence) else []
     if len(sides) != 2 or any(isinstance(side, bool) or not isinstance(side, int) for side in sides):
-        raise ValueError(f"{verb} takes a resolution of two whole numbers, (height, width), got {resolution!r}")
+        raise ValueError(f"{verb} takes two integers, (height, width), as resolution, got {resolution!r}")
     height, width = sides
     if not (1 <= height <= LARGEST_RASTER_SIDE and 1 <= width <= LARGEST_RASTER_SIDE):
         raise ValueError(f"{verb} takes a height and a width from 1 to {LARGEST_RASTER_SIDE} pixels, got {height} x {width}")
 
 
 def check_ranges(ranges: Tensor, face_count: int, verb: str) -> None:
-    """(first face, number of faces) of each view; the numbers are looked at only on a CPU."""
+    """Require (first face, number of faces) of each view; the numbers are read only on a CPU."""
     if ranges.ndim != 2 or ranges.shape[1] != 2:
         raise ValueError(f"{verb} takes ranges of shape [views, 2], (first face, number of faces), got {tuple(ranges.shape)}")
     if ranges.dtype not in (torch.int32, torch.int64):
@@ -92,4 +91,4 @@ def check_ranges(ranges: Tensor, face_count: int, verb: str) -> None:
         return
     for view, (start, count) in enumerate(ranges.tolist()):
         if start < 0 or count < 0 or start + count > face_count:
-            raise ValueError(f"{verb}: the range of view {view} is {count} faces from face {start}, and there are {face_count} faces")
+            raise ValueError(f"{verb}: the range of view {view} is {count} faces from face {start}; there are {face_count} faces")

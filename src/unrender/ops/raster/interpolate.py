@@ -1,13 +1,13 @@
-"""Vertex attributes at the pixels of a raster, and their derivatives along the picture.
+"""Interpolation of vertex attributes to the pixels of a raster, and their derivatives along the picture.
 
 With the barycentric weights (u, v) of a pixel in a triangle whose corners carry a₀, a₁, a₂:
 
     A = u a₀ + v a₁ + (1 − u − v) a₂,        ∂A/∂x = ∂u/∂x (a₀ − a₂) + ∂v/∂x (a₁ − a₂),
 
-and so for y. Both are the same sum with other weights: (u, v, 1 − u − v) for the value, (∂u, ∂v, −∂u − ∂v) for a derivative; so one kernel
-serves both, and likewise one for each gradient.
+and likewise for y. Both are the same sum with other weights: (u, v, 1 − u − v) for the value, (∂u, ∂v, −∂u − ∂v) for a derivative. So one
+kernel serves both, and one each gradient.
 
-On a CPU the gradient to the attributes is made in ranges of vertices or, where these are few, in copies (:mod:`unrender.ops.kernels.work`).
+On a CPU the gradient to the attributes is summed in ranges of vertices or, if these are few, in copies (:mod:`unrender.ops.kernels.work`).
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
 _SECTIONS = native_sections(__file__, "interpolate.h")
 _SMALLEST_BLOCK = 8192
-"""Pixels of one work item on a CPU, at least: to start one costs as much as some hundred pixels."""
+"""Pixels of one work item on a CPU, at least: starting one costs as much as some hundred pixels."""
 _VALUES, _DERIVATIVES = 1, 2
-"""The numbers of directions: the value itself, or its derivatives along x and y."""
+"""Numbers of directions: the value itself, or its derivatives along x and y."""
 
 
 class _Pixels:
-    """What every kernel needs to know. Addresses stand for contiguous arrays."""
+    """The inputs of every kernel. Addresses stand for contiguous arrays."""
 
     attributes: wp.uint64
     """float32 [views or 1, vertices, channels]"""
@@ -130,7 +130,7 @@ def _scatter_kernel(
     range_bits: wp.array(dtype=wp.int32),
     gradients: wp.array(dtype=wp.float32),
 ):
-    """Add the gradients of one chunk of pixels to one copy of the gradient, or those of all pixels to one range of vertices."""
+    """Add the gradients of one chunk of pixels to its copy, or those of all pixels to one range of vertices."""
     i = first + wp.tid()
     chunk = i / ranges
     begin = int(wp.int64(count) * wp.int64(chunk) / wp.int64(chunks))
@@ -142,7 +142,7 @@ def _scatter_kernel(
 
 
 class _Mesh(NamedTuple):
-    """Which triangle every pixel sees, and all else that has no gradient."""
+    """The triangle at every pixel, and all else that has no gradient."""
 
     face: Tensor
     """int32 [views, height, width]"""
@@ -166,7 +166,7 @@ def _pixels(mesh: _Mesh, directions: int, attributes: Tensor, weights: Tensor, s
 
 
 def _shift(attributes: Tensor, pixel_count: int) -> int:
-    """Return by how many bits a vertex is shifted to its range; -1 if copies of the gradient are to share the work instead."""
+    """Return by how many bits a vertex is shifted to its range; -1 for copies instead of ranges."""
     if attributes.numel() * COPIES <= max(pixel_count * attributes.shape[2], 4096):
         return -1
     vertices = attributes.shape[0] * attributes.shape[1]
@@ -217,7 +217,7 @@ class _Interpolate(torch.autograd.Function):
 
 
 def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, verb: str) -> tuple[Tensor, Tensor]:
-    """The attributes as [views or 1, vertices, channels], and the triangles in int32, once both fit the raster."""
+    """Return attributes as [views or 1, vertices, channels] and faces in int32, after checks."""
     if attributes.ndim not in (2, 3):
         shape = tuple(attributes.shape)
         raise ValueError(f"{verb} takes attributes of shape [views or 1, vertices, channels] or [vertices, channels], got {shape}")
@@ -227,9 +227,7 @@ def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, verb: str) -> tu
     attributes = attributes if attributes.ndim == 3 else attributes[None]
     views = raster.face.shape[0]
     if attributes.shape[0] not in (1, views):
-        raise ValueError(
-            f"{verb} got attributes of {attributes.shape[0]} views and a raster of {views}: pass 1 for all views or one for each"
-        )
+        raise ValueError(f"{verb} takes attributes of 1 view or of {views}, as the raster has, got {attributes.shape[0]}")
     if attributes.shape[2] < 1:
         raise ValueError(f"{verb} takes attributes with at least one channel, got {tuple(attributes.shape)}")
     check_faces(faces, attributes.shape[1], verb)
@@ -239,20 +237,19 @@ def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, verb: str) -> tu
 
 
 def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tensor, ...]) -> Float[Tensor, "views height width channels"]:
-    """Interpolates vertex attributes to the pixels of a raster; zero where there is nothing.
+    """Interpolate vertex attributes to the pixels of a raster; empty pixels get zero.
 
-    A = u a₀ + v a₁ + (1 − u − v) a₂ with the weights of :class:`~unrender.ops.raster.Raster`, which are perspective-correct.
-    Differentiable to the attributes and to ``raster.barycentrics``.
+    A = u a₀ + v a₁ + (1 − u − v) a₂ with the perspective-correct weights of :class:`~unrender.ops.raster.Raster`. Differentiable with
+    respect to the attributes and ``raster.barycentrics``.
 
     Args:
         attributes: [views or 1, vertices, channels], or [vertices, channels] for all views.
-        raster: which triangle is where.
-        faces: [faces, 3] the vertices of each triangle, the ones the raster was made with. A pixel whose triangle is beyond them counts
-            as empty: fewer rows than the raster was made with give zeros, not an error.
+        raster: the triangle at each pixel.
+        faces: [faces, 3] as given to ``rasterize``. A pixel whose face is beyond the last row counts as empty, which is no error.
 
     Raises:
         ValueError: for wrong types, shapes and devices, and on a CPU for a face whose vertex does not exist.
-        RuntimeError: where the derivative of the gradient is asked for.
+        RuntimeError: when its gradient is differentiated.
 
     >>> raster = Raster(torch.tensor([[[0, -1]]], dtype=torch.int32), torch.tensor([[[[0.5, 0.25], [0.0, 0.0]]]]), torch.zeros(1, 1, 2))
     >>> interpolate(torch.tensor([[1.0], [2.0], [4.0]]), raster, torch.tensor([[0, 1, 2]])).flatten().tolist()
@@ -265,20 +262,21 @@ def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tenso
 def interpolate_with_derivatives(
     attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tensor, ...], channels: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "views height width channels"], Float[Tensor, "views height width columns"]]:
-    """Interpolates vertex attributes, and says how chosen ones change from pixel to pixel.
+    """Interpolate vertex attributes, and compute how chosen ones change from pixel to pixel.
 
-    ∂A/∂x = ∂u/∂x (a₀ − a₂) + ∂v/∂x (a₁ − a₂). The second result has (∂A/∂x, ∂A/∂y) of every chosen channel, one channel after the other:
-    for texture coordinates it is what :func:`~unrender.ops.raster.texture` takes. Differentiable to the attributes, to
-    ``raster.barycentrics`` and to ``raster.barycentric_derivatives``.
+    ∂A/∂x = ∂u/∂x (a₀ − a₂) + ∂v/∂x (a₁ − a₂). The second result has (∂A/∂x, ∂A/∂y) of each chosen channel in turn; of texture coordinates
+    it is what :func:`~unrender.ops.raster.texture` takes. Differentiable with respect to the attributes, ``raster.barycentrics`` and
+    ``raster.barycentric_derivatives``.
 
     Args:
         attributes: [views or 1, vertices, channels], or [vertices, channels] for all views.
-        raster: which triangle is where, made with derivatives.
-        faces: [faces, 3] the vertices of each triangle, the ones the raster was made with.
-        channels: which channels to differentiate, negative ones counted from the end; left out, all.
+        raster: the triangle at each pixel, made with derivatives.
+        faces: [faces, 3] as given to ``rasterize``.
+        channels: the channels to differentiate, negative ones counted from the end; by default all.
 
     Raises:
         ValueError: as :func:`interpolate`, and for a raster without derivatives or a channel that does not exist.
+        RuntimeError: when its gradient is differentiated.
 
     >>> raster = Raster(torch.zeros(1, 1, 1, dtype=torch.int32), torch.tensor([[[[0.5, 0.25]]]]), torch.zeros(1, 1, 1),
     ...                 torch.tensor([[[[0.1, 0.0, 0.0, 0.2]]]]))
@@ -290,14 +288,14 @@ def interpolate_with_derivatives(
     attributes, faces = _prepare(attributes, raster, faces, verb)
     derivatives = raster.barycentric_derivatives
     if derivatives is None:
-        raise ValueError(f"{verb} needs a raster with derivatives: pass derivatives=True to rasterize")
+        raise ValueError(f"{verb} takes a raster with derivatives, got one without: pass derivatives=True to rasterize")
     columns = None
     if channels is not None:
         count = attributes.shape[2]
         for channel in channels:
             check_integer(channel, "a channel", verb)
             if not -count <= channel < count:
-                raise ValueError(f"{verb} got channel {channel} of attributes with {count} channels")
+                raise ValueError(f"{verb} takes channels from {-count} to {count - 1} of these attributes, got {channel}")
         columns = to_device(torch.tensor([channel % count for channel in channels], dtype=torch.int32), attributes.device)
     face = raster.face.contiguous()
     values = _Interpolate.apply(face, faces, None, _VALUES, attributes, raster.barycentrics.contiguous())

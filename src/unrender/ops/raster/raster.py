@@ -1,4 +1,4 @@
-"""What a rasterizer finds at every pixel."""
+"""The result of rasterization: which triangle is seen at every pixel, and where in it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 class Raster:
     """The nearest triangle at the center of every pixel, and where in it that center lies.
 
-    Row 0 is y = −1 of normalized device coordinates. With a projection whose y points down (``docs/conventions.md``) that is the top of
-    the picture.
+    Row 0 is y = −1 in normalized device coordinates: the top of the picture under a projection whose y points down
+    (``docs/conventions.md``).
     """
 
     face: Int[Tensor, "views height width"]
-    """int32 row of ``faces``; -1 where there is nothing."""
+    """int32 row of ``faces``; -1 at empty pixels."""
     barycentrics: Float[Tensor, "views height width 2"]
-    """Perspective-correct weights (u, v) of the triangle's first two corners, the third has 1 − u − v; in [0, 1], u + v ≤ 1; zero where
-    there is nothing."""
+    """Perspective-correct weights (u, v) of the triangle's first two corners, the third has 1 − u − v; in [0, 1], u + v ≤ 1; zero at empty
+    pixels."""
     depth: Float[Tensor, "views height width"]
-    """z / w in [−1, 1], smaller is nearer; zero where there is nothing."""
+    """z / w in [−1, 1], smaller is nearer; zero at empty pixels."""
     barycentric_derivatives: Float[Tensor, "views height width 4"] | None = None
-    """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y), per pixel; None unless asked for."""
+    """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y), per pixel; None unless requested."""

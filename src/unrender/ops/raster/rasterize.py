@@ -1,24 +1,24 @@
-"""Which triangle is seen at the center of each pixel, where in it, and how deep: rasterization and depth peeling.
+"""Rasterization and depth peeling: which triangle is seen at the center of each pixel, where in it, and how deep.
 
 Notation: a triangle's corners (x_i, y_i, z_i, w_i) in clip space, M the matrix whose columns are its (x, y, w), and P = (X, Y, 1) a pixel
 center in normalized device coordinates. Then (Olano and Greer, "Triangle scan conversion using 2D homogeneous coordinates", 1997)
 
     λ = M⁻¹ P,      λ_i = e_i / det M,      e_i = a_i X + b_i Y + c_i,      (a, b, c)_i = (x, y, w)_{i+1} × (x, y, w)_{i+2}
 
-- the triangle covers the pixel where all λ_i ≥ 0, which also says that it lies in front of the eye: nothing is clipped against w = 0;
+- the triangle covers the pixel if all λ_i ≥ 0, which implies that it lies in front of the eye: nothing is clipped against w = 0;
 - the perspective-correct weights are λ_i / Σ λ, and 1 / Σ λ is the w of the point seen;
 - z / w = Σ λ_i z_i is linear over the screen.
 
 Coverage is exact for the float32 corners given. Products of two of them have no rounding in float64, so the two triangles at an edge have
-the same edge function up to its sign; where float64 cannot tell the sign of e_i or of det M, a sum without rounding does (Shewchuk,
-"Adaptive precision floating-point arithmetic and fast robust geometric predicates", 1997). A center exactly on an edge belongs to the
-triangle into which a step along +X leads, then one along +Y. Hence the triangles of a closed surface leave no gap and overlap nowhere.
+the same edge function up to its sign. If float64 cannot tell the sign of e_i or of det M, a sum without rounding does (Shewchuk, "Adaptive
+precision floating-point arithmetic and fast robust geometric predicates", 1997). A center exactly on an edge belongs to the triangle into
+which a step along +X leads, or else one along +Y. Hence the triangles of a closed surface leave no gap and overlap nowhere.
 
-Depths that differ by less than 2⁻³⁹ (more where a mesh has over four million faces) count as equal, and the lower face wins.
+Depths that differ by less than 2⁻³⁹ (more if a mesh has over four million faces) count as equal, and the lower face wins.
 
-On a CPU triangles are sorted into bands of rows, keeping their order. A band belongs to one thread: it finds the columns a triangle covers
-in a row from its edge functions, keeps the smallest (depth, face) as one 64-bit number per pixel, and then computes weights and depth of
-the winners. On a GPU each triangle is one thread, or 64 where it is large, and the smallest number is kept by an atomic operation.
+On a CPU triangles are sorted into bands of rows, in their order, and each band belongs to one thread. It finds the columns that a triangle
+covers in a row from the edge functions, keeps the smallest (depth, face) of each pixel as one 64-bit key, and then computes weights and
+depth of the winners. On a GPU each triangle has one thread, or 64 if it is large, and an atomic operation keeps the smallest key.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ _CHUNK_FACES = 1024
 """Faces that one work item sorts into bands."""
 
 _FACES_AT_ONCE = 2**22
-"""Pairs of a view and a face whose bands are listed together, so that memory does not grow with the number of views."""
+"""Pairs of a view and a face that are sorted together, so that memory does not grow with the number of views."""
 
 _PIXELS_AT_ONCE = 2**26
-"""Pixels of the views rasterized together; each holds 64 bits meanwhile."""
+"""Pixels of the views rasterized together; each takes 64 bits meanwhile."""
 
 _FACE_BITS = 22
 """Bits of the face in a pixel's key, leaving 40 for the depth; more if there are more faces."""
@@ -76,7 +76,7 @@ _MOST_PARTIAL_ELEMENTS = 2**24
 """Elements of all partial sums together, beyond which there are fewer of them."""
 
 _ITEMS_PER_THREAD = 4
-"""How finely work is dealt out to threads."""
+"""Chunks of work for each thread of a CPU."""
 
 _FaceAndDepth: TypeAlias = "tuple[Tensor, Tensor] | None"
 """Of the raster that is peeled off."""
@@ -135,11 +135,11 @@ def _forward_on_cpu(triangles: Any, pixels: Any, ranges: Tensor, sizes: _Sizes) 
         triangles.first_view = first
         rows = torch.empty(views * sizes.most_faces, dtype=torch.int32, device=device)
         counts = torch.zeros(views * bands_per_view * chunks, dtype=torch.int32, device=device)
-        _launch_dealt_out(count_kernel, views * chunks, [triangles, bands, ranges, rows, counts], device)
+        _launch_in_chunks(count_kernel, views * chunks, [triangles, bands, ranges, rows, counts], device)
         ends = counts.cumsum(0, dtype=torch.int64)
         listed = torch.empty(int(ends[-1]), dtype=torch.int32, device=device)
         ends -= counts
-        _launch_dealt_out(list_kernel, views * chunks, [triangles, bands, ranges, rows, ends, listed], device)
+        _launch_in_chunks(list_kernel, views * chunks, [triangles, bands, ranges, rows, ends, listed], device)
         keys = empty((views, sizes.pixels), torch.int64, device)
         pixels.keys = address(keys, torch.int64)
         items = views * bands_per_view
@@ -149,7 +149,7 @@ def _forward_on_cpu(triangles: Any, pixels: Any, ranges: Tensor, sizes: _Sizes) 
         launch(bands_kernel, padded, [triangles, pixels, bands, ranges, rows, ends, listed], device, pieces=stride)
 
 
-def _launch_dealt_out(kernel: Any, items: int, arguments: list[Any], device: torch.device) -> None:
+def _launch_in_chunks(kernel: Any, items: int, arguments: list[Any], device: torch.device) -> None:
     launch(kernel, items, arguments, device, pieces=min(items, _ITEMS_PER_THREAD * thread_count()))
 
 
@@ -236,29 +236,29 @@ def rasterize(
     derivatives: bool = False,
     behind: Raster | None = None,
 ) -> Raster:
-    """Finds the nearest triangle at the center of every pixel, its perspective-correct weights and its depth.
+    """Find the nearest triangle at the center of every pixel, with its perspective-correct weights and depth.
 
     With P = (x_ndc, y_ndc, 1) at pixel (row, column), x_ndc = 2 (column + ½) / width − 1 and y_ndc = 2 (row + ½) / height − 1, and with M's
     columns the corners' (x, y, w): λ = M⁻¹ P, (u, v) = (λ_0, λ_1) / Σ λ, depth = Σ λ_i z_i (Olano and Greer 1997). Triangles are seen from
-    both sides. Every pixel inside a surface belongs to exactly one of the triangles that meet there; of equal depths the lower face wins.
+    both sides. Every pixel inside a surface belongs to exactly one of the triangles that meet there; at equal depths the lower face wins.
 
-    Weights, their derivatives and the depth are differentiable to x, y, z and w of the positions. Which triangle is seen is not:
-    the gradient of silhouettes comes from antialiasing. There is no second derivative.
+    Weights, their derivatives and the depth are differentiable with respect to the positions' x, y, z and w. Which triangle is seen is
+    not: the gradient of silhouettes comes from :func:`antialias`. There is no second derivative.
 
     Args:
         clip_positions: (x, y, z, w) in clip space, float32; [views, vertices, 4], or [vertices, 4] shared by all views.
-        faces: rows of vertices, int32 (int64 is converted). A triangle with a corner that is not finite is left out.
+        faces: rows of vertices, int32 (int64 is converted). Triangles with a corner that is not finite are left out.
         resolution: (height, width), each from 1 to 8192.
-        ranges: (first face, number of faces) of each view, best kept on the CPU, with positions [vertices, 4]. Left out, these positions
-            are one view of all faces.
-        derivatives: whether to fill ``barycentric_derivatives``, per pixel.
-        behind: an earlier raster of the same views. Only what lies strictly behind its float32 depth is seen, and nothing where it is
-            empty.
+        ranges: (first face, number of faces) of each view, best kept on the CPU; for positions [vertices, 4]. By default these are one
+            view of all faces.
+        derivatives: whether to compute ``barycentric_derivatives``.
+        behind: an earlier raster of the same views. Only what lies strictly behind its float32 depth is seen, and nothing at pixels where
+            it is empty.
 
     Raises:
-        ValueError: for other types, shapes or devices, a corner that is no vertex (on a CPU; on a GPU that triangle is left out), a
-            range that leaves the faces, or a resolution out of bounds.
-        RuntimeError: where the derivative of the gradient is asked for.
+        ValueError: for other types, shapes or devices, a corner that is no vertex (on a GPU that triangle is left out instead), a range
+            that leaves the faces, or a resolution out of bounds.
+        RuntimeError: when its gradient is differentiated.
 
     >>> corners = torch.tensor([[-1.0, -1.0, 0.0, 1.0], [3.0, -1.0, 0.0, 1.0], [-1.0, 3.0, 0.5, 1.0]])
     >>> raster = rasterize(corners, torch.tensor([[0, 1, 2]], dtype=torch.int32), (2, 2))
@@ -304,17 +304,17 @@ def rasterize_layers(
     layers: int,
     derivatives: bool = False,
 ) -> list[Raster]:
-    """Peels a scene: the nearest surface at each pixel, the one strictly behind it, and so on, ``layers`` times.
+    """Rasterize the nearest surface at each pixel, the one strictly behind it, and so on.
 
-    Surfaces at the same float32 depth count as one. Each layer costs as much as the first (Everitt, "Interactive order-independent
-    transparency", 2001).
+    This is depth peeling (Everitt, "Interactive order-independent transparency", 2001). Surfaces at the same float32 depth count as one,
+    and each layer costs as much as the first.
 
     Raises:
         ValueError: for fewer than one layer, and as :func:`rasterize`.
     """
     check_integer(layers, "the number of layers", "rasterize_layers")
     if layers < 1:
-        raise ValueError(f"rasterize_layers peels at least 1 layer, got {layers}")
+        raise ValueError(f"rasterize_layers takes at least 1 layer, got {layers}")
     found: list[Raster] = []
     for _ in range(layers):
         found.append(rasterize(clip_positions, faces, resolution, ranges, derivatives=derivatives, behind=found[-1] if found else None))
@@ -338,6 +338,4 @@ def _check(clip_positions: Tensor, faces: Tensor, resolution: tuple[int, int], r
         check_same_device({"clip_positions": clip_positions, "behind": behind.face}, verb)
         wanted = (views, *resolution)
         if tuple(behind.face.shape) != wanted:
-            raise ValueError(
-                f"rasterize: behind is a raster of {tuple(behind.face.shape)}, and this one is of {wanted} (views, height, width)"
-            )
+            raise ValueError(f"rasterize takes a raster of {wanted}, (views, height, width), as behind, got {tuple(behind.face.shape)}")

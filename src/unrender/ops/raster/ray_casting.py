@@ -1,17 +1,17 @@
-"""Where rays meet the triangles of a mesh, found with a tree of bounding boxes.
+"""Ray casting: where rays meet the triangles of a mesh, found with a tree of bounding boxes.
 
-A ray x(t) = o + t d is seen along its own direction: with z the axis along which d is longest, every corner p becomes the point
+Look along a ray x(t) = o + t d. With z the axis along which d is longest, every corner p becomes the point
 
     p' = (p_x − o_x − (d_x / d_z) (p_z − o_z),  p_y − o_y − (d_y / d_z) (p_z − o_z))
 
-of a plane in which the ray is the origin. The ray meets the triangle (a, b, c) where U = c' × b', V = a' × c' and W = b' × a' have one
+of a plane in which the ray is the origin. The ray meets the triangle (a, b, c) if U = c' × b', V = a' × c' and W = b' × a' have the same
 sign; then (U, V, W) / (U + V + W) are the barycentric weights (Woop, Benthin and Wald 2013). Here p' is computed in float64 and rounded to
-float32, whose products are exact in float64. So the signs are those of one flat map of points, the same for all triangles that share a
-corner, and no ray slips between them, at edges or at corners, with or without fused multiply-add.
+float32, whose products are exact in float64. So all triangles that share a corner see it at the same point, and no ray slips between them,
+at edges or at corners, with or without fused multiply-add.
 
 The tree is Warp's (``warp.Bvh``, the surface area heuristic on a CPU, Morton order on a GPU) over boxes that are a few rounding errors
-larger than their triangles. Its own ``mesh_query_ray`` tests exact boxes in float32 and loses up to one per cent of the rays that are aimed
-at edges. Rays that start far away are tested against the boxes from where they enter the sphere around the mesh, for the same reason.
+larger than their triangles. Warp's own ``mesh_query_ray`` tests exact boxes in float32 and loses up to one percent of the rays that are
+aimed at edges. For the same reason rays that start far away are tested from where they enter the sphere around the mesh.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from unrender.ops.raster.checks import check_faces
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
 _PADDING = 1e-6
-"""Boxes grow by this share of the largest coordinate, 8 float32 roundings: more than a slab test from within the scene can lose."""
+"""Margin of boxes as a share of the largest coordinate: 8 float32 roundings, more than a slab test within the scene can lose."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class RayHits:
     """The first triangle along every ray."""
 
     distance: Float[Tensor, " rays"]
-    """Along the ray in world units, whatever the length of the direction given; infinite for a ray that meets nothing."""
+    """Along the ray in world units, for directions of any length; infinite for a ray that meets nothing."""
     face: Int[Tensor, " rays"]
-    """int32 row of ``faces``, -1 for a ray that meets nothing. Of triangles at exactly the same distance the one with the lowest row."""
+    """int32 row of ``faces``, -1 for a ray that meets nothing. At exactly equal distances the lowest row wins."""
     barycentrics: Float[Tensor, "rays 2"]
     """Weights of the triangle's first two corners, as in a :class:`unrender.ops.raster.Raster`; zero for a ray that meets nothing."""
 
@@ -64,7 +64,7 @@ def _meet(
 @no_type_check
 @wp.func
 def _box_component(x: wp.float64):
-    """A component of a direction that a slab can be divided by."""
+    """Return a component of a direction in float32, kept away from zero, by which slab tests divide."""
     y = wp.float32(x)
     if wp.abs(y) < 1.0e-20:
         y = 1.0e-20
@@ -109,14 +109,14 @@ def _cast_kernel(
 
 
 class TriangleTree:
-    """The triangles of a mesh in a tree of boxes, in which :func:`cast_rays` and :func:`occluded` look.
+    """The triangles of a mesh in a tree of boxes, for :func:`cast_rays` and :func:`occluded`.
 
     Building takes about a second per million triangles on a CPU core. A tree does not follow its vertices: build a new one when they move.
     Triangles without area, or with a vertex that is not finite, are never met; a mesh without triangles is allowed.
 
     Raises:
-        ValueError: for other shapes, vertices that are not float32, tensors on two devices, or (on a CPU, where looking is free) a face
-            that names a vertex which does not exist; on a GPU that triangle is never met.
+        ValueError: for other shapes, vertices that are not float32, tensors on two devices, or on a CPU a face whose vertex does not exist;
+            on a GPU that triangle is never met.
     """
 
     def __init__(self, vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> None:
@@ -138,13 +138,13 @@ class TriangleTree:
             self._sphere[:3] = (lowest + highest) / 2
             self._sphere[3] = 1.00001 * (highest - lowest).norm() / 2 + 4 * padding
             self._lower, self._upper = (lower - padding.float()).contiguous(), (upper + padding.float()).contiguous()
-            self._tree = _built(self._lower, self._upper)
+            self._tree = _build_tree(self._lower, self._upper)
 
     def _cast(
         self, origins: Tensor, directions: Tensor, min_distance: float, max_distance: float | Tensor, any_hit: bool
     ) -> tuple[Tensor, Tensor]:
-        """(t, u, v) in float64 [rays, 3], t the limit for a miss, and the face, -1 for a miss."""
-        _check_rays(self, origins, directions, max_distance)
+        """Return (t, u, v) in float64 [rays, 3] and the face; a miss has t = max_distance and face -1."""
+        _check_rays(self, origins, directions, max_distance, "occluded" if any_hit else "cast_rays")
         rays, device = origins.shape[0], origins.device
         hits = torch.zeros(rays, 3, dtype=torch.float64, device=device)
         hits[:, 0] = max_distance
@@ -160,7 +160,7 @@ class TriangleTree:
         return hits, faces
 
 
-def _built(lower: Tensor, upper: Tensor) -> wp.Bvh:
+def _build_tree(lower: Tensor, upper: Tensor) -> wp.Bvh:
     boxes = wp.from_torch(lower, dtype=wp.vec3), wp.from_torch(upper, dtype=wp.vec3)
     if lower.device.type == "cpu":
         return wp.Bvh(*boxes)
@@ -169,7 +169,7 @@ def _built(lower: Tensor, upper: Tensor) -> wp.Bvh:
 
 
 def _corners(vertices: Tensor, faces: Tensor) -> Tensor:
-    """[faces, 3, 3]; not numbers where a face names a vertex that does not exist, as it may on a GPU."""
+    """Return the corners of all faces, [faces, 3, 3]; NaN for a face whose vertex does not exist."""
     index, count = faces.long(), vertices.shape[0]
     if count == 0:
         return vertices.new_full((faces.shape[0], 3, 3), torch.nan)
@@ -186,17 +186,18 @@ def _check_mesh(vertices: Tensor, faces: Tensor) -> None:
     check_faces(faces, vertices.shape[0], verb)
 
 
-def _check_rays(tree: TriangleTree, origins: Tensor, directions: Tensor, max_distance: float | Tensor) -> None:
-    verb = "cast_rays"
+def _check_rays(tree: TriangleTree, origins: Tensor, directions: Tensor, max_distance: float | Tensor, verb: str) -> None:
     for name, tensor in (("origins", origins), ("directions", directions)):
         if tensor.ndim != 2 or tensor.shape[1] != 3:
             raise ValueError(f"{verb} takes {name} of shape [rays, 3], got {tuple(tensor.shape)}")
         check_float32(tensor, name, verb)
     if origins.shape != directions.shape:
-        raise ValueError(f"{verb} takes one direction for each origin, got {directions.shape[0]} and {origins.shape[0]}")
+        raise ValueError(f"{verb} takes one direction for each of the {origins.shape[0]} origins, got {directions.shape[0]}")
     limit = max_distance if isinstance(max_distance, Tensor) else None
     if limit is not None and limit.ndim > 0 and limit.shape != origins.shape[:1]:
-        raise ValueError(f"{verb} takes one max_distance, or one for each of the {origins.shape[0]} rays, got {tuple(limit.shape)}")
+        raise ValueError(
+            f"{verb} takes one number, or one for each of the {origins.shape[0]} rays, as max_distance, got {tuple(limit.shape)}"
+        )
     check_same_device({"the mesh": tree.vertices, "origins": origins, "directions": directions, "max_distance": limit}, verb)
     check_count(origins.numel(), "the coordinates of the rays", verb)
 
@@ -209,21 +210,21 @@ def cast_rays(
     min_distance: float = 0.0,
     max_distance: float | Float[Tensor, " rays"] = float("inf"),
 ) -> RayHits:
-    """Finds the nearest triangle that each ray meets, from either side.
+    """Find the nearest triangle that each ray meets, from either side.
 
-    Directions need not have unit length; distances are Euclidean all the same. A ray that contains a number which is not finite, or has no
-    direction, meets nothing. Where the vertices, the origins or the directions require gradients, ``distance`` and ``barycentrics`` are
-    differentiable functions of them with the face held fixed, t = n · (a − o) / (n · d); which face is met has no derivative.
+    Directions may have any length; distances are Euclidean nevertheless. A ray that is not finite, or has no direction, meets nothing. If
+    the vertices, the origins or the directions require gradients, ``distance`` and ``barycentrics`` are differentiable functions of them
+    with the face held fixed, t = n · (a − o) / (n · d); which face is met has no derivative.
 
     Args:
         tree: the triangles.
-        origins: world units.
-        directions: any length but zero.
-        min_distance: nothing nearer is met; a little above zero keeps a ray from the surface it starts on.
-        max_distance: nothing farther is met; one for all rays or one each.
+        origins: in world units.
+        directions: of any length but zero.
+        min_distance: hits nearer than this are ignored; a little above zero keeps a ray from the surface it starts on.
+        max_distance: hits farther than this are ignored; one number for all rays or one for each.
 
     Raises:
-        ValueError: for other types than float32, other shapes, or tensors on another device than the tree.
+        ValueError: for types other than float32, other shapes, or tensors on another device than the tree.
 
     >>> tree = TriangleTree(torch.tensor([[0.0, 0, 2], [4, 0, 2], [0, 4, 2]]), torch.tensor([[0, 1, 2]]))
     >>> hits = cast_rays(tree, torch.tensor([[1.0, 2, 0], [3, 3, 0]]), torch.tensor([[0.0, 0, 5], [0, 0, 5]]))
@@ -247,10 +248,10 @@ def occluded(
     min_distance: float = 0.0,
     max_distance: float | Float[Tensor, " rays"] = float("inf"),
 ) -> Bool[Tensor, " rays"]:
-    """Whether anything lies along each ray: ``cast_rays(...).face >= 0``, stopping at the first triangle found.
+    """Tell whether each ray meets anything: ``cast_rays(...).face >= 0``, but stops at the first triangle found.
 
     Raises:
-        ValueError: for other types than float32, other shapes, or tensors on another device than the tree.
+        ValueError: for types other than float32, other shapes, or tensors on another device than the tree.
 
     >>> tree = TriangleTree(torch.tensor([[0.0, 0, 2], [4, 0, 2], [0, 4, 2]]), torch.tensor([[0, 1, 2]]))
     >>> up = torch.tensor([[0.0, 0, 1], [0, 0, 1]])
@@ -261,7 +262,7 @@ def occluded(
 
 
 def _on_plane(tree: TriangleTree, face: Tensor, hit: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance and weights once more, in differentiable operations; rays without a hit get a triangle and a ray that do no harm."""
+    """Compute distance and weights again in differentiable operations, for rays without a hit from an arbitrary triangle."""
     if tree.faces.shape[0] == 0 or tree.vertices.shape[0] == 0:
         nothing = (tree.vertices.sum() + origins.sum() + directions.sum()) * 0
         return nothing.expand(len(face)), nothing.expand(len(face), 2)

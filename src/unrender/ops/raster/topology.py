@@ -1,7 +1,7 @@
-"""Which triangles meet at the edges of a mesh.
+"""Edges of a mesh and the triangles that meet there.
 
-Edge k of a face runs from its corner k to the next, and edge 3 · face + k is its number. Corners are told apart by their index alone:
-vertices that coincide and have two indices are two vertices, and the edges between them belong to one face each.
+Edge k of a face runs from its corner k to the next; its number is 3 · face + k. Corners are distinguished by index alone: vertices at one
+place with two indices are two vertices, and each edge between such vertices belongs to one face.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class Topology:
     """The faces on the other side of each edge."""
 
     across: Int[Tensor, "faces 3"]
-    """int32 number, 3 · face + k, of the same edge in the next face that has it; -1 where there is no other. The two faces of an ordinary
-    edge name each other. Where more than two meet, each names the next and the last the first."""
+    """int32 number, 3 · face + k, of the same edge in the next face that has it; -1 if no other has. The two faces of an ordinary edge name
+    each other. If more than two meet, each names the next and the last the first."""
 
 
 def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
-    """Finds the faces that share an edge, whichever way round they run through it.
+    """Find the faces that share an edge, in whichever direction they run through it.
 
-    Depends on ``faces`` alone: a mesh whose vertices move keeps it.
+    The result depends on ``faces`` alone and stays valid while vertices move.
 
     Raises:
-        ValueError: for other shapes, other types than int32 and int64, or more than 2³¹ / 3 faces.
+        ValueError: for other shapes, types other than int32 and int64, or more than 2³¹ / 3 faces.
 
     >>> edge_topology(torch.tensor([[0, 1, 2], [2, 1, 3]])).across.tolist()
     [[-1, 3, -1], [1, -1, -1]]
@@ -56,33 +56,33 @@ def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
 
 
 @dataclass
-class _Lately:
-    """What :func:`topology_of` keeps; replaced and never changed, so that threads may share it."""
+class _RecentTopologies:
+    """A cache of :func:`topology_of`. Its tuple is replaced, never changed, so that threads may share it."""
 
-    met: tuple[tuple[Tensor, Topology], ...] = ()
-    """Copies of the faces of the meshes met last, and their topologies."""
+    entries: tuple[tuple[Tensor, Topology], ...] = ()
+    """Copies of the faces of recent meshes with their topologies, the latest first."""
 
 
-_lately = _Lately()
+_recent = _RecentTopologies()
 _MESHES_KEPT = 4
 _MOST_FACES_KEPT = 2**22
 
 
 def topology_of(faces: Int[Tensor, "faces 3"]) -> Topology:
-    """:func:`edge_topology`, which on a CPU is found once for the same faces; those of the last four meshes of up to 2²² faces are kept.
+    """Return the :func:`edge_topology` of faces, from a cache on a CPU.
 
-    Faces are compared by their numbers, not by where they lie: to compare takes a fiftieth of the time of finding, and who changes them
-    in place gets the topology of what they are now. A GPU would have to be waited for, so there it is found anew.
+    The cache holds the last four meshes of up to 2²² faces. Faces are compared by value, which takes a fiftieth of the time of rebuilding,
+    so changes in place are noticed. On a GPU nothing is cached: comparing would wait for the device.
     """
     if not on_cpu(faces.device) or faces.shape[0] > _MOST_FACES_KEPT:
         return edge_topology(faces)
-    met = _lately.met
-    for mesh in met:
-        if mesh[0].dtype == faces.dtype and torch.equal(mesh[0], faces):
+    entries = _recent.entries
+    for entry in entries:
+        if entry[0].dtype == faces.dtype and torch.equal(entry[0], faces):
             break
     else:
-        with torch.inference_mode(False):
-            mine = faces.detach().clone()
-            mesh = mine, edge_topology(mine)
-    _lately.met = (mesh, *(other for other in met if other is not mesh))[:_MESHES_KEPT]
-    return mesh[1]
+        with torch.inference_mode(False):  # a tensor made in inference mode could not be used outside it
+            copy = faces.detach().clone()
+            entry = copy, edge_topology(copy)
+    _recent.entries = (entry, *(other for other in entries if other is not entry))[:_MESHES_KEPT]
+    return entry[1]
