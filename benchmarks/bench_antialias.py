@@ -15,7 +15,7 @@ from unrender.ops.raster import antialias, edge_topology, rasterize
 
 
 def rows(quick: bool) -> list[Row]:
-    """Compare the rules on two closed surfaces and a sheet of pixel-sized triangles, and measure the topology of a large mesh."""
+    """Compare the rules on spheres and a sheet of pixel-sized triangles, and measure the topology of a large mesh."""
     repeats = 3 if quick else 15
     side = 128 if quick else 512
     scenes = [("sphere", *_sphere(5_856)), ("sphere", *_sphere(100_000)), ("sheet of pixel-sized", *_sheet(round(0.8 * side)))]
@@ -56,7 +56,7 @@ def _sphere(triangles: int) -> tuple[Tensor, Tensor]:
 
 
 def _sheet(cells: int) -> tuple[Tensor, Tensor]:
-    """Return clip positions and faces of a slightly turned square of 2 · cells² triangles over two thirds of the picture."""
+    """Return a slightly turned square of 2 · cells² triangles that covers two thirds of the picture."""
     steps = torch.linspace(-0.8, 0.8, cells + 1)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     points = torch.stack([0.98 * x - 0.17 * y, 0.17 * x + 0.98 * y, torch.zeros_like(x), torch.ones_like(x)], dim=-1)

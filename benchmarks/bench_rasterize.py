@@ -57,7 +57,7 @@ def _forward_and_backward(positions: Tensor, faces: Tensor, side: int, grad_weig
 
 
 def _bumpy_sphere(triangles: int) -> tuple[Tensor, Tensor]:
-    """Return clip positions and faces of a sphere whose bumps hide each other in part; it covers a third of the picture."""
+    """Return a sphere whose bumps hide each other in part; it covers a third of the picture."""
     around = max(3, round(math.sqrt(triangles)))
     down = max(2, round(triangles / (2 * around)) + 1)
     polar = torch.linspace(0.0, math.pi, down)[:, None]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def perspective(field_of_view: float = 0.8, aspect: float = 1.0, near: float = 0.1, far: float = 100.0) -> Tensor:
-    """clip_from_camera for a camera that looks along +z with y down; row 0 of the raster is the top of the picture. Angle in radians."""
+    """Return clip_from_camera of a camera that looks along +z with y down. The angle is in radians."""
     f = 1.0 / math.tan(0.5 * field_of_view)
     return torch.tensor(
         [
@@ -23,7 +23,7 @@ def perspective(field_of_view: float = 0.8, aspect: float = 1.0, near: float = 0
 
 
 def turned(yaw: float, pitch: float, distance: float) -> Tensor:
-    """camera_from_world: the world turned about y, then about x, and moved away along the camera's z."""
+    """Return camera_from_world: the world turned about y, then about x, and shifted along the camera's z."""
     cy, sy, cp, sp = math.cos(yaw), math.sin(yaw), math.cos(pitch), math.sin(pitch)
     about_y = torch.tensor([[cy, 0.0, sy, 0.0], [0.0, 1.0, 0.0, 0.0], [-sy, 0.0, cy, 0.0], [0.0, 0.0, 0.0, 1.0]])
     about_x = torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, cp, -sp, 0.0], [0.0, sp, cp, 0.0], [0.0, 0.0, 0.0, 1.0]])
@@ -33,13 +33,13 @@ def turned(yaw: float, pitch: float, distance: float) -> Tensor:
 
 
 def in_clip_space(vertices: Tensor, clip_from_world: Tensor) -> Tensor:
-    """Points [..., vertices, 3] through one matrix [4, 4] or several [views, 4, 4]."""
+    """Transform points [..., vertices, 3] by one matrix [4, 4] or several [views, 4, 4]."""
     points = torch.cat([vertices, torch.ones_like(vertices[..., :1])], dim=-1)
     return points @ clip_from_world.mT
 
 
 def cube() -> tuple[Tensor, Tensor]:
-    """Eight vertices at ±½ and twelve triangles, counter-clockwise from outside."""
+    """Make eight vertices at ±½ and twelve triangles, counter-clockwise from outside."""
     vertices = torch.tensor([[x, y, z] for z in (-0.5, 0.5) for y in (-0.5, 0.5) for x in (-0.5, 0.5)])
     sides = [(0, 2, 3, 1), (4, 5, 7, 6), (0, 1, 5, 4), (2, 6, 7, 3), (0, 4, 6, 2), (1, 3, 7, 5)]
     faces = [face for a, b, c, d in sides for face in ((a, b, c), (a, c, d))]
@@ -48,7 +48,7 @@ def cube() -> tuple[Tensor, Tensor]:
 
 @lru_cache
 def sphere(subdivisions: int = 2, radius: float = 1.0) -> tuple[Tensor, Tensor]:
-    """An octahedron whose triangles are split in four and pushed out; 8 · 4^subdivisions triangles, counter-clockwise from outside."""
+    """Split and inflate an octahedron into 8 · 4^subdivisions triangles, counter-clockwise from outside."""
     points: list[tuple[float, float, float]] = [(1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1)]
     faces = [(0, 2, 4), (2, 1, 4), (1, 3, 4), (3, 0, 4), (2, 0, 5), (1, 2, 5), (3, 1, 5), (0, 3, 5)]
     for _ in range(subdivisions):
@@ -72,7 +72,7 @@ def sphere(subdivisions: int = 2, radius: float = 1.0) -> tuple[Tensor, Tensor]:
 
 
 def random_closed_meshes(count: int, seed: int = 0, subdivisions: int = 1) -> tuple[Tensor, Tensor]:
-    """Vertices [count, vertices, 3] of closed surfaces and the faces they share.
+    """Make vertices [count, vertices, 3] of closed surfaces and the faces they share.
 
     Their vertices lie anywhere: a surface may cut through itself, and its triangles are of all sizes and shapes.
     """
@@ -83,7 +83,7 @@ def random_closed_meshes(count: int, seed: int = 0, subdivisions: int = 1) -> tu
 
 
 def orthographic_square(cells: int, seed: int | None = None) -> tuple[Tensor, Tensor]:
-    """Clip positions of the square [-1, 1]² cut into 2 · cells² triangles; a seed moves inner vertices, varies w and mixes diagonals."""
+    """Cut the square [-1, 1]² into 2 · cells² triangles; a seed shifts inner vertices, varies w and mixes diagonals."""
     steps = torch.linspace(-1, 1, cells + 1)
     y, x = torch.meshgrid(steps, steps, indexing="ij")
     points = torch.stack([x, y, torch.zeros_like(x), torch.ones_like(x)], dim=-1)

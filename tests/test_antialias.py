@@ -19,7 +19,7 @@ RULES = ("walk", "owner")
 
 
 def _flat(points: Tensor, side: int) -> Tensor:
-    """Clip positions [1, vertices, 4] of points given in pixels from the middle of a square picture."""
+    """Return clip positions [1, vertices, 4] of points in pixels from the middle of a square picture."""
     scaled = points / (0.5 * side)
     return torch.cat([scaled, torch.zeros_like(scaled[:, :1]), torch.ones_like(scaled[:, :1])], dim=1)[None]
 
@@ -29,20 +29,20 @@ def _mask(raster: Raster) -> Tensor:
 
 
 def _area(points: Tensor, faces: Tensor) -> Tensor:
-    """Of a closed convex surface's outline, or of a flat sheet, in pixels² (the first counts every point twice)."""
+    """Return the area of a flat sheet in pixels², or twice that of a closed convex surface's outline."""
     a, b, c = (points[faces[:, k].long()] for k in range(3))
     return 0.5 * ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).abs().sum()
 
 
 def _first_moment(points: Tensor, faces: Tensor) -> Tensor:
-    """The integral of the column over the same area."""
+    """Return the integral of the column over the same area."""
     a, b, c = (points[faces[:, k].long()] for k in range(3))
     doubled = ((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]).abs()
     return (0.5 * doubled * (a + b + c)[:, 0] / 3).sum()
 
 
 def _crumpled(seed: int, subdivisions: int = 1) -> tuple[Tensor, Tensor]:
-    """A closed surface that cuts through itself."""
+    """Make a closed surface that cuts through itself."""
     vertices, faces = sphere(subdivisions)
     return vertices + 0.4 * torch.randn(vertices.shape, generator=torch.Generator().manual_seed(seed)), faces
 
@@ -94,7 +94,7 @@ def _random_poses(poses: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 
 def _growth(points: Tensor, faces: Tensor, rule, poses: int = 40) -> tuple[Tensor, Tensor, Tensor]:
-    """In random poses: d(covered area)/d(scale) over the truth, and the relative error of the area before and after."""
+    """Measure d(covered area)/d(scale) over the truth in random poses, and the relative error of the area before and after."""
     side = 2 * math.ceil(float(points.norm(dim=1).max()) + 3)
     rotations, shifts = _random_poses(poses)
     outward = points @ rotations.mT
@@ -363,7 +363,7 @@ def test_a_near_square_blends_with_the_far_picture_behind_it():
 
 
 def test_an_outline_is_found_from_the_farther_center_where_that_surface_is_the_one_that_ends():
-    """A sheet that rises towards the eye passes below the end of a board; at the next center it is already nearer than the board was."""
+    """A sheet rises towards the eye and passes below the end of a board; at the next center it is nearer than the board was."""
     board = torch.tensor([[-9.0, -9.0, 0.0], [0.2, -9.0, 0.0], [0.2, 9.0, 0.0], [-9.0, 9.0, 0.0]])
     ramp = torch.tensor([[-9.0, -9.0, 0.9], [9.0, -9.0, -0.9], [9.0, 9.0, -0.9], [-9.0, 9.0, 0.9]])
     ramp[:, 2] += 0.04
@@ -383,7 +383,7 @@ def test_an_outline_is_found_from_the_farther_center_where_that_surface_is_the_o
 
 
 def _soup(seed: int, behind_the_eye: bool) -> tuple[Tensor, Tensor]:
-    """Random triangles over few vertices: edges with any number of faces, degenerate faces, and vertices behind the eye."""
+    """Make random triangles over few vertices: edges of any number of faces, degenerate faces, vertices behind the eye."""
     generator = torch.Generator().manual_seed(seed)
     clip = torch.randn(2, 40, 4, generator=generator) * torch.tensor([1.0, 1.0, 0.3, 1.0])
     clip[..., 3] = clip[..., 3] + 0.7 if behind_the_eye else clip[..., 3].abs() + 0.3
@@ -489,7 +489,7 @@ def test_topology_equals_the_twin():
 
 
 @pytest.mark.cpu
-def test_topology_is_remembered_by_what_the_faces_are():
+def test_topology_is_cached_by_the_values_of_the_faces():
     faces = torch.tensor([[0, 1, 2], [2, 1, 3], [2, 3, 4]])
     first = topology_of(faces)
     assert topology_of(faces.clone()) is first
@@ -546,15 +546,15 @@ def test_bad_arguments_are_refused_with_a_sentence():
         antialias(color.double(), raster, clip, faces)
     with pytest.raises(ValueError, match="float32 as clip_positions, got torch.float64"):
         antialias(color, raster, clip.double(), faces)
-    with pytest.raises(ValueError, match="must be equal"):
+    with pytest.raises(ValueError, match="the color's views, height and width, got"):
         antialias(color[:, :4], raster, clip, faces)
     with pytest.raises(ValueError, match="corner 2 of face 1 is vertex 77"):
         wrong = faces.clone()
         wrong[1, 2] = 77
         antialias(color, raster, clip, wrong)
-    with pytest.raises(ValueError, match="topology is of 2 faces and the mesh has 5"):
+    with pytest.raises(ValueError, match="topology of 5 faces, as the mesh, got 2"):
         antialias(color, raster, clip, faces, edge_topology(faces[:2]))
-    with pytest.raises(ValueError, match="finite position_gradient_scale"):
+    with pytest.raises(ValueError, match="finite number as position_gradient_scale"):
         antialias(color, raster, clip, faces, position_gradient_scale=float("nan"))
     with pytest.raises(ValueError, match="type int32 or int64"):
         edge_topology(faces.short())
@@ -569,11 +569,11 @@ def test_bad_arguments_are_refused_with_a_sentence():
 def test_a_raster_whose_tensors_do_not_fit_each_other_is_refused(name: str):
     color, raster, clip, faces = _small()
     object.__setattr__(raster, name, getattr(raster, name)[:, :5])
-    with pytest.raises(ValueError, match="^antialias: the raster's face is"):
+    with pytest.raises(ValueError, match="^antialias takes .* as the raster's .*, since its face is"):
         antialias(color, raster, clip, faces)
 
 
-def test_more_numbers_than_32_bits_count_are_refused():
+def test_more_elements_than_32_bits_count_are_refused():
     _, _, clip, faces = _small()
     face = torch.zeros(1, 1, 1, dtype=torch.int32).expand(1, 2**15, 2**15)
     zero = torch.zeros(1, 1, 1).expand(1, 2**15, 2**15)
@@ -634,7 +634,7 @@ def test_a_raster_and_a_topology_of_another_mesh_do_not_reach_outside_memory():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("rule", RULES)
-def test_a_gpu_gives_what_the_cpu_gives(rule):
+def test_a_gpu_finds_what_the_cpu_finds(rule):
     vertices, faces = _crumpled(3, subdivisions=2)
     clip = in_clip_space(vertices, torch.stack([perspective() @ turned(0.5 * k, 0.3 * k, 4.0) for k in range(2)]))
     raster = rasterize(clip, faces, (64, 64))

@@ -84,7 +84,7 @@ def test_a_constant_is_reproduced_where_there_is_a_triangle():
     assert torch.equal(slopes, torch.zeros_like(slopes))
 
 
-def test_the_gradient_to_the_attributes_sums_to_the_cotangent_of_the_covered_pixels():
+def test_the_gradient_to_the_attributes_sums_to_that_of_the_covered_pixels():
     attributes, raster, faces, generator = _case(400, 700, 65, 3, 1)
     cotangent = torch.randn(2, 65, 65, 3, generator=generator)
     (gradient,) = torch.autograd.grad(interpolate(attributes, raster, faces), attributes, cotangent)
@@ -148,7 +148,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(vertices: int):
 
 
 def test_both_ways_of_adding_up_are_taken():
-    """What the tests of the bits and of the twin compare is only both ways if the sizes choose both."""
+    """The tests of bits and of the twin cover both ways only if their sizes choose both."""
     few, many = torch.zeros(1, 8, 3), torch.zeros(1, 20_000, 3)
     assert _shift(few, 2 * 120 * 120) == -1
     assert _shift(many, 2 * 120 * 120) >= 0 and _shift(many, 2 * 90 * 90) >= 0
@@ -213,9 +213,9 @@ def test_no_chosen_channel_gives_no_derivative():
             "barycentrics, got torch.float64",
         ),
         (lambda a, r, f: (a[0, 0], r, f), r"attributes of shape \[views or 1, vertices, channels\]"),
-        (lambda a, r, f: (a.expand(3, -1, -1), r, f), "attributes of 3 views and a raster of 2"),
+        (lambda a, r, f: (a.expand(3, -1, -1), r, f), "attributes of 1 view or of 2, as the raster has, got 3"),
         (lambda a, r, f: (a[:, :, :0], r, f), "at least one channel"),
-        (lambda a, r, f: (a, r, f + 4), "corner . of face . is vertex 1[0-3], and the.* 10 vertices"),
+        (lambda a, r, f: (a, r, f + 4), "corner . of face . is vertex 1[0-3]; the 10 vertices"),
         (lambda a, r, f: (a, r, f - 9), "corner . of face . is vertex -"),
         (lambda a, r, f: (a, r, f.short()), "faces of type int32 or int64"),
         (lambda a, r, f: (a, r, f[:, :2]), r"faces of shape \[faces, 3\]"),
@@ -236,7 +236,7 @@ def test_a_raster_whose_tensors_do_not_fit_each_other_is_refused(name: str):
     for function in (interpolate, interpolate_with_derivatives):
         broken = dataclasses.replace(raster)
         object.__setattr__(broken, name, getattr(raster, name)[:, :5])
-        with pytest.raises(ValueError, match=f"^{function.__name__}: the raster's face is"):
+        with pytest.raises(ValueError, match=f"^{function.__name__} takes .* as the raster's .*, since its face is"):
             function(attributes, broken, faces)
 
 
@@ -265,7 +265,7 @@ def test_derivatives_need_a_raster_that_has_them():
 
 def test_a_channel_that_does_not_exist_is_named():
     attributes, raster, faces, _ = _case(10, 8, 12, 2, 1)
-    with pytest.raises(ValueError, match="channel 2 of attributes with 2 channels"):
+    with pytest.raises(ValueError, match="channels from -2 to 1 of these attributes, got 2"):
         interpolate_with_derivatives(attributes, raster, faces, [0, 2])
     with pytest.raises(ValueError, match="an integer as a channel, got 0.5"):
         unchecked: Any = getattr(interpolate_with_derivatives, "__wrapped__", interpolate_with_derivatives)

@@ -1,4 +1,4 @@
-"""How kernels are started: from several threads, with arguments that do not fit, as on a GPU, and for GPUs that are not there."""
+"""Launching kernels: from several threads, with arguments that do not fit, as on a GPU, and compiled for GPUs that are not there."""
 
 from __future__ import annotations
 
@@ -97,10 +97,10 @@ def test_a_wrong_type_is_refused_by_a_kernel_that_has_run() -> None:
 def test_a_tensor_too_large_for_a_kernel_is_refused_by_one_that_has_run() -> None:
     launch(_nothing_kernel, 4, [torch.zeros(4, dtype=torch.uint8)], CPU)
     with pytest.raises(ValueError, match="exceed"):
-        launch(_nothing_kernel, 4, [torch.empty(2**31 + 7, dtype=torch.uint8)], CPU)  # memory that nobody writes costs nothing
+        launch(_nothing_kernel, 4, [torch.empty(2**31 + 7, dtype=torch.uint8)], CPU)  # memory that is never written costs nothing
 
 
-def test_a_cpu_can_be_asked_to_work_as_a_gpu() -> None:
+def test_the_code_paths_of_a_gpu_run_on_a_cpu() -> None:
     before = on_cpu(CPU)
     with as_on_a_gpu():
         assert not on_cpu(CPU)
@@ -129,7 +129,7 @@ def test_the_address_of_an_unfit_tensor_is_refused() -> None:
 @pytest.mark.skipif(sys.platform == "darwin", reason="Warp has no compiler for CUDA there")
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels_compile_for_a_gpu(name: str, tmp_path: Path) -> None:
-    """Whether the source is valid there can be told without a GPU; what it does cannot."""
+    """Without a GPU the source can be compiled for one, not run."""
     importlib.import_module(f"unrender.ops.{name}")
     wp.compile_aot_module(wp.get_module(f"unrender.ops.{name}"), arch=80, module_dir=tmp_path, use_ptx=True)
     assert list(tmp_path.glob("*.ptx"))

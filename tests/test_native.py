@@ -1,4 +1,4 @@
-"""The reader of C++ sections, and that every header of the package is whole and shipped with it."""
+"""The reader of C++ sections; every header of the package can be read and is shipped with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the raster verbs are for, reached: shape, color, texture and outlines learned from pictures, by the examples' own loops.
+"""The raster verbs reach what they are for: shape, color, texture and outlines learned from pictures, by the examples' own loops.
 
 The slow tests are the full protocols; docs/rasterization.md has their numbers.
 """
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def example(name: str) -> ModuleType:
-    """An example as a module; their names begin with digits, so ``import`` cannot say them."""
+    """Load an example as a module; names that begin with digits cannot be imported."""
     spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -29,7 +29,7 @@ def example(name: str) -> ModuleType:
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
-    """Pictures of 16 pixels are less work than sharing them between threads, and the results are the same."""
+    """Use one thread: pictures of 16 pixels are less work than sharing them, and the results are the same."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -147,7 +147,7 @@ def test_cube_of_sixteen_pixels_in_full(cube: ModuleType, seed: int) -> None:
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize(("rule", "sides_differ"), [("walk", True), ("owner", False), ("owner", True)])
 def test_cube_of_sixteen_pixels_of_sixteen_samples_in_full(cube: ModuleType, rule: str, sides_differ: bool, seed: int) -> None:
-    """With one sample a pixel these reach it from half of the starts: slivers of another color come and go between the centers."""
+    """With one sample per pixel half of the starts reach the goal: slivers of another color come and go between the centers."""
     errors = cube.fit(16, 1000, sides_differ=sides_differ, rule=rule, samples=4, seed=seed).errors
     assert cube.error_at(errors, 1000) < 1e-3
 

@@ -24,7 +24,7 @@ from unrender.reference import rasterize as twin
 
 
 def scene(seed: int, *, views: int = 2, vertices: int = 30, faces: int = 40) -> tuple[Tensor, Tensor]:
-    """Random triangles, some of which reach behind the eye and through every plane of the frustum."""
+    """Make random triangles, some of which reach behind the eye and through every plane of the frustum."""
     generator = torch.Generator().manual_seed(seed)
     positions = torch.randn(views, vertices, 4, generator=generator)
     positions[..., 3] = 0.6 * positions[..., 3] + 1.1
@@ -37,28 +37,28 @@ def tensors(raster: Raster) -> list[Tensor]:
 
 
 def weights_of(raster: Raster) -> Tensor:
-    """All three weights of each pixel."""
+    """Return all three weights of each pixel."""
     return torch.cat([raster.barycentrics, 1 - raster.barycentrics.sum(-1, keepdim=True)], dim=-1)
 
 
 def coverage_of_each_face(positions: Tensor, faces: Tensor, size: int) -> Tensor:
-    """[faces, size, size]: which pixels each face covers when it is drawn alone."""
+    """Tell which pixels each face covers when it is drawn alone, [faces, size, size]."""
     alone = torch.stack([torch.arange(len(faces)), torch.ones(len(faces), dtype=torch.long)], dim=1).int()
     return rasterize(positions, faces, (size, size), alone).face >= 0
 
 
 def signs(positions: Tensor, faces: Tensor) -> Tensor:
-    """+1 or -1 by the side of each face that is seen, in float64."""
+    """Return +1 or -1 by the side of each face that is seen, in float64."""
     return torch.linalg.det(positions.double()[faces.long()][:, :, [0, 1, 3]]).sign()
 
 
 def flat(vertices: Tensor) -> Tensor:
-    """(x, y, z) to clip positions (x, y, 0, z): the planes z = ±w cut nothing off."""
+    """Map (x, y, z) to clip positions (x, y, 0, z), of which the planes z = ±w cut nothing off."""
     return torch.cat([vertices[..., :2], torch.zeros_like(vertices[..., :1]), vertices[..., 2:]], dim=-1)
 
 
 def crossings(positions: Tensor, faces: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """[meshes, size, size] each: the sum over the pixel of the sides of all faces, and how many faces cover it."""
+    """Return at each pixel the sum of the sides of all faces and how many faces cover it, [meshes, size, size]."""
     meshes, vertices = positions.shape[:2]
     each = (faces + vertices * torch.arange(meshes, dtype=torch.int32)[:, None, None]).view(-1, 3)
     together = positions.reshape(-1, 4)
@@ -80,7 +80,7 @@ def test_front_and_back_of_random_closed_meshes_cover_each_pixel_equally_often()
 
 
 def test_a_closed_mesh_around_the_eye_is_crossed_equally_often_in_every_direction():
-    """Then vertices lie behind the eye, and the sum is the number of times that the surface winds around the eye."""
+    """Vertices lie behind the eye, and the sum is how often the surface winds around the eye."""
     vertices, faces = random_closed_meshes(100)
     positions = flat(vertices + torch.tensor([0.1, 0.05, 0.2]))
     assert (positions[..., 3] < 0).any(1).all()
@@ -163,7 +163,7 @@ def test_weights_give_back_the_pixel_center(seed):
     corners = positions[0].double()[faces.long()[raster.face[0][seen].long()]]
     point = (weights_of(raster)[0][seen][..., None] * corners).sum(1)
     row, column = torch.nonzero(seen).T
-    # The weights are rounded to float32, which counts for more where the point is close to the eye.
+    # The weights are rounded to float32, which matters more close to the eye.
     slack = 1e-6 * corners.abs().amax((1, 2)) / point[:, 3]
     assert (point[:, 3] > 0).all()
     assert ((point[:, 0] / point[:, 3] - ((2 * column + 1) / width - 1)).abs() < slack).all()
@@ -314,7 +314,7 @@ def test_results_have_the_same_bits_with_any_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_a_gradient_that_is_no_number_is_handed_on():
+def test_a_nan_gradient_reaches_the_positions():
     positions, faces = scene(3)
     x = positions.requires_grad_()
     raster = rasterize(x, faces, (31, 37))
@@ -340,7 +340,7 @@ def test_a_second_derivative_is_refused_by_name(what):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 def test_a_forked_process_starts_its_own_threads():
-    """It inherits the pool, whose threads do not run in it: what is handed to them would never be done."""
+    """It inherits the pool without its threads, so work given to that pool would never be done."""
     launcher.run_in_threads(lambda k: None, 8, 3)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python warns of forks beside threads, which is the point
@@ -429,14 +429,14 @@ def test_errors_say_what_is_wrong_and_where():
     for start, count in ((-1, 3), (0, -1), (39, 2)):
         with pytest.raises(ValueError, match=f"range of view 1 is {count} faces from face {start}"):
             rasterize(positions[0], faces, (8, 8), torch.tensor([[0, 1], [start, count]], dtype=torch.int32))
-    with pytest.raises(ValueError, match="behind is a raster of"):
+    with pytest.raises(ValueError, match=r"a raster of \(2, 8, 8\), \(views, height, width\), as behind, got \(2, 8, 9\)"):
         rasterize(positions, faces, (8, 8), behind=rasterize(positions, faces, (8, 9)))
     with pytest.raises(ValueError, match="at least 1 layer"):
         rasterize_layers(positions, faces, (8, 8), layers=0)
     with pytest.raises(ValueError, match="an integer as the number of layers, got 1.5"):
         check_integer(1.5, "the number of layers", "rasterize_layers")
     for resolution in ((4.5, 4), 4, ("4", 4), (4, 4, 4), (True, 4), (4,)):
-        with pytest.raises(ValueError, match=r"two whole numbers, \(height, width\)"):
+        with pytest.raises(ValueError, match=r"two integers, \(height, width\), as resolution"):
             checks.check_resolution(resolution, "rasterize")
     for ranges in (torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(1, 2, 2, dtype=torch.int32)):
         with pytest.raises(ValueError, match=r"ranges of shape \[views, 2\]"):
@@ -454,11 +454,15 @@ def test_errors_say_what_is_wrong_and_where():
     [
         ("face", lambda t: t[0], r"face is \[views, height, width\], got \(8, 9\)"),
         ("face", lambda t: t.long(), "face is int32, got torch.int64"),
-        ("face", lambda t: t[:, :4], r"face is \(2, 4, 9\) and so its barycentrics \(2, 4, 9, 2\), got \(2, 8, 9, 2\)"),
-        ("depth", lambda t: t[:1], r"its depth \(2, 8, 9\), got \(1, 8, 9\)"),
+        (
+            "face",
+            lambda t: t[:, :4],
+            r"takes \(2, 4, 9, 2\) as the raster's barycentrics, since its face is \(2, 4, 9\), got \(2, 8, 9, 2\)",
+        ),
+        ("depth", lambda t: t[:1], r"takes \(2, 8, 9\) as the raster's depth, .*, got \(1, 8, 9\)"),
         ("depth", lambda t: t.double(), "depth, got torch.float64"),
-        ("barycentrics", lambda t: t[..., :1], r"its barycentrics \(2, 8, 9, 2\), got \(2, 8, 9, 1\)"),
-        ("barycentric_derivatives", lambda t: t[..., :2], r"its barycentric_derivatives \(2, 8, 9, 4\)"),
+        ("barycentrics", lambda t: t[..., :1], r"takes \(2, 8, 9, 2\) as the raster's barycentrics, .*, got \(2, 8, 9, 1\)"),
+        ("barycentric_derivatives", lambda t: t[..., :2], r"takes \(2, 8, 9, 4\) as the raster's barycentric_derivatives"),
         ("depth", lambda t: t.to("meta"), "one device"),
     ],
 )
@@ -486,7 +490,7 @@ def test_more_elements_than_32_bits_count_are_refused():
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("axis", range(4))
-def test_a_triangle_with_a_corner_that_is_not_finite_is_left_out(value, axis):
+def test_triangles_with_a_corner_that_is_not_finite_are_left_out(value, axis):
     positions, faces = scene(0)
     broken = positions.clone()
     broken[:, 4, axis] = value

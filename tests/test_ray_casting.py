@@ -266,7 +266,7 @@ def test_tensors_that_are_not_contiguous_are_accepted():
 
 
 def _unchecked(function):
-    """Without the tests' own type checker, which would refuse the arguments first."""
+    """Return the function without the tests' own type checker, which would refuse the arguments first."""
     return getattr(function, "__wrapped__", function)
 
 
@@ -276,7 +276,7 @@ def test_wrong_types_and_faces_are_refused():
         TriangleTree(vertices.double(), faces)
     with pytest.raises(ValueError, match="float32.*unrender.reference"):
         cast_rays(TriangleTree(vertices, faces), torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3))
-    with pytest.raises(ValueError, match="corner 1 of face 1 is vertex 42, and the 42 vertices"):
+    with pytest.raises(ValueError, match="corner 1 of face 1 is vertex 42; the 42 vertices"):
         TriangleTree(vertices, torch.tensor([[0, 1, 2], [0, 42, 1]]))
     with pytest.raises(ValueError, match="one device"):
         cast_rays(TriangleTree(vertices, faces), torch.zeros(1, 3, device="meta"), torch.ones(1, 3, device="meta"))
@@ -303,9 +303,9 @@ def test_meshes_of_other_shapes_are_refused(vertices: Tensor, faces: Tensor, mes
         (torch.zeros(4, 2), torch.zeros(4, 3), INF, r"origins of shape \[rays, 3\], got \(4, 2\)"),
         (torch.zeros(3), torch.zeros(1, 3), INF, r"origins of shape \[rays, 3\], got \(3,\)"),
         (torch.zeros(4, 3), torch.zeros(4, 4), INF, r"directions of shape \[rays, 3\], got \(4, 4\)"),
-        (torch.zeros(4, 3), torch.zeros(1, 3), INF, "one direction for each origin, got 1 and 4"),
-        (torch.zeros(1, 3), torch.zeros(4, 3), INF, "one direction for each origin, got 4 and 1"),
-        (torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(3), r"one for each of the 4 rays, got \(3,\)"),
+        (torch.zeros(4, 3), torch.zeros(1, 3), INF, "one direction for each of the 4 origins, got 1"),
+        (torch.zeros(1, 3), torch.zeros(4, 3), INF, "one direction for each of the 1 origins, got 4"),
+        (torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(3), r"one for each of the 4 rays, as max_distance, got \(3,\)"),
     ],
 )
 def test_rays_of_other_shapes_are_refused(origins: Tensor, directions: Tensor, limit, message: str):
@@ -323,7 +323,7 @@ def test_more_rays_than_32_bits_count_are_refused():
 
 
 def test_a_face_whose_vertex_does_not_exist_has_no_corners():
-    """On a GPU, where looking at the faces would make it wait, such a triangle has corners that are no numbers: it is never met."""
+    """On a GPU, where reading the faces would wait, such a triangle gets NaN corners and is never met."""
     faces = torch.tensor([[0, 1, 2], [0, 1, 3], [-1, 1, 2]])
     corners = ops._corners(torch.rand(3, 3), faces)
     assert corners.isnan().flatten(1).all(1).tolist() == [False, True, True] and corners[0].isfinite().all()

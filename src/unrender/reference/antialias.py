@@ -131,7 +131,10 @@ def _published_derivative(distance: Tensor, mesh: _Mesh, edge: Tensor, pairs: _P
 
 
 def _pairs_of(raster: Raster) -> tuple[_Pairs, Tensor, Tensor, Tensor]:
-    """Return pairs of pixels with different faces, which start from the nearer; the face there; the other face; whether both exist."""
+    """Return the pairs of pixels with different faces, each started from the nearer.
+
+    Further results are the face at the start, the other face, and whether both exist.
+    """
     found = []
     for down in (False, True):
         face, other = (raster.face[:, :-1], raster.face[:, 1:]) if down else (raster.face[:, :, :-1], raster.face[:, :, 1:])
@@ -205,7 +208,8 @@ def _step(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Step across an edge into a face and to the edge by which the line leaves it.
 
-    Return whether that leads forward, the edge, S and W there, and whether the face is the goal. If several faces meet, take the first that leads on in the walk's direction or, if none does, the first of all.
+    Return whether that leads forward, the edge, S and W there, and whether the face is the goal. If several faces meet, take the first that
+    leads on in the walk's direction or, if none does, the first of all.
     """
     chosen, chosen_s, chosen_w = torch.full_like(edge, -1), s, w
     leads, arrived, settled = (torch.zeros_like(forward) for _ in range(3))

@@ -155,7 +155,7 @@ def _signatures_known_to(kernel: Any) -> _Signatures:
 
 
 def run_in_threads(work: Callable[[int], None], pieces: int, threads: int) -> None:
-    """Call ``work(k)`` for ``0 <= k < pieces`` on this thread and ``threads - 1`` workers; each takes the next free ``k``."""
+    """Call ``work(k)`` for ``0 <= k < pieces`` on this thread and others, which each take the next free ``k``."""
     helpers = min(threads, pieces) - 1
     if helpers <= 0:
         for k in range(pieces):

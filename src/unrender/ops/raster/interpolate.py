@@ -130,7 +130,7 @@ def _scatter_kernel(
     range_bits: wp.array(dtype=wp.int32),
     gradients: wp.array(dtype=wp.float32),
 ):
-    """Add the gradients of one chunk of pixels to its copy, or those of all pixels to one range of vertices."""
+    """Add the gradients of a chunk of pixels to its copy, or of all pixels to a range of vertices."""
     i = first + wp.tid()
     chunk = i / ranges
     begin = int(wp.int64(count) * wp.int64(chunk) / wp.int64(chunks))
