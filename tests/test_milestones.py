@@ -19,7 +19,7 @@ from unrender.render.scene import Scene
 from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.figures import read_picture
-from unrender.runs.milestones import LARGEST_SIDE, Milestones
+from unrender.runs.milestones import PREVIEW_SIDE, Milestones
 from unrender.runs.outputs import course_of
 from unrender.runs.session import Job, fit_into
 
@@ -83,7 +83,7 @@ def test_large_views_are_made_smaller(tmp_path: Path) -> None:
     cameras = replace(capture.cameras, sizes=torch.tensor([[400, 300]]).repeat(len(capture), 1))
     follow(directory, [5.0], 5.0, capture=replace(capture, cameras=cameras))
     height, width = read_picture(directory.stage_file(5)).shape[:2]
-    assert (height, width) == (100, 2 * 133) and max(height, width // 2) <= LARGEST_SIDE
+    assert (height, width) == (100, 2 * 133) and max(height, width // 2) <= PREVIEW_SIDE
 
 
 def test_a_resumed_fit_keeps_earlier_pictures_and_takes_later_ones_again(tmp_path: Path) -> None:

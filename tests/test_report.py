@@ -6,6 +6,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
@@ -19,13 +20,19 @@ from unrender.captures.capture import CaptureError, Split
 from unrender.captures.images import Images
 from unrender.color import srgb_from_linear
 from unrender.files.video import write_video
-from unrender.runs.directory import RunDirectory
-from unrender.runs.display import Display
+from unrender.geometry.mesh import Mesh
+from unrender.recipes.fitting import Progress
+from unrender.render.asset import Asset, PbrMaterial
+from unrender.runs.charts import Curve, Mark, line_chart
+from unrender.runs.directory import HistoryLine, RunDirectory, RunRecord
+from unrender.runs.display import Display, Rate, status_line
 from unrender.runs.evaluation import evaluate, truth_of
-from unrender.runs.figures import BLUE_TO_YELLOW, Curve, color_map, data_uri, error_picture, line_chart, mesh_picture, nearest_triangle
+from unrender.runs.figures import BLUE_TO_YELLOW, color_map, color_source, data_uri, error_picture, mesh_picture
 from unrender.runs.measures import Measure
 from unrender.runs.outputs import file_stem, showing_path, within_budget, write_outputs
+from unrender.runs.report import Report, build_report
 from unrender.runs.session import Job, fit_into
+from unrender.shading.materials import VertexColor
 
 CPU = torch.device("cpu")
 CHAMFER = Measure("Chamfer", 0.25, "% of diagonal", digits=3)
@@ -99,8 +106,10 @@ def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(tmp_path: Path
     ):
         assert expected in words
     stages = run.stages()
-    assert "How it came along" in words and stages
-    assert text.count("<figure>") == 3 * 5 + 2 + len(stages) + 1
+    assert "Progress" in words and stages
+    assert "finished after 40 steps" in words and "of the budget" not in words
+    assert "Counts of a step" in words and "Chamfer, % of diagonal" in words
+    assert text.count("<figure>") == 3 * 5 + 4 + len(stages) + 1
     assert text.count("<video") == 1
 
 
@@ -126,6 +135,75 @@ def test_an_empty_mesh_is_explained_and_everything_else_is_there(tmp_path: Path)
     assert "there is no surface" in directory.read_record().remarks[0]
     assert "there is no surface" in directory.report_file.read_text(encoding="utf-8")
     assert directory.metrics_file.exists() and directory.video_file.stat().st_size > 1000
+
+
+def record_of(**changes: Any) -> RunRecord:
+    """Return the record of a run of the tiny recipe."""
+    return replace(Job(TINY, "cpu", TinyConfig(), tiny_capture(), "", {}, CPU, 0).record(), **changes)
+
+
+def line(step: int, phase: str = "", **losses: float) -> HistoryLine:
+    return HistoryLine(step, step / 100, 2.0 * step, 20.0, {"samples": 640}, losses or {"rgb": 0.1}, phase)
+
+
+def text_of(record: RunRecord, *history: HistoryLine) -> str:
+    page = Page()
+    page.feed(build_report(Report(record, None, None, (), history, None, None)))
+    assert page.open == []
+    return " ".join(page.text)
+
+
+def test_a_page_without_scores_pictures_or_mesh_says_what_failed() -> None:
+    words = text_of(record_of(outcome="finished", steps=100, remarks=["the mesh could not be written: <disk> full"]), line(100))
+    assert "the mesh could not be written: <disk> full." in words
+    assert "PSNR, dB" not in words and "Surface" not in words and "views" in words
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        ("finished", "finished after 40 steps ·"),
+        ("time budget reached", "time budget reached after 40 steps ·"),
+        ("diverged", "diverged after 40 steps, 40% of the budget ·"),
+        (None, "not finished after 40 steps, 40% of the budget ·"),
+    ],
+)
+def test_the_page_says_how_far_the_fit_came(outcome: str | None, said: str) -> None:
+    assert said in text_of(record_of(outcome=outcome, steps=0 if outcome is None else 40), line(20), line(40))
+
+
+def test_phases_are_named_where_there_are_several() -> None:
+    history = [line(10, "radiance field", rgb=0.5), line(20, "radiance field", rgb=0.4), line(30, "surface", rgb=0.3, eikonal=0.1)]
+    words = text_of(record_of(outcome="finished", steps=30), *history)
+    assert words.count("radiance field") == 3 + 1 and "phase: surface" in words
+    assert "until 40.0 s, step 20" in words and "eikonal" in words
+    assert "phase:" not in text_of(record_of(outcome="finished", steps=30), *(replace(line, phase="surface") for line in history))
+
+
+def test_a_mark_stands_where_its_phase_begins() -> None:
+    curve = Curve("loss", [0.0, 100.0], [1.0, 2.0])
+    chart = line_chart([curve], title="t", x_label="s", marks=[Mark("a", 0.0), Mark("b", 50.0), Mark("beyond", 101.0)])
+    found = [float(x) for x in re.findall(r'class="mark" x1="([0-9.]+)"', chart)]
+    ends = re.search(r'points="([0-9.]+),[0-9.]+ ([0-9.]+),', chart)
+    assert ends is not None
+    assert found == pytest.approx([float(ends[1]), (float(ends[1]) + float(ends[2])) / 2], abs=0.1)
+    assert "beyond" not in chart
+
+
+def reported(step: int, counts: dict[str, int], phase: str = "") -> Progress:
+    return Progress(step, step / 100, step / 50, 20.0, {}, counts, dict, TinyScene(), phase)
+
+
+def test_a_line_names_the_phase_and_counts_samples_only_where_the_recipe_does() -> None:
+    rate = Rate()
+    for step in (10, 20):
+        rate.update(reported(step, {"samples": 1000}, "radiance field"))
+    assert (
+        status_line(reported(20, {"samples": 1000}, "radiance field"), rate)
+        == " 20 %  0:00 done, 0:01 to go  radiance field  step 20  PSNR 20.00 dB  50.0 k samples/s"
+    )
+    rate.update(reported(40, {}))
+    assert status_line(reported(40, {}), rate).endswith("to go  step 40  PSNR 20.00 dB  50 steps/s")
 
 
 def test_names_are_escaped_on_the_page(tmp_path: Path) -> None:
@@ -194,15 +272,8 @@ def test_no_error_is_black() -> None:
     assert np.unique(error_picture(image, image).reshape(-1, 3), axis=0).tolist() == [[0, 0, 4]]
 
 
-def random_triangles(count: int, size: int) -> ndarray:
-    corners = np.random.default_rng(0).random((count, 3, 3)) * size
-    corners[: count // 2, 1:] = corners[: count // 2, :1] + (corners[: count // 2, 1:] - size / 2) * 0.1
-    return corners
-
-
-def test_the_nearest_triangle_is_what_a_ray_through_the_pixel_meets_first() -> None:
-    size = 32
-    corners = random_triangles(40, size)
+def first_met(corners: ndarray, size: int) -> ndarray:
+    """Return which triangle the ray through each pixel center meets first, -1 for none; corners are x, y in pixels and depth."""
     y, x = np.mgrid[0:size, 0:size] + 0.5
     best, depth = np.full((size, size), -1), np.full((size, size), np.inf)
     for k, (a, b, c) in enumerate(corners):
@@ -211,8 +282,52 @@ def test_the_nearest_triangle_is_what_a_ray_through_the_pixel_meets_first() -> N
         z = np.tensordot(np.array([a[2], b[2], c[2]]), weights, axes=1)
         nearer = (weights >= 0).all(axis=0) & (z < depth)
         best[nearer], depth[nearer] = k, z[nearer]
-    assert (nearest_triangle(corners, size) == best).all()
-    assert (best >= 0).mean() > 0.5
+    return best
+
+
+def test_a_pixel_shows_the_triangle_that_its_ray_meets_first() -> None:
+    size, count, random = 160, 12, np.random.default_rng(0)
+    world = random.random((count, 3, 3)) * [1.0, 2.0, 2.0] + 7.0
+    paint = random.integers(0, 256, (count, 3))
+    colors = torch.from_numpy(paint).float().repeat_interleave(3, 0) / 255
+    mesh = Mesh(torch.from_numpy(world.reshape(-1, 3)).float(), torch.arange(3 * count).view(-1, 3), colors)
+    # The viewer stands at +X with +Y on the right and +Z up.
+    seen = world[..., [1, 2, 0]] * [1.0, -1.0, -1.0]
+    low, high = seen.min((0, 1)), seen.max((0, 1))
+    seen = (seen - (low + high) / 2) * (0.92 * size / (high - low)[:2].max()) + [size / 2, size / 2, 0.0]
+    best = first_met(seen, size)
+    # The camera is far away, not infinitely far: borders of triangles may be a pixel off.
+    shifted = [np.roll(best, (dy, dx), (0, 1)) for dy in range(-2, 3) for dx in range(-2, 3)]
+    flat = (np.stack(shifted) == best).all(0)
+    assert len(np.unique(best[flat])) > 8 and (flat & (best >= 0)).mean() > 0.2
+    expected = np.concatenate([paint, [[255, 255, 255]]])[best]
+    picture = mesh_picture(mesh, 0.0, 0.0, color=VertexColor(), size=size)
+    assert np.abs(picture.astype(int) - expected)[flat].max() <= 1
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+def test_a_mesh_fills_its_picture_at_any_scale_and_place(scale: float) -> None:
+    mesh = true_scene().mesh()
+    mesh = replace(mesh, vertices=scale * (mesh.vertices + 10.0))
+    covered = (mesh_picture(mesh, 30.0, 20.0, size=100) != 255).any(axis=-1)
+    rows, columns = np.nonzero(covered.any(1))[0], np.nonzero(covered.any(0))[0]
+    assert max(np.ptp(rows), np.ptp(columns)) + 1 == pytest.approx(92, abs=2)
+    assert rows[0] + rows[-1] == pytest.approx(99, abs=2) and columns[0] + columns[-1] == pytest.approx(99, abs=2)
+
+
+def test_a_texture_is_painted_on_the_surface_and_goes_before_vertex_colors() -> None:
+    mesh = true_scene().mesh()
+    corner = torch.zeros(1, 2), torch.zeros_like(mesh.faces)
+    textured = replace(mesh, uvs=corner[0] + 0.25, uv_faces=corner[1])
+    texels = torch.tensor([[[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]], [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]])
+    source = color_source(Asset(textured, PbrMaterial(base_color=texels)))
+    assert mesh_picture(textured, 30.0, 20.0, color=source, size=64)[32, 32].tolist() == [0, 255, 0]
+    assert isinstance(color_source(Asset(mesh)), VertexColor)
+    assert color_source(Asset(replace(mesh, colors=None))) is None
+
+
+def test_an_empty_mesh_leaves_the_paper_white() -> None:
+    assert (mesh_picture(Asset.empty().mesh, 30.0, 20.0, size=8) == 255).all()
 
 
 def test_a_mesh_seen_from_inside_out_is_drawn_bluish() -> None:
@@ -221,7 +336,9 @@ def test_a_mesh_seen_from_inside_out_is_drawn_bluish() -> None:
     covered = (right != 255).any(axis=-1)
     assert (covered == (wrong != 255).any(axis=-1)).all() and covered.mean() > 0.2
     assert (right[covered][:, 0] >= right[covered][:, 2]).all()
-    assert (wrong[covered][:, 0] < wrong[covered][:, 2]).all()
+    assert (wrong[covered][:, 0] <= wrong[covered][:, 2]).all()
+    inside = covered & np.roll(covered, 1, 0) & np.roll(covered, -1, 0) & np.roll(covered, 1, 1) & np.roll(covered, -1, 1)
+    assert inside.mean() > 0.2 and (wrong[inside][:, 0] < wrong[inside][:, 2]).all()
 
 
 def test_pictures_are_made_smaller_never_larger() -> None:

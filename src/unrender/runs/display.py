@@ -1,4 +1,4 @@
-"""What a user sees while a fit runs: one bar on a terminal, a plain line now and then in a log file."""
+"""Progress of a running fit: a bar on a terminal, a plain line now and then in a log file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.progress import Progress as Bar
 from unrender.recipes.fitting import Progress
 
 PLAIN_LINE_EVERY = 10.0
-"""Seconds between lines where output does not go to a terminal."""
+"""Seconds between lines if the output is not a terminal."""
 
 
 def duration(seconds: float) -> str:
-    """Minutes and seconds, or hours and minutes.
+    """Format a time as minutes and seconds, or hours and minutes.
 
     >>> duration(75.4), duration(3720.0)
     ('1:15', '1 h 02 min')
@@ -26,7 +26,7 @@ def duration(seconds: float) -> str:
 
 
 def thousands(number: float) -> str:
-    """A rate with a unit prefix.
+    """Format a rate with a unit prefix.
 
     >>> thousands(523.0), thousands(48_210.0), thousands(1_240_000.0)
     ('523', '48.2 k', '1.24 M')
@@ -36,24 +36,46 @@ def thousands(number: float) -> str:
     return f"{number / 1e3:.1f} k" if number < 1e6 else f"{number / 1e6:.2f} M"
 
 
+class Rate:
+    """Speed of a fit, smoothed over a few reports: in samples per second if the recipe counts samples, else in steps."""
+
+    def __init__(self) -> None:
+        self._last: Progress | None = None
+        self._unit = "steps"
+        self._value: float | None = None
+
+    def update(self, progress: Progress) -> None:
+        """Take one more report into account."""
+        unit = "samples" if "samples" in progress.counts else "steps"
+        if unit != self._unit:  # a phase that counts something else begins
+            self._unit, self._value = unit, None
+        last, self._last = self._last, progress
+        if last is None or progress.seconds <= last.seconds:
+            return
+        now = (progress.step - last.step) * progress.counts.get("samples", 1) / (progress.seconds - last.seconds)
+        self._value = now if self._value is None else 0.8 * self._value + 0.2 * now
+
+    def __str__(self) -> str:
+        return f"{thousands(self._value or 0.0)} {self._unit}/s"
+
+
 class Display:
-    """Prints sentences, and follows a fit between ``with display:`` and its end."""
+    """Prints sentences, and shows a fit that runs within ``with display:``."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self._bar: Bar | None = None
         self._task: TaskID | None = None
-        self._last: Progress | None = None
-        self._rate = 0.0
+        self._rate = Rate()
         self._last_line = time.monotonic()
 
     @classmethod
     def quiet(cls) -> Display:
-        """Shows nothing; for use from Python."""
+        """Return a display that shows nothing, for use from Python."""
         return cls(Console(quiet=True))
 
     def say(self, sentence: str) -> None:
-        """One line, wrapped by the terminal alone so that paths can be copied."""
+        """Print one line; only the terminal wraps it, so that paths can be copied."""
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Display:
@@ -70,27 +92,24 @@ class Display:
             self._bar = None
 
     def follow(self, progress: Progress) -> None:
-        """Shows a new state of the running fit."""
-        self._measure(progress)
+        """Show a new state of the running fit."""
+        self._rate.update(progress)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=progress.fraction, state=self._state(progress))
+            self._bar.update(self._task, completed=progress.fraction, state=status_line(progress, self._rate))
         elif time.monotonic() - self._last_line >= PLAIN_LINE_EVERY or progress.fraction >= 1.0:
             self._last_line = time.monotonic()
-            self.say(self._state(progress))
+            self.say(status_line(progress, self._rate))
 
-    def _measure(self, progress: Progress) -> None:
-        """Samples per second of training, smoothed over a few reports."""
-        if self._last is not None and progress.seconds > self._last.seconds:
-            rate = (progress.step - self._last.step) * progress.counts.get("samples", 1) / (progress.seconds - self._last.seconds)
-            self._rate = rate if self._rate == 0.0 else 0.8 * self._rate + 0.2 * rate
-        self._last = progress
 
-    def _state(self, progress: Progress) -> str:
-        left = progress.seconds * (1.0 - progress.fraction) / progress.fraction if progress.fraction > 0.0 else None
-        eta = "-:--" if left is None else duration(left)
-        psnr = "" if progress.psnr is None else f"PSNR {progress.psnr:.2f} dB  "
-        unit = "samples" if "samples" in progress.counts else "steps"
-        return (
-            f"{100.0 * progress.fraction:3.0f} %  {duration(progress.seconds)} done, {eta} to go  step {progress.step}  "
-            f"{psnr}{thousands(self._rate)} {unit}/s"
-        )
+def status_line(progress: Progress, rate: Rate) -> str:
+    """Format a report of a running fit as one line."""
+    left = progress.seconds * (1.0 - progress.fraction) / progress.fraction if progress.fraction > 0.0 else None
+    parts = [
+        f"{100.0 * progress.fraction:3.0f} %",
+        f"{duration(progress.seconds)} done, {'-:--' if left is None else duration(left)} to go",
+        progress.phase,
+        f"step {progress.step}",
+        "" if progress.psnr is None else f"PSNR {progress.psnr:.2f} dB",
+        str(rate),
+    ]
+    return "  ".join(part for part in parts if part)

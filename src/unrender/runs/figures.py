@@ -1,24 +1,33 @@
-"""Pictures for people: color maps, curves as SVG, a shaded mesh, and images packed into the text of a page."""
+"""Pictures for people: color maps, renderings, a mesh from outside, and images packed into the text of a page."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Float, Shaped, UInt8
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 
+from unrender.cameras import Cameras
+from unrender.color import linear_from_srgb
 from unrender.files.atomic import replacing
 from unrender.geometry.mesh import Mesh
+from unrender.numerics import normalized
+from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
+from unrender.render.surface import render_surface
+from unrender.shading.gbuffer import GBuffer
+from unrender.shading.lights import Light
+from unrender.shading.materials import ColorSource, Shaded, Texture, Unlit, VertexColor
+from unrender.transforms import look_at
 
 Picture = UInt8[ndarray, "height width 3"]
 
@@ -40,7 +49,7 @@ BLUE_TO_YELLOW = np.array(
 
 
 def color_map(values: Shaped[ndarray, "height width"], anchors: Float[ndarray, "anchors 3"]) -> Picture:
-    """Values in [0, 1] as colors, linear between the anchors; values outside take the color at the end.
+    """Turn values in [0, 1] into colors, linear between the anchors; values outside take the color at the end.
 
     >>> color_map(np.array([[0.0, 1.0]]), DARK_TO_HOT).tolist()
     [[[0, 0, 4], [252, 255, 164]]]
@@ -52,18 +61,21 @@ def color_map(values: Shaped[ndarray, "height width"], anchors: Float[ndarray, "
 
 
 def color_picture(color: Float[Tensor, "height width 3"]) -> Picture:
-    """An sRGB image in [0, 1], clamped, as bytes."""
+    """Clamp an sRGB image to [0, 1] and return its bytes."""
     return np.round(color.detach().float().clamp(0.0, 1.0).cpu().numpy() * 255.0).astype(np.uint8)
 
 
 def error_picture(color: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"]) -> Picture:
-    """Mean absolute difference over the channels, black for none, brightest from :data:`LARGEST_ERROR`."""
+    """Draw the mean absolute difference over the channels, black for none, brightest from :data:`LARGEST_ERROR`."""
     error = (color.clamp(0.0, 1.0) - truth).abs().mean(dim=-1).cpu().numpy()
     return color_map(error / LARGEST_ERROR, DARK_TO_HOT)
 
 
 def distance_picture(rendering: Rendering) -> tuple[Picture, tuple[float, float]]:
-    """Distance to the surface, dark near and bright far, fading to gray where the scene is transparent; and the range shown."""
+    """Draw the distance to the surface, dark near and bright far, and return the range shown.
+
+    The picture fades to gray where the scene is transparent.
+    """
     opacity = rendering.opacity.detach().float().clamp(0.0, 1.0).cpu().numpy()
     distance = rendering.distance.detach().float().cpu().numpy() / np.maximum(opacity, 1e-6)
     seen = distance[(opacity > 0.5) & np.isfinite(distance)]
@@ -73,7 +85,7 @@ def distance_picture(rendering: Rendering) -> tuple[Picture, tuple[float, float]
 
 
 def normal_picture(rendering: Rendering) -> Picture:
-    """World-frame normals as (n + 1) / 2, fading to gray where the scene is transparent."""
+    """Draw world-frame normals as (n + 1) / 2, fading to gray where the scene is transparent."""
     normal = rendering.normal.detach().float().cpu().numpy()
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
     unit = normal / np.maximum(length, 1e-6)
@@ -86,13 +98,13 @@ def _over_gray(picture: Picture, opacity: Shaped[ndarray, "height width"]) -> Pi
 
 
 def write_picture(file: Path, picture: Picture) -> None:
-    """Writes a picture as PNG, all of it or nothing."""
+    """Write a picture as PNG, whole or not at all."""
     with replacing(file) as partial:
         Image.fromarray(picture).save(partial)
 
 
 def read_picture(file: Path) -> Picture:
-    """Reads a picture that :func:`write_picture` wrote.
+    """Read a picture that :func:`write_picture` wrote.
 
     Raises:
         OSError: when the file cannot be read as a picture.
@@ -102,7 +114,7 @@ def read_picture(file: Path) -> Picture:
 
 
 def data_uri(picture: Picture, *, largest_side: int = 360, quality: int = 86) -> str:
-    """The picture, made smaller where it is larger than ``largest_side``, as a JPEG inside a ``data:`` address."""
+    """Pack a picture as JPEG into a ``data:`` address, shrunk so that no side exceeds ``largest_side``."""
     image = Image.fromarray(picture)
     image.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -110,184 +122,88 @@ def data_uri(picture: Picture, *, largest_side: int = 360, quality: int = 86) ->
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def mesh_picture(mesh: Mesh, azimuth: float, elevation: float, *, size: int = 420) -> Picture:
-    """An orthographic view of a mesh lit from the viewer's upper left, triangle by triangle with a depth buffer, over white.
+_CAMERA_DISTANCE = 100.0
+"""From a mesh in the unit ball: near and far parts differ in scale by one per cent each way."""
 
-    A triangle that shows its back is drawn bluish: holes and turned faces stand out.
+_LIGHT = (-0.4, -0.55, -0.73)
+"""Towards the light, in camera axes (+X right, +Y down, +Z forward): the viewer's upper left."""
+
+_FRONT, _BACK = (232.0, 226.0, 216.0), (120.0, 150.0, 235.0)
+"""sRGB of the two sides of a triangle, 0 to 255."""
+
+
+def color_source(asset: Asset) -> ColorSource | None:
+    """Return what paints a surface: its texture, else its vertex colors, else None."""
+    texels = None if asset.material is None else asset.material.base_color
+    if texels is not None and asset.mesh.uvs is not None:
+        return Texture(texels)
+    return None if asset.mesh.colors is None else VertexColor()
+
+
+@torch.no_grad()
+def mesh_picture(mesh: Mesh, azimuth: float, elevation: float, *, color: ColorSource | None = None, size: int = 420) -> Picture:
+    """Draw a mesh from far away, so that it fills the picture, over white.
+
+    Without a color source this shows the shape: flat triangles lit from the viewer's upper left, bluish where they show their back, so that
+    holes and flipped faces stand out.
 
     Args:
-        mesh: any mesh in a frame with +Z up; drawn to fill the picture.
+        mesh: any mesh in a frame with +Z up.
         azimuth: of the viewer, degrees from +X towards +Y.
         elevation: of the viewer above the ground plane, degrees.
+        color: what to paint the surface with, unlit.
         size: side of the picture in pixels.
     """
-    vertices = mesh.vertices.detach().double().cpu().numpy()
-    faces = mesh.faces.detach().cpu().numpy().astype(np.int64)
-    picture = np.full((size, size, 3), 255, dtype=np.uint8)
-    if len(faces) == 0:
-        return picture
+    if mesh.is_empty:
+        return np.full((size, size, 3), 255, dtype=np.uint8)
+    mesh = _in_unit_ball(mesh)
+    camera = _distant_camera(mesh.vertices, azimuth, elevation, size)
+    material = Unlit(color) if color is not None else _shape_material(mesh, camera)
+    rendering = render_surface(
+        replace(mesh, normals=None),
+        material,
+        [],
+        camera,
+        background=mesh.vertices.new_ones(3),
+        samples=2,  # antialiasing alone would leave edges between two visible triangles jagged
+        depth_range=(_CAMERA_DISTANCE - 1.5, _CAMERA_DISTANCE + 1.5),
+    )
+    return color_picture(rendering.srgb[0])
+
+
+def _in_unit_ball(mesh: Mesh) -> Mesh:
+    """Return the mesh in units of half its bounding box's diagonal, centered at the origin, as float32."""
+    low, high = mesh.bounding_box.detach().double()
+    radius = ((high - low).norm() / 2).clamp_min(1e-30)
+    return replace(mesh, vertices=((mesh.vertices.detach().double() - (low + high) / 2) / radius).float())
+
+
+def _distant_camera(vertices: Float[Tensor, "vertices 3"], azimuth: float, elevation: float, size: int) -> Cameras:
+    """Return a nearly orthographic camera whose picture the vertices fill to 92 %."""
     a, e = math.radians(azimuth), math.radians(elevation)
-    to_viewer = np.array([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
-    right = np.array([-math.sin(a), math.cos(a), 0.0])
-    camera_from_world = np.stack([right, -np.cross(to_viewer, right), -to_viewer])
-    seen = vertices @ camera_from_world.T
-    low, high = seen.min(0), seen.max(0)
-    scale = 0.92 * size / max(float((high - low)[:2].max()), 1e-12)
-    corners = ((seen - (low + high) / 2) * scale + [size / 2, size / 2, 0.0])[faces]
-    nearest = nearest_triangle(corners, size)
-    drawn = nearest >= 0
-    edge1, edge2 = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
-    normal = np.cross(edge1, edge2)
-    normal /= np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-12)
-    back = normal[:, 2] > 0.0
-    normal[back] *= -1.0
-    light = np.array([-0.4, -0.55, -0.73])
-    shade = 0.25 + 0.75 * np.clip(normal @ light, 0.0, 1.0)
-    tint = np.where(back[:, None], [120.0, 150.0, 235.0], [232.0, 226.0, 216.0])
-    picture[drawn] = np.round(shade[:, None] * tint).astype(np.uint8)[nearest[drawn]]
-    return picture
+    towards = vertices.new_tensor([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
+    up = vertices.new_tensor([-math.sin(e) * math.cos(a), -math.sin(e) * math.sin(a), math.cos(e)])
+    pose = look_at(_CAMERA_DISTANCE * towards, torch.zeros_like(towards), up)
+    plane = (vertices @ pose[:3, :3])[:, :2]
+    low, high = plane.amin(0), plane.amax(0)
+    pose[:3, 3] += pose[:3, :2] @ ((low + high) / 2)
+    focal = 0.92 * size * _CAMERA_DISTANCE / max(float((high - low).max()), 1e-6)
+    intrinsics = vertices.new_tensor([[focal, focal, size / 2, size / 2]])
+    return Cameras(pose[None], intrinsics, vertices.new_zeros(1, 6), size, size)
 
 
-def nearest_triangle(corners: Float[ndarray, "faces 3 3"], size: int) -> Shaped[ndarray, "size size"]:
-    """Which triangle each pixel center of a square raster sees first, -1 for none.
+def _shape_material(mesh: Mesh, camera: Cameras) -> Callable[[GBuffer, Sequence[Light]], Shaded]:
+    """Return the material that shades triangles by their direction and tints those seen from behind."""
+    a, b, c = mesh.vertices[mesh.faces.long()].unbind(1)
+    outward = normalized(torch.linalg.cross(b - a, c - a))
+    light = camera.world_from_camera[0, :3, :3] @ outward.new_tensor(_LIGHT)
+    front, back = outward.new_tensor(_FRONT) / 255, outward.new_tensor(_BACK) / 255
 
-    Args:
-        corners: x and y in pixels, z away from the viewer.
-        size: pixels along a side.
+    def shaded(surface: GBuffer, lights: Sequence[Light]) -> Shaded:
+        normal = outward[surface.raster.face.clamp_min(0).long()]
+        behind = (normal * surface.to_viewer).sum(-1, keepdim=True) < 0
+        shade = 0.25 + 0.75 * (surface.normal @ light).clamp(0, 1)
+        color = linear_from_srgb(shade[..., None] * torch.where(behind, back, front))
+        return Shaded(color, torch.ones_like(shade))
 
-    Triangles are handled in groups of like bounding boxes, every pixel center of the box tested by the signs of three edge functions.
-    """
-    winner = np.full(size * size, -1, dtype=np.int64)
-    depth = np.full(size * size, np.inf)
-    xy = corners[..., :2]
-    low = np.clip(np.ceil(xy.min(1) - 0.5), 0, size).astype(np.int64)
-    high = np.clip(np.floor(xy.max(1) - 0.5), -1, size - 1).astype(np.int64)
-    extent = (high - low + 1).max(axis=1)
-    area = _cross(xy[:, 1] - xy[:, 0], xy[:, 2] - xy[:, 0])
-    usable = ((high >= low).all(axis=1)) & (np.abs(area) > 1e-12)
-    side = 1
-    while side < 2 * size:
-        group = np.nonzero(usable & (extent <= side) & (extent > side // 2))[0]
-        offsets = np.stack(np.meshgrid(np.arange(side), np.arange(side), indexing="xy"), axis=-1).reshape(-1, 2)
-        chunk = max(1, 2_000_000 // len(offsets))
-        for start in range(0, len(group), chunk):
-            pixel, near, face = _fragments(group[start : start + chunk], offsets, corners, area, low, high)
-            index = pixel[:, 1] * size + pixel[:, 0]
-            order = np.argsort(-near, kind="stable")
-            closest, first = np.full(size * size, np.inf), np.full(size * size, -1, dtype=np.int64)
-            closest[index[order]], first[index[order]] = near[order], face[order]
-            better = closest < depth
-            depth[better], winner[better] = closest[better], first[better]
-        side *= 2
-    return winner.reshape(size, size)
-
-
-def _fragments(
-    group: ndarray, offsets: ndarray, corners: ndarray, area: ndarray, low: ndarray, high: ndarray
-) -> tuple[ndarray, ndarray, ndarray]:
-    """Pixels covered by the triangles ``group``, their depths and triangles, each tried at the same ``offsets`` from its box's corner."""
-    pixel = low[group, None] + offsets
-    point = pixel + 0.5
-    xy, z = corners[group, None, :, :2], corners[group, :, 2]
-    edges = [_cross(xy[:, :, (k + 2) % 3] - xy[:, :, (k + 1) % 3], point - xy[:, :, (k + 1) % 3]) for k in range(3)]
-    weights = np.stack(edges, axis=-1) / area[group, None, None]
-    inside = (weights >= 0.0).all(axis=-1) & (pixel <= high[group, None]).all(axis=-1)
-    which, where = np.nonzero(inside)
-    return pixel[which, where], (weights[which, where] * z[which]).sum(axis=-1), group[which]
-
-
-def _cross(a: ndarray, b: ndarray) -> ndarray:
-    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a chart."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-
-
-def line_chart(
-    curves: Sequence[Curve], *, title: str, x_label: str, logarithmic: bool = False, level: tuple[str, float] | None = None
-) -> str:
-    """Curves as an inline SVG that takes its colors from the page (classes ``c0``, ``c1``, ..., ``axis``, ``grid``).
-
-    Args:
-        curves: drawn in order; points that are not finite, or not positive on a logarithmic axis, are left out.
-        title: above the chart.
-        x_label: below the axis.
-        logarithmic: powers of ten on the vertical axis.
-        level: a name and a height for a dashed horizontal line.
-    """
-    width, height, left, right, top, bottom = 640, 300, 56, 14, 30, 40
-    drawn = [_thinned(_usable(curve, logarithmic)) for curve in curves]
-    drawn = [curve for curve in drawn if len(curve.x) > 0]
-    if not drawn:
-        return f'<p class="note">{html.escape(title)}: nothing was recorded.</p>'
-    heights = [y for curve in drawn for y in curve.y] + ([level[1]] if level else [])
-    y_low, y_high = min(heights), max(heights)
-    if logarithmic:
-        y_low, y_high = float(math.floor(math.log10(y_low))), float(math.ceil(math.log10(y_high)))
-    if y_high - y_low < 1e-9:
-        y_low, y_high = y_low - 0.5, y_high + 0.5
-    x_ticks, y_ticks = _ticks(0.0, max(max(c.x) for c in drawn)), _ticks(y_low, y_high, whole=logarithmic)
-    y_low, y_high = min(y_low, y_ticks[0]), max(y_high, y_ticks[-1])
-    x_high = max(1e-9, *(max(c.x) for c in drawn))
-
-    def across(x: float) -> float:
-        return left + (width - left - right) * x / x_high
-
-    def down(y: float) -> float:
-        value = math.log10(y) if logarithmic else y
-        return top + (height - top - bottom) * (1.0 - (value - y_low) / (y_high - y_low))
-
-    parts = [f'<svg class="chart" viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">']
-    parts.append(f'<text class="title" x="{left}" y="18">{html.escape(title)}</text>')
-    for tick in y_ticks:
-        y = down(10.0**tick if logarithmic else tick)
-        label = f'10<tspan dy="-5" font-size="9">{tick:.0f}</tspan>' if logarithmic else f"{tick:g}"
-        parts.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="axis" x="{left - 7}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
-    for tick in x_ticks:
-        if tick <= x_high:
-            parts.append(f'<text class="axis" x="{across(tick):.1f}" y="{height - bottom + 17}" text-anchor="middle">{tick:g}</text>')
-    parts.append(f'<text class="axis" x="{width - right}" y="{height - 5}" text-anchor="end">{html.escape(x_label)}</text>')
-    if level:
-        y = down(level[1])
-        parts.append(f'<line class="level" x1="{left}" x2="{width - right}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="axis" x="{width - right}" y="{y - 6:.1f}" text-anchor="end">{html.escape(level[0])}</text>')
-    for k, curve in enumerate(drawn):
-        points = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in zip(curve.x, curve.y, strict=True))
-        parts.append(f'<polyline class="curve c{k % 8}" points="{points}"><title>{html.escape(curve.name)}</title></polyline>')
-    legend = "".join(f'<span><i class="c{k % 8}"></i>{html.escape(curve.name)}</span>' for k, curve in enumerate(drawn))
-    return "".join(parts) + "</svg>" + (f'<div class="legend">{legend}</div>' if len(drawn) > 1 else "")
-
-
-def _usable(curve: Curve, logarithmic: bool) -> Curve:
-    pairs = [(x, y) for x, y in zip(curve.x, curve.y, strict=True) if math.isfinite(y) and (y > 0.0 or not logarithmic)]
-    return Curve(curve.name, [x for x, _ in pairs], [y for _, y in pairs])
-
-
-def _thinned(curve: Curve, most: int = 200) -> Curve:
-    """At most ``most`` points, each the mean of its neighbors."""
-    if len(curve.x) <= most:
-        return curve
-    groups = np.array_split(np.arange(len(curve.x)), most)
-    x, y = np.asarray(curve.x), np.asarray(curve.y)
-    return Curve(curve.name, [float(x[g].mean()) for g in groups], [float(y[g].mean()) for g in groups])
-
-
-def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
-    """About five round numbers that cover [low, high].
-
-    >>> _ticks(0.0, 100.0)
-    [0.0, 20.0, 40.0, 60.0, 80.0, 100.0]
-    """
-    raw = max(high - low, 1e-9) / 5
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= raw * 0.999)
-    step = max(1.0, math.ceil(step)) if whole else step
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [round(k * step, 10) for k in range(first, last + 1)]
+    return shaded

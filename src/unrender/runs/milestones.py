@@ -1,6 +1,6 @@
-"""How a fit came along: small pictures of one view, taken when the training clock passes certain marks.
+"""Progress of a fit in pictures: one view, rendered when the training clock passes certain marks.
 
-They lie in the run's ``renders/`` as ``progress_060s.png``, color on the left and normal on the right, named by whole seconds of training.
+They lie in the run's ``renders/`` as ``progress_060s.png``, color on the left and normal on the right, named by seconds of training.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from unrender.runs.display import Display
 from unrender.runs.figures import Picture, color_picture, normal_picture, write_picture
 
 MARK_SECONDS = 60
-"""Of training: what every fit that lasts as long is compared at."""
+"""Training time at which every fit that lasts as long leaves a picture, so that fits can be compared."""
 
 MARK_FRACTIONS = (0.1, 0.25, 0.5, 1.0)
-"""Of the budget."""
+"""Shares of the budget."""
 
-CLOSEST = 2.0
+SHORTEST_GAP = 2.0
 """Seconds of training between two pictures, at least."""
 
-LARGEST_SIDE = 160
-"""Pixels of a picture; rendering one takes a second or so on a CPU."""
+PREVIEW_SIDE = 160
+"""Longest side of a picture in pixels; rendering one takes about a second on a CPU."""
 
 
-def shown_view(capture: Capture) -> int:
-    """The view that is followed: the first held-out one, or the first fitted one where none is held out."""
+def followed_view(capture: Capture) -> int:
+    """Return the view that is shown: the first held-out one, or the first fitted one if none is held out."""
     return (capture.split.test or capture.split.train)[0]
 
 
-def one_above_the_other(picture: Picture) -> UInt8[ndarray, "twice_height half_width 3"]:
-    """The left half of a picture above its right half.
+def stacked(picture: Picture) -> UInt8[ndarray, "twice_height half_width 3"]:
+    """Put the left half of a picture above its right half.
 
-    >>> one_above_the_other(np.array([[[1, 1, 1], [2, 2, 2]]], dtype=np.uint8))[..., 0].tolist()
+    >>> stacked(np.array([[[1, 1, 1], [2, 2, 2]]], dtype=np.uint8))[..., 0].tolist()
     [[1], [2]]
     """
     return np.vstack(np.hsplit(picture, 2))
@@ -48,17 +48,26 @@ def one_above_the_other(picture: Picture) -> UInt8[ndarray, "twice_height half_w
 class Milestones:
     """Takes the pictures of one fit; called with every report of it, while its clock stands still.
 
-    Of two marks closer than :data:`CLOSEST` the first is kept, but :data:`MARK_SECONDS` and the end go before the other fractions, and
-    :data:`MARK_SECONDS` before the end. Nothing random is drawn.
+    Of two marks closer than :data:`SHORTEST_GAP` the first is kept, except that :data:`MARK_SECONDS` takes precedence over the end of the
+    fit, and the end over other fractions. No random number is drawn.
     """
 
     def __init__(
         self, directory: RunDirectory, capture: Capture, device: torch.device, display: Display, *, seconds: float, fraction: float
     ) -> None:
-        """Goes on from ``seconds`` of training and ``fraction`` of the budget; pictures taken later than that are removed."""
+        """Prepare to take pictures, and remove those that a resumed fit will take again.
+
+        Args:
+            directory: of the run.
+            capture: what is fitted.
+            device: where the scene lives.
+            display: where a picture that cannot be taken is mentioned.
+            seconds: of training so far.
+            fraction: of the budget used so far.
+        """
         directory.drop_stages(after=seconds)
-        cameras = capture.cameras.select([shown_view(capture)])
-        factor = min(math.ceil(max(cameras.width, cameras.height) / LARGEST_SIDE), cameras.width, cameras.height)
+        cameras = capture.cameras.select([followed_view(capture)])
+        factor = min(math.ceil(max(cameras.width, cameras.height) / PREVIEW_SIDE), cameras.width, cameras.height)
         self._cameras = cameras.downscaled(factor).to(device)
         self._directory = directory
         self._display = display
@@ -68,21 +77,21 @@ class Milestones:
     def __call__(self, progress: Progress) -> None:
         seconds, fraction = self._seconds, self._fraction
         self._seconds, self._fraction = max(seconds, progress.seconds), max(fraction, progress.fraction)
-        fixed = seconds < MARK_SECONDS <= progress.seconds
+        at_mark = seconds < MARK_SECONDS <= progress.seconds
         passed = [mark for mark in MARK_FRACTIONS if fraction < mark <= progress.fraction]
-        if not (fixed or passed):
+        if not (at_mark or passed):
             return
-        near = [taken for taken in self._directory.stages() if progress.seconds - taken < CLOSEST]
-        if near and not fixed and (MARK_SECONDS in near or 1.0 not in passed):
+        recent = [taken for taken in self._directory.stages() if progress.seconds - taken < SHORTEST_GAP]
+        if recent and not at_mark and (MARK_SECONDS in recent or 1.0 not in passed):
             return
         now = int(progress.seconds)
         if self._take(progress, now):
-            for taken in near:
+            for taken in recent:
                 if taken != now:
                     self._directory.stage_file(taken).unlink(missing_ok=True)
 
     def _take(self, progress: Progress, now: int) -> bool:
-        """Whether there was something to see: PyTorch refuses some operations on the empty tensors of an empty scene."""
+        """Write one picture; return False for an empty scene, whose empty tensors some PyTorch operations refuse."""
         try:
             with torch.no_grad():
                 rendering = progress.scene.render_view(self._cameras, 0)

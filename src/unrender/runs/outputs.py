@@ -20,6 +20,7 @@ from unrender.files.atomic import write_json, write_text
 from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.fitting import FitResult
+from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.runs.directory import RunDirectory, RunRecord, finite
@@ -27,7 +28,7 @@ from unrender.runs.display import Display, duration
 from unrender.runs.evaluation import Evaluation, ViewScore, evaluate, truth_of
 from unrender.runs.figures import color_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
 from unrender.runs.measures import Measure
-from unrender.runs.milestones import LARGEST_SIDE, one_above_the_other, shown_view
+from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
 from unrender.runs.report import Course, Report, ViewRow, build_report
 
 CameraPath = Literal["test", "orbit", "interpolated"]
@@ -117,7 +118,7 @@ def write_outputs(
     directory.write_record(record)
     if report_missing and evaluation is not None:
         history, course = tuple(directory.read_history()), course_of(directory, capture)
-        report = Report(record, evaluation, course, tuple(rows), history, mesh, directory.video_file)
+        report = Report(record, evaluation, course, tuple(rows), history, None if mesh is None else Asset(mesh), directory.video_file)
         write_text(directory.report_file, build_report(report))
     display.say(f"all of it on one page: {directory.report_file}")
     return record
@@ -148,12 +149,12 @@ def evaluate_into(
 
 def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
     """The pictures taken while the fit ran, color above normal, and the photo they approach; None where none was taken."""
-    stages = tuple((seconds, data_uri(one_above_the_other(read_picture(directory.stage_file(seconds))))) for seconds in directory.stages())
+    stages = tuple((seconds, data_uri(stacked(read_picture(directory.stage_file(seconds))))) for seconds in directory.stages())
     if not stages:
         return None
-    view = shown_view(capture)
+    view = followed_view(capture)
     truth = color_picture(truth_of(capture, view, capture.photos.pixels.device))
-    return Course(capture.names[view], stages, data_uri(truth, largest_side=LARGEST_SIDE))
+    return Course(capture.names[view], stages, data_uri(truth, largest_side=PREVIEW_SIDE))
 
 
 def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None:

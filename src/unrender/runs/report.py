@@ -1,4 +1,4 @@
-"""One page that shows a run: a single HTML file with its pictures, curves and video inside, which opens anywhere."""
+"""The report of a run: one HTML file with its pictures, charts and video inside."""
 
 from __future__ import annotations
 
@@ -6,23 +6,30 @@ import base64
 import html
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unrender.geometry.mesh import Mesh
+from unrender.render.asset import Asset
+from unrender.runs.charts import Curve, Level, Mark, line_chart
 from unrender.runs.directory import HistoryLine, RunRecord
 from unrender.runs.display import duration
 from unrender.runs.evaluation import Evaluation, ViewScore
-from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Curve, Picture, data_uri, line_chart, mesh_picture
+from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Picture, color_source, data_uri, mesh_picture
 
 LARGEST_EMBEDDED_VIDEO = 15 * 2**20
-"""Bytes; a longer video is linked."""
+"""Bytes; a larger video is linked instead."""
+
+COMPLETE = ("finished", "time budget reached")
+"""Outcomes of fits that used their whole budget."""
+
+_AZIMUTHS, _ELEVATION = (35.0, 215.0), 20.0
+"""Degrees, of the pictures of the surface."""
 
 
 @dataclass(frozen=True)
 class ViewRow:
-    """One test view of the report; the pictures are ``data:`` addresses."""
+    """One view of the report; the pictures are ``data:`` addresses."""
 
     score: ViewScore
     truth: str
@@ -44,7 +51,7 @@ class ViewRow:
         normal: Picture,
         span: tuple[float, float],
     ) -> ViewRow:
-        """Packs full-size pictures into a row."""
+        """Pack full-size pictures into a row."""
         return cls(score, data_uri(truth), data_uri(render), data_uri(error), data_uri(distance), data_uri(normal), span)
 
 
@@ -64,17 +71,23 @@ class Report:
     """What the page is made of."""
 
     record: RunRecord
-    evaluation: Evaluation
+    evaluation: Evaluation | None
+    """None for a run without views to compare with."""
     course: Course | None
     rows: tuple[ViewRow, ...]
     history: tuple[HistoryLine, ...]
-    mesh: Mesh | None
+    asset: Asset | None
     """In the normalized world."""
     video: Path | None
 
+    @property
+    def views(self) -> str:
+        """What the evaluated views are called."""
+        return "held-out" if self.evaluation is None or self.evaluation.split == "test" else "fitted"
+
 
 def build_report(report: Report) -> str:
-    """The page as HTML, with nothing to load from elsewhere but a video too large to embed."""
+    """Build the page as HTML, with nothing to load from elsewhere but a video too large to embed."""
     record = report.record
     title = f"{record.recipe} · {record.capture.name}"
     sections = [
@@ -85,7 +98,7 @@ def build_report(report: Report) -> str:
         _curves(report),
         _surface(report),
         _video(report.video),
-        _run(record),
+        _run(report),
         _capture(record),
         _config(record),
     ]
@@ -99,28 +112,34 @@ def build_report(report: Report) -> str:
 
 def _headline(report: Report, title: str) -> str:
     record, evaluation = report.record, report.evaluation
-    tiles = [(f"{evaluation.psnr:.2f}", "dB PSNR"), (f"{evaluation.ssim:.4f}", "SSIM")]
+    tiles = [] if evaluation is None else [(f"{evaluation.psnr:.2f}", "PSNR, dB"), (f"{evaluation.ssim:.4f}", "SSIM")]
     tiles += [(measure.number, measure.label) for measure in record.measures]
-    tiles += [(duration(record.seconds), "of training"), (f"{record.steps:,}", "steps")]
+    tiles += [(duration(record.seconds), "training time"), (f"{record.steps:,}", "steps")]
     if record.peak_memory_mb is not None:
-        tiles.append((f"{record.peak_memory_mb / 1024:.1f}", "GB peak memory"))
+        tiles.append((f"{record.peak_memory_mb / 1024:.1f}", "peak memory, GB"))
     cells = "".join(f"<div><b>{html.escape(number)}</b><span>{html.escape(label)}</span></div>" for number, label in tiles)
-    views = f"{len(evaluation.per_view)} {_kind(report)} view{'s' * (len(evaluation.per_view) != 1)}"
-    return (
-        f"<header><h1>{html.escape(title)}</h1>"
-        f'<p class="lead">{views}; {html.escape(record.outcome or "unfinished")}; {html.escape(record.device_name)}</p>'
-        f'<div class="tiles">{cells}</div></header>'
-    )
+    facts = [_ending(report), record.device_name]
+    if evaluation is not None:
+        count = len(evaluation.per_view)
+        facts.insert(1, f"measured on {count} {report.views} view{'s' * (count != 1)}")
+    lead = html.escape(" · ".join(facts))
+    return f'<header><h1>{html.escape(title)}</h1><p class="lead">{lead}</p><div class="tiles">{cells}</div></header>'
 
 
-def _kind(report: Report) -> str:
-    return "held-out" if report.evaluation.split == "test" else "fitted"
+def _ending(report: Report) -> str:
+    """Say how the fit ended and how far it came."""
+    record, last = report.record, report.history[-1] if report.history else None
+    steps = record.steps or (0 if last is None else last.step)
+    text = f"{record.outcome or 'not finished'} after {steps:,} steps"
+    if record.outcome in COMPLETE or last is None:
+        return text
+    return f"{text}, {last.fraction:.0%} of the budget"
 
 
 def _remarks(record: RunRecord) -> str:
     sentences = list(record.remarks)
     if record.skipped_steps:
-        sentences.append(f"{record.skipped_steps} steps were skipped because their loss or gradient was not finite")
+        sentences.append(f"{record.skipped_steps:,} steps were skipped: their loss or gradient was not finite")
     return "".join(f'<p class="remark">{html.escape(sentence)}.</p>' for sentence in sentences)
 
 
@@ -130,11 +149,14 @@ def _course(report: Report) -> str:
         return ""
     strip = [_figure(source, f"{seconds:,} s", f"{course.name} after {seconds:,} s of training") for seconds, source in course.stages]
     strip.append(_figure(course.truth, "truth", f"truth of {course.name}"))
-    note = f"{_kind(report).capitalize()} view {html.escape(course.name)} after so many seconds of training: color above, normal below."
-    return f'<section><h2>How it came along</h2><p class="note">{note}</p><div class="row">{"".join(strip)}</div></section>'
+    kind = "Held-out" if report.record.capture.test_views else "Fitted"
+    note = f"{kind} view {html.escape(course.name)} at several training times: color above, normal below."
+    return f'<section><h2>Progress</h2><p class="note">{note}</p><div class="row">{"".join(strip)}</div></section>'
 
 
 def _views(report: Report) -> str:
+    if report.evaluation is None:
+        return ""
     rows = []
     for row in report.rows:
         inside = "" if row.score.psnr_masked is None else f", {row.score.psnr_masked:.2f} dB inside the mask"
@@ -151,14 +173,14 @@ def _views(report: Report) -> str:
             f'<div class="row">{figures}</div>'
         )
     total = len(report.evaluation.per_view)
-    left_out = "" if len(rows) == total else f" {len(rows)} of {total} views are shown; all are in <code>renders/</code>."
+    shown = "" if len(rows) == total else f" {len(rows)} of {total} views are shown; all are in <code>renders/</code>."
     scales = _scale(DARK_TO_HOT.tolist(), "error", "0", f"{LARGEST_ERROR:g} or more")
     scales += _scale(BLUE_TO_YELLOW.tolist(), "depth", "near", "far")
     note = (
-        "Error is the mean absolute difference of the three sRGB channels. Depth is the distance from the camera in units of the "
-        f"normalized world, its range under each picture. Normals are in world axes, (n + 1) / 2; gray is empty.{left_out}"
+        "Error: mean absolute difference of the three sRGB channels. Depth: distance from the camera in units of the normalized world, "
+        f"its range below each picture. Normal: (n + 1) / 2 in world axes. Gray is empty.{shown}"
     )
-    heading = f'<h2>{_kind(report).capitalize()} views</h2><p class="note">{note}</p><div class="scales">{scales}</div>'
+    heading = f'<h2>{report.views.capitalize()} views</h2><p class="note">{note}</p><div class="scales">{scales}</div>'
     return f"<section>{heading}{''.join(rows)}</section>"
 
 
@@ -176,24 +198,59 @@ def _curves(report: Report) -> str:
     lines = report.history
     if not lines:
         return ""
-    seconds = [line.seconds for line in lines]
-    psnr = Curve("training batches", seconds, [_number(line.psnr) for line in lines])
-    held_out = (f"mean of {_kind(report)} views", report.evaluation.psnr)
-    charts = line_chart([psnr], title="PSNR of training batches, dB", x_label="seconds of training", level=held_out)
-    names = list(dict.fromkeys(name for line in lines for name in line.losses))
-    losses = [Curve(name, seconds, [_number(line.losses.get(name)) for line in lines]) for name in names]
-    second = line_chart(losses, title="Losses", x_label="seconds of training", logarithmic=True)
-    return f'<section><h2>Curves</h2><div class="pair"><div>{charts}</div><div>{second}</div></div></section>'
+    seconds, marks = [line.seconds for line in lines], [Mark(phase.name, phase.start) for phase in _phases(lines)]
+    charts = []
+
+    def add(title: str, curves: Sequence[Curve], *, logarithmic: bool, level: Level | None = None) -> None:
+        chart = line_chart(curves, title=title, x_label="seconds of training", logarithmic=logarithmic, level=level, marks=marks)
+        charts.append(f"<div>{chart}</div>")
+
+    if any(line.psnr is not None for line in lines):
+        views = None if report.evaluation is None else Level(f"mean of {report.views} views", report.evaluation.psnr)
+        psnr = Curve("training batches", seconds, [_or_nan(line.psnr) for line in lines])
+        add("PSNR of training batches, dB", [psnr], logarithmic=False, level=views)
+    add("Losses", _curves_by_name(seconds, [line.losses for line in lines]), logarithmic=True)
+    if any(line.counts for line in lines):
+        add("Counts of a step", _curves_by_name(seconds, [line.counts for line in lines]), logarithmic=True)
+    return f'<section><h2>Charts</h2><div class="pair">{"".join(charts)}</div></section>'
 
 
-def _number(value: float | None) -> float:
+def _curves_by_name(seconds: Sequence[float], values: Sequence[Mapping[str, float | None]]) -> list[Curve]:
+    """Return one curve for every name that occurs; it has NaN where the name does not."""
+    names = list(dict.fromkeys(name for line in values for name in line))
+    return [Curve(name, seconds, [_or_nan(line.get(name)) for line in values]) for name in names]
+
+
+def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
 
 
+@dataclass(frozen=True)
+class _PhaseSpan:
+    """When one phase of a fit ran."""
+
+    name: str
+    start: float
+    """Seconds of training."""
+    last: HistoryLine
+
+
+def _phases(lines: Sequence[HistoryLine]) -> list[_PhaseSpan]:
+    """Return the phases of a fit in order; none for a fit in a single phase."""
+    spans: list[_PhaseSpan] = []
+    for line in lines:
+        if spans and spans[-1].name == line.phase:
+            spans[-1] = replace(spans[-1], last=line)
+        else:
+            spans.append(_PhaseSpan(line.phase, spans[-1].last.seconds if spans else 0.0, line))
+    return spans if len(spans) > 1 else []
+
+
 def _surface(report: Report) -> str:
-    mesh = report.mesh
-    if mesh is None or mesh.is_empty:
+    asset = report.asset
+    if asset is None or asset.is_empty:
         return ""
+    mesh = asset.mesh
     low, high = (tuple(corner) for corner in mesh.bounding_box.cpu().tolist())
     facts = [
         ("vertices", f"{len(mesh.vertices):,}"),
@@ -203,9 +260,16 @@ def _surface(report: Report) -> str:
         ("bounding box, normalized world", f"{_point(low)} to {_point(high)}"),
         ("files", "mesh.ply and mesh.glb, in the frame the poses came in"),
     ]
-    sides = [(data_uri(mesh_picture(mesh, azimuth, 20.0), largest_side=420), f"azimuth {azimuth:.0f}°") for azimuth in (35.0, 215.0)]
-    pictures = "".join(_figure(source, label, f"the mesh, {label}") for source, label in sides)
-    note = "Shaded triangles, without color; a triangle that shows its back is bluish."
+    if asset.material is not None and asset.material.base_color is not None:
+        height, width = asset.material.base_color.shape[:2]
+        facts.insert(4, ("texture", f"{width} × {height}"))
+    color = color_source(asset)
+    pictures = ""
+    for label, source in (("shape", None), ("color", color)) if color is not None else (("shape", None),):
+        for azimuth in _AZIMUTHS:
+            picture = data_uri(mesh_picture(mesh, azimuth, _ELEVATION, color=source), largest_side=420)
+            pictures += _figure(picture, f"{label}, azimuth {azimuth:.0f}°", f"{label} of the surface, azimuth {azimuth:.0f}°")
+    note = "Triangles seen from behind are bluish."
     return f'<section><h2>Surface</h2><p class="note">{note}</p><div class="row">{pictures}</div>{_table(facts)}</section>'
 
 
@@ -222,12 +286,14 @@ def _video(file: Path | None) -> str:
     return f'<section><h2>Video</h2><video controls loop muted autoplay playsinline src="{source}"></video></section>'
 
 
-def _run(record: RunRecord) -> str:
+def _run(report: Report) -> str:
+    record = report.record
     facts = [
         ("recipe", record.recipe + (f", preset {record.preset}" if record.preset else "")),
         ("device", f"{record.device}: {record.device_name}"),
         ("seed", str(record.seed)),
         ("training", f"{record.seconds:.1f} s, {record.steps:,} steps"),
+        *((f"phase: {phase.name}", f"until {phase.last.seconds:.1f} s, step {phase.last.step:,}") for phase in _phases(report.history)),
         *((f"{name}, wall clock", f"{value:.1f} s") for name, value in record.timings.items()),
         *((name, version) for name, version in record.versions.items()),
     ]
@@ -300,6 +366,7 @@ figcaption { font-size: 0.76rem; color: var(--soft); text-align: center; padding
 .chart .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
 .chart .grid { stroke: var(--line); stroke-width: 1; }
 .chart .level { stroke: var(--c1); stroke-width: 1.5; stroke-dasharray: 5 4; }
+.chart .mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 3; }
 .chart .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
 .legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 0.8rem; color: var(--soft); padding-left: 9%; }
 .legend i { display: inline-block; width: 14px; height: 3px; margin-right: 6px; vertical-align: middle; }
