@@ -299,7 +299,7 @@ def test_a_pixel_shows_the_triangle_that_its_ray_meets_first() -> None:
     # The camera is far away, not infinitely far: borders of triangles may be a pixel off.
     shifted = [np.roll(best, (dy, dx), (0, 1)) for dy in range(-2, 3) for dx in range(-2, 3)]
     flat = (np.stack(shifted) == best).all(0)
-    assert len(np.unique(best[flat])) > 8 and (flat & (best >= 0)).mean() > 0.2
+    assert len(np.unique(best[flat])) > 9 and (flat & (best >= 0)).mean() > 0.15
     expected = np.concatenate([paint, [[255, 255, 255]]])[best]
     picture = mesh_picture(mesh, 0.0, 0.0, color=VertexColor(), size=size)
     assert np.abs(picture.astype(int) - expected)[flat].max() <= 1
