@@ -295,11 +295,12 @@ def test_a_pixel_shows_the_triangle_that_its_ray_meets_first() -> None:
     seen = world[..., [1, 2, 0]] * [1.0, -1.0, -1.0]
     low, high = seen.min((0, 1)), seen.max((0, 1))
     seen = (seen - (low + high) / 2) * (0.92 * size / (high - low)[:2].max()) + [size / 2, size / 2, 0.0]
-    best = first_met(seen, size)
-    # The camera is far away, not infinitely far: borders of triangles may be a pixel off.
-    shifted = [np.roll(best, (dy, dx), (0, 1)) for dy in range(-2, 3) for dx in range(-2, 3)]
-    flat = (np.stack(shifted) == best).all(0)
-    assert len(np.unique(best[flat])) > 9 and (flat & (best >= 0)).mean() > 0.15
+    # Borders of triangles are smoothed, and up to a pixel off: the camera is far away, but not infinitely far.
+    fine = first_met(seen * [4.0, 4.0, 1.0], 4 * size).reshape(size, 4, size, 4).transpose(0, 2, 1, 3).reshape(size, size, 16)
+    best = fine[..., 0]
+    around = [np.roll(fine, (dy, dx), (0, 1)) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    flat = (np.concatenate(around, -1) == best[..., None]).all(-1)
+    assert len(np.unique(best[flat])) > 9 and (flat & (best >= 0)).mean() > 0.2
     expected = np.concatenate([paint, [[255, 255, 255]]])[best]
     picture = mesh_picture(mesh, 0.0, 0.0, color=VertexColor(), size=size)
     assert np.abs(picture.astype(int) - expected)[flat].max() <= 1

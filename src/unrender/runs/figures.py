@@ -189,7 +189,7 @@ def _distant_camera(vertices: Float[Tensor, "vertices 3"], azimuth: float, eleva
     pose[:3, 3] += pose[:3, :2] @ ((low + high) / 2)
     focal = 0.92 * size * _CAMERA_DISTANCE / max(float((high - low).max()), 1e-6)
     intrinsics = vertices.new_tensor([[focal, focal, size / 2, size / 2]])
-    return Cameras(pose[None], intrinsics, vertices.new_zeros(1, 6), size, size)
+    return Cameras.alike(pose[None], intrinsics, None, size, size)
 
 
 def _shape_material(mesh: Mesh, camera: Cameras) -> Callable[[GBuffer, Sequence[Light]], Shaded]:
