@@ -51,6 +51,11 @@ class PixelSampler:
     """
 
     def __init__(self, capture: Capture, device: torch.device, *, downscale: int = 1) -> None:
+        """Prepare to draw from a capture.
+
+        Raises:
+            ValueError: the capture ignores all pixels of its training views.
+        """
         photos = capture.photos.select(capture.split.train)
         ignored = None if capture.ignored is None else capture.ignored.select(capture.split.train)
         normals = None if capture.normals is None or downscale > 1 else capture.normals.select(capture.split.train)
@@ -66,8 +71,10 @@ class PixelSampler:
         self._total_views = len(capture)
         self._downscale = downscale
         self._valid = None if ignored is None else torch.cat([~image.reshape(-1) for image in ignored]).nonzero()[:, 0].to(device)
+        if self._valid is not None and len(self._valid) == 0:
+            raise ValueError(f"{capture.name} ignores all pixels of its training views, so there is nothing to fit; correct its masks")
         self._views = torch.tensor(capture.split.train, device=device)
-        self._widths = self._cameras.sizes[:, 0].to(device)
+        self._widths = self._cameras.width if self._cameras.same_size else self._cameras.sizes[:, 0].to(device)
         self._world_from_camera = self._cameras.world_from_camera.float().to(device)
         self._maps: tuple[Tensor, Tensor] | None = None
         lens = self._cameras.lens_of_view
@@ -99,8 +106,8 @@ class PixelSampler:
         view, place = self._photos.locate(stored)
         rgba = self._rgba[self._photos.at(view, place)].to(self._device).view(torch.uint8).reshape(count, 4).float() * (1 / 255)
         view, place = view.to(self._device), place.to(self._device)
-        width = self._widths[view]
-        row = torch.div(place, width, rounding_mode="floor")
+        width = self._widths if isinstance(self._widths, int) else self._widths[view]
+        row = place // width
         pixels = torch.stack((place - row * width, row), -1).to(self._world_from_camera.dtype) + 0.5
         views = self._views[view]
         return PixelBatch(
