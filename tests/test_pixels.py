@@ -12,7 +12,7 @@ from unrender.cameras import Cameras, Rays
 from unrender.captures import load_capture
 from unrender.captures.capture import Capture
 from unrender.captures.images import Images
-from unrender.recipes import nerf, pixels
+from unrender.recipes import nerf, neus, pixels
 from unrender.recipes.pixels import PixelBatch, PixelSampler
 from unrender.recipes.settings import override
 from unrender.runs.evaluation import evaluate
@@ -94,21 +94,29 @@ def test_a_capture_on_disk_gives_the_same_batches_and_the_same_fit(tmp_path) -> 
     for downscale in (1, 2):
         here, there = (PixelSampler(capture, CPU, downscale=downscale).draw(999, generator()) for capture in (in_memory, on_disk))
         assert all(torch.equal(a, b) for a, b in zip(tensors(here), tensors(there), strict=True))
-    scenes = [nerf.fit(capture, few_steps(3), device=CPU, seed=0).scene.state_dict() for capture in (in_memory, on_disk)]
+    scenes = [nerf.fit(capture, override(NERF, steps=3), device=CPU, seed=0).scene.state_dict() for capture in (in_memory, on_disk)]
     assert all(torch.equal(scenes[0][name], scenes[1][name]) for name in scenes[0])
 
 
-def few_steps(steps: int) -> nerf.NerfConfig:
-    return override(nerf.PRESETS["cpu"], steps=steps, max_seconds=None, target_samples=2**13)
+NERF = override(
+    nerf.PRESETS["cpu"], steps=60, max_seconds=None, levels=4, log2_entries=12, finest_resolution=64, target_samples=2**12,
+    occupancy_resolution=32, samples_per_ray=128, max_rays=2048, downscale_first=2,
+)  # fmt: skip
+NEUS = override(
+    neus.PRESETS["cpu"], steps=16, max_seconds=None, stages=((0.0, 24, 12), (0.5, 32, 16)), target_samples=2**12,
+    occupancy_resolution=32, samples_per_ray=128, max_rays=2048,
+)  # fmt: skip
 
 
-def test_a_fit_and_its_evaluation_take_views_of_several_sizes_and_lenses() -> None:
+@pytest.mark.parametrize(("recipe", "config", "better_than"), [(nerf, NERF, 16.0), (neus, NEUS, 8.0)])
+def test_fits_and_their_evaluation_take_views_of_several_sizes_and_lenses(recipe, config, better_than: float) -> None:
     capture = mixed_capture()
     shown: list[tuple[int, ...]] = []
-    result = nerf.fit(capture, few_steps(60), device=CPU, seed=0)
-    evaluation = evaluate(result.scene, capture, on_view=lambda score, truth, rendering: shown.append(tuple(rendering.color.shape)))
+    result = recipe.fit(capture, config, device=CPU, seed=0)
+    assert result.outcome == "finished" and result.skipped_steps == 0
+    evaluate(result.scene, capture, on_view=lambda score, truth, rendering: shown.append(tuple(rendering.color.shape)))
     assert shown == [(36, 48, 3), (44, 30, 3)]
-    assert evaluation.psnr > 18
+    assert evaluate(result.scene, capture, "train").psnr > better_than
 
 
 def turned(cameras: Cameras, view: int, turn: Tensor) -> Cameras:

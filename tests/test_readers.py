@@ -157,6 +157,94 @@ def test_distortion_and_lens_are_read(tmp_path: Path) -> None:
     assert load_capture(write_transforms(tmp_path / "d", is_fisheye=True)).cameras.lens == "fisheye"
 
 
+def checked_against_the_ball(capture: Capture, sizes: list[tuple[int, int]], ball: torch.Tensor) -> None:
+    """Each view has its size and sees the ball where its mask is."""
+    assert capture.photos.sizes.tolist() == capture.cameras.sizes.tolist() == [list(size) for size in sizes]
+    for view in range(len(capture)):
+        pixels, _ = capture.cameras.project(ball, view)
+        ys, xs = torch.nonzero(capture.mask(view), as_tuple=True)
+        size = sizes[view][0] / SIZE[0]
+        assert abs(float(xs.float().mean()) + 0.5 - float(pixels[0, 0])) < 0.5 * size
+        assert abs(float(ys.float().mean()) + 0.5 - float(pixels[0, 1])) < 0.5 * size
+
+
+def test_frames_may_have_sizes_and_intrinsics_of_their_own(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "ball", alpha=True)
+    sizes = [SIZE] * 9
+    content = json.loads((folder / "transforms.json").read_text())
+    for k, size, focal in ((2, (24, 36), 50.0), (5, (80, 60), 90.0)):
+        photo = ball_photo(opengl_poses(9)[k], size=size, focal=focal)
+        Image.fromarray(photo).save(folder / "images" / f"{k:03d}.png")
+        content["frames"][k] |= {"w": size[0], "h": size[1], "fl_x": focal, "fl_y": focal, "cx": size[0] / 2, "cy": size[1] / 2}
+        sizes[k] = size
+    (folder / "transforms.json").write_text(json.dumps(content))
+    capture = load_capture(folder)
+    checked_against_the_ball(capture, sizes, ball_in_world(capture))
+    center, radius = ball_in_world(capture)[0], RADIUS / float(capture.source_from_world[:3, 0].norm())
+    assert float((center.abs() + radius).max()) < 1.0 and radius > 0.6
+    small = load_capture(folder, downscale=2)
+    assert small.cameras.sizes.tolist() == [[width // 2, height // 2] for width, height in sizes]
+    assert small.photos[2].shape == (18, 12, 4)
+    with pytest.raises(ValueError, match="differ in size"):
+        _ = capture.cameras.width
+
+
+def test_global_intrinsics_are_scaled_to_the_size_of_each_photo(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "ball", alpha=True)
+    Image.fromarray(ball_photo(opengl_poses(9)[4], size=(80, 60), focal=2 * FOCAL)).save(folder / "images" / "004.png")
+    capture = load_capture(folder)
+    assert capture.cameras.intrinsics[4].tolist() == [2 * FOCAL, 2 * FOCAL, 40, 30] and capture.cameras.intrinsics[3, 0] == FOCAL
+    assert any("intrinsics were scaled" in note for note in capture.notes)
+    checked_against_the_ball(capture, [(80, 60) if k == 4 else SIZE for k in range(9)], ball_in_world(capture))
+
+
+def test_frames_may_have_lenses_of_their_own(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "ball")
+    rewrite(folder, lambda content: content["frames"][3].update(camera_model="OPENCV_FISHEYE", k1=0.05))
+    cameras = load_capture(folder).cameras
+    assert cameras.fisheye.tolist() == [k == 3 for k in range(9)] and cameras[3].lens == "fisheye"
+    with pytest.raises(ValueError, match="differ in lens"):
+        _ = cameras.lens
+    for view in (2, 3):
+        rays = cameras.image_rays(view)
+        pixels, _ = cameras.project(rays.origins + 2 * rays.directions, view)
+        assert float((pixels - cameras.pixel_centers(view)).abs().max()) < 1e-3
+
+
+def test_blender_and_neus_photos_may_differ_in_size(tmp_path: Path) -> None:
+    folder = write_blender(tmp_path / "a")
+    Image.fromarray(ball_photo(opengl_poses(2)[1], size=(20, 15), focal=FOCAL / 2)).save(folder / "test" / "r_1.png")
+    capture = load_capture(folder)
+    checked_against_the_ball(capture, [*[SIZE] * 9, (20, 15)], ball_in_world(capture))
+    folder = write_neus(tmp_path / "b")
+    with np.load(folder / "cameras_sphere.npz") as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    # Twice the pixels: x' + 0.5 = 2 (x + 0.5), with centers at integers.
+    arrays["world_mat_3"] = np.array([[2, 0, 0.5, 0], [0, 2, 0.5, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]) @ arrays["world_mat_3"]
+    np.savez(folder / "cameras_sphere.npz", **arrays)
+    photo = ball_photo(opengl_poses(8)[3], size=(80, 60), focal=2 * FOCAL)
+    Image.fromarray(photo[..., :3]).save(folder / "image" / "000003.png")
+    Image.fromarray(photo[..., 3]).save(folder / "mask" / "003.png")
+    capture = load_capture(folder)
+    torch.testing.assert_close(capture.cameras.intrinsics[3], torch.tensor([2 * FOCAL, 2 * FOCAL, 40.0, 30.0]))
+    ball = torch.tensor(BALL, dtype=torch.float32)[None]
+    checked_against_the_ball(capture, [(80, 60) if k == 3 else SIZE for k in range(8)], ball)
+
+
+def test_exif_orientation_is_decided_photo_by_photo(tmp_path: Path) -> None:
+    """Portrait and landscape photos of one phone: all stored as landscape, the cameras are of what is shown."""
+    folder = write_transforms(tmp_path / "walk")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = ball_photo(opengl_poses(9)[4])[..., :3]
+    Image.fromarray(photo).save(folder / "images" / "004.png", exif=exif)
+    rewrite(folder, lambda content: content["frames"][4].update(w=SIZE[1], h=SIZE[0], cx=SIZE[1] / 2, cy=SIZE[0] / 2))
+    capture = load_capture(folder)
+    assert torch.equal(capture.photos[4][..., :3], torch.from_numpy(photo.copy()).rot90(-1))
+    assert capture.photos[3].shape == (SIZE[1], SIZE[0], 4)
+    assert not any("EXIF" in note for note in capture.notes)
+
+
 def test_a_lens_that_folds_inside_the_image_is_noted(tmp_path: Path) -> None:
     capture = load_capture(write_transforms(tmp_path / "ball", k1=-1.5))
     assert any("folds back" in note for note in capture.notes)
