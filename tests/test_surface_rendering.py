@@ -104,7 +104,7 @@ def test_a_lens_with_distortion_is_refused() -> None:
     with pytest.raises(ValueError, match="distortion.*pinhole"):
         render_surface(ball(1), SHOW, [], bent)
     with pytest.raises(ValueError, match="fisheye"):
-        replace(camera(), lens="fisheye").clip_from_camera(0.1, 10.0)
+        replace(camera(), fisheye=torch.tensor([True])).clip_from_camera(0.1, 10.0)
     with pytest.raises(ValueError, match="0 < near < far"):
         camera().clip_from_camera(1.0, 1.0)
 
@@ -349,11 +349,14 @@ def test_an_empty_mesh_shows_the_background() -> None:
     assert torch.equal(rendering.color, torch.tensor([0.5, 0.25, 1.0]).expand(1, 8, 8, 3)) and rendering.opacity.abs().max() == 0
 
 
-def test_no_cameras_make_no_pictures() -> None:
-    mesh = replace(ball(1), colors=torch.rand(42, 3))
-    for samples in (1, 2):
-        rendering = render_surface(mesh, Lambert(VertexColor()), [AmbientLight(WHITE)], camera(8)[:0], samples=samples, background=WHITE)
-        assert rendering.color.shape == (0, 8, 8, 3) and rendering.distance.shape == (0, 8, 8)
+def test_cameras_without_one_size_for_all_are_refused() -> None:
+    with pytest.raises(ValueError, match="there are no cameras"):
+        render_surface(ball(1), SHOW, [], camera(8)[:0])
+    poses, intrinsics = camera(8).world_from_camera.expand(2, 4, 4), camera(8).intrinsics.expand(2, 4)
+    mixed = replace(Cameras.alike(poses, intrinsics, None, 8, 8), sizes=torch.tensor([[8, 8], [6, 8]]))
+    with pytest.raises(ValueError, match="the views differ in size.*cameras.view."):
+        render_surface(ball(1), SHOW, [], mixed)
+    assert render_surface(ball(1), SHOW, [], mixed[1]).color.shape == (1, 8, 6, 3)
 
 
 def test_a_far_plane_at_infinity_shows_what_a_far_one_shows() -> None:
@@ -414,9 +417,7 @@ def test_shading_covered_pixels_alone_is_shading_all(half: float) -> None:
 def test_several_views_are_rendered_as_each_alone() -> None:
     eyes = ((0.0, -3.0, 0.0), (2.0, -2.0, 1.0))
     single = [camera(24, eye) for eye in eyes]
-    both = replace(
-        single[0], **{name: torch.cat([getattr(c, name) for c in single]) for name in ("world_from_camera", "intrinsics", "distortion")}
-    )
+    both = Cameras.alike(torch.cat([one.world_from_camera for one in single]), torch.cat([one.intrinsics for one in single]), None, 24, 24)
     light = DirectionalLight(torch.tensor([1.0, -1, 1]), WHITE)
     together = render_surface(ball(2), Lambert(Uniform(WHITE)), [light], both)
     for view, alone in enumerate(single):

@@ -67,7 +67,7 @@ def render_surface(
         material: how the surface reflects light: a function of a GBuffer and lights. It treats pixels one by one: on a CPU it gets the
             covered pixels of all views as one image without gaps.
         lights: any number.
-        cameras: pinhole cameras, whose size is that of the pictures.
+        cameras: pinhole cameras of one size, which is that of the pictures.
         background: linear light behind everything: one color, or an image [height, width, 3] or [views, height, width, 3], where each of
             these sizes may be one; black by default.
         samples: along each side of a pixel: ``samples``² are shaded and averaged, each with a mip level for its own footprint.
@@ -81,8 +81,8 @@ def render_surface(
         fields of shape [views, height, width, ...].
 
     Raises:
-        ValueError: for cameras with lens distortion, fewer than one sample or layer, more than 8192 samples along a side of the picture,
-            or a background of another size.
+        ValueError: for no cameras, cameras that differ in size, lens distortion, fewer than one sample or layer, more than 8192 samples
+            along a side of the picture, or a background of another size.
     """
     _check(cameras, background, samples, layers)
     clip_positions = cameras.clip_positions(mesh.vertices, *depth_range)

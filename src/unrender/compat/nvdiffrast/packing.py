@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.devices import on_cpu
 from unrender.ops.kernels.derivatives import differentiable_once
+from unrender.ops.kernels.work import empty
 from unrender.ops.raster import Raster
 
 _LARGEST_EXACT = 2**24
@@ -50,17 +49,10 @@ def _pairs(values: Tensor) -> Tensor:
     return values.view(torch.float64)
 
 
-def _empty(shape: torch.Size, like: Tensor) -> Tensor:
-    """Return memory for a packed raster."""
-    if on_cpu(like.device):
-        return torch.from_numpy(np.empty((*shape, 4), np.float32))
-    return like.new_empty(*shape, 4)
-
-
 class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, depth: Tensor, triangle: Tensor) -> Tensor:
-        packed = _empty(depth.shape, weights)
+        packed = empty((*depth.shape, 4), torch.float32, weights.device)
         packed.view(torch.float64)[..., 0] = _pairs(weights)[..., 0]
         packed[..., 2] = depth
         packed[..., 3] = triangle
@@ -80,7 +72,7 @@ class _Weights(torch.autograd.Function):
     @staticmethod
     @differentiable_once("interpolate")
     def backward(ctx: Any, grad_weights: Tensor) -> tuple[Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad_packed = _empty(grad_weights.shape[:-1], grad_weights)
+        grad_packed = empty((*grad_weights.shape[:-1], 4), torch.float32, grad_weights.device)
         pairs = grad_packed.view(torch.float64)
         pairs[..., 0] = _pairs(grad_weights)[..., 0]
         pairs[..., 1] = 0

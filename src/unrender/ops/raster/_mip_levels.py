@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import MOST_ELEMENTS, check_count, check_float32, check_integer
-from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.launch import address, launch
 from unrender.ops.kernels.native import native_sections
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -116,7 +116,7 @@ def _pull_level_kernel(first: int, above: wp.array(dtype=wp.float32, ndim=4), be
 
 def addresses(levels: Sequence[Tensor]) -> Any:
     """Return the memory addresses of the levels, the last one repeated for those that do not exist."""
-    found = [level.data_ptr() for level in levels]
+    found = [address(level, torch.float32) for level in levels]
     return Levels(*found, *[found[-1]] * (MOST_LEVELS - len(found)))
 
 
@@ -161,7 +161,7 @@ def _pyramid(levels: Sequence[Tensor], written: Tensor | None = None) -> Any:
     pyramid.levels = addresses(levels)
     pyramid.height, pyramid.width, pyramid.channels = levels[0].shape[-3:]
     pyramid.images = levels[0].shape[:-3].numel()
-    pyramid.written = 0 if written is None else written.data_ptr()
+    pyramid.written = address(written, torch.uint8)
     return pyramid
 
 

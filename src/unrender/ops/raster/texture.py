@@ -27,7 +27,7 @@ from torch import Tensor
 from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
 from unrender.ops.kernels.derivatives import differentiable_once
-from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.launch import address, launch
 from unrender.ops.kernels.work import COPIES, MOST_RANGES, blocks, zeros
 from unrender.ops.raster import _texture_kernels as kernels
 from unrender.ops.raster._mip_levels import addresses, build_levels, check_texels, level_sizes, pull_to_base, rows_of_levels
@@ -65,9 +65,9 @@ def _describe(
     """Return the struct from which a kernel knows its texture and its samples."""
     lookup = kernels.TextureLookup()
     lookup.levels = addresses(levels)
-    lookup.uv = uv.data_ptr()
-    lookup.uv_derivatives = 0 if derivatives is None else derivatives.data_ptr()
-    lookup.level_bias = 0 if bias is None else bias.data_ptr()
+    lookup.uv = address(uv, torch.float32)
+    lookup.uv_derivatives = address(derivatives, torch.float32)
+    lookup.level_bias = address(bias, torch.float32)
     lookup.has_derivatives, lookup.has_bias = int(derivatives is not None), int(bias is not None)
     lookup.height, lookup.width = settings.sizes[0]
     lookup.channels, lookup.texture_views = levels[0].shape[-1], levels[0].shape[0]
@@ -171,7 +171,7 @@ def _gradients_to_levels(
         target.bytes_per_copy = 4 * sum(sizes)
     written = rows_of_levels(levels) if cpu and bands and settings.builds_mips else None
     target.grad_levels = addresses(grad_levels)
-    target.written = 0 if written is None else written.data_ptr()
+    target.written = address(written, torch.uint8)
     lookup = _describe(settings, levels, uv, None, None, max(bands, 1))
     items = chunks * max(bands, 1) if count else 0
     arguments = [lookup, count, chunks, grad_values.view(-1), chosen_level, bands_read, target]
