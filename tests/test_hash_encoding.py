@@ -246,15 +246,17 @@ def test_a_nan_position_spoils_only_itself():
 
 def test_wrong_input_is_refused():
     positions, table = scene(SMALL)
-    with pytest.raises(ValueError, match="table of shape"):
+    with pytest.raises(ValueError, match="hash_encode takes a table of shape"):
         hash_encode(positions, table[:-1], SMALL)
-    with pytest.raises(ValueError, match="float32 \\(or float16 on a GPU\\)"):
+    with pytest.raises(ValueError, match="hash_encode takes a float32 table, or float16 on a GPU, got torch.float16 on cpu"):
         hash_encode(positions, table.half(), SMALL)
-    with pytest.raises(ValueError, match="positions must be float32"):
+    with pytest.raises(ValueError, match="hash_encode takes float32 as positions, got torch.float64"):
         hash_encode(positions.double(), table, SMALL)
-    with pytest.raises(ValueError, match="active_levels"):
+    with pytest.raises(ValueError, match="hash_encode takes 1 to 5 as active_levels for this grid, got 6"):
         hash_encode(positions, table, SMALL, active_levels=6)
-    with pytest.raises(ValueError, match="features"):
+    with pytest.raises(ValueError, match="hash_encode takes tensors on one device"):
+        hash_encode(positions.to("meta"), table, SMALL)
+    with pytest.raises(ValueError, match="features of a HashGrid must be 1, 2, 4 or 8, got 3"):
         HashGrid(features=3)
     with pytest.raises(ValueError, match="2\\^20"):
         HashGrid(per_level_scale=3.0)

@@ -67,7 +67,7 @@ def test_the_twin_passes_gradcheck():
 
 
 def test_layers_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match="layer 1 has weights"):
+    with pytest.raises(ValueError, match="layer 1 of mlp has weights"):
         mlp(torch.zeros(1, 2), [torch.zeros(3, 2), torch.zeros(1, 4)], [torch.zeros(3), torch.zeros(1)])
 
 

@@ -106,18 +106,9 @@ def peak_memory_mb(device: torch.device) -> float | None:
 
 
 def versions() -> dict[str, str]:
-    """Of everything that can change a result."""
-    import numpy
-    import torch
-    import warp
-
-    return {
-        "unrender": importlib.metadata.version("unrender"),
-        "torch": torch.__version__,
-        "warp": warp.__version__,
-        "numpy": numpy.__version__,
-        "python": platform.python_version(),
-    }
+    """Return the version of everything that can change a result."""
+    packages = {"unrender": "unrender", "torch": "torch", "warp": "warp-lang", "numpy": "numpy"}
+    return {name: importlib.metadata.version(package) for name, package in packages.items()} | {"python": platform.python_version()}
 
 
 @dataclass

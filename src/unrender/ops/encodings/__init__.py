@@ -6,7 +6,8 @@ from unrender.ops.encodings.adam import Adam
 from unrender.ops.encodings.contraction import contract, uncontract
 from unrender.ops.encodings.frequency_encoding import frequency_encode
 from unrender.ops.encodings.grid_lookup import grid_lookup, grid_lookup_with_jacobian
-from unrender.ops.encodings.hash_encoding import HashGrid, hash_encode
+from unrender.ops.encodings.hash_encoding import hash_encode
+from unrender.ops.encodings.hash_grid import HashGrid
 from unrender.ops.encodings.mlp import mlp
 from unrender.ops.encodings.spherical_harmonics_encoding import spherical_harmonics_encode
 

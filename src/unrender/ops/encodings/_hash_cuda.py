@@ -1,6 +1,6 @@
-"""CUDA kernels of the hash encoding: the three sums of :mod:`unrender.ops.encodings.hash_encoding`.
+"""GPU kernels of the hash encoding: the three sums of :mod:`unrender.ops.encodings.hash_encoding`.
 
-One thread for a point of a level (gather, scatter) or for a point (slope); neighboring threads are neighboring points.
+One thread per point of a level (gather, scatter) or per point (slope); neighboring threads are neighboring points.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any, no_type_check
 
 import warp as wp
+
+from unrender.ops.encodings.hash_grid import Levels
 
 wp.set_module_options({"enable_backward": False})
 
@@ -39,7 +41,10 @@ def _blend_slope(f: float, smooth: int):
 
 @no_type_check
 @wp.func
-def _corners(p: wp.vec3, resolution: int, start: int, entries: int):
+def _corners(p: wp.vec3, grid: Levels, level: int):
+    resolution = grid.resolutions[level]
+    start = grid.offsets[level]
+    entries = grid.offsets[level + 1] - start
     x = _cell(p[0])
     y = _cell(p[1])
     z = _cell(p[2])
@@ -88,12 +93,8 @@ def _point(array: wp.array(dtype=wp.float32), i: int, count: int):
 def gather_cuda(
     first: int,
     count: int,
-    features: int,
-    smooth: int,
+    grid: Levels,
     directional: int,
-    scales: wp.array(dtype=wp.float32),
-    resolutions: wp.array(dtype=wp.int32),
-    offsets: wp.array(dtype=wp.int32),
     positions: wp.array(dtype=wp.float32),
     directions: wp.array(dtype=wp.float32),
     table: wp.array(dtype=Any),
@@ -102,10 +103,11 @@ def gather_cuda(
     i = first + wp.tid()
     level = i // count
     point = i % count
-    scale = scales[level]
+    scale = grid.scales[level]
     p = _point(positions, point, count) * scale + wp.vec3(0.5, 0.5, 0.5)
-    rows = _corners(p, resolutions[level], offsets[level], offsets[level + 1] - offsets[level])
-    weights = _weights(p, scale, smooth, directional, _point(directions, point, count))
+    rows = _corners(p, grid, level)
+    weights = _weights(p, scale, grid.smooth, directional, _point(directions, point, count))
+    features = grid.features
     for f in range(features):
         total = 0.0
         for c in range(8):
@@ -118,26 +120,23 @@ def gather_cuda(
 def scatter_cuda(
     first: int,
     count: int,
-    features: int,
-    smooth: int,
+    grid: Levels,
     directional: int,
-    scales: wp.array(dtype=wp.float32),
-    resolutions: wp.array(dtype=wp.int32),
-    offsets: wp.array(dtype=wp.int32),
     positions: wp.array(dtype=wp.float32),
     directions: wp.array(dtype=wp.float32),
-    cotangent: wp.array(dtype=wp.float32),
+    grad: wp.array(dtype=wp.float32),
     result: wp.array(dtype=wp.float32),
 ):
     i = first + wp.tid()
     level = i // count
     point = i % count
-    scale = scales[level]
+    scale = grid.scales[level]
     p = _point(positions, point, count) * scale + wp.vec3(0.5, 0.5, 0.5)
-    rows = _corners(p, resolutions[level], offsets[level], offsets[level + 1] - offsets[level])
-    weights = _weights(p, scale, smooth, directional, _point(directions, point, count))
+    rows = _corners(p, grid, level)
+    weights = _weights(p, scale, grid.smooth, directional, _point(directions, point, count))
+    features = grid.features
     for f in range(features):
-        g = cotangent[(level * features + f) * count + point]
+        g = grad[(level * features + f) * count + point]
         for c in range(8):
             wp.atomic_add(result, rows[c] * features + f, weights[c] * g)
 
@@ -148,29 +147,27 @@ def slope_cuda(
     first: int,
     levels: int,
     count: int,
-    features: int,
-    smooth: int,
+    grid: Levels,
     directional: int,
-    scales: wp.array(dtype=wp.float32),
-    resolutions: wp.array(dtype=wp.int32),
-    offsets: wp.array(dtype=wp.int32),
     positions: wp.array(dtype=wp.float32),
     directions: wp.array(dtype=wp.float32),
     table: wp.array(dtype=Any),
-    cotangent: wp.array(dtype=wp.float32),
+    grad: wp.array(dtype=wp.float32),
     result: wp.array(dtype=wp.float32),
 ):
     point = first + wp.tid()
     x = _point(positions, point, count)
     v = _point(directions, point, count)
+    features = grid.features
+    smooth = grid.smooth
     total = wp.vec3()
     for level in range(levels):
-        scale = scales[level]
+        scale = grid.scales[level]
         p = x * scale + wp.vec3(0.5, 0.5, 0.5)
-        rows = _corners(p, resolutions[level], offsets[level], offsets[level + 1] - offsets[level])
+        rows = _corners(p, grid, level)
         t = _Floats8()
         for f in range(features):
-            g = cotangent[(level * features + f) * count + point]
+            g = grad[(level * features + f) * count + point]
             for c in range(8):
                 t[c] += g * wp.float32(table[rows[c] * features + f])
         fx = p[0] - wp.floor(p[0])

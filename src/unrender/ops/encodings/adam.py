@@ -1,8 +1,8 @@
 """Adam for parameters of which a step touches few: the grids and tables of this field.
 
-A dense step reads and writes four numbers per entry, 28 bytes, and memory is what a CPU has least of. Here 16 entries whose gradient and
-first moment are all zero are left alone after reading those two: their update is exactly zero. (Their second moment does not fade
-meanwhile, which the next update of such an entry sees as a slightly shorter step.)
+A dense step reads and writes four numbers per entry, 28 bytes, and memory bandwidth is what a CPU lacks most. Here a run of 16 entries
+whose gradients and first moments are all zero is skipped after reading those two: its update is exactly zero. (Its second moment does not
+decay meanwhile, so the next update of such an entry is slightly shorter.)
 """
 
 from __future__ import annotations
@@ -15,50 +15,44 @@ import warp as wp
 from torch import Tensor, nn
 
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import check_float32
 from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.native import native_sections
 
 wp.set_module_options({"enable_backward": False})
 
 _BLOCK = 2**16
 """Entries of one work item on a CPU."""
+_RUN = 16
+"""Entries that are skipped together; a work item on a GPU."""
+
+_SECTIONS = native_sections(__file__, "adam.h")
+
+
+class _Rule:
+    """The numbers of one update, the corrections of both moments for their start at zero included."""
+
+    beta_1: wp.float32
+    beta_2: wp.float32
+    decay: wp.float32
+    step_size: wp.float32
+    root_scale: wp.float32
+    epsilon: wp.float32
+
+
+Rule = wp.struct(_Rule)
 
 
 @no_type_check
-@wp.func_native(
-    """
-for (int k = begin; k < end; k += 16) {
-    const int last = k + 16 < end ? k + 16 : end;
-    if (last - k == 16) {
-        const unsigned* g = (const unsigned*)(gradient.data + k);
-        const unsigned* m = (const unsigned*)(first_moment.data + k);
-        unsigned any = 0;
-        for (int j = 0; j < 16; j++) any |= (g[j] | m[j]) & 0x7fffffffu;
-        if (!any) continue;
-    }
-    for (int j = k; j < last; j++) {
-        const float g = gradient.data[j];
-        const float m = beta_1 * first_moment.data[j] + (1.f - beta_1) * g;
-        const float v = beta_2 * second_moment.data[j] + (1.f - beta_2) * g * g;
-        first_moment.data[j] = m;
-        second_moment.data[j] = v;
-        parameter.data[j] = parameter.data[j] * decay - step_size * m / (sqrtf(v) * root_scale + epsilon);
-    }
-}
-"""
-)
+@wp.func_native(_SECTIONS["update"])
 def _update(
+    rule: Rule,
+    begin: int,
+    end: int,
     parameter: wp.array(dtype=wp.float32),
     gradient: wp.array(dtype=wp.float32),
     first_moment: wp.array(dtype=wp.float32),
     second_moment: wp.array(dtype=wp.float32),
-    begin: int,
-    end: int,
-    beta_1: float,
-    beta_2: float,
-    decay: float,
-    step_size: float,
-    root_scale: float,
-    epsilon: float,
 ): ...
 
 
@@ -66,33 +60,35 @@ def _update(
 @wp.kernel
 def _update_kernel(
     first: int,
+    rule: Rule,
+    count: int,
+    block: int,
+    skip: wp.array(dtype=wp.float32),
     parameter: wp.array(dtype=wp.float32),
     gradient: wp.array(dtype=wp.float32),
     first_moment: wp.array(dtype=wp.float32),
     second_moment: wp.array(dtype=wp.float32),
-    skip: wp.array(dtype=wp.float32),
-    count: int,
-    block: int,
-    betas: wp.vec2,
-    decay: float,
-    step_size: float,
-    root_scale: float,
-    epsilon: float,
 ):
-    i = first + wp.tid()
-    begin = i * block
-    end = wp.min(count, begin + block)
+    begin = (first + wp.tid()) * block
     if skip[0] == 0.0:
-        _update(
-            parameter, gradient, first_moment, second_moment, begin, end, betas[0], betas[1], decay, step_size, root_scale, epsilon
-        )  # fmt: skip
+        _update(rule, begin, wp.min(count, begin + block), parameter, gradient, first_moment, second_moment)
 
 
 class Adam(torch.optim.Optimizer):
     """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019) that skips what a step does not touch.
 
     m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   θ ← (1 - λ lr) θ - lr m̂ / (√v̂ + ε), with m̂ and v̂ corrected for their start at zero.
-    With weight decay, entries that are left alone do not decay either; give grids and tables none.
+    With weight decay, entries that are skipped do not decay either; give grids and tables none.
+
+    Args:
+        parameters: float32 parameters, or groups of them with their own options, as PyTorch's optimizers take them.
+        lr: learning rate.
+        betas: decay of the first and of the second moment per step.
+        eps: ε, added to the root of the second moment.
+        weight_decay: λ.
+
+    Raises:
+        ValueError: for a parameter that is not float32 (when it is first updated).
     """
 
     def __init__(
@@ -108,32 +104,49 @@ class Adam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None, *, skip: Tensor | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update of every parameter that has a gradient; none where ``skip``, a tensor of one number on the device, is not zero."""
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: not taken; the gradients must be there.
+            skip: a tensor of one number on the device; where it is not zero, nothing is updated. So a step with a NaN is left out
+                without waiting for the GPU.
+        """
         for group in self.param_groups:
+            rules: dict[int, Any] = {}  # by number of the step, which a group's parameters share unless one was added later
             for parameter in group["params"]:
                 if parameter.grad is not None:
+                    number = self._next_number(parameter)
+                    if number not in rules:
+                        rules[number] = _rule(group, number)
                     unless = torch.zeros(1, device=parameter.device) if skip is None else skip.reshape(1)
-                    self._step(parameter, parameter.grad.contiguous(), group, unless)
+                    self._step(parameter, parameter.grad.contiguous(), rules[number], unless)
 
-    def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], skip: Tensor) -> None:
+    def _next_number(self, parameter: Tensor) -> int:
+        """Count a step of a parameter, from one; make its state before the first."""
         state = self.state[parameter]
         if not state:
+            check_float32(parameter, "a parameter", "Adam")
             state["step"] = torch.zeros(())
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
-        number = int(state["step"])
-        beta_1, beta_2 = group["betas"]
-        block = _BLOCK if on_cpu(parameter.device) else 16
+        return int(state["step"])
+
+    def _step(self, parameter: Tensor, gradient: Tensor, rule: Any, skip: Tensor) -> None:
+        state = self.state[parameter]
+        block = _BLOCK if on_cpu(parameter.device) else _RUN
         count = parameter.numel()
         items = -(-count // block)
-        tensors = [parameter, gradient, state["exp_avg"], state["exp_avg_sq"]]
-        numbers = [
-            wp.vec2(beta_1, beta_2),
-            1 - group["lr"] * group["weight_decay"],
-            group["lr"] / (1 - beta_1**number),
-            (1 - beta_2**number) ** -0.5,
-            group["eps"],
-        ]
-        flat = [tensor.detach().view(-1) for tensor in tensors]
-        launch(_update_kernel, items, [*flat, skip, count, block, *numbers], parameter.device, pieces=items)
+        flat = [tensor.detach().view(-1) for tensor in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])]
+        launch(_update_kernel, items, [rule, count, block, skip, *flat], parameter.device, pieces=items)
+
+
+def _rule(group: dict[str, Any], number: int) -> Any:
+    """Return the ``Rule`` of a parameter group for its step of this number."""
+    rule = Rule()
+    rule.beta_1, rule.beta_2 = group["betas"]
+    rule.decay = 1 - group["lr"] * group["weight_decay"]
+    rule.step_size = group["lr"] / (1 - group["betas"][0] ** number)
+    rule.root_scale = (1 - group["betas"][1] ** number) ** -0.5
+    rule.epsilon = group["eps"]
+    return rule

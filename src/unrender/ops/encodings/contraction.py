@@ -9,6 +9,9 @@ import warp as wp
 from jaxtyping import Float
 from torch import Tensor
 
+from unrender.ops.encodings._checks import check_columns
+from unrender.ops.kernels.checks import check_count, check_float32
+from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 
 wp.set_module_options({"enable_backward": False})
@@ -35,7 +38,7 @@ def _contract_adjoint_kernel(
     grad: wp.array2d(dtype=wp.float32),
     grad_positions: wp.array2d(dtype=wp.float32),
 ):
-    """Outside the unit ball the Jacobian is symmetric: (2 - 1/r)/r across the radius and 1/r² along it."""
+    # Outside the unit ball the Jacobian is symmetric: (2 - 1/r)/r across the radius and 1/r² along it.
     i = first + wp.tid()
     x = wp.vec3(positions[i, 0], positions[i, 1], positions[i, 2])
     g = wp.vec3(grad[i, 0], grad[i, 1], grad[i, 2])
@@ -70,17 +73,27 @@ class _Contract(torch.autograd.Function):
         return contracted
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+    @differentiable_once("contract")
+    def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (positions,) = ctx.saved_tensors
         grad_positions = torch.empty_like(positions)
-        launch(_contract_adjoint_kernel, positions.shape[0], [positions, grads[0].contiguous(), grad_positions], positions.device)
-        return grad_positions
+        launch(_contract_adjoint_kernel, positions.shape[0], [positions, grad.contiguous(), grad_positions], positions.device)
+        return (grad_positions,)
+
+
+def _check(positions: Tensor, verb: str) -> None:
+    check_columns(positions, 3, "positions", verb)
+    check_float32(positions, "positions", verb)
+    check_count(positions.numel(), "positions", verb)
 
 
 def contract(positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
-    """Folds space into the ball of radius two: x within the unit ball, (2 - 1/|x|) x/|x| outside it. Differentiates the positions once.
+    """Contract space into the ball of radius two: x within the unit ball, (2 - 1/|x|) x/|x| outside it.
 
-    It and its Jacobian are continuous across the unit sphere, where both sides are the identity to first order.
+    It and its Jacobian are continuous across the unit sphere, where both sides are the identity to first order. Differentiable once.
+
+    Raises:
+        ValueError: for positions that are no float32 matrix of three columns.
 
     Source: Barron et al., Mip-NeRF 360, 2022, equation 10.
 
@@ -88,18 +101,23 @@ def contract(positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     >>> contract(torch.tensor([[0.5, 0.0, 0.0], [4.0, 0.0, 0.0]])).tolist()
     [[0.5, 0.0, 0.0], [1.75, 0.0, 0.0]]
     """
-    return _Contract.apply(positions.float().contiguous())
+    _check(positions, "contract")
+    return _Contract.apply(positions.contiguous())
 
 
 @torch.no_grad()
 def uncontract(contracted: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
-    """Inverse of ``contract`` on the open ball of radius two: y, or y/|y| · 1/(2 - |y|) beyond radius one. Carries no gradient.
+    """Invert ``contract`` on the open ball of radius two: y, or y/|y| · 1/(2 - |y|) beyond radius one. Takes no gradients.
+
+    Raises:
+        ValueError: for positions that are no float32 matrix of three columns.
 
     >>> import torch
     >>> uncontract(torch.tensor([[0.5, 0.0, 0.0], [1.75, 0.0, 0.0]])).tolist()
     [[0.5, 0.0, 0.0], [4.0, 0.0, 0.0]]
     """
-    ready = contracted.float().contiguous()
+    _check(contracted, "uncontract")
+    ready = contracted.contiguous()
     positions = torch.empty_like(ready)
     launch(_uncontract_kernel, ready.shape[0], [ready, positions], ready.device)
     return positions

@@ -8,11 +8,13 @@ import torch
 import warp as wp
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from unrender import spherical_harmonics as sh
 from unrender.devices import on_cpu, thread_count
+from unrender.ops.encodings._checks import check_columns
+from unrender.ops.kernels.checks import check_count, check_float32
+from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.native import native_sections
 from unrender.spherical_harmonics import check_degree, real_spherical_harmonics
 
 wp.set_module_options({"enable_backward": False})
@@ -20,93 +22,23 @@ wp.set_module_options({"enable_backward": False})
 _RUN = 512
 """Directions of one work item on a CPU, where the compiler turns the loop over a run into vector instructions; 1 on a GPU."""
 
-_CONSTANTS = "".join(
-    f"    const float {name} = {getattr(sh, name)!r}f;\n"
-    for name in ("C0", "C1", "C2_XY", "C2_ZZ", "C2_XX", "C3_3", "C3_XYZ", "C3_1", "C3_0", "C3_2")
-)
-
-_VALUES = (
-    _CONSTANTS
-    + """
-    const float* xs = directions.data;
-    const float* ys = xs + count;
-    const float* zs = ys + count;
-    auto row = [&](int k, auto value) {
-        float* out = result.data + (size_t)k * count;
-        for (int i = begin; i < end; ++i) out[i] = value(xs[i], ys[i], zs[i]);
-    };
-    row(0, [=](float x, float y, float z) { return C0; });
-    if (degree > 1) {
-        row(1, [=](float x, float y, float z) { return -C1 * y; });
-        row(2, [=](float x, float y, float z) { return C1 * z; });
-        row(3, [=](float x, float y, float z) { return -C1 * x; });
-    }
-    if (degree > 2) {
-        row(4, [=](float x, float y, float z) { return C2_XY * x * y; });
-        row(5, [=](float x, float y, float z) { return -C2_XY * y * z; });
-        row(6, [=](float x, float y, float z) { return C2_ZZ * (3.0f * z * z - 1.0f); });
-        row(7, [=](float x, float y, float z) { return -C2_XY * x * z; });
-        row(8, [=](float x, float y, float z) { return C2_XX * (x * x - y * y); });
-    }
-    if (degree > 3) {
-        row(9, [=](float x, float y, float z) { return C3_3 * y * (y * y - 3.0f * x * x); });
-        row(10, [=](float x, float y, float z) { return C3_XYZ * x * y * z; });
-        row(11, [=](float x, float y, float z) { return C3_1 * y * (1.0f - 5.0f * z * z); });
-        row(12, [=](float x, float y, float z) { return C3_0 * z * (5.0f * z * z - 3.0f); });
-        row(13, [=](float x, float y, float z) { return C3_1 * x * (1.0f - 5.0f * z * z); });
-        row(14, [=](float x, float y, float z) { return C3_2 * z * (x * x - y * y); });
-        row(15, [=](float x, float y, float z) { return C3_3 * x * (3.0f * y * y - x * x); });
-    }
-"""
-)
-
-_SLOPES = (
-    _CONSTANTS
-    + """
-    for (int i = begin; i < end; ++i) {
-        const float x = directions.data[i], y = directions.data[(size_t)count + i], z = directions.data[2 * (size_t)count + i];
-        const float* g = cotangent.data + i;
-        const size_t n = count;
-        float dx = 0.0f, dy = 0.0f, dz = 0.0f;
-        if (degree > 1) {
-            dx -= C1 * g[3 * n];
-            dy -= C1 * g[n];
-            dz += C1 * g[2 * n];
-        }
-        if (degree > 2) {
-            dx += C2_XY * (y * g[4 * n] - z * g[7 * n]) + 2.0f * C2_XX * x * g[8 * n];
-            dy += C2_XY * (x * g[4 * n] - z * g[5 * n]) - 2.0f * C2_XX * y * g[8 * n];
-            dz += 6.0f * C2_ZZ * z * g[6 * n] - C2_XY * (y * g[5 * n] + x * g[7 * n]);
-        }
-        if (degree > 3) {
-            const float across = 3.0f * C3_3 * (y * y - x * x), along = 6.0f * C3_3 * x * y, flat = C3_1 * (1.0f - 5.0f * z * z);
-            dx += across * g[15 * n] - along * g[9 * n] + C3_XYZ * y * z * g[10 * n] + flat * g[13 * n] + 2.0f * C3_2 * x * z * g[14 * n];
-            dy += across * g[9 * n] + along * g[15 * n] + C3_XYZ * x * z * g[10 * n] + flat * g[11 * n] - 2.0f * C3_2 * y * z * g[14 * n];
-            dz += C3_XYZ * x * y * g[10 * n] - 10.0f * C3_1 * z * (y * g[11 * n] + x * g[13 * n])
-                + C3_0 * (15.0f * z * z - 3.0f) * g[12 * n] + C3_2 * (x * x - y * y) * g[14 * n];
-        }
-        result.data[i] = dx;
-        result.data[n + i] = dy;
-        result.data[2 * n + i] = dz;
-    }
-"""
-)
+_SECTIONS = native_sections(__file__, "spherical_harmonics_encoding.h")
 
 
 @no_type_check
-@wp.func_native(_VALUES)
+@wp.func_native(_SECTIONS["values"])
 def _values(begin: int, end: int, count: int, degree: int, directions: wp.array(dtype=wp.float32), result: wp.array(dtype=wp.float32)): ...
 
 
 @no_type_check
-@wp.func_native(_SLOPES)
-def _slopes(
+@wp.func_native(_SECTIONS["direction_gradient"])
+def _direction_gradient(
     begin: int,
     end: int,
     count: int,
     degree: int,
     directions: wp.array(dtype=wp.float32),
-    cotangent: wp.array(dtype=wp.float32),
+    grad: wp.array(dtype=wp.float32),
     result: wp.array(dtype=wp.float32),
 ): ...
 
@@ -127,23 +59,26 @@ def _values_kernel(
 
 @no_type_check
 @wp.kernel
-def _slopes_kernel(
+def _direction_gradient_kernel(
     first: int,
     run: int,
     count: int,
     degree: int,
     directions: wp.array(dtype=wp.float32),
-    cotangent: wp.array(dtype=wp.float32),
+    grad: wp.array(dtype=wp.float32),
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run
-    _slopes(begin, wp.min(begin + run, count), count, degree, directions, cotangent, result)
+    _direction_gradient(begin, wp.min(begin + run, count), count, degree, directions, grad, result)
 
 
-def _launch_runs(kernel: Any, count: int, arguments: list[Any], device: torch.device) -> None:
+def _launch_runs(kernel: Any, degree: int, *arrays: Tensor) -> None:
+    """Launch a kernel over runs of directions, the columns of each array."""
+    count, device = arrays[0].shape[1], arrays[0].device
     run = _RUN if on_cpu(device) else 1
     runs = -(-count // run)
-    launch(kernel, runs, [run, count, *arguments], device, pieces=max(1, min(thread_count(), runs // 8)))
+    flat = [array.view(-1) for array in arrays]
+    launch(kernel, runs, [run, count, degree, *flat], device, pieces=max(1, min(thread_count(), runs // 8)))
 
 
 class _Values(torch.autograd.Function):
@@ -154,39 +89,40 @@ class _Values(torch.autograd.Function):
         ctx.degree = degree
         ctx.save_for_backward(directions)
         result = directions.new_empty(degree * degree, directions.shape[1])
-        _launch_runs(_values_kernel, directions.shape[1], [degree, directions.view(-1), result.view(-1)], directions.device)
+        _launch_runs(_values_kernel, degree, directions, result)
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (directions,) = ctx.saved_tensors
-        return _Slopes.apply(directions, grad.contiguous(), ctx.degree), None
+        return _DirectionGradient.apply(directions, grad.contiguous(), ctx.degree), None
 
 
-class _Slopes(torch.autograd.Function):
+class _DirectionGradient(torch.autograd.Function):
     """``[3, N]`` gradient of the directions. Its own derivatives, needed rarely, are those of the polynomials in plain PyTorch."""
 
     @staticmethod
-    def forward(ctx: Any, directions: Tensor, cotangent: Tensor, degree: int) -> Tensor:
+    def forward(ctx: Any, directions: Tensor, grad_values: Tensor, degree: int) -> Tensor:
         ctx.degree = degree
-        ctx.save_for_backward(directions, cotangent)
+        ctx.save_for_backward(directions, grad_values)
         result = torch.empty_like(directions)
-        tensors = [directions.view(-1), cotangent.view(-1), result.view(-1)]
-        _launch_runs(_slopes_kernel, directions.shape[1], [degree, *tensors], directions.device)
+        _launch_runs(_direction_gradient_kernel, degree, directions, grad_values, result)
         return result
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once("the gradient of spherical_harmonics_encode")
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         with torch.enable_grad():
-            directions, cotangent = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
+            directions, grad_values = (saved.detach().requires_grad_() for saved in ctx.saved_tensors)
             values = real_spherical_harmonics(directions.t(), ctx.degree).t()
-            (slopes,) = torch.autograd.grad(values, directions, cotangent, create_graph=True)
-            return *torch.autograd.grad(slopes, (directions, cotangent), grad, allow_unused=True, materialize_grads=True), None
+            (slopes,) = torch.autograd.grad(values, directions, grad_values, create_graph=True)
+            return *torch.autograd.grad(slopes, (directions, grad_values), grad, allow_unused=True, materialize_grads=True), None
 
 
 def spherical_harmonics_encode(directions: Float[Tensor, "points 3"], degree: int = 4) -> Float[Tensor, "points {degree**2}"]:
-    """Real spherical harmonics of unit directions, the polynomials of :mod:`unrender.spherical_harmonics` in their order and sign.
+    """Compute real spherical harmonics of unit directions.
+
+    They are the polynomials of :mod:`unrender.spherical_harmonics`, in their order and sign.
 
     Args:
         directions: unit vectors, float32; their length is not checked.
@@ -197,7 +133,7 @@ def spherical_harmonics_encode(directions: Float[Tensor, "points 3"], degree: in
         the derivative is that of the polynomials in all of space, of which only the part tangent to the sphere has a meaning.
 
     Raises:
-        ValueError: ``degree`` out of range or directions that are not float32.
+        ValueError: for a ``degree`` out of range, or directions that are no float32 matrix of three columns.
 
     Source: Ramamoorthi and Hanrahan 2001, "An Efficient Representation for Irradiance Environment Maps", equation 3, with the sign (-1)^m.
 
@@ -205,6 +141,7 @@ def spherical_harmonics_encode(directions: Float[Tensor, "points 3"], degree: in
     tensor([[ 0.2821, -0.2932,  0.3909, -0.0000]])
     """
     check_degree(degree)
-    if directions.dtype != torch.float32:
-        raise ValueError(f"spherical_harmonics_encode: directions must be float32, but got {directions.dtype}.")
+    check_columns(directions, 3, "directions", "spherical_harmonics_encode")
+    check_float32(directions, "directions", "spherical_harmonics_encode")
+    check_count(degree * degree * len(directions), "the encoding", "spherical_harmonics_encode")
     return _Values.apply(directions.t().contiguous(), degree).t()  # pyright: ignore[reportReturnType, reportOptionalMemberAccess]

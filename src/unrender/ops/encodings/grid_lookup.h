@@ -1,0 +1,121 @@
+// Trilinear lookup in a dense grid: the loops over points of ops/encodings/grid_lookup.py.
+//
+// Every section is the body of a Warp function with `grid` (its sizes), `vertices`, `positions` [points, 3], `count`, and the range
+// `begin` to `end` of points. Results are [channel, point]: neighboring points are neighbors in memory.
+
+// section: cell
+    // The cell of point n, where it lies within (f), the derivative of that to the position (g), and the offset of its first corner.
+    const float px = positions.data[3 * n], py = positions.data[3 * n + 1], pz = positions.data[3 * n + 2];
+    const bool in_x = px >= 0.f && px <= 1.f, in_y = py >= 0.f && py <= 1.f, in_z = pz >= 0.f && pz <= 1.f;
+    const float ux = (px > 0.f ? (px < 1.f ? px : 1.f) : 0.f) * (size_x - 1);
+    const float uy = (py > 0.f ? (py < 1.f ? py : 1.f) : 0.f) * (size_y - 1);
+    const float uz = (pz > 0.f ? (pz < 1.f ? pz : 1.f) : 0.f) * (size_z - 1);
+    const int ix = (int)ux < size_x - 2 ? (int)ux : size_x - 2;
+    const int iy = (int)uy < size_y - 2 ? (int)uy : size_y - 2;
+    const int iz = (int)uz < size_z - 2 ? (int)uz : size_z - 2;
+    const float fx = ux - ix, fy = uy - iy, fz = uz - iz;
+    const float gx = in_x ? (float)(size_x - 1) : 0.f, gy = in_y ? (float)(size_y - 1) : 0.f, gz = in_z ? (float)(size_z - 1) : 0.f;
+    const int row = size_x * channels, plane = size_y * row;
+    const int base = iz * plane + iy * row + ix * channels;
+    const float x0 = 1.f - fx, y0 = 1.f - fy, z0 = 1.f - fz;
+    (void)gx; (void)gy; (void)gz;
+
+// section: sizes
+const int size_x = grid.size_x, size_y = grid.size_y, size_z = grid.size_z, channels = grid.channels;
+
+// section: corners
+        // The eight corners of channel c, and their interpolation within the faces z = 0 and z = 1 of the cell.
+        const float* a = g + c;
+        const float* b = a + plane;
+        const float e0 = a[0], e1 = a[channels], e2 = a[row], e3 = a[row + channels];
+        const float e4 = b[0], e5 = b[channels], e6 = b[row], e7 = b[row + channels];
+        const float near_z = y0 * (x0 * e0 + fx * e1) + fy * (x0 * e2 + fx * e3);
+        const float far_z = y0 * (x0 * e4 + fx * e5) + fy * (x0 * e6 + fx * e7);
+
+// section: values
+// use: sizes
+for (int n = begin; n < end; n++) {
+    // use: cell
+    const float* g = vertices.data + base;
+    const float w000 = x0 * y0 * z0, w100 = fx * y0 * z0, w010 = x0 * fy * z0, w110 = fx * fy * z0;
+    const float w001 = x0 * y0 * fz, w101 = fx * y0 * fz, w011 = x0 * fy * fz, w111 = fx * fy * fz;
+    for (int c = 0; c < channels; c++) {
+        const float* a = g + c;
+        const float* b = a + plane;
+        values.data[c * count + n] = w000 * a[0] + w100 * a[channels] + w010 * a[row] + w110 * a[row + channels]
+                                   + w001 * b[0] + w101 * b[channels] + w011 * b[row] + w111 * b[row + channels];
+    }
+}
+
+// section: values_and_jacobian
+// use: sizes
+for (int n = begin; n < end; n++) {
+    // use: cell
+    const float* g = vertices.data + base;
+    for (int c = 0; c < channels; c++) {
+        // use: corners
+        values.data[c * count + n] = z0 * near_z + fz * far_z;
+        jacobian.data[(3 * c) * count + n] = gx * (z0 * (y0 * (e1 - e0) + fy * (e3 - e2)) + fz * (y0 * (e5 - e4) + fy * (e7 - e6)));
+        jacobian.data[(3 * c + 1) * count + n] =
+            gy * (z0 * (x0 * (e2 - e0) + fx * (e3 - e1)) + fz * (x0 * (e6 - e4) + fx * (e7 - e5)));
+        jacobian.data[(3 * c + 2) * count + n] = gz * (far_z - near_z);
+    }
+}
+
+// section: scatter
+// The gradient of the vertices with z_begin <= z < z_end, from those of the values and, where asked for, of the Jacobian.
+// use: sizes
+// use: kernels.add
+for (int n = begin; n < end; n++) {
+    // use: cell
+    if (iz + 1 < z_begin || iz >= z_end) continue;
+    for (int k = 0; k < 2; k++) {
+        if (iz + k < z_begin || iz + k >= z_end) continue;
+        float* g = grad_grid.data + base + k * plane;
+        const float wz = k ? fz : z0;
+        const float sz = k ? gz : -gz;
+        for (int c = 0; c < channels; c++) {
+            const float dv = grad_values.data[c * count + n];
+            float w0 = wz * x0 * y0 * dv, w1 = wz * fx * y0 * dv, w2 = wz * x0 * fy * dv, w3 = wz * fx * fy * dv;
+            if (with_jacobian) {
+                const float jx = gx * wz * grad_jacobian.data[(3 * c) * count + n];
+                const float jy = gy * wz * grad_jacobian.data[(3 * c + 1) * count + n];
+                const float jz = sz * grad_jacobian.data[(3 * c + 2) * count + n];
+                w0 += -y0 * jx - x0 * jy + x0 * y0 * jz;
+                w1 += y0 * jx - fx * jy + fx * y0 * jz;
+                w2 += -fy * jx + x0 * jy + x0 * fy * jz;
+                w3 += fy * jx + fx * jy + fx * fy * jz;
+            }
+            UNRENDER_ADD(g + c, w0);
+            UNRENDER_ADD(g + c + channels, w1);
+            UNRENDER_ADD(g + c + row, w2);
+            UNRENDER_ADD(g + c + row + channels, w3);
+        }
+    }
+}
+// use: kernels.forget_add
+
+// section: position_gradient
+// From the gradients of the values and of the Jacobian; hxy, hxz and hyz are the only second derivatives of a trilinear function.
+// use: sizes
+for (int n = begin; n < end; n++) {
+    // use: cell
+    const float* g = vertices.data + base;
+    float dx = 0.f, dy = 0.f, dz = 0.f;
+    for (int c = 0; c < channels; c++) {
+        // use: corners
+        const float jx = grad_jacobian.data[(3 * c) * count + n];
+        const float jy = grad_jacobian.data[(3 * c + 1) * count + n];
+        const float jz = grad_jacobian.data[(3 * c + 2) * count + n];
+        const float hxy = gx * gy * (z0 * (e3 - e2 - e1 + e0) + fz * (e7 - e6 - e5 + e4));
+        const float hxz = gx * gz * (y0 * (e5 - e4 - e1 + e0) + fy * (e7 - e6 - e3 + e2));
+        const float hyz = gy * gz * (x0 * (e6 - e4 - e2 + e0) + fx * (e7 - e5 - e3 + e1));
+        const float dv = grad_values.data[c * count + n];
+        dx += dv * gx * (z0 * (y0 * (e1 - e0) + fy * (e3 - e2)) + fz * (y0 * (e5 - e4) + fy * (e7 - e6))) + jy * hxy + jz * hxz;
+        dy += dv * gy * (z0 * (x0 * (e2 - e0) + fx * (e3 - e1)) + fz * (x0 * (e6 - e4) + fx * (e7 - e5))) + jx * hxy + jz * hyz;
+        dz += dv * gz * (far_z - near_z) + jx * hxz + jy * hyz;
+    }
+    grad_positions.data[3 * n] = dx;
+    grad_positions.data[3 * n + 1] = dy;
+    grad_positions.data[3 * n + 2] = dz;
+}

@@ -1,0 +1,131 @@
+"""The shape of a multiresolution hash grid, and what its kernels know of each level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import warp as wp
+from jaxtyping import Float
+from torch import Tensor
+
+FINEST = 2**20
+"""Corners along an axis beyond which float32 positions do not tell neighboring corners apart."""
+
+
+@dataclass(frozen=True)
+class HashGrid:
+    """The shape of a multiresolution hash grid; the features are a tensor ``[entries, features]`` that the caller owns.
+
+    Raises:
+        ValueError: for a value out of its range.
+
+    >>> grid = HashGrid(levels=2, features=2, log2_entries=12, base_resolution=8, per_level_scale=2.0)
+    >>> grid.scales, grid.resolutions, grid.offsets   # 8^3 = 512 corners are stored as they are, 16^3 = 4096 just fit too
+    ((7.0, 15.0), (8, 16), (0, 512, 4608))
+    """
+
+    levels: int = 16
+    """Number of grids, at least 1."""
+    features: int = 2
+    """Features of one entry: 1, 2, 4 or 8."""
+    log2_entries: int = 19
+    """Base-2 logarithm of the largest number of entries of one level, 3 to 24."""
+    base_resolution: int = 16
+    """Corners along one axis of the coarsest grid, at least 2."""
+    per_level_scale: float = 1.4472692
+    """Growth of the resolution from one level to the next, at least 1."""
+    interpolation: Literal["linear", "smoothstep"] = "linear"
+    """How the eight corners are blended."""
+
+    def __post_init__(self) -> None:
+        if self.levels < 1 or self.base_resolution < 2 or not self.per_level_scale >= 1.0:
+            raise ValueError(
+                f"levels, base_resolution and per_level_scale of a HashGrid must be at least 1, 2 and 1, "
+                f"got {self.levels}, {self.base_resolution} and {self.per_level_scale}"
+            )
+        if self.features not in (1, 2, 4, 8):
+            raise ValueError(f"features of a HashGrid must be 1, 2, 4 or 8, got {self.features}")
+        if not 3 <= self.log2_entries <= 24:
+            raise ValueError(f"log2_entries of a HashGrid must be from 3 to 24, got {self.log2_entries}")
+        if self.interpolation not in ("linear", "smoothstep"):
+            raise ValueError(f"interpolation of a HashGrid must be 'linear' or 'smoothstep', got {self.interpolation!r}")
+        finest = self.base_resolution * self.per_level_scale ** (self.levels - 1)
+        if finest > FINEST:
+            raise ValueError(
+                f"the finest level of a HashGrid has {finest:.0f} corners along an axis, more than 2^20, which float32 positions "
+                "cannot tell apart; lower levels or per_level_scale"
+            )
+
+    @classmethod
+    def spanning(cls, base_resolution: int, finest_resolution: int, *, levels: int, features: int, log2_entries: int) -> HashGrid:
+        """Make the grid whose levels grow from one resolution to another.
+
+        Each level is b = (finest / base)^(1 / (levels - 1)) times the one before (equation 3 of the source).
+
+        >>> HashGrid.spanning(16, 64, levels=3, features=2, log2_entries=12).per_level_scale
+        2.0
+        """
+        scale = (finest_resolution / base_resolution) ** (1 / max(1, levels - 1))
+        return cls(levels, features, log2_entries, base_resolution, scale)
+
+    @cached_property
+    def scales(self) -> tuple[float, ...]:
+        """Cells across the unit cube of each level, ``base_resolution * per_level_scale^l - 1``, rounded to float32."""
+        return tuple(float(np.float32(self.base_resolution * self.per_level_scale**level - 1.0)) for level in range(self.levels))
+
+    @cached_property
+    def resolutions(self) -> tuple[int, ...]:
+        """Corners along one axis of each level, ``ceil(scale) + 1``."""
+        return tuple(int(np.ceil(scale)) + 1 for scale in self.scales)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """First entry of each level in the table and, last, the number of all entries; every level is padded to a multiple of 8."""
+        offsets = [0]
+        for resolution in self.resolutions:
+            offsets.append(offsets[-1] + min(-(-(resolution**3) // 8) * 8, 2**self.log2_entries))
+        return tuple(offsets)
+
+    @property
+    def entries(self) -> int:
+        """Rows of the table."""
+        return self.offsets[-1]
+
+    @property
+    def columns(self) -> int:
+        """Width of the encoding, ``levels * features``; the features of level 0 come first."""
+        return self.levels * self.features
+
+    def initial_table(
+        self, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+    ) -> Float[Tensor, "{self.entries} {self.features}"]:
+        """Draw a table to start from, uniform in ``[-1e-4, 1e-4]`` as published, float32; the same on every device."""
+        return torch.empty(self.entries, self.features, device="cpu").uniform_(-1e-4, 1e-4, generator=generator).to(device)
+
+
+class _Levels:
+    """The constants of all levels, as kernels read them."""
+
+    features: wp.int32
+    smooth: wp.int32
+    scales: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    resolutions: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
+    offsets: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
+
+
+Levels = wp.struct(_Levels)
+
+
+@lru_cache(maxsize=64)
+def kernel_levels(grid: HashGrid, device: torch.device) -> Any:
+    """Return the ``Levels`` of a grid with their arrays on a device, made once."""
+    levels = Levels()
+    levels.features, levels.smooth = grid.features, int(grid.interpolation == "smoothstep")
+    levels.scales = wp.from_torch(torch.tensor(grid.scales, dtype=torch.float32, device=device))
+    levels.resolutions = wp.from_torch(torch.tensor(grid.resolutions, dtype=torch.int32, device=device))
+    levels.offsets = wp.from_torch(torch.tensor(grid.offsets, dtype=torch.int32, device=device))
+    return levels
