@@ -270,6 +270,7 @@ def _unchecked(function):
     return getattr(function, "__wrapped__", function)
 
 
+@pytest.mark.cpu
 def test_wrong_types_and_faces_are_refused():
     vertices, faces = _sphere(1)
     with pytest.raises(ValueError, match="float32.*unrender.reference"):
