@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-import unrender.ops.rays.compositing as ops
+import unrender.ops.rays as ops
 from unrender.cameras import Rays
 from unrender.ops.rays import Samples
-from unrender.reference import compositing as reference
+from unrender.reference import compositing as plain_compositing
+from unrender.reference import sdf_weights as plain_sdf
+from unrender.reference import weights as plain_weights
 
 DEVICES = [
     "cpu",
@@ -57,7 +59,7 @@ def test_weights_from_density_equal_the_twin(device: str, early_stop: float) -> 
     exact = drawn(SIZE, high=8.0).requires_grad_()
     density = exact.detach().float().to(device).requires_grad_()
     ours = ops.weights_from_density(density, on(SAMPLES, device), early_stop=early_stop)
-    plain = reference.weights_from_density(exact, SAMPLES, early_stop=early_stop)
+    plain = plain_weights.weights_from_density(exact, SAMPLES, early_stop=early_stop)
     assert_gradients_agree([ours], [plain], [density], [exact], 2e-6)
 
 
@@ -69,14 +71,14 @@ def test_weights_from_alpha_equal_the_twin_also_behind_an_opaque_sample(device: 
     exact = values.requires_grad_()
     alpha = exact.detach().float().to(device).requires_grad_()
     ours = ops.weights_from_alpha(alpha, on(SAMPLES, device), early_stop=early_stop)
-    plain = reference.weights_from_alpha(exact, SAMPLES, early_stop=early_stop)
+    plain = plain_weights.weights_from_alpha(exact, SAMPLES, early_stop=early_stop)
     cotangent = drawn(SIZE, low=-1.0, seed=9)
     (got,) = torch.autograd.grad(ours, alpha, cotangent.float().to(device))
     torch.testing.assert_close(ours.detach().cpu().double(), plain.detach(), rtol=2e-6, atol=2e-6)
     for i in range(SIZE):  # the weights are linear in each opacity, so one difference from below is the derivative, at one, too
         step = torch.zeros(SIZE, dtype=torch.float64)
         step[i] = 1e-6
-        lowered = reference.weights_from_alpha(values.detach() - step, SAMPLES, early_stop=early_stop)
+        lowered = plain_weights.weights_from_alpha(values.detach() - step, SAMPLES, early_stop=early_stop)
         slope = ((plain.detach() - lowered) * cotangent).sum() / 1e-6
         torch.testing.assert_close(got[i].cpu().double(), slope, rtol=1e-5, atol=1e-6)
 
@@ -88,7 +90,7 @@ def test_weights_from_sdf_equal_the_twin(device: str, sharpness: float, anneal: 
     s = torch.tensor(sharpness, dtype=torch.float64, requires_grad=True)
     inputs = [x.detach().float().to(device).requires_grad_() for x in (sdf, cosine, s)]
     ours = ops.weights_from_sdf(inputs[0], inputs[1], on(SAMPLES, device), inputs[2], anneal=anneal, early_stop=early_stop)
-    plain = reference.weights_from_sdf(sdf, cosine, SAMPLES, s, anneal=anneal, early_stop=early_stop)
+    plain = plain_sdf.weights_from_sdf(sdf, cosine, SAMPLES, s, anneal=anneal, early_stop=early_stop)
     assert_gradients_agree([ours], [plain], inputs, [sdf, cosine, s], 2e-5)
 
 
@@ -99,7 +101,7 @@ def test_sdf_alpha_equals_the_twin(device: str, sharpness: float) -> None:
     s = torch.tensor(sharpness, dtype=torch.float64, requires_grad=True)
     inputs = [x.detach().float().to(device).requires_grad_() for x in (sdf, cosine, s)]
     ours = ops.sdf_alpha(inputs[0], inputs[1], SAMPLES.lengths.to(device), inputs[2], 0.4)
-    plain = reference.sdf_alpha(sdf, cosine, SAMPLES.lengths, s, 0.4)
+    plain = plain_sdf.sdf_alpha(sdf, cosine, SAMPLES.lengths, s, 0.4)
     assert_gradients_agree([ours], [plain], inputs, [sdf, cosine, s], 2e-5)
 
 
@@ -122,7 +124,7 @@ def test_composite_equals_the_twin_in_both_layouts(device: str, channels: int, f
     stored = values.detach().float().to(device)
     stored = (stored.t().contiguous() if feature_major else stored).requires_grad_()
     ours = ops.composite(w, stored.t() if feature_major else stored, on(SAMPLES, device))
-    plain = reference.composite(weights, values, SAMPLES)
+    plain = plain_compositing.composite(weights, values, SAMPLES)
     cotangent = drawn(*plain.shape, low=-1.0, seed=3)
     got = torch.autograd.grad(ours, [w, stored], cotangent.float().to(device))
     expected = torch.autograd.grad(plain, [weights, values], cotangent)
@@ -137,7 +139,7 @@ def test_opacity_and_distance_equal_the_twin(device: str) -> None:
     exact = drawn(SIZE).requires_grad_()
     weights = exact.detach().float().to(device).requires_grad_()
     ours = ops.opacity_and_distance(weights, on(SAMPLES, device))
-    assert_gradients_agree(list(ours), list(reference.opacity_and_distance(exact, SAMPLES)), [weights], [exact], 1e-5)
+    assert_gradients_agree(list(ours), list(plain_compositing.opacity_and_distance(exact, SAMPLES)), [weights], [exact], 1e-5)
 
 
 def test_twins_differentiate_as_finite_differences_do() -> None:
@@ -147,9 +149,9 @@ def test_twins_differentiate_as_finite_differences_do() -> None:
     s = torch.tensor(15.0, dtype=torch.float64)
     for x in (density, sdf, cosine, s):
         x.requires_grad_()
-    assert torch.autograd.gradcheck(lambda d: reference.weights_from_density(d, few), density)
-    assert torch.autograd.gradcheck(lambda f, c, k: reference.weights_from_sdf(f, c, few, k, anneal=0.5), (sdf, cosine, s))
-    assert torch.autograd.gradcheck(lambda w: reference.composite(w, drawn(size, 2), few), density)
+    assert torch.autograd.gradcheck(lambda d: plain_weights.weights_from_density(d, few), density)
+    assert torch.autograd.gradcheck(lambda f, c, k: plain_sdf.weights_from_sdf(f, c, few, k, anneal=0.5), (sdf, cosine, s))
+    assert torch.autograd.gradcheck(lambda w: plain_compositing.composite(w, drawn(size, 2), few), density)
 
 
 def test_weights_sum_to_at_most_one_and_unused_samples_weigh_nothing() -> None:

@@ -7,6 +7,7 @@ from torch.nn.functional import normalize
 from unrender.cameras import Rays
 from unrender.ops.rays import OccupancyGrid, Samples, aabb_intersection, march, prune, visible
 from unrender.reference import marching as reference
+from unrender.reference import ray_ranges, visibility
 from unrender.reference.occupancy import occupied_at
 
 GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
@@ -142,9 +143,9 @@ def test_visibility_and_pruning_equal_the_twins() -> None:
     samples = march(aimed(300), speckled(), step=0.02, capacity=9000)
     alpha = torch.rand(9000, generator=torch.Generator().manual_seed(2)) * 0.3
     keep = visible(samples, alpha, threshold=0.1, alpha_threshold=0.05)
-    assert torch.equal(keep, reference.visible(samples, alpha, threshold=0.1, alpha_threshold=0.05))
+    assert torch.equal(keep, visibility.visible(samples, alpha, threshold=0.1, alpha_threshold=0.05))
     kept = prune(samples, keep)
-    assert_same(kept, reference.prune(samples, keep))
+    assert_same(kept, ray_ranges.prune(samples, keep))
     assert 0 < kept.starts.shape[0] < int(samples.used())
 
 

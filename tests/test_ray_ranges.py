@@ -1,4 +1,4 @@
-"""Parts of packed rays against their twins, and pruning by portions against pruning at once."""
+"""Parts of packed rays against their twins, and pruning in portions against pruning at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 
 from unrender.ops.rays import Samples, attenuate, prune, prune_hidden, ray_range, visible
 from unrender.reference import ray_ranges as reference
+from unrender.reference import visibility
 
 
 def packed(rays: int, seed: int = 0) -> Samples:
@@ -44,9 +45,9 @@ def test_light_equals_the_twin_and_goes_on_from_part_to_part() -> None:
     samples = packed(60, seed=2)
     alpha = 0.3 * torch.rand(samples.starts.shape[0], generator=torch.Generator().manual_seed(3))
     ones = torch.ones(60)
-    light, lit = attenuate(samples, alpha, ones, threshold=0.05)
-    plain_light, plain_lit = reference.attenuate(samples, alpha, ones, threshold=0.05)
-    assert torch.equal(lit, plain_lit)
+    light, visible_count = attenuate(samples, alpha, ones, threshold=0.05)
+    plain_light, plain_count = visibility.attenuate(samples, alpha, ones, threshold=0.05)
+    assert torch.equal(visible_count, plain_count)
     torch.testing.assert_close(light, plain_light, rtol=0, atol=0)
     half = samples.count // 2
     rank = torch.arange(alpha.shape[0]) - samples.first[samples.ray_index]
@@ -54,11 +55,11 @@ def test_light_equals_the_twin_and_goes_on_from_part_to_part() -> None:
     first_light, first = attenuate(ray_range(samples, torch.zeros_like(half), half), alpha[near], ones, threshold=0.05)
     far = ray_range(samples, half, samples.count)
     both_light, second = attenuate(far, alpha[~near], first_light, threshold=0.05)
-    assert torch.equal(first + second, lit)
+    assert torch.equal(first + second, visible_count)
     assert torch.equal(both_light, light)
 
 
-def test_pruning_by_portions_equals_pruning_at_once() -> None:
+def test_pruning_in_portions_equals_pruning_at_once() -> None:
     samples = packed(200, seed=4)
     asked = []
 
@@ -69,6 +70,7 @@ def test_pruning_by_portions_equals_pruning_at_once() -> None:
     kept = prune_hidden(samples, opacity, threshold=1e-2, capacity=1)
     assert sum(asked) < samples.starts.shape[0]
     assert_same(kept, prune(samples, visible(samples, opacity(samples), threshold=1e-2)))
+    assert_same(kept, visibility.prune_hidden(samples, opacity, threshold=1e-2, capacity=1))
 
 
 def test_no_rays_and_no_samples() -> None:

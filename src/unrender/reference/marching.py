@@ -1,9 +1,9 @@
-"""Plain twins of ``unrender.ops.rays.marching``: every interval of the lattice is looked at, nothing is skipped."""
+"""Plain twins of ``unrender.ops.rays.marching``: every interval of the lattice is tested, none is skipped."""
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Rays
@@ -12,7 +12,7 @@ from unrender.reference.occupancy import cell_at
 
 
 def aabb_intersection(rays: Rays, half_extent: float = 1.0) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
-    """Distances at which rays enter and leave the cube; both zero where they miss it."""
+    """Compute the distances at which rays enter and leave the cube; both zero where they miss it."""
     parallel = rays.directions == 0.0
     outside = (parallel & (rays.origins.abs() > half_extent)).any(dim=1)
     broken = ~(rays.origins.isfinite() & rays.directions.isfinite()).all(dim=1)
@@ -36,13 +36,13 @@ def march(
     capacity: int | None = None,
     max_samples_per_ray: int | None = None,
 ) -> Samples:
-    """The intervals of each ray's lattice whose middle lies in an occupied cell."""
+    """Return the intervals of each ray's lattice whose middle lies in an occupied cell."""
     enter, leave = aabb_intersection(rays, grid.half_extent)
     enter = torch.where(enter < leave, torch.maximum(enter, torch.as_tensor(near, dtype=enter.dtype)), 0.0)
     leave = torch.where(enter < leave, torch.minimum(leave, torch.as_tensor(far, dtype=leave.dtype)), 0.0)
     leave = torch.where(enter < leave, leave, enter)
     shift = torch.zeros_like(enter) if offsets is None else offsets
-    # The lattice is formed in the numbers the kernel counts in, so that both place the same middles.
+    # The lattice is computed in the float type of the kernel, so that both place the same middles.
     lattice_step = torch.tensor(step, dtype=enter.dtype)
     cone = torch.tensor(cone_angle, dtype=enter.dtype)
     occupied = grid.occupied()
@@ -69,27 +69,8 @@ def march(
     return _packed(starts, ends, keep, capacity)
 
 
-def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | None = None) -> Samples:
-    """The samples where ``keep`` holds, exactly as many: the twin has no need of a ``capacity``."""
-    kept = keep & (samples.ray_index >= 0)
-    rays = samples.ray_index[kept]
-    count = torch.bincount(rays.long(), minlength=samples.first.shape[0]).int()
-    return Samples(rays, samples.starts[kept], samples.ends[kept], (count.cumsum(0) - count).int(), count)
-
-
-def visible(
-    samples: Samples, alpha: Float[Tensor, " samples"], *, threshold: float = 1e-4, alpha_threshold: float = 0.0
-) -> Bool[Tensor, " samples"]:
-    """Whether the transmittance in front of a sample exceeds ``threshold`` and its opacity ``alpha_threshold``."""
-    flags = torch.zeros(alpha.shape, dtype=torch.bool)
-    for first, count in zip(samples.first.tolist(), samples.count.tolist(), strict=True):
-        a = alpha[first : first + count]
-        light = torch.cumprod(torch.cat([torch.ones_like(a[:1]), 1.0 - a[:-1]]), dim=0)
-        flags[first : first + count] = (light > threshold) & (a > alpha_threshold)
-    return flags
-
-
 def _packed(starts: Tensor, ends: Tensor, keep: Tensor, capacity: int | None) -> Samples:
+    """Pack the intervals [rays, steps] where ``keep`` holds."""
     count = keep.sum(dim=1)
     if capacity is not None:
         keep = keep & (count.cumsum(0) <= capacity)[:, None]

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unrender.ops.rays import Samples
 
 
+def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | None = None) -> Samples:
+    """Pack the samples where ``keep`` holds, exactly as many: the twin has no need of a ``capacity``."""
+    kept = keep & (samples.ray_index >= 0)
+    rays = samples.ray_index[kept]
+    count = torch.bincount(rays.long(), minlength=samples.first.shape[0]).int()
+    return Samples(rays, samples.starts[kept], samples.ends[kept], (count.cumsum(0) - count).int(), count)
+
+
 def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " rays"], *, capacity: int | None = None) -> Samples:
-    """The samples of rank begin ≤ k < end of each ray, packed anew in the same order."""
+    """Pack the samples of rank begin ≤ k < end of each ray, in the same order."""
     count = (end - begin).clamp_min(0)
     if capacity is not None:
         count = torch.where(count.cumsum(0) > capacity, 0, count)
@@ -22,17 +30,3 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
     tail = (0, 0 if capacity is None else capacity - ray.shape[0])
     starts, ends = F.pad(samples.starts[source], tail), F.pad(samples.ends[source], tail)
     return Samples(F.pad(ray.int(), tail, value=-1), starts, ends, first, count)
-
-
-def attenuate(
-    samples: Samples, alpha: Float[Tensor, " samples"], light: Float[Tensor, " rays"], *, threshold: float
-) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
-    """What is left of each ray's light behind its samples, and how many of them are seen by more light than ``threshold``."""
-    left, lit = light.clone(), torch.zeros_like(samples.count)
-    for ray in range(light.shape[0]):
-        for k in range(int(samples.count[ray])):
-            if left[ray] <= threshold:
-                break
-            left[ray] = left[ray] * (1 - alpha[int(samples.first[ray]) + k])
-            lit[ray] += 1
-    return left, lit

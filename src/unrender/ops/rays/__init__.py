@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from unrender.ops.rays.capacity import MARCHED_PER_TRAINED, ray_chunks, rendering_capacity, samples_taken
-from unrender.ops.rays.compositing import (
-    composite,
-    opacity_and_distance,
-    sdf_alpha,
-    weights_from_alpha,
-    weights_from_density,
-    weights_from_sdf,
-)
+from unrender.ops.rays.compositing import composite, opacity_and_distance
 from unrender.ops.rays.distortion import distortion
-from unrender.ops.rays.marching import aabb_intersection, march, prune, visible
+from unrender.ops.rays.marching import aabb_intersection, march
 from unrender.ops.rays.occupancy import OccupancyGrid
-from unrender.ops.rays.ray_ranges import attenuate, ray_range
+from unrender.ops.rays.ray_ranges import prune, ray_range
 from unrender.ops.rays.samples import Samples
-from unrender.ops.rays.visibility import Opacity, attenuate_lazily, prune_hidden
+from unrender.ops.rays.sdf_weights import sdf_alpha, weights_from_sdf
+from unrender.ops.rays.visibility import Opacity, attenuate, attenuate_lazily, prune_hidden, visible
+from unrender.ops.rays.weights import weights_from_alpha, weights_from_density
 
 __all__ = [
     "MARCHED_PER_TRAINED",

@@ -1,4 +1,8 @@
-"""The distortion loss on packed samples: a ray should see its weight in one place."""
+"""The distortion loss on packed samples: a ray should see its weight in one place.
+
+The loss of a ray is the quadratic form wᵀ H w / 2 with H symmetric, so its gradient is H w, which is linear, and the operation has
+derivatives of every order.
+"""
 
 from __future__ import annotations
 
@@ -10,35 +14,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.ops.kernels.launch import launch
-from unrender.ops.rays.samples import Samples, chunk_count
+from unrender.ops.rays.samples import RaySum, SampleArrays, Samples, chunk_count, length, middle, per_sample, span
 
 wp.set_module_options({"enable_backward": False})
 
 
 @no_type_check
 @wp.kernel
-def _distortion_kernel(
-    first: int,
-    weights: wp.array(dtype=wp.float32),
-    starts: wp.array(dtype=wp.float32),
-    ends: wp.array(dtype=wp.float32),
-    ray_first: wp.array(dtype=wp.int32),
-    ray_count: wp.array(dtype=wp.int32),
-    loss: wp.array(dtype=wp.float32),
-):
+def _distortion_kernel(first: int, samples: SampleArrays, weights: wp.array(dtype=wp.float32), loss: wp.array(dtype=wp.float32)):
     ray = first + wp.tid()
-    begin = ray_first[ray]
+    begin, end = span(samples, ray)
     total = float(0.0)
     mass = float(0.0)
     spread = float(0.0)
     last = float(0.0)
-    for i in range(begin, begin + ray_count[ray]):
-        m = 0.5 * (starts[i] + ends[i])
+    for i in range(begin, end):
+        m = middle(samples, i)
         if i > begin:
             spread += mass * (m - last)
         last = m
         w = weights[i]
-        total += 2.0 * w * spread + w * w * (ends[i] - starts[i]) / 3.0
+        total += 2.0 * w * spread + w * w * length(samples, i) / 3.0
         mass += w
     loss[ray] = total
 
@@ -47,34 +43,32 @@ def _distortion_kernel(
 @wp.kernel
 def _distortion_adjoint_kernel(
     first: int,
+    samples: SampleArrays,
     weights: wp.array(dtype=wp.float32),
-    starts: wp.array(dtype=wp.float32),
-    ends: wp.array(dtype=wp.float32),
-    ray_first: wp.array(dtype=wp.int32),
-    ray_count: wp.array(dtype=wp.int32),
-    grad: wp.array(dtype=wp.float32),
+    grad_loss: wp.array(dtype=wp.float32),
     grad_weights: wp.array(dtype=wp.float32),
 ):
     ray = first + wp.tid()
-    begin = ray_first[ray]
-    count = ray_count[ray]
-    g = grad[ray]
+    begin, end = span(samples, ray)
+    count = end - begin
+    g = grad_loss[ray]
     mass = float(0.0)
     spread = float(0.0)
     last = float(0.0)
     for k in range(count):
         i = begin + k
-        m = 0.5 * (starts[i] + ends[i])
+        m = middle(samples, i)
         if k > 0:
             spread += mass * (m - last)
         last = m
-        grad_weights[i] = g * (2.0 * spread + weights[i] * (ends[i] - starts[i]) * 2.0 / 3.0)
+        grad_weights[i] = g * (2.0 * spread + weights[i] * length(samples, i) * 2.0 / 3.0)
         mass += weights[i]
+    # The same sum from the far end.
     mass = float(0.0)
     spread = float(0.0)
     for k in range(count):
         i = begin + count - 1 - k
-        m = 0.5 * (starts[i] + ends[i])
+        m = middle(samples, i)
         if k > 0:
             spread += mass * (last - m)
         last = m
@@ -85,38 +79,49 @@ def _distortion_adjoint_kernel(
 class _Distortion(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weights: Tensor, samples: Samples) -> Tensor:
-        loss = torch.empty(samples.first.shape[0], device=weights.device)
-        launch(
-            _distortion_kernel,
-            loss.shape[0],
-            [weights, samples.starts, samples.ends, samples.first, samples.count, loss],
-            weights.device,
-            pieces=chunk_count(samples),
-        )
+        loss = torch.empty(samples.count.shape[0], device=weights.device)
+        arguments = [samples.arrays, weights, loss]
+        launch(_distortion_kernel, loss.shape[0], arguments, weights.device, pieces=chunk_count(samples))
         ctx.samples = samples
         ctx.save_for_backward(weights)
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (weights,) = ctx.saved_tensors
-        samples: Samples = ctx.samples
+        return _DistortionGradient.apply(grads[0].contiguous(), *ctx.saved_tensors, ctx.samples), None
+
+
+class _DistortionGradient(torch.autograd.Function):
+    """g H w, with the cotangent g of the ray."""
+
+    @staticmethod
+    def forward(ctx: Any, grad_loss: Tensor, weights: Tensor, samples: Samples) -> Tensor:
         grad_weights = torch.zeros_like(weights)
-        launch(
-            _distortion_adjoint_kernel,
-            samples.first.shape[0],
-            [weights, samples.starts, samples.ends, samples.first, samples.count, grads[0].contiguous(), grad_weights],
-            weights.device,
-            pieces=chunk_count(samples),
-        )
-        return grad_weights, None
+        arguments = [samples.arrays, weights, grad_loss, grad_weights]
+        launch(_distortion_adjoint_kernel, samples.count.shape[0], arguments, weights.device, pieces=chunk_count(samples))
+        ctx.samples = samples
+        ctx.save_for_backward(grad_loss, weights)
+        return grad_weights
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        grad_loss, weights = ctx.saved_tensors
+        samples: Samples = ctx.samples
+        direction = grads[0].contiguous()
+        per_sample_loss = weights * _DistortionGradient.apply(torch.ones_like(grad_loss), direction, samples)
+        grad_grad_loss = RaySum.apply(per_sample_loss[:, None].contiguous(), samples)[:, 0]
+        return grad_grad_loss, _DistortionGradient.apply(grad_loss, direction, samples), None
 
 
 def distortion(weights: Float[Tensor, " samples"], samples: Samples) -> Float[Tensor, " rays"]:
-    """How far a ray's weight is spread: Σ_ij w_i w_j |m_i - m_j| + 1/3 Σ_i w_i² δ_i, with middles m and lengths δ in world units.
+    """Compute Σ_ij w_i w_j |m_i - m_j| + 1/3 Σ_i w_i² δ_i: how far a ray's weight is spread.
 
-    Takes time linear in the samples: with D_i = Σ_{j<i} w_j (m_i - m_j), which grows by (m_{i+1} - m_i) Σ_{j<=i} w_j from one sample to the
-    next, the double sum is 2 Σ_i w_i D_i; its gradient adds the same sum taken from the far end. Differentiates the weights.
+    Middles m and lengths δ are in world units. Takes time linear in the samples: with D_i = Σ_{j<i} w_j (m_i - m_j), which grows by
+    (m_{i+1} - m_i) Σ_{j<=i} w_j from one sample to the next, the double sum is 2 Σ_i w_i D_i. Its gradient adds the same sum taken from the
+    far end. Differentiates the weights.
+
+    Raises:
+        ValueError: there is not one weight per sample, or its type or device is wrong.
 
     Source: Barron et al., Mip-NeRF 360, 2022, equation 15.
 
@@ -127,4 +132,4 @@ def distortion(weights: Float[Tensor, " samples"], samples: Samples) -> Float[Te
     >>> distortion(torch.tensor([0.5, 0.5]), two).tolist()  # 2 · 1/4 · 3 + 1/3 · (1/4 + 1/4) · 3
     [2.0]
     """
-    return _Distortion.apply(weights.float().contiguous(), samples)
+    return _Distortion.apply(per_sample(weights, "weights", "distortion", samples), samples)

@@ -1,11 +1,11 @@
-"""Where a scene has something to see: nested cubes of cells, a value and a bit each.
+"""Which parts of a scene are occupied: nested cubes of cells, with a value and a bit each.
 
 Level l covers [-2^l, 2^l]³ with ``resolution``³ cells. Cell (x, y, z) of level l has index ((l r + z) r + y) r + x with r the resolution,
 so that ``values.view(levels, r, r, r)`` is indexed [level, z, y, x].
 
 The bits lie in bricks: the 4³ cells of a brick are two neighboring words. Brick (X, Y, Z) of level l has index ((l b + Z) b + Y) b + X
 with b = r / 4; its cell (x, y, z), 0 to 3 each, is bit 16 (z mod 2) + 4 y + x of its word z div 2. How far each brick lies from the next
-occupied one is kept, too: a ray far from everything makes few and long leaps.
+occupied one is kept, too, so that a ray far from everything makes few and long leaps.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from torch import Tensor, nn
 from unrender.cameras import Cameras
 from unrender.devices import on_cpu
 from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.structs import filled
+from unrender.ops.rays.checks import float_row
 
 wp.set_module_options({"enable_backward": False})
 
-_PIECE = 2**18
+_CHUNK = 2**18
 """Points evaluated at once in an update."""
 
 _FARTHEST = 15
-"""Bricks up to which the way to the next occupied brick is known."""
+"""Largest distance to the next occupied brick that is told apart, in bricks."""
 
 _BACKGROUND = 26
 """A mask pixel below this (a tenth of full) shows background."""
@@ -71,7 +73,7 @@ def _points_kernel(
     resolution: int,
     points: wp.array2d(dtype=wp.float32),
 ):
-    """World position of the point at ``within``, 0 to 1 along each axis, of a cell."""
+    """Compute the world position of the point at ``within``, 0 to 1 along each axis, of a cell."""
     i = first + wp.tid()
     cell = cells[i]
     row = cell // resolution
@@ -87,7 +89,7 @@ def _points_kernel(
 @no_type_check
 @wp.kernel
 def _nearest_kernel(first: int, bits: wp.array(dtype=wp.int32), bricks: int, farthest: int, clearance: wp.array(dtype=wp.int32)):
-    """Zero in a brick that a ray may not leap over: an occupied one, or one where a finer level has the say."""
+    """Write zero for a brick that a ray may not leap over: an occupied one, or one where a finer level decides."""
     brick = first + wp.tid()
     clearance[brick] = farthest
     if (bits[2 * brick] | bits[2 * brick + 1]) != 0:
@@ -107,7 +109,7 @@ def _nearest_kernel(first: int, bits: wp.array(dtype=wp.int32), bricks: int, far
 def _spread_kernel(
     first: int, source: wp.array(dtype=wp.int32), stride: int, bricks: int, farthest: int, clearance: wp.array(dtype=wp.int32)
 ):
-    """Chebyshev distances, one axis at a time: d(x) = min over x' of max(|x - x'|, d(x'))."""
+    """Spread Chebyshev distances along one axis: d(x) = min over x' of max(|x - x'|, d(x'))."""
     brick = first + wp.tid()
     at = (brick // stride) % bricks
     best = source[brick]
@@ -124,7 +126,7 @@ def _spread_kernel(
 @no_type_check
 @wp.func
 def _project(p: wp.vec3, fisheye: int, intrinsics: wp.vec4, lens: wp.array(dtype=wp.float32), widest: float):
-    """Pixel of a point in front of the camera. Beyond ``widest`` (a radius or angle past the image) the lens goes on linearly."""
+    """Project a point to its pixel. Beyond ``widest`` (a radius or angle past the image) the lens is continued linearly."""
     r = wp.sqrt(p[0] * p[0] + p[1] * p[1])
     x = float(0.0)
     y = float(0.0)
@@ -154,24 +156,36 @@ def _project(p: wp.vec3, fisheye: int, intrinsics: wp.vec4, lens: wp.array(dtype
     return wp.vec2(intrinsics[0] * u + intrinsics[2], intrinsics[1] * v + intrinsics[3])
 
 
+class _ViewFields:
+    """One calibrated view."""
+
+    camera_from_world: wp.array2d(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    intrinsics: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    lens: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    fisheye: wp.int32
+    widest: wp.float32
+    width: wp.int32
+    height: wp.int32
+
+
+_View = wp.struct(_ViewFields)
+
+
 @no_type_check
 @wp.kernel
-def _look_kernel(
+def _mark_seen_kernel(
     first: int,
-    camera_from_world: wp.array2d(dtype=wp.float32),
-    intrinsics: wp.array(dtype=wp.float32),
-    lens: wp.array(dtype=wp.float32),
-    fisheye: int,
-    widest: float,
-    width: int,
-    height: int,
+    view: _View,
     sums: wp.array2d(dtype=wp.int32),
     margin: float,
     resolution: int,
     seen: wp.array(dtype=wp.uint8),
     carved: wp.array(dtype=wp.uint8),
 ):
-    """One view looks at all cells. ``sums`` is the summed-area table of the foreground [height + 1, width + 1], or empty without masks."""
+    """Mark the cells that one view sees, and those that its mask carves away.
+
+    ``sums`` is the summed-area table of the foreground, [height + 1, width + 1], or [1, 1] without masks.
+    """
     cell = first + wp.tid()
     masked = sums.shape[0] > 1
     if carved[cell] != wp.uint8(0):
@@ -189,18 +203,19 @@ def _look_kernel(
         half * float(2 * y + 1) - extent,
         half * float(2 * z + 1) - extent,
     )
-    axis_x = wp.vec3(camera_from_world[0, 0], camera_from_world[1, 0], camera_from_world[2, 0])
-    axis_y = wp.vec3(camera_from_world[0, 1], camera_from_world[1, 1], camera_from_world[2, 1])
-    axis_z = wp.vec3(camera_from_world[0, 2], camera_from_world[1, 2], camera_from_world[2, 2])
-    shift = wp.vec3(camera_from_world[0, 3], camera_from_world[1, 3], camera_from_world[2, 3])
+    axis_x = wp.vec3(view.camera_from_world[0, 0], view.camera_from_world[1, 0], view.camera_from_world[2, 0])
+    axis_y = wp.vec3(view.camera_from_world[0, 1], view.camera_from_world[1, 1], view.camera_from_world[2, 1])
+    axis_z = wp.vec3(view.camera_from_world[0, 2], view.camera_from_world[1, 2], view.camera_from_world[2, 2])
+    shift = wp.vec3(view.camera_from_world[0, 3], view.camera_from_world[1, 3], view.camera_from_world[2, 3])
     center = axis_x * world[0] + axis_y * world[1] + axis_z * world[2] + shift
+    # The ball around the cell: near the camera a projection says nothing, so such a cell counts as seen.
     radius = 1.7320508 * half
     if wp.length(center) < 2.0 * radius:
         seen[cell] = wp.uint8(1)
         return
-    if fisheye == 0 and center[2] + radius <= 0.0:
+    if view.fisheye == 0 and center[2] + radius <= 0.0:
         return
-    focal = wp.vec4(intrinsics[0], intrinsics[1], intrinsics[2], intrinsics[3])
+    focal = wp.vec4(view.intrinsics[0], view.intrinsics[1], view.intrinsics[2], view.intrinsics[3])
     left = 1.0e9
     top = 1.0e9
     right = -1.0e9
@@ -211,9 +226,9 @@ def _look_kernel(
         sy = float((corner & 2) - 1)
         sz = float((corner & 4) // 2 - 1)
         p = center + (axis_x * sx + axis_y * sy + axis_z * sz) * half
-        if fisheye == 0:
+        if view.fisheye == 0:
             p = wp.vec3(p[0], p[1], wp.max(p[2], nearest))
-        pixel = _project(p, fisheye, focal, lens, widest)
+        pixel = _project(p, view.fisheye, focal, view.lens, view.widest)
         left = wp.min(left, pixel[0])
         right = wp.max(right, pixel[0])
         top = wp.min(top, pixel[1])
@@ -222,14 +237,14 @@ def _look_kernel(
     top -= margin
     right += margin
     bottom += margin
-    if right < 0.0 or bottom < 0.0 or left > float(width) or top > float(height):
+    if right < 0.0 or bottom < 0.0 or left > float(view.width) or top > float(view.height):
         return
     seen[cell] = wp.uint8(1)
-    if masked and left >= 0.0 and top >= 0.0 and right <= float(width) and bottom <= float(height):
+    if masked and left >= 0.0 and top >= 0.0 and right <= float(view.width) and bottom <= float(view.height):
         x0 = int(wp.floor(left))
         y0 = int(wp.floor(top))
-        x1 = wp.min(int(wp.ceil(right)), width)
-        y1 = wp.min(int(wp.ceil(bottom)), height)
+        x1 = wp.min(int(wp.ceil(right)), view.width)
+        y1 = wp.min(int(wp.ceil(bottom)), view.height)
         if sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0] == 0:
             carved[cell] = wp.uint8(1)
 
@@ -237,34 +252,34 @@ def _look_kernel(
 class OccupancyGrid(nn.Module):
     """Nested cubes of cells that say where rays need samples.
 
-    A new grid is full: every cell marches until an update has looked at the field. All state is in buffers, so ``state_dict`` restores it.
-    Gradients do not pass through it.
+    A new grid is full: every cell is occupied until an update has evaluated the field. All state is in buffers, so that ``state_dict``
+    restores it. Gradients do not pass through it.
     """
 
     values: Float[Tensor, " cells"]
-    """Decayed maximum of what ``update`` saw in a cell; -1 in a cell no camera sees."""
+    """Decayed maximum of what ``update`` found in a cell; -1 in a cell no camera sees."""
     bits: Tensor
-    """int32 words, one bit a cell, in bricks (see the module)."""
+    """int32 words, one bit per cell, in bricks (see the module)."""
     clearance: Tensor
-    """int32, one a brick: Chebyshev distance in bricks to the next occupied brick of its level, or to the next finer level."""
+    """int32, one per brick: Chebyshev distance in bricks to the next occupied brick of its level, or to the next finer level."""
     seen: Tensor
-    """bool, one a cell: False where no camera looks, or where a silhouette shows background; such a cell never marches."""
+    """bool, one per cell: False where no camera looks, or where a silhouette shows background; such a cell is never occupied."""
 
     def __init__(self, resolution: int, levels: int = 1) -> None:
-        """Makes a full grid.
+        """Make a full grid.
 
         Args:
             resolution: cells along an axis of each cube, a multiple of 16 (so that a brick never straddles two levels).
             levels: number of nested cubes; the outermost is [-2^(levels-1), 2^(levels-1)]³.
 
         Raises:
-            ValueError: the resolution is no positive multiple of 16, or there is no level, or more cells than 32-bit indices reach.
+            ValueError: the resolution is not a positive multiple of 16, or there is no level, or more cells than 32-bit indices reach.
         """
         super().__init__()
         if resolution <= 0 or resolution % 16:
-            raise ValueError(f"The occupancy grid's resolution is {resolution}; choose a positive multiple of 16.")
+            raise ValueError(f"resolution is {resolution}; choose a positive multiple of 16 cells")
         if levels < 1 or levels * resolution**3 >= 2**31:
-            raise ValueError(f"An occupancy grid of {levels} levels of {resolution}³ cells is not possible; choose fewer cells or 1 level.")
+            raise ValueError(f"levels is {levels}, of {resolution}³ cells each; choose at least one, and fewer than 2^31 cells in all")
         self.resolution = resolution
         self.levels = levels
         cells = levels * resolution**3
@@ -280,11 +295,11 @@ class OccupancyGrid(nn.Module):
 
     @property
     def occupied_fraction(self) -> Float[Tensor, ""]:
-        """Share of all cells that march, on the device."""
+        """Share of all cells that are occupied, on the device."""
         return self.occupied().float().mean()
 
     def occupied(self) -> Tensor:
-        """The bits as bool, one a cell, in the order of ``values``."""
+        """Unpack the bits as bool, one per cell, in the order of ``values``."""
         bricks = self.resolution // 4
         shifts = torch.arange(32, dtype=torch.int32, device=self.bits.device)
         unpacked = ((self.bits[:, None] >> shifts) & 1).bool()
@@ -299,7 +314,7 @@ class OccupancyGrid(nn.Module):
         masks: Sequence[UInt8[Tensor, "_ _"]] | None = None,
         margin: float = 2.0,
     ) -> None:
-        """Closes for good the cells that no view sees, and with masks those outside the visual hull.
+        """Close for good the cells that no view sees, and with masks those outside the visual hull.
 
         A view sees a cell if the box around its projected corners, widened by ``margin`` pixels, meets the image and some of the cell lies
         in front of the camera; a cell closer to the camera than its own size counts as seen. With masks a cell is outside the hull if in
@@ -312,17 +327,17 @@ class OccupancyGrid(nn.Module):
             margin: pixels by which silhouettes are dilated.
 
         Raises:
-            ValueError: no views, or the masks do not have the cameras' count and size.
+            ValueError: there is no view, or the masks are not one per camera, of its image size.
         """
         if not views:
-            raise ValueError("No view was given to mark the seen cells; pass the indices of the training views.")
+            raise ValueError("mark_seen takes at least one view, got none; pass the indices of the training views")
         if masks is not None:
             found, wanted = [tuple(mask.shape) for mask in masks], [(height, width) for width, height in cameras.sizes.tolist()]
             if found != wanted:
                 view = next((k for k, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
                 raise ValueError(
-                    f"the masks are {len(found)} and the cameras {len(wanted)}, the first to differ is {view}; give each camera a mask of "
-                    "its image's height and width"
+                    f"mark_seen takes one mask per camera, of its image's height and width, got {len(found)} masks for {len(wanted)} "
+                    f"cameras; the first to differ is that of view {view}"
                 )
         device = self.values.device
         camera_from_world = torch.linalg.inv(cameras.world_from_camera.double()).float().to(device)
@@ -340,12 +355,18 @@ class OccupancyGrid(nn.Module):
             if masks is not None:
                 object_here = (masks[view].to(device) >= _BACKGROUND).int()
                 sums = nn.functional.pad(object_here.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32), (1, 0, 1, 0))
-            arguments = [
-                *(camera_from_world[view].contiguous(), intrinsics[view].contiguous(), lens[view].contiguous(), int(fisheye)),
-                *(min(widest, 3.14) if fisheye else widest, width, height, sums.contiguous(), float(margin)),
-                *(self.resolution, seen, carved),
-            ]
-            launch(_look_kernel, seen.shape[0], arguments, device)
+            struct = filled(
+                _View,
+                camera_from_world=camera_from_world[view].contiguous(),
+                intrinsics=intrinsics[view].contiguous(),
+                lens=lens[view].contiguous(),
+                fisheye=int(fisheye),
+                widest=min(widest, 3.14) if fisheye else widest,
+                width=width,
+                height=height,
+            )
+            arguments = [struct, sums.contiguous(), float(margin), self.resolution, seen, carved]
+            launch(_mark_seen_kernel, seen.shape[0], arguments, device)
         self.seen.copy_(seen.bool() & ~carved.bool())
         self.values.masked_fill_(~self.seen, -1.0)
         self._pack(torch.where(self.occupied() & self.seen, 1.0, 0.0), torch.zeros(1, device=device))
@@ -360,19 +381,21 @@ class OccupancyGrid(nn.Module):
         cells: int | None,
         generator: torch.Generator,
     ) -> None:
-        """Looks at the field in some cells and decides anew which cells march.
+        """Evaluate the field in some cells and decide again which cells are occupied.
 
-        value ← max(decay · value, evaluate(x)) at one random point x in each visited cell; then a cell marches if its value exceeds
-        min(mean over seen cells, threshold). As long as some value is positive, at least one cell therefore marches. A point whose value is
-        not a number counts as zero.
+        value ← max(decay · value, evaluate(x)) at one random point x in each visited cell. A cell is then occupied if its value exceeds
+        min(mean over seen cells, threshold), so as long as some value is positive, at least one cell is. NaN counts as zero.
 
         Args:
             evaluate: opacity (or density) at points [n, 3]; called with at most 2^18 points.
-            threshold: value above which a cell always marches.
-            decay: how fast old values fade per visit.
-            cells: None visits every seen cell; a number visits that many seen cells, one in each of as many equal strata of the list of
-                seen cells, and as many occupied ones likewise (all of them where there are no more).
+            threshold: value above which a cell is always occupied.
+            decay: factor on the old value per visit.
+            cells: None visits every seen cell. A number visits that many seen cells, one in each of as many equal strata of their list, and
+                as many occupied ones likewise (all of them where there are no more).
             generator: randomness, on the device of the grid.
+
+        Raises:
+            ValueError: ``evaluate`` does not return one value per point.
 
         Source: Müller et al., Instant neural graphics primitives, 2022, appendix C.
         """
@@ -382,9 +405,10 @@ class OccupancyGrid(nn.Module):
             visited = self.seen.nonzero()[:, 0] if on_a_cpu else torch.arange(self.values.shape[0], device=device)
         else:
             visited = torch.cat([_strata(self.seen, cells, generator), _strata(self.occupied(), cells, generator)])
-        found = [
-            torch.nan_to_num(evaluate(self._points_in(piece, generator)).float(), nan=0.0).clamp_min(0.0) for piece in visited.split(_PIECE)
-        ]
+        found = []
+        for chunk in visited.split(_CHUNK):
+            value = float_row(evaluate(self._points_in(chunk, generator)), "the field's values", "update", "cell", chunk.shape[0], device)
+            found.append(torch.nan_to_num(value, nan=0.0).clamp_min(0.0))
         if found:
             self.values[visited] = self.values[visited] * decay
             self.values.scatter_reduce_(0, visited, torch.cat(found), "amax")
@@ -394,16 +418,21 @@ class OccupancyGrid(nn.Module):
 
     @torch.no_grad()
     def set_from_values(self, values: Float[Tensor, " cells"], threshold: float) -> None:
-        """Fills the grid directly: a seen cell marches if its value exceeds ``threshold``. For fields that know their occupancy.
+        """Fill the grid directly, for fields that know their occupancy.
 
         Args:
-            values: one a cell, in the order the module describes.
-            threshold: without the rule of the mean; it may leave no cell.
+            values: one per cell, in the order the module describes.
+            threshold: value above which a seen cell is occupied. There is no rule of the mean: no cell may be left.
+
+        Raises:
+            ValueError: there is not one value per cell, or its type or device is wrong.
         """
+        values = float_row(values, "values", "set_from_values", "cell", self.values.shape[0], self.values.device)
         self.values.copy_(torch.where(self.seen, values, -1.0))
-        self._pack(values.float().contiguous(), torch.full((1,), float(threshold), device=self.values.device))
+        self._pack(values, torch.full((1,), float(threshold), device=self.values.device))
 
     def _pack(self, values: Tensor, limit: Tensor) -> None:
+        """Set the bits of the seen cells with values above ``limit``, and the clearance that follows from them."""
         device = self.bits.device
         launch(_pack_kernel, self.bits.shape[0], [values, self.seen.view(torch.uint8), limit, self.resolution, self.bits], device)
         bricks, number = self.resolution // 4, self.clearance.shape[0]
@@ -412,7 +441,7 @@ class OccupancyGrid(nn.Module):
             launch(_spread_kernel, number, [self.clearance.clone(), stride, bricks, _FARTHEST, self.clearance], device)
 
     def cell_centers(self) -> Float[Tensor, "cells 3"]:
-        """World position of the middle of every cell, in the order of ``values``."""
+        """Return the world position of the middle of every cell, in the order of ``values``."""
         cells = torch.arange(self.values.shape[0], device=self.values.device)
         return self._points(cells, torch.full((cells.shape[0], 3), 0.5, device=cells.device))
 
@@ -426,18 +455,19 @@ class OccupancyGrid(nn.Module):
 
 
 def _strata(among: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Draws ``count`` cells of those marked in ``among``, one from each equal part of their list; on a CPU all where there are no more.
+    """Draw ``count`` cells of those marked in ``among``, one from each equal part of their list.
 
-    Without host synchronization on a GPU: a cell may then come twice, and the last cell stands in where none is marked.
+    On a CPU all are returned where there are no more. On a GPU, where nothing may wait for their number, a cell may come twice, and the
+    last cell of the grid stands in where none is marked.
     """
     if on_cpu(among.device):
         marked = among.nonzero()[:, 0]
         if marked.shape[0] <= count:
             return marked
-        where = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) * (marked.shape[0] / count)
-        return marked[where.long().clamp_max(marked.shape[0] - 1)]
+        places = (torch.arange(count) + torch.rand(count, generator=generator, dtype=torch.float64)) * (marked.shape[0] / count)
+        return marked[places.long().clamp_max(marked.shape[0] - 1)]
     ranks = among.cumsum(0)
-    where = (
+    places = (
         torch.arange(count, device=among.device) + torch.rand(count, generator=generator, dtype=torch.float64, device=among.device)
     ) * (ranks[-1] / count)
-    return torch.searchsorted(ranks, where.long().minimum(ranks[-1] - 1).clamp_min(0), right=True).clamp_max(among.shape[0] - 1)
+    return torch.searchsorted(ranks, places.long().minimum(ranks[-1] - 1).clamp_min(0), right=True).clamp_max(among.shape[0] - 1)

@@ -1,4 +1,4 @@
-"""Parts of packed rays: the samples from one rank to another, and how far the light of a ray reaches.
+"""Parts of packed rays, packed again: chosen samples, or those from one rank to another.
 
 The rank of a sample is its number on its own ray, 0 for the nearest.
 """
@@ -9,123 +9,119 @@ from typing import no_type_check
 
 import torch
 import warp as wp
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
 from unrender.ops.kernels.launch import launch
-from unrender.ops.rays.samples import Samples, allocate_samples, chunk_count
+from unrender.ops.rays.checks import bool_row, check_capacity, int_row
+from unrender.ops.rays.samples import SampleArrays, Samples, allocate_samples, chunk_count, copy_sample, span
 
 wp.set_module_options({"enable_backward": False})
 
 
 @no_type_check
 @wp.kernel
-def _range_kernel(
+def _keep_count_kernel(
     first: int,
-    begin: wp.array(dtype=wp.int32),
-    source_first: wp.array(dtype=wp.int32),
-    source_starts: wp.array(dtype=wp.float32),
-    source_ends: wp.array(dtype=wp.float32),
-    target_first: wp.array(dtype=wp.int32),
-    target_count: wp.array(dtype=wp.int32),
-    ray_index: wp.array(dtype=wp.int32),
-    starts: wp.array(dtype=wp.float32),
-    ends: wp.array(dtype=wp.float32),
+    samples: SampleArrays,
+    keep: wp.array(dtype=wp.uint8),
+    kept: wp.array(dtype=wp.int32),
 ):
     ray = first + wp.tid()
-    source = source_first[ray] + begin[ray]
-    target = target_first[ray]
-    for k in range(target_count[ray]):
-        ray_index[target + k] = ray
-        starts[target + k] = source_starts[source + k]
-        ends[target + k] = source_ends[source + k]
+    begin, end = span(samples, ray)
+    total = int(0)
+    for i in range(begin, end):
+        total += int(keep[i])
+    kept[ray] = total
 
 
 @no_type_check
 @wp.kernel
-def _attenuate_kernel(
-    first: int,
-    alpha: wp.array(dtype=wp.float32),
-    ray_first: wp.array(dtype=wp.int32),
-    ray_count: wp.array(dtype=wp.int32),
-    threshold: float,
-    light: wp.array(dtype=wp.float32),
-    lit: wp.array(dtype=wp.int32),
-):
+def _keep_kernel(first: int, samples: SampleArrays, keep: wp.array(dtype=wp.uint8), kept: SampleArrays):
     ray = first + wp.tid()
-    begin = ray_first[ray]
-    left = light[ray]
-    number = int(0)
-    for k in range(ray_count[ray]):
-        if left <= threshold:
-            break
-        left = left * (1.0 - alpha[begin + k])
-        number += 1
-    light[ray] = left
-    lit[ray] = number
+    begin, end = span(samples, ray)
+    out, stop = span(kept, ray)
+    for i in range(begin, end):
+        # A ray that did not fit into the capacity has no room, whatever it keeps.
+        if keep[i] != wp.uint8(0) and out < stop:
+            copy_sample(samples, i, kept, out, ray)
+            out += 1
+
+
+@no_type_check
+@wp.kernel
+def _range_kernel(first: int, samples: SampleArrays, begin: wp.array(dtype=wp.int32), part: SampleArrays):
+    ray = first + wp.tid()
+    source = samples.first[ray] + begin[ray]
+    target, stop = span(part, ray)
+    for k in range(stop - target):
+        if source + k >= 0 and source + k < samples.starts.shape[0]:
+            copy_sample(samples, source + k, part, target + k, ray)
+
+
+@torch.no_grad()
+def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | None = None) -> Samples:
+    """Pack the samples where ``keep`` holds, in the same order.
+
+    Args:
+        samples: the intervals.
+        keep: one bool per sample.
+        capacity: length of the arrays returned on a GPU, that of ``samples`` if left out; rays from the first that does not fit on lose
+            their samples. On a CPU the arrays are as long as needed.
+
+    Raises:
+        ValueError: there is not one bool per sample, or it is on another device, or the capacity is negative.
+
+    >>> import torch
+    >>> from unrender.ops.rays.samples import Samples
+    >>> two = Samples(torch.zeros(2, dtype=torch.int32), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]),
+    ...               torch.tensor([0], dtype=torch.int32), torch.tensor([2], dtype=torch.int32))
+    >>> prune(two, torch.tensor([False, True])).starts.tolist()
+    [1.0]
+    """
+    device, size = samples.starts.device, samples.starts.shape[0]
+    flags = bool_row(keep, "keep", "prune", "sample", size, device).view(torch.uint8)
+    check_capacity(capacity, "prune")
+    counts = torch.zeros_like(samples.count)
+    chunks = chunk_count(samples)
+    launch(_keep_count_kernel, counts.shape[0], [samples.arrays, flags, counts], device, pieces=chunks)
+    if on_cpu(device):
+        capacity = None
+    elif capacity is None:
+        capacity = size
+    kept = allocate_samples(counts, capacity)
+    launch(_keep_kernel, counts.shape[0], [samples.arrays, flags, kept.arrays], device, pieces=chunks)
+    return kept
 
 
 @torch.no_grad()
 def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " rays"], *, capacity: int | None = None) -> Samples:
-    """The samples of rank begin ≤ k < end of each ray, packed anew in the same order; nothing of it is differentiated.
+    """Pack the samples of rank begin ≤ k < end of each ray, in the same order. Nothing is differentiated.
 
     Args:
         samples: the intervals.
-        begin: int32, at least zero.
-        end: int32, at most the ray's number of samples; a ray with end ≤ begin keeps none.
+        begin: at least zero.
+        end: at most the ray's number of samples; a ray with end ≤ begin keeps none.
         capacity: length of the arrays returned; rays from the first that does not fit on keep no samples. None fits them all, which needs
             the count on the host and is refused on a GPU.
 
     Raises:
-        ValueError: the capacity is missing on a GPU.
-    """
-    device = samples.starts.device
-    if capacity is None and not on_cpu(device):
-        raise ValueError("ray_range() needs a capacity on a GPU, where counting the samples would stop the device; pass capacity=...")
-    part = allocate_samples((end - begin).clamp_min(0), capacity)
-    launch(
-        _range_kernel,
-        part.count.shape[0],
-        [
-            *(begin.contiguous(), samples.first, samples.starts, samples.ends),
-            *(part.first, part.count, part.ray_index, part.starts, part.ends),
-        ],
-        device,
-        pieces=chunk_count(samples),
-    )
-    return part
-
-
-@torch.no_grad()
-def attenuate(
-    samples: Samples, alpha: Float[Tensor, " samples"], light: Float[Tensor, " rays"], *, threshold: float
-) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
-    """What is left of each ray's light behind its samples, and how many of them are seen by more light than ``threshold``.
-
-    T_{k+1} = T_k (1 - α_k) with T_0 = light, as long as T_k > threshold.
-
-    Args:
-        samples: the intervals.
-        alpha: opacity in [0, 1] of each.
-        light: transmittance in front of each ray's first sample.
-        threshold: transmittance at which a ray ends.
-
-    Returns:
-        the transmittance where the ray ends, and the int32 number of samples looked at until then.
+        ValueError: there is not one integer per ray, or it is on another device, or the capacity is negative or missing on a GPU.
 
     >>> import torch
-    >>> one = Samples(torch.zeros(3, dtype=torch.int32), torch.arange(3.0), torch.arange(3.0) + 1,
-    ...               torch.tensor([0], dtype=torch.int32), torch.tensor([3], dtype=torch.int32))
-    >>> [x.tolist() for x in attenuate(one, torch.tensor([0.5, 0.75, 0.9]), torch.ones(1), threshold=0.2)]
-    [[0.125], [2]]
+    >>> from unrender.ops.rays.samples import Samples
+    >>> two = Samples(torch.zeros(2, dtype=torch.int32), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]),
+    ...               torch.tensor([0], dtype=torch.int32), torch.tensor([2], dtype=torch.int32))
+    >>> ray_range(two, torch.tensor([1], dtype=torch.int32), two.count).starts.tolist()
+    [1.0]
     """
-    left, lit = light.clone(), torch.zeros_like(samples.count)
-    launch(
-        _attenuate_kernel,
-        lit.shape[0],
-        [alpha.float().contiguous(), samples.first, samples.count, float(threshold), left, lit],
-        left.device,
-        pieces=chunk_count(samples),
-    )
-    return left, lit
+    device, rays = samples.starts.device, samples.count.shape[0]
+    begin = int_row(begin, "begin", "ray_range", rays, device)
+    end = int_row(end, "end", "ray_range", rays, device)
+    check_capacity(capacity, "ray_range")
+    if capacity is None and not on_cpu(device):
+        raise ValueError("ray_range takes a capacity on a GPU, where counting the samples would wait for the device; pass capacity=...")
+    part = allocate_samples((end - begin).clamp_min(0), capacity)
+    launch(_range_kernel, rays, [samples.arrays, begin, part.arrays], device, pieces=chunk_count(samples))
+    return part

@@ -1,12 +1,16 @@
 """Packed samples: the intervals of a batch of rays in one flat list, ray by ray and near to far within a ray.
 
 A ray owns the slice ``first[ray] : first[ray] + count[ray]``. The arrays may be longer than the samples in use (a fixed capacity keeps a
-GPU step free of host synchronization); a sample in the unused tail has ray index -1 and no length, and weighs nothing everywhere.
+GPU step free of host synchronization). A sample in the unused tail has ray index -1 and no length, and weighs nothing everywhere.
+
+:meth:`Samples.positions` and :meth:`Samples.gather` are linear. The backward pass of each is its transpose, and that of the transpose is
+the operation again, so both have derivatives of every order.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, no_type_check
 
 import torch
@@ -16,12 +20,64 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.devices import thread_count
+from unrender.ops.kernels.checks import check_same_device
 from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.structs import filled
+from unrender.ops.rays.checks import float_matrix, float_row, ray_tensors
 
 wp.set_module_options({"enable_backward": False})
 
-_SAMPLES_PER_PIECE = 32768
+_SAMPLES_PER_CHUNK = 32768
 """A thread gets no fewer samples than this: they take about 0.2 ms, and waking a thread on a busy machine takes as long."""
+
+
+_FIELDS = ("ray_index", "starts", "ends", "first", "count")
+_TYPES = [torch.int32, torch.float32, torch.float32, torch.int32, torch.int32]
+
+
+class _SampleArrays:
+    """The arrays of :class:`Samples`, as kernels take them."""
+
+    ray_index: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
+    starts: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    ends: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    first: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
+    count: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
+
+
+SampleArrays = wp.struct(_SampleArrays)
+
+
+@no_type_check
+@wp.func
+def span(samples: SampleArrays, ray: int):
+    """Return begin and end of a ray's samples, within the arrays whatever ``first`` and ``count`` hold."""
+    size = samples.starts.shape[0]
+    begin = wp.clamp(samples.first[ray], 0, size)
+    return begin, begin + wp.clamp(samples.count[ray], 0, size - begin)
+
+
+@no_type_check
+@wp.func
+def length(samples: SampleArrays, i: int):
+    """Return the length of an interval."""
+    return samples.ends[i] - samples.starts[i]
+
+
+@no_type_check
+@wp.func
+def middle(samples: SampleArrays, i: int):
+    """Return the distance of an interval's middle."""
+    return 0.5 * (samples.starts[i] + samples.ends[i])
+
+
+@no_type_check
+@wp.func
+def copy_sample(source: SampleArrays, from_: int, target: SampleArrays, to: int, ray: int):
+    """Write an interval of ``source`` into ``target``."""
+    target.ray_index[to] = ray
+    target.starts[to] = source.starts[from_]
+    target.ends[to] = source.ends[from_]
 
 
 @dataclass(frozen=True)
@@ -49,27 +105,57 @@ class Samples:
         """Length of each interval, zero in the unused tail."""
         return self.ends - self.starts
 
+    @cached_property
+    def arrays(self) -> Any:
+        """A :class:`SampleArrays`, checked and packed once for all kernels that take these samples.
+
+        Raises:
+            ValueError: a tensor has the wrong type, size or device.
+        """
+        rows = [getattr(self, name) for name in _FIELDS]
+        if [tensor.dtype for tensor in rows] != _TYPES or not (
+            self.ray_index.shape == self.ends.shape == self.starts.shape and self.first.shape == self.count.shape
+        ):
+            found = ", ".join(f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in zip(_FIELDS, rows, strict=True))
+            raise ValueError(f"Samples takes int32 ray_index, first and count and float32 starts and ends of matching sizes, got {found}")
+        if self.starts.ndim != 1 or self.count.ndim != 1:
+            raise ValueError(f"Samples takes rows, got starts of shape {tuple(self.starts.shape)} and count of {tuple(self.count.shape)}")
+        check_same_device(dict(zip(_FIELDS, rows, strict=True)), "Samples")
+        return filled(SampleArrays, **{name: tensor.contiguous() for name, tensor in zip(_FIELDS, rows, strict=True)})
+
+    def __getstate__(self) -> dict[str, Tensor]:
+        """Leave out the packed arrays, which hold addresses, when copying."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
     def used(self) -> Int[Tensor, " 1"]:
-        """Number of samples in use, as an int32 tensor that stays on the device."""
+        """Count the samples in use, as an int32 tensor that stays on the device."""
         return self.count.sum(dtype=torch.int32).reshape(1)
 
     def positions(self, rays: Rays) -> Float[Tensor, "samples 3"]:
-        """Middle of each interval in the world, x = origin + t direction; the origin of the world in the unused tail.
+        """Return the middle of each interval in the world, x = origin + t direction; zero in the unused tail.
 
         Differentiates the origins and directions of the rays, not the distances.
+
+        Raises:
+            ValueError: the rays are not those of the samples, by number, shape, type or device.
         """
-        return _Positions.apply(rays.origins.float().contiguous(), rays.directions.float().contiguous(), self)
+        origins, directions = ray_tensors(rays, "positions", self.count.shape[0], self.starts.device)
+        return _Positions.apply(origins, directions, self)
 
     def gather(self, per_ray: Float[Tensor, "rays channels"]) -> Float[Tensor, "samples channels"]:
-        """Repeats a value of each ray, for example its direction, for all its samples; zero in the unused tail.
+        """Repeat a value of each ray, for example its direction, for all its samples; zero in the unused tail.
 
         Differentiates the values: the gradient of a ray is the sum over its samples, in their order.
+
+        Raises:
+            ValueError: there is not one row for each ray, or its type or device is wrong.
         """
-        return _Gather.apply(per_ray.float().contiguous(), self)
+        per_ray = float_matrix(per_ray, "per_ray", "gather", "ray", self.count.shape[0], self.starts.device)
+        return _Gather.apply(per_ray.contiguous(), self)
 
 
 def allocate_samples(counts: Int[Tensor, " rays"], capacity: int | None) -> Samples:
-    """Packed samples that are still to be filled in: without a ray and without length, as many as each ray has a count.
+    """Return packed samples to be filled in, with room for as many on each ray as it has a count.
 
     Args:
         counts: int32, wanted on each ray.
@@ -84,29 +170,36 @@ def allocate_samples(counts: Int[Tensor, " rays"], capacity: int | None) -> Samp
     return Samples(ray_index, starts, torch.zeros_like(starts), (counts.cumsum(0) - counts).int(), counts)
 
 
+def per_sample(tensor: Tensor, name: str, verb: str, samples: Samples) -> Tensor:
+    """Return a tensor of one value per sample as contiguous float32.
+
+    Raises:
+        ValueError: its shape, type or device does not fit the samples.
+    """
+    return float_row(tensor, name, verb, "sample", samples.starts.shape[0], samples.starts.device)
+
+
 def chunk_count(samples: Samples) -> int:
-    """How finely ``launch`` should cut a kernel whose work items are the rays of ``samples``."""
-    return min(thread_count(), max(1, samples.starts.shape[0] // _SAMPLES_PER_PIECE))
+    """Return how finely ``launch`` should cut a kernel whose work items are the rays of ``samples``."""
+    return min(thread_count(), max(1, samples.starts.shape[0] // _SAMPLES_PER_CHUNK))
 
 
 @no_type_check
 @wp.kernel
 def _positions_kernel(
     first: int,
+    samples: SampleArrays,
     origins: wp.array2d(dtype=wp.float32),
     directions: wp.array2d(dtype=wp.float32),
-    ray_index: wp.array(dtype=wp.int32),
-    starts: wp.array(dtype=wp.float32),
-    ends: wp.array(dtype=wp.float32),
     positions: wp.array2d(dtype=wp.float32),
 ):
     i = first + wp.tid()
-    ray = ray_index[i]
-    if ray < 0:
+    ray = samples.ray_index[i]
+    if ray < 0 or ray >= origins.shape[0]:
         for c in range(3):
             positions[i, c] = 0.0
     else:
-        t = 0.5 * (starts[i] + ends[i])
+        t = middle(samples, i)
         for c in range(3):
             positions[i, c] = origins[ray, c] + t * directions[ray, c]
 
@@ -115,22 +208,19 @@ def _positions_kernel(
 @wp.kernel
 def _positions_adjoint_kernel(
     first: int,
-    grad: wp.array2d(dtype=wp.float32),
-    starts: wp.array(dtype=wp.float32),
-    ends: wp.array(dtype=wp.float32),
-    ray_first: wp.array(dtype=wp.int32),
-    ray_count: wp.array(dtype=wp.int32),
+    samples: SampleArrays,
+    grad_positions: wp.array2d(dtype=wp.float32),
     grad_origins: wp.array2d(dtype=wp.float32),
     grad_directions: wp.array2d(dtype=wp.float32),
 ):
     ray = first + wp.tid()
-    begin = ray_first[ray]
+    begin, end = span(samples, ray)
     origin = wp.vec3(0.0, 0.0, 0.0)
     direction = wp.vec3(0.0, 0.0, 0.0)
-    for i in range(begin, begin + ray_count[ray]):
-        g = wp.vec3(grad[i, 0], grad[i, 1], grad[i, 2])
+    for i in range(begin, end):
+        g = wp.vec3(grad_positions[i, 0], grad_positions[i, 1], grad_positions[i, 2])
         origin += g
-        direction += g * (0.5 * (starts[i] + ends[i]))
+        direction += g * middle(samples, i)
     for c in range(3):
         grad_origins[ray, c] = origin[c]
         grad_directions[ray, c] = direction[c]
@@ -140,14 +230,14 @@ def _positions_adjoint_kernel(
 @wp.kernel
 def _gather_kernel(
     first: int,
+    samples: SampleArrays,
     per_ray: wp.array2d(dtype=wp.float32),
-    ray_index: wp.array(dtype=wp.int32),
     per_sample: wp.array2d(dtype=wp.float32),
 ):
     i = first + wp.tid()
-    ray = ray_index[i]
+    ray = samples.ray_index[i]
     for c in range(per_ray.shape[1]):
-        if ray < 0:
+        if ray < 0 or ray >= per_ray.shape[0]:
             per_sample[i, c] = 0.0
         else:
             per_sample[i, c] = per_ray[ray, c]
@@ -155,20 +245,19 @@ def _gather_kernel(
 
 @no_type_check
 @wp.kernel
-def _gather_adjoint_kernel(
+def _ray_sum_kernel(
     first: int,
-    grad: wp.array2d(dtype=wp.float32),
-    ray_first: wp.array(dtype=wp.int32),
-    ray_count: wp.array(dtype=wp.int32),
-    grad_per_ray: wp.array2d(dtype=wp.float32),
+    samples: SampleArrays,
+    per_sample: wp.array2d(dtype=wp.float32),
+    per_ray: wp.array2d(dtype=wp.float32),
 ):
     ray = first + wp.tid()
-    begin = ray_first[ray]
-    for c in range(grad.shape[1]):
+    begin, end = span(samples, ray)
+    for c in range(per_sample.shape[1]):
         total = float(0.0)
-        for i in range(begin, begin + ray_count[ray]):
-            total += grad[i, c]
-        grad_per_ray[ray, c] = total
+        for i in range(begin, end):
+            total += per_sample[i, c]
+        per_ray[ray, c] = total
 
 
 class _Positions(torch.autograd.Function):
@@ -176,28 +265,29 @@ class _Positions(torch.autograd.Function):
     def forward(ctx: Any, origins: Tensor, directions: Tensor, samples: Samples) -> Tensor:
         ctx.samples = samples
         positions = torch.empty(samples.starts.shape[0], 3, device=origins.device)
-        launch(
-            _positions_kernel,
-            positions.shape[0],
-            [origins, directions, samples.ray_index, samples.starts, samples.ends, positions],
-            origins.device,
-        )
+        launch(_positions_kernel, positions.shape[0], [samples.arrays, origins, directions, positions], origins.device)
         return positions
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0].contiguous()
-        samples: Samples = ctx.samples
-        origins = torch.empty(samples.first.shape[0], 3, device=grad.device)
-        directions = torch.empty_like(origins)
-        launch(
-            _positions_adjoint_kernel,
-            origins.shape[0],
-            [grad, samples.starts, samples.ends, samples.first, samples.count, origins, directions],
-            grad.device,
-            pieces=chunk_count(samples),
-        )
-        return origins, directions, None
+        return *_PositionsTransposed.apply(grads[0].contiguous(), ctx.samples), None
+
+
+class _PositionsTransposed(torch.autograd.Function):
+    """Sums over each ray of what its samples hold, and of that times their distance."""
+
+    @staticmethod
+    def forward(ctx: Any, grad_positions: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+        ctx.samples = samples
+        grad_origins = torch.empty(samples.count.shape[0], 3, device=grad_positions.device)
+        grad_directions = torch.empty_like(grad_origins)
+        arguments = [samples.arrays, grad_positions, grad_origins, grad_directions]
+        launch(_positions_adjoint_kernel, grad_origins.shape[0], arguments, grad_positions.device, pieces=chunk_count(samples))
+        return grad_origins, grad_directions
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _Positions.apply(grads[0].contiguous(), grads[1].contiguous(), ctx.samples), None
 
 
 class _Gather(torch.autograd.Function):
@@ -205,19 +295,25 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, per_ray: Tensor, samples: Samples) -> Tensor:
         ctx.samples = samples
         per_sample = torch.empty(samples.starts.shape[0], per_ray.shape[1], device=per_ray.device)
-        launch(_gather_kernel, per_sample.shape[0], [per_ray, samples.ray_index, per_sample], per_ray.device)
+        launch(_gather_kernel, per_sample.shape[0], [samples.arrays, per_ray, per_sample], per_ray.device)
         return per_sample
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad = grads[0].contiguous()
-        samples: Samples = ctx.samples
-        per_ray = torch.empty(samples.first.shape[0], grad.shape[1], device=grad.device)
-        launch(
-            _gather_adjoint_kernel,
-            per_ray.shape[0],
-            [grad, samples.first, samples.count, per_ray],
-            grad.device,
-            pieces=chunk_count(samples),
-        )
-        return per_ray, None
+        return RaySum.apply(grads[0].contiguous(), ctx.samples), None
+
+
+class RaySum(torch.autograd.Function):
+    """The sum over the samples of each ray, [samples, channels] to [rays, channels]."""
+
+    @staticmethod
+    def forward(ctx: Any, per_sample: Tensor, samples: Samples) -> Tensor:
+        ctx.samples = samples
+        per_ray = torch.empty(samples.count.shape[0], per_sample.shape[1], device=per_sample.device)
+        arguments = [samples.arrays, per_sample, per_ray]
+        launch(_ray_sum_kernel, per_ray.shape[0], arguments, per_sample.device, pieces=chunk_count(samples))
+        return per_ray
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return _Gather.apply(grads[0].contiguous(), ctx.samples), None

@@ -1,27 +1,151 @@
-"""Which samples of a ray anybody sees, found without looking at most of those that nobody does."""
+"""Which samples light reaches from the eye: transmittance along rays, and pruning of what is hidden.
+
+With opacities α_k, the transmittance is T_{k+1} = T_k (1 - α_k). A ray ends at the first sample with T_k ≤ threshold; the samples before it
+are visible. Nothing here is differentiated.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import no_type_check
 
 import torch
-from jaxtyping import Float, Int
+import warp as wp
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
-from unrender.ops.rays.ray_ranges import attenuate, ray_range
-from unrender.ops.rays.samples import Samples
+from unrender.ops.kernels.launch import launch
+from unrender.ops.rays.checks import float_row
+from unrender.ops.rays.ray_ranges import ray_range
+from unrender.ops.rays.samples import SampleArrays, Samples, chunk_count, per_sample, span
+
+wp.set_module_options({"enable_backward": False})
 
 _PORTIONS = (0.25, 0.5, 1.0)
-"""How far along its samples each ray is looked at, one after the other; most are dark before half of the way."""
-
+"""How far along its samples each ray is evaluated, one after the other. Most rays end before half of the way."""
 
 Opacity = Callable[[Samples], Float[Tensor, " samples"]]
-"""Of each interval of the part it is given, from 0 to 1."""
+"""The opacity of each interval it is given, from 0 to 1."""
+
+
+@no_type_check
+@wp.kernel
+def _attenuate_kernel(
+    first: int,
+    samples: SampleArrays,
+    alpha: wp.array(dtype=wp.float32),
+    threshold: float,
+    alpha_threshold: float,
+    transmittance: wp.array(dtype=wp.float32),
+    visible_count: wp.array(dtype=wp.int32),
+    visible: wp.array(dtype=wp.uint8),
+):
+    """Walk along a ray until it ends. ``visible`` may be empty; else it marks samples more opaque than ``alpha_threshold``."""
+    ray = first + wp.tid()
+    begin, end = span(samples, ray)
+    light = transmittance[ray]
+    marking = visible.shape[0] > 0
+    number = int(0)
+    for i in range(begin, end):
+        if light <= threshold:
+            break
+        if marking and alpha[i] > alpha_threshold:
+            visible[i] = wp.uint8(1)
+        light = light * (1.0 - alpha[i])
+        number += 1
+    transmittance[ray] = light
+    visible_count[ray] = number
+
+
+@torch.no_grad()
+def visible(
+    samples: Samples, alpha: Float[Tensor, " samples"], *, threshold: float = 1e-4, alpha_threshold: float = 0.0
+) -> Bool[Tensor, " samples"]:
+    """Mark the samples that matter to their pixel: T_k > threshold and α_k > alpha_threshold.
+
+    Meant for a pass without gradients; the samples that :func:`prune` keeps are then evaluated again with them.
+
+    Args:
+        samples: the intervals.
+        alpha: opacity in [0, 1] of each.
+        threshold: transmittance at which a ray ends.
+        alpha_threshold: opacity up to which a sample is dropped; it still dims what is behind it.
+
+    Raises:
+        ValueError: there is not one opacity per sample, or its type or device is wrong.
+
+    >>> import torch
+    >>> two = Samples(torch.zeros(2, dtype=torch.int32), torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0]),
+    ...               torch.tensor([0], dtype=torch.int32), torch.tensor([2], dtype=torch.int32))
+    >>> visible(two, torch.tensor([1.0, 0.5])).tolist()
+    [True, False]
+    """
+    alpha = per_sample(alpha, "alpha", "visible", samples)
+    flags = torch.zeros(alpha.shape[0], dtype=torch.uint8, device=alpha.device)
+    _walk(samples, alpha, torch.ones(samples.count.shape[0], device=alpha.device), threshold, alpha_threshold, flags)
+    return flags.view(torch.bool)
+
+
+@torch.no_grad()
+def attenuate(
+    samples: Samples, alpha: Float[Tensor, " samples"], light: Float[Tensor, " rays"], *, threshold: float
+) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
+    """Return what is left of each ray's light where the ray ends, and the number of its visible samples.
+
+    Args:
+        samples: the intervals.
+        alpha: opacity in [0, 1] of each.
+        light: transmittance in front of each ray's first sample.
+        threshold: transmittance at which a ray ends.
+
+    Returns:
+        The transmittance, and the int32 number of samples.
+
+    Raises:
+        ValueError: there is not one opacity per sample and one light per ray, or a type or device is wrong.
+
+    >>> import torch
+    >>> one = Samples(torch.zeros(3, dtype=torch.int32), torch.arange(3.0), torch.arange(3.0) + 1,
+    ...               torch.tensor([0], dtype=torch.int32), torch.tensor([3], dtype=torch.int32))
+    >>> [x.tolist() for x in attenuate(one, torch.tensor([0.5, 0.75, 0.9]), torch.ones(1), threshold=0.2)]
+    [[0.125], [2]]
+    """
+    alpha = per_sample(alpha, "alpha", "attenuate", samples)
+    light = float_row(light, "light", "attenuate", "ray", samples.count.shape[0], alpha.device)
+    return _walk(samples, alpha, light.clone(), threshold, 0.0, torch.empty(0, dtype=torch.uint8, device=alpha.device))
+
+
+@torch.no_grad()
+def attenuate_lazily(samples: Samples, opacity: Opacity, *, threshold: float) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
+    """Do as :func:`attenuate` with light of one, computing opacities only as far as needed.
+
+    On a CPU the field is evaluated for a portion of each ray at a time, and only on rays that have not ended by then. On a GPU, where
+    counting these would wait for the device, it is evaluated for all samples at once.
+
+    Args:
+        samples: the intervals.
+        opacity: of the field.
+        threshold: transmittance at which a ray ends.
+
+    Raises:
+        ValueError: the tensors of the samples do not fit together, or ``opacity`` does not return one value per sample.
+    """
+    _ = samples.arrays  # refuses samples that do not fit together before anything is computed from their counts
+    light = torch.ones(samples.count.shape[0], device=samples.starts.device)
+    if not on_cpu(samples.starts.device):
+        return attenuate(samples, opacity(samples), light, threshold=threshold)
+    evaluated = visible_count = torch.zeros_like(samples.count)
+    for portion in _PORTIONS:
+        until = torch.where(light > threshold, (samples.count * portion).ceil().int(), evaluated)
+        part = ray_range(samples, evaluated, until)
+        light, more = attenuate(part, opacity(part), light, threshold=threshold)
+        visible_count, evaluated = visible_count + more, until
+    return light, visible_count
 
 
 def prune_hidden(samples: Samples, opacity: Opacity, *, threshold: float, capacity: int) -> Samples:
-    """The samples in front of which more light than ``threshold`` is left, packed anew.
+    """Pack the visible samples, in the same order.
 
     Args:
         samples: the intervals.
@@ -29,29 +153,14 @@ def prune_hidden(samples: Samples, opacity: Opacity, *, threshold: float, capaci
         threshold: transmittance at which a ray ends.
         capacity: length of the arrays returned on a GPU; on a CPU they are as long as needed.
     """
-    _, lit = attenuate_lazily(samples, opacity, threshold=threshold)
-    return ray_range(samples, torch.zeros_like(lit), lit, capacity=None if on_cpu(lit.device) else capacity)
+    _, visible_count = attenuate_lazily(samples, opacity, threshold=threshold)
+    capacity_here = None if on_cpu(visible_count.device) else capacity
+    return ray_range(samples, torch.zeros_like(visible_count), visible_count, capacity=capacity_here)
 
 
-@torch.no_grad()
-def attenuate_lazily(samples: Samples, opacity: Opacity, *, threshold: float) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
-    """The light left where each ray ends, and how many of its samples it passes: those in front of which more than ``threshold`` is left.
-
-    On a CPU the field is asked about a portion of each ray at a time, and only on rays that are not dark by then. On a GPU, where counting
-    these would stop the device, it is asked about all samples at once.
-
-    Args:
-        samples: the intervals.
-        opacity: of the field.
-        threshold: transmittance at which a ray ends.
-    """
-    light = torch.ones(samples.count.shape[0], device=samples.starts.device)
-    if not on_cpu(samples.starts.device):
-        return attenuate(samples, opacity(samples), light, threshold=threshold)
-    reached = lit = torch.zeros_like(samples.count)
-    for portion in _PORTIONS:
-        until = torch.where(light > threshold, (samples.count * portion).ceil().int(), reached)
-        part = ray_range(samples, reached, until)
-        light, more = attenuate(part, opacity(part), light, threshold=threshold)
-        lit, reached = lit + more, until
-    return light, lit
+def _walk(samples: Samples, alpha: Tensor, light: Tensor, threshold: float, alpha_threshold: float, flags: Tensor) -> tuple[Tensor, Tensor]:
+    """Launch the walk, which changes ``light`` and ``flags``, and return the light and the number of visible samples."""
+    visible_count = torch.zeros_like(samples.count)
+    arguments = [samples.arrays, alpha, float(threshold), float(alpha_threshold), light, visible_count, flags]
+    launch(_attenuate_kernel, light.shape[0], arguments, alpha.device, pieces=chunk_count(samples))
+    return light, visible_count

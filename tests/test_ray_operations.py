@@ -1,0 +1,279 @@
+"""What holds for every operation along rays: arguments that do not fit are refused, and second derivatives are right or refused.
+
+The operations are found in ``unrender.ops.rays.__all__``, so a new one is missing in the tables below until it has been added.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import unrender.ops.rays as ops
+from unrender.cameras import Rays
+from unrender.devices import as_on_a_gpu
+from unrender.ops.rays import OccupancyGrid, Samples
+from unrender.reference import compositing, sdf_weights, weights
+from unrender.reference import distortion as plain_distortion
+
+COUNTS = [5, 0, 1, 9]
+RAYS, USED, TAIL = len(COUNTS), sum(COUNTS), 3
+SIZE = USED + TAIL
+
+
+def drawn(*shape: int, low: float = 0.05, high: float = 0.95, seed: int = 0) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def packed() -> Samples:
+    count = torch.tensor(COUNTS, dtype=torch.int32)
+    ray_index = torch.cat([torch.repeat_interleave(torch.arange(RAYS), count), torch.full((TAIL,), -1)]).int()
+    edges = torch.cat([drawn(USED, low=0.1, high=0.3).cumsum(0), torch.zeros(TAIL)])
+    return Samples(ray_index, edges, torch.where(ray_index >= 0, edges + 0.1, 0.0), (count.cumsum(0) - count).int(), count)
+
+
+SAMPLES = packed()
+LENGTHS, MIDDLES = SAMPLES.lengths, SAMPLES.midpoints
+RAYS_IN_SPACE = Rays(drawn(RAYS, 3, low=-0.5, high=0.5), torch.nn.functional.normalize(drawn(RAYS, 3, low=-1.0, seed=1), dim=1))
+NONE_BEFORE = torch.zeros(RAYS, dtype=torch.int32)
+
+CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "aabb_intersection": (ops.aabb_intersection, {"rays": RAYS_IN_SPACE}),
+    "attenuate": (ops.attenuate, {"samples": SAMPLES, "alpha": drawn(SIZE), "light": torch.ones(RAYS), "threshold": 0.1}),
+    "attenuate_lazily": (ops.attenuate_lazily, {"samples": SAMPLES, "opacity": lambda part: 0.5 + 0 * part.starts, "threshold": 0.1}),
+    "composite": (ops.composite, {"weights": drawn(SIZE), "values": drawn(SIZE, 3), "samples": SAMPLES}),
+    "distortion": (ops.distortion, {"weights": drawn(SIZE), "samples": SAMPLES}),
+    "march": (
+        ops.march,
+        {
+            "rays": RAYS_IN_SPACE,
+            "grid": OccupancyGrid(16),
+            "step": 0.1,
+            "near": torch.zeros(RAYS),
+            "far": torch.ones(RAYS),
+            "offsets": drawn(RAYS),
+            "capacity": 100,
+        },
+    ),
+    "opacity_and_distance": (ops.opacity_and_distance, {"weights": drawn(SIZE), "samples": SAMPLES}),
+    "prune": (ops.prune, {"samples": SAMPLES, "keep": drawn(SIZE) > 0.5}),
+    "prune_hidden": (
+        ops.prune_hidden,
+        {"samples": SAMPLES, "opacity": lambda part: 0.5 + 0 * part.starts, "threshold": 0.1, "capacity": SIZE},
+    ),
+    "ray_range": (ops.ray_range, {"samples": SAMPLES, "begin": NONE_BEFORE, "end": SAMPLES.count, "capacity": SIZE}),
+    "sdf_alpha": (
+        ops.sdf_alpha,
+        {"sdf": drawn(SIZE), "cosine": -drawn(SIZE), "lengths": drawn(SIZE), "sharpness": torch.tensor(20.0), "anneal": 1.0},
+    ),
+    "visible": (ops.visible, {"samples": SAMPLES, "alpha": drawn(SIZE)}),
+    "weights_from_alpha": (ops.weights_from_alpha, {"alpha": drawn(SIZE), "samples": SAMPLES}),
+    "weights_from_density": (ops.weights_from_density, {"density": drawn(SIZE), "samples": SAMPLES}),
+    "weights_from_sdf": (
+        ops.weights_from_sdf,
+        {"sdf": drawn(SIZE), "cosine": -drawn(SIZE), "samples": SAMPLES, "sharpness": torch.tensor(20.0), "anneal": 1.0},
+    ),
+    "Samples.gather": (Samples.gather, {"self": SAMPLES, "per_ray": drawn(RAYS, 2)}),
+    "Samples.positions": (Samples.positions, {"self": SAMPLES, "rays": RAYS_IN_SPACE}),
+}
+"""A call of every operation that launches a kernel, with arguments that fit."""
+
+WITHOUT_KERNELS = {"MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "Samples", "ray_chunks", "rendering_capacity", "samples_taken"}
+NOT_DIFFERENTIATED = {"aabb_intersection", "attenuate", "attenuate_lazily", "march", "prune", "prune_hidden", "ray_range", "visible"}
+
+
+def without_checks(value: Any, **changed: Tensor) -> Any:
+    """Copy Samples or Rays with some tensors replaced, whatever their shapes."""
+    made = object.__new__(type(value))
+    for field in fields(value):
+        object.__setattr__(made, field.name, changed.get(field.name, getattr(value, field.name)))
+    return made
+
+
+def broken(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield an argument with one thing wrong at a time."""
+    if isinstance(value, Tensor) and value.ndim == 0:
+        yield "two numbers", torch.stack([value, value])
+        yield "an integer", value.long()
+        yield "elsewhere", value.to("meta")
+    elif isinstance(value, Tensor):
+        yield "too short", value[:-1]
+        yield "too long", torch.cat([value, value[:1]])
+        yield "another dimension", value[..., None]
+        yield "another type", value.to(torch.float32 if not value.is_floating_point() else torch.int64)
+        yield "elsewhere", value.to("meta")
+    elif isinstance(value, Samples | Rays):
+        for field in fields(value):
+            for wrong, tensor in broken(getattr(value, field.name)):
+                yield f"{field.name} {wrong}", without_checks(value, **{field.name: tensor})
+
+
+HOSTILE = [
+    pytest.param(name, argument, value, id=f"{name}-{argument}-{wrong}")
+    for name, (_, arguments) in CALLS.items()
+    for argument, given in arguments.items()
+    for wrong, value in broken(given)
+]
+
+
+def exported() -> set[str]:
+    return set(ops.__all__) - WITHOUT_KERNELS
+
+
+def test_every_operation_is_called_below() -> None:
+    assert {name for name in CALLS if "." not in name} == exported()
+    assert NOT_DIFFERENTIATED | {name for name in TWICE if "." not in name} == exported()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_calls_are_right_before_they_are_broken(name: str) -> None:
+    call, arguments = CALLS[name]
+    call(**arguments)
+
+
+@pytest.mark.parametrize(("name", "argument", "value"), HOSTILE)
+def test_arguments_that_do_not_fit_are_refused(name: str, argument: str, value: Any) -> None:
+    call, arguments = CALLS[name]
+    with pytest.raises(ValueError, match=r"(takes|got)"):
+        inspect.unwrap(call)(**(arguments | {argument: value}))
+
+
+@pytest.mark.parametrize("as_gpu", [False, True])
+def test_indices_out_of_range_touch_no_memory_of_others(as_gpu: bool) -> None:
+    """What ``first``, ``count`` and ``ray_index`` hold is not checked, because a GPU would have to be waited for; kernels stay inside."""
+    far = 2**30
+    wild = Samples(
+        torch.tensor([far, -far, 0, 7] * 4 + [-1, 2], dtype=torch.int32),
+        SAMPLES.starts,
+        SAMPLES.ends,
+        torch.tensor([-far, far, 2, 2**31 - 1], dtype=torch.int32),
+        torch.tensor([far, far, far, 2**31 - 1], dtype=torch.int32),
+    )
+    tensors = {"alpha", "cosine", "density", "per_ray", "sdf", "values", "weights"}
+    for name, (call, arguments) in CALLS.items():
+        if name in ("aabb_intersection", "march", "sdf_alpha", "attenuate_lazily", "prune_hidden"):
+            continue
+        given = {k: v.clone().requires_grad_() if k in tensors and name not in NOT_DIFFERENTIATED else v for k, v in arguments.items()}
+        given |= {k: wild for k in ("samples", "self") if k in given}
+        if name == "ray_range":
+            given |= {"begin": torch.tensor([-far, 0, far, 5], dtype=torch.int32), "end": torch.tensor([-far, 3, far + 9, 9]).int()}
+        if as_gpu:
+            with as_on_a_gpu():
+                found = call(**given)
+        else:
+            found = call(**given)
+        results = [y for y in (found if isinstance(found, tuple) else (found,)) if isinstance(y, Tensor)]
+        assert all(y.isfinite().all() for y in results), name
+        if name not in NOT_DIFFERENTIATED and results[0].requires_grad:
+            torch.stack([y.sum() for y in results]).sum().backward()
+
+
+def test_rays_that_do_not_fit_into_the_capacity_keep_nothing() -> None:
+    """With a capacity, what pruning writes stays within it, even if a ray in the middle is too long."""
+    with as_on_a_gpu():
+        for capacity in range(USED + 1):
+            kept = ops.prune(SAMPLES, torch.ones(SIZE, dtype=torch.bool), capacity=capacity)
+            assert kept.starts.shape == (capacity,) and int(kept.used()) <= capacity
+            used = int(kept.used())
+            assert torch.equal(kept.starts[:used], SAMPLES.starts[:used]) and (kept.ray_index[used:] == -1).all()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda samples: pickle.loads(pickle.dumps(samples))])
+def test_a_copy_of_samples_has_memory_of_its_own(copied: Callable[[Samples], Samples]) -> None:
+    samples = packed()
+    expected = ops.opacity_and_distance(torch.ones(SIZE), samples)
+    twin = copied(samples)
+    samples.starts.zero_()
+    samples.ends.zero_()
+    del samples
+    for ours, before in zip(ops.opacity_and_distance(torch.ones(SIZE), twin), expected, strict=True):
+        assert torch.equal(ours, before)
+
+
+def gathered(per_ray: Tensor) -> Tensor:
+    used = (SAMPLES.ray_index >= 0)[:, None]
+    return torch.where(used, per_ray[SAMPLES.ray_index.clamp_min(0).long()], 0.0)
+
+
+TWICE: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]] = {
+    "composite": (
+        lambda w, v: ops.composite(w, v, SAMPLES),
+        lambda w, v: compositing.composite(w, v, SAMPLES),
+        [drawn(SIZE), drawn(SIZE, 3, seed=1)],
+    ),
+    "distortion": (lambda w: ops.distortion(w, SAMPLES), lambda w: plain_distortion.distortion(w, SAMPLES), [drawn(SIZE)]),
+    "opacity_and_distance": (
+        lambda w: ops.opacity_and_distance(w, SAMPLES),
+        lambda w: compositing.opacity_and_distance(w, SAMPLES),
+        [drawn(SIZE)],
+    ),
+    "sdf_alpha": (
+        lambda f, c, s: ops.sdf_alpha(f, c, LENGTHS, s, 0.5),
+        lambda f, c, s: sdf_weights.sdf_alpha(f, c, LENGTHS, s, 0.5),
+        [drawn(SIZE, low=-0.1, high=0.1), -drawn(SIZE), torch.tensor(20.0)],
+    ),
+    "weights_from_alpha": (
+        lambda a: ops.weights_from_alpha(a, SAMPLES),
+        lambda a: weights.weights_from_alpha(a, SAMPLES),
+        [drawn(SIZE, high=0.5)],
+    ),
+    "weights_from_density": (
+        lambda d: ops.weights_from_density(d, SAMPLES),
+        lambda d: weights.weights_from_density(d, SAMPLES),
+        [drawn(SIZE, high=5.0)],
+    ),
+    "weights_from_sdf": (
+        lambda f, c, s: ops.weights_from_sdf(f, c, SAMPLES, s, anneal=0.5),
+        lambda f, c, s: sdf_weights.weights_from_sdf(f, c, SAMPLES, s, anneal=0.5),
+        [drawn(SIZE, low=-0.1, high=0.1), -drawn(SIZE), torch.tensor(20.0)],
+    ),
+    "Samples.gather": (SAMPLES.gather, gathered, [drawn(RAYS, 2)]),
+    "Samples.positions": (
+        lambda o, d: SAMPLES.positions(Rays(o, d)),
+        lambda o, d: gathered(o) + MIDDLES[:, None].to(o) * gathered(d),
+        [RAYS_IN_SPACE.origins, RAYS_IN_SPACE.directions],
+    ),
+}
+"""Every operation that is differentiated, its twin, and inputs."""
+RAISES_TWICE = {"sdf_alpha", "weights_from_alpha", "weights_from_density", "weights_from_sdf"}
+
+
+def second_derivatives(call: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:
+    """Return the derivatives of v · (cotangent · ∂y/∂x), for fixed v, to the inputs and the cotangents."""
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    results = call(*inputs)
+    results = list(results) if isinstance(results, tuple) else [results]
+    cotangents = [drawn(*y.shape, low=-1.0, seed=5 + k).to(y.dtype).requires_grad_() for k, y in enumerate(results)]
+    first = torch.autograd.grad(results, inputs, cotangents, create_graph=True)
+    probe = sum((g * drawn(*g.shape, low=-1.0, seed=9 + k).to(g.dtype)).sum() for k, g in enumerate(first))
+    assert isinstance(probe, Tensor)
+    return [*torch.autograd.grad(probe, [*inputs, *cotangents], materialize_grads=True)]
+
+
+@pytest.mark.parametrize("name", sorted(TWICE))
+def test_second_derivatives_equal_the_twin_or_are_refused(name: str) -> None:
+    ours, plain, inputs = TWICE[name]
+    if name in RAISES_TWICE:
+        with pytest.raises(RuntimeError, match=f"{name} has a first derivative only"):
+            second_derivatives(ours, inputs)
+        return
+    expected = second_derivatives(plain, [x.double() for x in inputs])
+    for got, wanted in zip(second_derivatives(ours, inputs), expected, strict=True):
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(RAISES_TWICE))
+def test_no_second_derivative_is_silently_zero(name: str) -> None:
+    """With a cotangent that needs no gradient, a gradient would pass for a constant."""
+    ours, _, inputs = TWICE[name]
+    inputs = [x.clone().requires_grad_() for x in inputs]
+    (first, *_) = torch.autograd.grad(ours(*inputs).sum(), inputs, create_graph=True)
+    with pytest.raises(RuntimeError, match=f"{name} has a first derivative only"):
+        torch.autograd.grad(first.square().sum(), inputs)
