@@ -1,9 +1,9 @@
-"""Fit a surface and save it as triangles that any viewer opens.
+"""Fit a surface to photos, and save it as triangles that any viewer opens.
 
     python examples/04_a_surface_from_photos.py [OUTPUT_FOLDER]
 
-The photos are made here, of the analytic scene that ``unrender demo`` uses. Give ``unrender.load("folder")`` instead for your own.
-Writes mesh.glb and mesh.ply, in the frame the poses came in.
+The photos are made here, of the analytic scene of ``unrender demo``. For your own, use ``unrender.load("folder")``.
+Writes mesh.glb and mesh.ply, in the frame of the poses.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ capture = make_demo_capture(views=16, size=64, seed=0)
 result = unrender.fit("neus", capture, steps=steps)
 print(f"{result.outcome} after {result.steps} steps, {result.seconds:.0f} s")
 
-mesh = result.mesh(resolution=96)
-if mesh.is_empty:
+asset = result.asset(resolution=96)
+if asset.is_empty:
     print("no surface yet: fit for longer")
 else:
-    mesh.export(folder / "mesh.glb")
-    mesh.export(folder / "mesh.ply")
-    print(f"{len(mesh.vertices)} vertices, {len(mesh.faces)} triangles; wrote {folder}/mesh.glb and mesh.ply")
+    asset.export(folder / "mesh.glb")
+    asset.export(folder / "mesh.ply")
+    print(f"{len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} triangles; wrote {folder}/mesh.glb and mesh.ply")
