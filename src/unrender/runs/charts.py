@@ -117,7 +117,7 @@ def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
 
 def _horizontal_line(axes: _Axes, tick: float) -> str:
     y = axes.down(10.0**tick if axes.logarithmic else tick)
-    label = f'10<tspan dy="-5" font-size="9">{tick:.0f}</tspan>' if axes.logarithmic else f"{tick:g}"
+    label = f'10<tspan dy="-5">{tick:.0f}</tspan>' if axes.logarithmic else f"{tick:g}"
     return _line("grid", _LEFT, y, _WIDTH - _RIGHT, y) + _text(_LEFT - 7, y + 4, label, "end")
 
 

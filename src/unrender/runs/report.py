@@ -363,6 +363,7 @@ figcaption { font-size: 0.76rem; color: var(--soft); text-align: center; padding
 .pair > div { overflow-x: auto; }
 .chart { display: block; width: 100%; min-width: 460px; height: auto; }
 .chart text { fill: var(--soft); font-size: 12px; font-family: inherit; }
+.chart tspan { font-size: 0.75em; }
 .chart .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
 .chart .grid { stroke: var(--line); stroke-width: 1; }
 .chart .level { stroke: var(--c1); stroke-width: 1.5; stroke-dasharray: 5 4; }
@@ -383,5 +384,5 @@ ul { margin: 10px 0 0; padding-left: 20px; font-size: 0.9rem; }
 summary { cursor: pointer; } summary h2 { display: inline; }
 footer { font-size: 0.82rem; margin-top: 22px; text-align: center; }
 @media (max-width: 560px) { main { padding: 16px 10px 40px; } section { padding: 14px 12px; } h1 { font-size: 1.5rem; }
-  .row figure { flex-basis: 62%; } }
+  .row figure { flex-basis: 62%; } .chart { min-width: 0; } .chart text { font-size: 16px; } .chart .title { font-size: 18px; } }
 """
