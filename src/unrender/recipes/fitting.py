@@ -83,6 +83,8 @@ class FitResult:
 Losses = Mapping[str, Tensor]
 """Loss terms by name; the step minimizes their sum."""
 
+_GENERATOR, _CLOCK, _COUNTS = "generator", "clock", "counts"
+"""Names in a snapshot: state of the random numbers; steps and seconds; skipped steps, those in a row, error, whether there is one."""
 _HOPELESS = 200
 """A fit has diverged when this many steps in a row could not be taken."""
 
@@ -224,10 +226,9 @@ class Fitting:
         assert self.optimizer is not None, "a fit without an optimizer takes no steps"
         total = self._backward(losses)
         finite = torch.isfinite(total.detach())
-        for group in self.optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    finite = finite & torch.isfinite(parameter.grad.sum())
+        for parameter in parameters_of(self.optimizer):
+            if parameter.grad is not None:
+                finite = finite & torch.isfinite(parameter.grad.sum())
         skip = (~finite).float()
         if self._skipping is not None:
             self._skipping.step(skip=skip)
@@ -237,7 +238,7 @@ class Fitting:
 
     def _step_by_closure(self, losses: Callable[[], Losses]) -> None:
         assert self.optimizer is not None, "a fit without an optimizer takes no steps"
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        parameters = parameters_of(self.optimizer)
         before = [parameter.detach().clone() for parameter in parameters]
         totals: list[Tensor] = []
 
@@ -293,30 +294,29 @@ class Fitting:
         """Copy everything needed to go on: scene, optimizer, registered parts, random state, clock, counts."""
         tensors = {f"scene.{name}": value.detach().cpu().clone() for name, value in self.scene.state_dict().items()}
         if self.optimizer is not None:
-            tensors |= flatten_state(_without_parameters(self.optimizer), "optimizer")
+            tensors |= flatten_state(_optimizer_state(self.optimizer), "optimizer")
         for name, part in self._parts.items():
             tensors |= flatten_state(part.state_dict(), f"part.{name}")
         if self.generator is not None:
-            tensors["generator"] = self.generator.get_state()
-        tensors["clock"] = torch.tensor([float(self.clock.step), self.clock.seconds], dtype=torch.float64)
+            tensors[_GENERATOR] = self.generator.get_state()
         has_error = torch.tensor(float(self._has_error))
-        tensors["counts"] = torch.stack([self._skipped.cpu(), self._in_a_row.cpu(), self._error.cpu(), has_error])
-        return tensors
+        return tensors | {
+            _CLOCK: torch.tensor([float(self.clock.step), self.clock.seconds], dtype=torch.float64),
+            _COUNTS: torch.stack([self._skipped.cpu(), self._in_a_row.cpu(), self._error.cpu(), has_error]),
+        }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to where a snapshot was taken."""
         self.scene.load_state_dict(scene_state(tensors))
         if self.optimizer is not None:
-            saved = unflatten_state(tensors, "optimizer")
-            groups = self.optimizer.state_dict()["param_groups"]
-            groups = [group | values for group, values in zip(groups, saved["param_groups"], strict=True)]
-            self.optimizer.load_state_dict({"state": saved["state"], "param_groups": groups})
+            _load_optimizer_state(self.optimizer, unflatten_state(tensors, "optimizer"))
         for name, part in self._parts.items():
             part.load_state_dict(unflatten_state(tensors, f"part.{name}"))
         if self.generator is not None:
-            self.generator.set_state(tensors["generator"])
-        self.clock.resume(int(tensors["clock"][0]), float(tensors["clock"][1]))
-        skipped, in_a_row, error, has_error = tensors["counts"].to(self._skipped.device)
+            self.generator.set_state(tensors[_GENERATOR])
+        step, seconds = tensors[_CLOCK].tolist()
+        self.clock.resume(int(step), seconds)
+        skipped, in_a_row, error, has_error = tensors[_COUNTS].to(self._skipped.device)
         self._skipped, self._in_a_row, self._error = skipped.clone(), in_a_row.clone(), error.clone()
         self._has_error = bool(has_error)
 
@@ -343,8 +343,20 @@ def scene_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")}
 
 
-def _without_parameters(optimizer: Optimizer) -> dict[str, Any]:
-    """Return the state of an optimizer, its groups without the numbers of their parameters: the recipe has these."""
-    state = optimizer.state_dict()
-    groups = [{name: value for name, value in group.items() if name != "params"} for group in state["param_groups"]]
-    return {"state": state["state"], "param_groups": groups}
+def parameters_of(optimizer: Optimizer) -> list[Tensor]:
+    """Return the parameters of all groups of an optimizer."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_state(optimizer: Optimizer) -> list[Any]:
+    """Return the state of an optimizer and the settings of its groups; the recipe has the parameters themselves."""
+    saved = optimizer.state_dict()
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in saved["param_groups"]]
+    return [saved["state"], groups]
+
+
+def _load_optimizer_state(optimizer: Optimizer, saved: list[Any]) -> None:
+    state, settings = saved
+    groups = optimizer.state_dict()["param_groups"]
+    groups = [group | values for group, values in zip(groups, settings, strict=True)]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})

@@ -310,6 +310,6 @@ def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device
         losses = {"rgb": loss(rendering.color, truth)}
         if config.distortion > 0:
             spread = distortion(field.weights, _folded(samples) if capture.unbounded else samples)
-            losses["distortion"] = config.distortion * spread.mean()
+            losses |= {"distortion": config.distortion * spread.mean()}
         fitting.take_step(losses, error=mse(rendering.color.detach(), truth), counts={"rays": count, "samples": samples.used()})
     return fitting.result(capture.source_from_world, empty=fitting.last_count("samples") == 0)

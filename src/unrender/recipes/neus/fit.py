@@ -177,18 +177,18 @@ def _ray_losses(
     surface = found.field
     losses = {"rgb": ramp(weights.rgb_weight, fraction) * photometric(weights.loss)(rendering.color, truth)}
     if (weight := ramp(weights.eikonal_weight, fraction)) > 0:
-        losses["eikonal"] = weight * eikonal(surface.gradient, used)
+        losses |= {"eikonal": weight * eikonal(surface.gradient, used)}
     if batch.alpha is not None and (weight := ramp(weights.mask_weight, fraction)) > 0:
-        losses["mask"] = weight * mask_bce(rendering.opacity, batch.alpha)
+        losses |= {"mask": weight * mask_bce(rendering.opacity, batch.alpha)}
     if surface.laplacian is not None and (weight := ramp(weights.curvature_weight, fraction)) > 0:
-        losses["curvature"] = weight * curvature(surface.laplacian, used)
+        losses |= {"curvature": weight * curvature(surface.laplacian, used)}
     if (weight := ramp(weights.opaque_weight, fraction)) > 0:
-        losses["opaque"] = weight * opaque(rendering.opacity)
+        losses |= {"opaque": weight * opaque(rendering.opacity)}
     if (weight := ramp(weights.distortion_weight, fraction)) > 0:
-        losses["distortion"] = weight * distortion(found.weights, samples).mean()
+        losses |= {"distortion": weight * distortion(found.weights, samples).mean()}
     if batch.normal is not None and (weight := ramp(weights.normal_weight, fraction)) > 0:
         known = batch.normal.norm(dim=-1) > 0.5
-        losses["normal"] = weight * (known * (rendering.normal - batch.normal).abs().sum(-1)).mean()
+        losses |= {"normal": weight * (known * (rendering.normal - batch.normal).abs().sum(-1)).mean()}
     return losses
 
 
@@ -200,11 +200,11 @@ def _field_losses(
     uniform_weight, sparsity_weight = ramp(weights.eikonal_uniform_weight, fraction), ramp(weights.sparsity_weight, fraction)
     if uniform_weight > 0 or sparsity_weight > 0:
         anywhere = surface.sample(torch.rand(count, 3, generator=generator, device=generator.device) * 2 - 1)
-        losses["eikonal_uniform"] = uniform_weight * eikonal(anywhere.gradient)
-        losses["sparsity"] = sparsity_weight * sparsity(anywhere.sdf, scale=weights.sparsity_scale)
+        losses |= {"eikonal_uniform": uniform_weight * eikonal(anywhere.gradient)}
+        losses |= {"sparsity": sparsity_weight * sparsity(anywhere.sdf, scale=weights.sparsity_scale)}
     if points is not None and (weight := ramp(weights.points_weight, fraction)) > 0:
         chosen = points[torch.randint(points.shape[0], (2048,), generator=generator, device=generator.device)]
-        losses["points"] = weight * surface.sdf(chosen).abs().mean()
+        losses |= {"points": weight * surface.sdf(chosen).abs().mean()}
     return losses
 
 
