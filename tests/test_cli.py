@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,12 @@ import unrender.api
 import unrender.cli.commands
 import unrender.cli.main
 import unrender.recipes.table
+import unrender.runs.inputs
 import unrender.runs.outputs
 import unrender.runs.session
 from tiny_recipe import PRESETS, TINY, TinyConfig, TinyScene, tiny_capture
-from unrender.captures.capture import CaptureError
+from unrender.captures.capture import Capture, CaptureError
+from unrender.captures.options import CaptureOptions
 from unrender.cli.arguments import sentence_of
 from unrender.cli.main import main
 from unrender.cli.options import FitOptions
@@ -30,7 +32,8 @@ from unrender.doctor import examine
 from unrender.geometry.mesh import read_mesh
 from unrender.recipes.fitting import Progress
 from unrender.runs.checkpoints import find_checkpoint, same_tensors
-from unrender.runs.directory import RunDirectory, config_from_json, config_to_json
+from unrender.runs.config_json import config_from_json, config_to_json
+from unrender.runs.directory import RunDirectory
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -40,7 +43,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     """Runs a command with the tiny recipe in an empty folder: exit code, standard output, standard error."""
     monkeypatch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": TINY, "other": replace(TINY, name="other")})
     monkeypatch.setattr(unrender.api, "recipes", lambda: {"tiny": TINY})
-    monkeypatch.setattr(unrender.cli.commands, "load_capture", tiny_capture)
+    monkeypatch.setattr(unrender.runs.inputs, "read_capture", tiny_capture)
     monkeypatch.setattr(unrender.runs.outputs, "VIDEO_FRAMES", 4)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("UNRENDER_TRACEBACK", raising=False)
@@ -61,7 +64,7 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("quick")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": TINY})
-        patch.setattr(unrender.cli.commands, "load_capture", tiny_capture)
+        patch.setattr(unrender.runs.inputs, "read_capture", tiny_capture)
         patch.setattr(unrender.runs.outputs, "VIDEO_FRAMES", 4)
         patch.chdir(folder)
         Path("ball").mkdir()
@@ -74,7 +77,7 @@ def here(run: Run, quick_run: Path) -> Path:
     """The folder ``here`` with a finished run."""
     shutil.copytree(quick_run, "here")
     record = json.loads(Path("here/run.json").read_text())
-    record["capture"]["path"] = str(Path("ball").absolute())
+    record["capture"]["path"] = record["input"]["path"] = str(Path("ball").absolute())
     Path("here/run.json").write_text(json.dumps(record))
     return Path("here")
 
@@ -85,9 +88,10 @@ def one_sentence(err: str) -> str:
 
 
 def snapshot(folder: Path, recipe: str = "tiny") -> dict[str, torch.Tensor]:
+    """The newest checkpoint without the seconds it took."""
     checkpoint = find_checkpoint(folder / "checkpoints", recipe).checkpoint
     assert checkpoint is not None
-    return {name: tensor for name, tensor in checkpoint.tensors.items() if name != "seconds"}
+    return {name: tensor[:1] if name == "clock" else tensor for name, tensor in checkpoint.tensors.items()}
 
 
 def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
@@ -103,7 +107,7 @@ def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
     assert (metrics["split"], metrics["views"], metrics["steps"]) == ("test", 3, 40)
     assert [list(view) for view in metrics["per_view"]] == [["name", "psnr", "ssim"]] * 3
     record = json.loads((folder / "run.json").read_text())
-    assert record["outcome"] == "finished" and record["preset"] == "cpu" and record["capture"]["fingerprint"] == "ball-1"
+    assert record["outcome"] == "finished" and record["preset"] == "cpu" and record["input"]["fingerprint"] == "ball-1"
     assert set(record["versions"]) == {"unrender", "torch", "warp", "numpy", "python"}
     assert len((folder / "history.jsonl").read_text().splitlines()) == 40
     assert len(list((folder / "renders").glob("[0-9]*.png"))) == 9
@@ -155,7 +159,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_bit_equal(run: Run, monkeypatch:
     assert code == 0 and "resuming at step 14" in out
     assert same_tensors(snapshot(Path("whole")), snapshot(Path("parts")))
     steps = [line.step for line in RunDirectory(Path("parts")).read_history()]
-    assert steps == list(range(2, 41, 2))
+    assert steps == list(range(1, 41))
 
 
 def test_a_fit_killed_between_checkpoints_ends_bit_equal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,20 +180,21 @@ def test_a_fit_killed_between_checkpoints_ends_bit_equal(run: Run, monkeypatch: 
     monkeypatch.setattr(unrender.runs.session, "CHECKPOINT_EVERY", 30.0)
     reports: list[int] = []
     result = unrender.api.fit("tiny", tiny_capture(), out="parts", observer=lambda progress: reports.append(progress.step))
-    assert reports[0] == 20 and result.outcome == "finished"
+    assert reports[0] == 21 and result.outcome == "finished"
     assert same_tensors(snapshot(Path("whole")), snapshot(Path("parts")))
 
 
-def test_a_fit_killed_by_the_system_resumes(tmp_path: Path) -> None:
+def test_a_fit_killed_by_the_system_ends_bit_equal_with_all_its_outputs(run: Run, tmp_path: Path) -> None:
+    run("fit", "tiny", "ball", "--out", "whole")
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); import unrender.recipes.table, unrender.runs.session\n"
-        "import unrender.runs.outputs, unrender.cli.main, unrender.cli.commands\n"
+        "import unrender.runs.outputs, unrender.cli.main, unrender.runs.inputs\n"
         "from dataclasses import replace; from tiny_recipe import TINY, tiny_capture\n"
         "unrender.runs.session.CHECKPOINT_EVERY = 0.0; unrender.runs.outputs.VIDEO_FRAMES = 4\n"
         "def fit(*a, observer, **k):\n"
         "    def slow(progress): observer(progress); time.sleep(float(sys.argv[2]))\n"
         "    return TINY.fit(*a, observer=slow, **k)\n"
-        "unrender.recipes.table.recipes = lambda: {'tiny': replace(TINY, fit=fit)}; unrender.cli.commands.load_capture = tiny_capture\n"
+        "unrender.recipes.table.recipes = lambda: {'tiny': replace(TINY, fit=fit)}; unrender.runs.inputs.read_capture = tiny_capture\n"
         "sys.exit(unrender.cli.main.main(['fit', 'tiny', 'ball', '--out', sys.argv[3]]))\n"
     )
     words = [sys.executable, "-c", script, str(Path(__file__).parent)]
@@ -202,8 +207,9 @@ def test_a_fit_killed_by_the_system_resumes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run/run.json").read_text())["outcome"] is None
     again = subprocess.run([*words, "0", "run"], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert "resuming at step" in again.stdout
-    assert int(snapshot(tmp_path / "run")["step"]) == 40
-    assert [line.step for line in RunDirectory(tmp_path / "run").read_history()] == list(range(2, 41, 2))
+    assert same_tensors(snapshot(tmp_path / "run"), snapshot(tmp_path / "whole"))
+    assert [line.step for line in RunDirectory(tmp_path / "run").read_history()] == list(range(1, 41))
+    assert {"report.html", "video.mp4", "mesh.ply", "mesh.glb", "metrics.json"} <= {path.name for path in (tmp_path / "run").iterdir()}
 
 
 def test_a_folder_with_another_run_is_refused_unless_told(run: Run) -> None:
@@ -278,7 +284,7 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unwritable_folder_is_found_before_any_photo_is_read(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unrender.cli.commands, "load_capture", pytest.fail)
+    monkeypatch.setattr(unrender.runs.inputs, "read_capture", pytest.fail)
     Path("file").write_text("")
     code, _, err = run("fit", "tiny", "ball", "--out", "file/run")
     assert code == 1 and "choose another" in one_sentence(err)
@@ -287,10 +293,10 @@ def test_an_unwritable_folder_is_found_before_any_photo_is_read(run: Run, monkey
 
 
 def test_what_the_reader_finds_wrong_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(path: Path, **options: object) -> object:
+    def broken(path: Path, options: CaptureOptions) -> Capture:
         raise CaptureError(f"{path}/a.png is cut off;\n  copy it again")
 
-    monkeypatch.setattr(unrender.cli.commands, "load_capture", broken)
+    monkeypatch.setattr(unrender.runs.inputs, "read_capture", broken)
     code, _, err = run("fit", "tiny", "ball")
     assert code == 1 and one_sentence(err) == "unrender: error: ball/a.png is cut off; copy it again"
     assert not Path("runs/tiny-ball").exists()
@@ -300,23 +306,24 @@ def test_what_the_reader_finds_wrong_is_one_line(run: Run, monkeypatch: pytest.M
 
 
 def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[dict[str, object]] = []
+    seen: list[CaptureOptions] = []
 
-    def load(path: Path, **options: object) -> object:
+    def read(path: Path, options: CaptureOptions) -> Capture:
         seen.append(options)
-        return tiny_capture(path, **options)
+        return tiny_capture(path, options)
 
-    monkeypatch.setattr(unrender.cli.commands, "load_capture", load)
+    monkeypatch.setattr(unrender.runs.inputs, "read_capture", read)
     words = ["--center", "-1", "0", "2.5", "--radius", "3", "--up", "0", "0", "1", "--test-every", "4", "--no-masks", "--downscale", "2"]
+    words += ["--normal-maps", "maps", "--normal-maps-frame", "world"]
     assert run("fit", "tiny", "ball", *words, "--steps", "6", "--layers", "3", "4", "5")[0] == 0
-    assert seen[0] == {
-        "downscale": 2, "center": (-1.0, 0.0, 2.5), "radius": 3.0, "up": (0.0, 0.0, 1.0), "test_every": 4,
-        "normals_frame": "opengl", "use_masks": False,
-    }  # fmt: skip
+    assert seen[0] == CaptureOptions(
+        downscale=2, center=(-1.0, 0.0, 2.5), radius=3.0, up=(0.0, 0.0, 1.0), test_every=4, use_masks=False, normals=Path("maps"),
+        normals_frame="world",
+    )  # fmt: skip
     record = RunDirectory(Path("runs/tiny-ball")).read_record()
     assert record.steps == 6 and record.config["layers"] == [3, 4, 5]
     assert run("eval", "runs/tiny-ball")[0] == 0
-    assert seen[1] == seen[0]
+    assert seen[1] == replace(seen[0], normals=Path("maps").absolute())
 
 
 def test_steps_alone_replace_the_time_budget_of_a_preset(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,11 +331,11 @@ def test_steps_alone_replace_the_time_budget_of_a_preset(run: Run, monkeypatch: 
     monkeypatch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": timed})
     budgets: list[float | None] = []
 
-    def note(recipe: object, preset: object, options: FitOptions[TinyConfig], *rest: object) -> int:
+    def note(recipe: object, preset: object, options: FitOptions[Path, TinyConfig, object, object], *rest: object) -> int:
         budgets.append(options.config.max_seconds)
         return 0
 
-    monkeypatch.setattr(unrender.cli.commands, "fit_capture", note)
+    monkeypatch.setattr(unrender.cli.commands, "fit_input", note)
     for words in (["--steps", "4"], ["--steps=4", "--max-seconds", "9"], ["--device", "cpu"]):
         assert run("fit", "tiny", "ball", *words)[0] == 0
     assert budgets == [None, 9.0, 500.0]
@@ -389,7 +396,7 @@ def test_help_is_printed_and_is_not_an_error(run: Run, words: list[str]) -> None
 def test_help_of_a_recipe_documents_its_settings_with_the_values_of_the_preset(run: Run) -> None:
     _, out, _ = run("fit", "tiny", "--preset", "quick", "--help")
     text = " ".join(out.split())
-    assert "--learning-rate" in text and "Share of the way to the target" in text and "(default: 4)" in text
+    assert "--learning-rate" in text and "Of RMSprop" in text and "(default: 4)" in text
 
 
 def test_python_fits_in_one_line_and_writes_nothing_unless_asked(run: Run) -> None:
@@ -437,6 +444,13 @@ def test_a_framed_error_becomes_a_sentence() -> None:
     assert sentence_of(box, "unrender fit") == "Error parsing --steps: bad; see `unrender fit --help`"
 
 
+def settings_of(config: object) -> list[str]:
+    """The names of all settings of a configuration, however deep their bundle lies."""
+    assert is_dataclass(config)
+    values = [(field.name, getattr(config, field.name)) for field in fields(config)]
+    return [name for key, value in values for name in (settings_of(value) if is_dataclass(value) else [key])]
+
+
 @pytest.mark.parametrize("name", ["nerf", "neus"])
 def test_every_preset_of_a_real_recipe_makes_a_command_line(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     recipe = unrender.recipes.table.recipes()[name]
@@ -444,5 +458,7 @@ def test_every_preset_of_a_real_recipe_makes_a_command_line(name: str, capfd: py
     for preset, config in recipe.presets.items():
         assert main(["fit", name, "--preset", preset, "--help"]) == 0
         text = capfd.readouterr().out
-        assert all(f"--{field.name.replace('_', '-')}" in text for field in fields(config))
+        assert all(
+            f"--{setting.replace('_', '-')} " in text or f"--{setting.replace('_', '-')}, " in text for setting in settings_of(config)
+        )
         assert config_from_json(type(config), json.loads(json.dumps(config_to_json(config)))) == config

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tiny_recipe import TINY, TinyConfig, TinyScene, tiny_capture
+from tiny_recipe import TINY, TinyScene, tiny_capture, tiny_job
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture
 from unrender.color import srgb_from_linear
@@ -21,7 +21,7 @@ from unrender.runs.display import Display
 from unrender.runs.figures import read_picture
 from unrender.runs.milestones import PREVIEW_SIDE, Milestones
 from unrender.runs.outputs import course_of
-from unrender.runs.session import Job, fit_into
+from unrender.runs.session import fit_into
 
 CPU = torch.device("cpu")
 
@@ -124,7 +124,7 @@ def test_taking_pictures_draws_nothing_random(tmp_path: Path) -> None:
 def test_a_run_without_a_checkpoint_begins_again_without_pictures(tmp_path: Path) -> None:
     capture, directory = tiny_capture(), RunDirectory(tmp_path)
     follow(directory, [20.0, 50.0], 200.0, capture=capture)
-    job = Job(TINY, "cpu", TinyConfig(), capture, "", {}, CPU, 0)
+    job = tiny_job(capture=capture)
     directory.write_record(job.record())
     fit_into(directory, job, display=Display.quiet())
     assert directory.stages() and max(directory.stages()) < 20
@@ -137,7 +137,7 @@ def fit_slowly(*arguments: Any, observer: Observer, **named: Any) -> FitResult:
 
 def test_an_interrupted_run_keeps_its_pictures_and_shows_them_in_the_report(tmp_path: Path) -> None:
     capture, directory = tiny_capture(), RunDirectory(tmp_path)
-    job = Job(replace(TINY, fit=fit_slowly), "cpu", TinyConfig(), capture, "", {}, CPU, 0)
+    job = tiny_job(capture=capture, recipe=replace(TINY, fit=fit_slowly))
 
     def interrupt(progress: Progress) -> None:
         if progress.step == 14:

@@ -11,17 +11,19 @@ from typing import Any, Literal
 import pytest
 import torch
 
+from unrender.captures.options import CaptureOptions
+from unrender.runs.config_json import config_from_json, config_to_json
 from unrender.runs.directory import (
     CaptureRecord,
     HistoryLine,
+    InputRecord,
     OutputFolderError,
     RunDirectory,
     RunRecord,
-    config_from_json,
-    config_to_json,
     differences,
 )
 from unrender.runs.measures import Measure
+from unrender.runs.outputs import WRITERS
 
 
 @dataclass(frozen=True)
@@ -50,18 +52,22 @@ RECORD = RunRecord(
     device="cpu",
     device_name="a processor",
     versions={"torch": "2.13"},
+    input=InputRecord(
+        kind="capture", path="/photos", name="photos", fingerprint="abc", source_from_world=torch.eye(4).tolist(), notes=["a note"]
+    ),
     capture=CaptureRecord(
         path="/photos",
         name="photos",
         fingerprint="abc",
-        options={"downscale": 1},
+        options=CaptureOptions(center=(0.0, 1.0, 2.5), up="-y", normals=Path("/normals")),
         train_views=7,
         test_views=1,
         split_rule="every 8th view is held out",
-        source_from_world=torch.eye(4).tolist(),
-        notes=[],
     ),
 )
+
+assert RECORD.capture is not None
+CAPTURE = RECORD.capture
 
 
 def line(step: int) -> HistoryLine:
@@ -95,7 +101,8 @@ def test_a_record_survives_json(tmp_path: Path) -> None:
 
 
 def test_runs_that_differ_only_in_place_and_versions_are_the_same_run() -> None:
-    moved = replace(RECORD, device="other", versions={}, capture=replace(RECORD.capture, path="/elsewhere"))
+    capture = replace(CAPTURE, path="/elsewhere", options=replace(CAPTURE.options, memory=2**30))
+    moved = replace(RECORD, device="other", versions={}, input=replace(RECORD.input, path="/elsewhere"), capture=capture)
     assert differences(RECORD, moved) == []
 
 
@@ -106,8 +113,8 @@ def test_runs_that_differ_only_in_place_and_versions_are_the_same_run() -> None:
         (replace(RECORD, recipe="nerf"), "recipe is nerf there, neus here"),
         (replace(RECORD, config=config_to_json(Config(steps=9))), "steps is 9 there, 10 here"),
         (replace(RECORD, config=config_to_json(Config(inner=Inner(weight=0.2)))), "inner.weight is 0.2 there, 0.1 here"),
-        (replace(RECORD, capture=replace(RECORD.capture, fingerprint="xyz")), "the photos or poses are not the same"),
-        (replace(RECORD, capture=replace(RECORD.capture, options={"downscale": 2})), "downscale is 2 there, 1 here"),
+        (replace(RECORD, input=replace(RECORD.input, fingerprint="xyz")), "the photos or poses are not the same"),
+        (replace(RECORD, capture=replace(CAPTURE, options=replace(CAPTURE.options, downscale=2))), "downscale is 2 there, 1 here"),
     ],
 )
 def test_what_makes_another_run_is_said(there: RunRecord, phrase: str) -> None:
@@ -187,7 +194,9 @@ def test_clear_removes_a_run_and_nothing_else(tmp_path: Path) -> None:
     directory.append_history(line(1))
     directory.checkpoints.mkdir()
     (tmp_path / "notes.txt").write_text("mine")
-    directory.clear()
+    for file in (file for writer in WRITERS for file in writer.files(directory)):
+        file.write_text("made by a run")
+    directory.clear(WRITERS)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 

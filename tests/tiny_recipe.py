@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture, Split
+from unrender.captures.options import CaptureOptions
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
@@ -24,6 +25,8 @@ from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.render.surface import render_surface
+from unrender.runs.inputs import Origin
+from unrender.runs.session import Job
 from unrender.shading.materials import Uniform, Unlit
 
 _CORNERS = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.5
@@ -107,8 +110,8 @@ def load_scene(config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.
 TINY = Recipe("tiny", "an octahedron of one color", PRESETS, fit, load_scene, CAPTURE)
 
 
-def tiny_capture(path: Any = None, **options: Any) -> Capture:
-    """Twelve views of a red ball from all around, every fourth held out; takes what ``load_capture`` takes."""
+def tiny_capture(path: Path | None = None, options: CaptureOptions | None = None) -> Capture:
+    """Twelve views of a red ball from all around, every fourth held out; takes what ``read_capture`` takes."""
     count, size = 12, 24
     poses = torch.eye(4).repeat(count, 1, 1)
     for view in range(count):
@@ -137,6 +140,13 @@ def tiny_capture(path: Any = None, **options: Any) -> Capture:
         names=tuple(f"photos/ball_{view}.png" for view in range(count)),
         split=Split(tuple(v for v in range(count) if v not in test), test, "every 4th view is held out"),
         source_from_world=similarity,
-        fingerprint=f"ball-{options.get('downscale', 1)}",
+        fingerprint=f"ball-{1 if options is None else options.downscale}",
         notes=("the ball was painted by hand",),
     )
+
+
+def tiny_job(
+    config: TinyConfig | None = None, capture: Capture | None = None, recipe: Recipe[TinyConfig, Capture] = TINY
+) -> Job[TinyConfig, Capture]:
+    """A fit of the tiny recipe on the CPU."""
+    return Job(recipe, "cpu", config or TinyConfig(), capture or tiny_capture(), Origin(), torch.device("cpu"))

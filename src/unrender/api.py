@@ -1,85 +1,98 @@
-"""The Python side of the command line: ``unrender.load`` and ``unrender.fit``."""
+"""The Python side of the command line: ``unrender.load``, ``unrender.fit`` and ``unrender.open_run``."""
 
 from __future__ import annotations
 
-import dataclasses
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from unrender.captures import load_capture
-from unrender.captures.capture import Capture
 from unrender.devices import select_device
 from unrender.recipes.fitting import FitResult, Observer
-from unrender.recipes.table import recipes
+from unrender.recipes.inputs import Input
+from unrender.recipes.settings import with_budget
+from unrender.recipes.table import Config, find_recipe, recipes
+from unrender.runs import opening
 from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
-from unrender.runs.outputs import write_outputs
-from unrender.runs.session import Job, fit_into
-from unrender.words import suggestion
+from unrender.runs.inputs import Origin, Reading, prepared, read_input
+from unrender.runs.opening import OpenRun
+from unrender.runs.session import Job, run_job
 
 load = load_capture
 
 
 def fit(
     recipe: str,
-    capture: Capture,
+    input: Input | str | Path,
     *,
     preset: str | None = None,
-    config: Any = None,
+    config: Config | None = None,
     steps: int | None = None,
     max_seconds: float | int | None = None,
+    settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     observer: Observer | None = None,
 ) -> FitResult:
-    """Fits a scene to a capture.
+    """Fit a scene to a capture, or to whatever the recipe takes.
+
+    >>> unrender.fit("neus", capture, steps=100, settings={"target_samples": 2**14})    # doctest: +SKIP
 
     Args:
         recipe: ``"nerf"`` or ``"neus"``.
-        capture: posed photos, from :func:`unrender.load`.
+        input: posed photos from :func:`unrender.load`, or what the recipe takes instead of them; a path is read with the defaults.
         preset: where the configuration starts from; ``"cpu"`` or ``"gpu"`` by the device when left out.
         config: a whole configuration of the recipe instead of a preset.
         steps: number of steps; given alone, it replaces the preset's time budget.
         max_seconds: budget of training time.
+        settings: single settings by name, in place of those of the preset or the configuration.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; the best there is when left out.
         seed: of every random number.
         out: a run directory: with it the fit writes checkpoints, resumes, and leaves metrics, mesh, video and report there as
-            ``unrender fit`` does; without it nothing is written.
+            ``unrender fit`` does; without it nothing is written. An output that cannot be written is a warning.
         observer: sees every report of the running fit.
 
     Returns:
-        The scene and how the fit ended; ``result.mesh()`` is the surface in the frame the poses came in.
+        The scene and how the fit ended; ``result.mesh()`` is the surface in the frame of the input.
 
     Raises:
-        ValueError: for an unknown recipe, preset or device, or a configuration that is out of range.
+        ValueError: for an unknown recipe, preset, setting or device, or a value that is out of range.
         OSError: when ``out`` cannot be written.
     """
     table = recipes()
-    if recipe not in table:
-        raise ValueError(f"there is no recipe {recipe!r}; {suggestion(recipe, table)}")
-    method = table[recipe]
-    where = select_device(device)
+    method, target = find_recipe(recipe, table), select_device(device)
     if config is None:
-        preset = preset or method.default_preset(where)
-        if preset not in method.presets:
-            raise ValueError(f"the recipe {recipe} has no preset {preset!r}; {suggestion(preset, method.presets)}")
-        config = method.presets[preset]
+        preset, config = method.start(preset, target)
     elif preset is not None:
-        raise ValueError("give a preset or a config, not both")
-    budget = None if max_seconds is None else float(max_seconds)
-    if steps is not None:
-        config = dataclasses.replace(config, steps=steps, max_seconds=budget)
-    elif budget is not None:
-        config = dataclasses.replace(config, max_seconds=budget)
+        raise ValueError("fit takes a preset or a config, got both")
+    elif not isinstance(config, method.config_type):
+        raise ValueError(f"the recipe {recipe} takes {method.config_type.__name__} as config, got {type(config).__name__}")
+    config = with_budget(method.configure(config, settings or {}), steps=steps, max_seconds=max_seconds)
+    if isinstance(input, str | Path):
+        reading = read_input(method, Path(input), recipes=table, device=target)
+    else:
+        reading = Reading(prepared(method, input), Origin())
     if out is None:
-        return method.fit(capture, config, device=where, seed=seed, observer=observer)
-    directory = RunDirectory(Path(out))
-    display = Display(Console(quiet=True))
-    job = Job(method, preset, config, capture, "", {}, where, seed)
-    result = fit_into(directory, job, display=display, observer=observer)
-    if result.outcome != "interrupted":
-        write_outputs(directory, result, capture, device=where, display=display)
-    return result
+        return method.fit(reading.input, config, device=target, seed=seed, observer=observer)
+    job = Job(method, preset, config, reading.input, reading.origin, target, seed)
+    run = run_job(job, RunDirectory(Path(out)), display=Display.quiet(), observer=observer)
+    for sentence in run.failures:
+        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
+    return run.result
+
+
+def open_run(path: str | Path, *, device: str | None = None) -> OpenRun:
+    """Read a run back from its folder: its newest scene, and what ``run.json`` says about it.
+
+    Args:
+        path: the folder that :func:`fit` or ``unrender fit`` wrote.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; the best there is when left out.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: its recipe is not known here, or no checkpoint can be read.
+    """
+    return opening.open_run(path, recipes(), select_device(device))

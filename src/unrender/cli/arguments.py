@@ -1,4 +1,4 @@
-"""From words on a command line to a dataclass, with errors of one sentence."""
+"""Command lines as dataclasses, with errors of one sentence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class UsageError(ValueError):
 
 
 def parse(kind: Any, words: Sequence[str], *, command: str) -> Any:
-    """Fills a dataclass from the command line.
+    """Fill a dataclass from the command line.
 
     Args:
         kind: the dataclass; fields without a default are required.
@@ -44,7 +44,9 @@ def parse(kind: Any, words: Sequence[str], *, command: str) -> Any:
 
 
 def _tyro(kind: Any, words: Sequence[str], command: str) -> Any:
-    return tyro.cli(kind, prog=command, args=list(words), return_unknown_args=True)
+    # Settings keep flat names however deep their bundle lies; of a bundle with alternatives the default says which one it is.
+    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
+    return tyro.cli(kind, prog=command, args=list(words), return_unknown_args=True, config=flat)
 
 
 def _refuse_unknown(words: Sequence[str], known: set[str], command: str) -> None:
@@ -57,7 +59,7 @@ def _refuse_unknown(words: Sequence[str], known: set[str], command: str) -> None
 
 
 def option_names(kind: Any, command: str) -> set[str]:
-    """Every ``--option`` the help page of a command speaks of."""
+    """Return every ``--option`` on the help page of a command."""
     page = io.StringIO()
     with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
         _tyro(kind, ["--help"], command)
@@ -65,7 +67,7 @@ def option_names(kind: Any, command: str) -> set[str]:
 
 
 def sentence_of(box: str, command: str) -> str:
-    """The message inside a framed error of the parser, as one sentence."""
+    """Return the message inside a framed error of the parser as one sentence."""
     lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line).strip() for line in box.splitlines()]
     lines = [line for line in lines if line and not line.startswith("╰")]
     title = lines[0].strip("╭─╮ ") if lines else ""
@@ -81,7 +83,7 @@ def sentence_of(box: str, command: str) -> str:
 
 
 def value_of(option: str, words: Sequence[str]) -> str | None:
-    """The value an option is given, read before the command line as a whole can be: for options that decide what the others are.
+    """Return the value of an option that decides what the other options are, so that it is read before them.
 
     >>> value_of("--preset", ["capture", "--preset=gpu"]), value_of("--preset", ["--preset", "cpu"]), value_of("--preset", [])
     ('gpu', 'cpu', None)

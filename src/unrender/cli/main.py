@@ -1,20 +1,18 @@
-"""The command ``unrender``: which subcommands there are, how each reads its words, and how errors reach the user.
+"""The command ``unrender``: its subcommands, how each reads its words, and how errors reach the user.
 
 PyTorch and Warp are imported by the commands that need them: help is quick, and ``unrender doctor`` can speak about a broken installation.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from tyro.conf import arg
 
 from unrender.cli.arguments import UsageError, parse, value_of
 from unrender.cli.options import DemoOptions, DoctorOptions, EvalOptions, ExportOptions, FitOptions, RenderOptions
@@ -23,19 +21,19 @@ from unrender.doctor import examine
 from unrender.words import suggestion
 
 if TYPE_CHECKING:
-    from unrender.recipes.table import Recipe
+    from unrender.recipes.table import C, I, Recipe
 
 HELP = """\
 unrender: posed photos in, a surface and a radiance field out, on any machine.
 
   unrender demo                        make a small scene, fit it, compare with the truth: runs/demo/report.html
-  unrender fit RECIPE CAPTURE          fit a scene to a folder of posed photos; the same command again resumes
+  unrender fit RECIPE INPUT            fit a scene to a folder of posed photos; the same command again resumes
   unrender eval RUN                    PSNR and SSIM of the held-out views
   unrender render RUN                  pictures and a video along a camera path
-  unrender export RUN                  the surface as PLY, OBJ or GLB
+  unrender export RUN                  the surface with its material as PLY, OBJ or GLB
   unrender doctor                      what this machine can do, and what is wrong with it
 
-RECIPE is nerf (a radiance field) or neus (a surface). CAPTURE is a folder in one of the layouts of NeRF-synthetic, instant-ngp,
+RECIPE is nerf (a radiance field) or neus (a surface). Their INPUT is a folder in one of the layouts of NeRF-synthetic, instant-ngp,
 nerfstudio or NeuS. RUN is the folder that `unrender fit` wrote.
 
   unrender COMMAND --help              everything a command takes
@@ -47,54 +45,70 @@ In Python: capture = unrender.load("capture"); result = unrender.fit("neus", cap
 
 
 def fit_command(words: Sequence[str]) -> int:
-    """``unrender fit RECIPE CAPTURE ...``"""
+    """Run ``unrender fit RECIPE INPUT ...``."""
     from unrender.recipes.table import recipes
 
     table = recipes()
     if not words or words[0] in ("-h", "--help"):
         print(_fit_help(table))
         return 0 if words else 2
+    from unrender.cli.commands import fit_input
+    from unrender.cli.fit_options import fit_options
+
     name, rest = words[0], list(words[1:])
-    if name not in table:
-        swapped = next((word for word in rest if word in table), None)
-        if swapped and (name.startswith("-") or Path(name).exists()):
-            raise UsageError(f"the recipe comes first: unrender fit {swapped} CAPTURE")
-        raise UsageError(f"there is no recipe {name!r}; {suggestion(name, table)}")
-    recipe = table[name]
-    device = select_device(value_of("--device", rest))
-    preset = value_of("--preset", rest) or recipe.default_preset(device)
-    if preset not in recipe.presets:
-        raise UsageError(f"the recipe {name} has no preset {preset!r}; {suggestion(preset, recipe.presets)}")
-    config = recipe.presets[preset]
+    recipe, preset, config = _before_the_options(name, rest, table)
+    options: FitOptions[Path, Any, Any, Any] = parse(fit_options(recipe, config), rest, command=f"unrender fit {name}")
+    resolved = options.input.resolve()
+    out = options.out or Path("runs") / f"{name}-{resolved.stem if resolved.is_file() else resolved.name}"
+    return fit_input(recipe, preset, options, table, select_device(options.device), out)
+
+
+def _before_the_options(name: str, rest: Sequence[str], table: Mapping[str, Recipe[C, I]]) -> tuple[Recipe[C, I], str, C]:
+    """Return the recipe, and the preset and configuration that the options of the command line start from.
+
+    Raises:
+        UsageError: a recipe, a preset or a choice that is not there.
+    """
+    from unrender.recipes.settings import with_budget
+    from unrender.recipes.table import find_recipe
+
+    swapped = next((word for word in rest if word in table), None)
+    if name not in table and swapped and (name.startswith("-") or Path(name).exists()):
+        raise UsageError(f"the recipe comes first: unrender fit {swapped} {table[swapped].input.name.upper()}")
+    try:
+        recipe = find_recipe(name, table)
+        preset, config = recipe.start(value_of("--preset", rest), select_device(value_of("--device", rest)))
+        for choice in recipe.choices:
+            member = value_of(f"--{choice.setting}", rest)
+            config = config if member is None else recipe.choose(config, choice.setting, member)
+    except DeviceError:
+        raise
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if value_of("--steps", rest) is not None:
-        config = dataclasses.replace(config, max_seconds=None)
-    kind: Any = FitOptions[Annotated[type(config), arg(default=config)]]  # pyright: ignore[reportInvalidTypeArguments]
-    options: FitOptions[Any] = parse(kind, rest, command=f"unrender fit {name}")
-    out = options.out or Path("runs") / f"{name}-{options.capture.resolve().name}"
-
-    from unrender.cli.commands import fit_capture
-
-    return fit_capture(recipe, preset, options, device, out)
+        config = with_budget(config, steps=config.steps)
+    return recipe, preset, config
 
 
-def _fit_help(table: dict[str, Recipe]) -> str:
-    lines = ["usage: unrender fit RECIPE CAPTURE [OPTIONS]", "", str(FitOptions.__doc__), "", "recipes:"]
+def _fit_help(table: Mapping[str, Recipe[C, I]]) -> str:
+    lines = ["usage: unrender fit RECIPE INPUT [OPTIONS]", "", str(FitOptions.__doc__), "", "recipes:"]
     for recipe in table.values():
-        lines += [f"  {recipe.name:6} {recipe.summary}", f"         presets: {', '.join(recipe.presets)}"]
+        lines += [f"  {recipe.name:6} {recipe.summary}", f"         {recipe.input.name.upper()}: {recipe.input.summary}"]
+        lines += [f"         presets: {', '.join(recipe.presets)}"]
     lines += ["", "common options:"]
     lines += [
-        "  --out DIR            where the run goes (default: runs/RECIPE-CAPTURE)",
+        "  --out DIR            where the run goes (default: runs/RECIPE-INPUT)",
         "  --max-seconds S      the best result within this much training time",
         "  --steps N            a fixed number of steps instead (drops the preset's time budget unless --max-seconds is given too)",
         "  --preset NAME        where all values start from (default: cpu or gpu)",
         "  --device DEVICE      cpu, cuda or cuda:1 (default: the first GPU, else the CPU)",
-        "  --downscale K        averages the photos over K x K pixels",
+        "  --downscale K        average photos over K x K pixels",
     ]
     return "\n".join([*lines, "", f"`unrender fit {next(iter(table))} --help` lists everything a recipe takes."])
 
 
 def eval_command(words: Sequence[str]) -> int:
-    """``unrender eval RUN ...``"""
+    """Run ``unrender eval RUN ...``."""
     options: EvalOptions = parse(EvalOptions, words, command="unrender eval")
     from unrender.cli.commands import evaluate_run
     from unrender.recipes.table import recipes
@@ -103,7 +117,7 @@ def eval_command(words: Sequence[str]) -> int:
 
 
 def render_command(words: Sequence[str]) -> int:
-    """``unrender render RUN ...``"""
+    """Run ``unrender render RUN ...``."""
     options: RenderOptions = parse(RenderOptions, words, command="unrender render")
     from unrender.cli.commands import render_run
     from unrender.recipes.table import recipes
@@ -112,7 +126,7 @@ def render_command(words: Sequence[str]) -> int:
 
 
 def export_command(words: Sequence[str]) -> int:
-    """``unrender export RUN ...``"""
+    """Run ``unrender export RUN ...``."""
     options: ExportOptions = parse(ExportOptions, words, command="unrender export")
     from unrender.cli.commands import export_run
     from unrender.recipes.table import recipes
@@ -121,7 +135,7 @@ def export_command(words: Sequence[str]) -> int:
 
 
 def demo_command(words: Sequence[str]) -> int:
-    """``unrender demo ...``"""
+    """Run ``unrender demo ...``."""
     options: DemoOptions = parse(DemoOptions, words, command="unrender demo")
     from unrender.cli.commands import run_demo
     from unrender.recipes.table import recipes
@@ -130,7 +144,7 @@ def demo_command(words: Sequence[str]) -> int:
 
 
 def doctor_command(words: Sequence[str]) -> int:
-    """``unrender doctor``"""
+    """Run ``unrender doctor``."""
     parse(DoctorOptions, words, command="unrender doctor")
     checks = examine()
     for check in checks:
@@ -149,11 +163,11 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 for what went wrong, 2 for a wrong command line, 130 after Ctrl-C.
+    """Run one command and return its exit code: 0, 1 for what went wrong, 2 for a wrong command line, 130 after Ctrl-C.
 
     An expected error is one line; with ``UNRENDER_TRACEBACK=1`` in the environment it shows where it came from.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; waiting by spinning takes busy cores from the others
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; threads that wait by spinning take cores from others
     words = list(sys.argv[1:] if words is None else words)
     if not words or words[0] in ("-h", "--help", "help"):
         print(HELP)

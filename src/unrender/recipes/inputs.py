@@ -76,6 +76,7 @@ class InputKind(Generic[I]):
     """One kind of input, as a row of the table of recipes names it."""
 
     name: InputName
+    type: type[I]
     summary: str
     """For the help page of a recipe."""
     capture_of: Callable[[I], Capture | None]
@@ -92,7 +93,11 @@ def _identity(_: object) -> Float[Tensor, "4 4"]:
     return torch.eye(4, dtype=torch.float64)
 
 
-CAPTURE = InputKind[Capture]("capture", "a folder of posed photos", lambda capture: capture, lambda capture: capture.source_from_world)
-PICTURE = InputKind[Picture]("picture", "a picture file", _none, _identity)
-MESH = InputKind[MeshInput]("mesh", "a mesh file", _none, _identity)
-RUN = InputKind[FittedRun]("run", "a folder that `unrender fit` wrote", lambda run: run.capture, lambda run: run.capture.source_from_world)
+CAPTURE = InputKind[Capture](
+    "capture", Capture, "a folder of posed photos", lambda capture: capture, lambda capture: capture.source_from_world
+)
+PICTURE = InputKind[Picture]("picture", Picture, "a picture file", _none, _identity)
+MESH = InputKind[MeshInput]("mesh", MeshInput, "a mesh file", _none, _identity)
+RUN = InputKind[FittedRun](
+    "run", FittedRun, "a folder that `unrender fit` wrote", lambda run: run.capture, lambda run: run.capture.source_from_world
+)

@@ -17,7 +17,7 @@ Each recipe is a function with its loop in view; this table says what the shell 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -27,11 +27,12 @@ from unrender.captures.capture import Capture
 from unrender.recipes import nerf, neus
 from unrender.recipes.fitting import FitResult, Observer
 from unrender.recipes.inputs import CAPTURE, Input, InputKind
+from unrender.recipes.settings import override
 from unrender.render.scene import Scene
 from unrender.words import suggestion
 
-Output = Literal["metrics", "mesh", "video"]
-"""What a run can leave beside its report: scores of held-out views, the asset as files, a camera path."""
+Output = Literal["metrics", "mesh", "video", "report"]
+"""What a run can leave: scores of held-out views, the asset as files, a camera path, and always a report."""
 
 
 @runtime_checkable
@@ -69,6 +70,22 @@ class Fit(Protocol[C_contra, I_contra]):
 
 
 @dataclass(frozen=True)
+class Choice:
+    """A setting that is one of several bundles, chosen by name: ``--field grid``."""
+
+    setting: str
+    summary: str
+    """For the help page."""
+    members: Mapping[str, object]
+    """Each bundle with its defaults."""
+
+    def name_in(self, config: Config) -> str:
+        """Return the name of the bundle that a configuration has."""
+        kind = type(getattr(config, self.setting))
+        return next(name for name, member in self.members.items() if type(member) is kind)
+
+
+@dataclass(frozen=True)
 class Recipe(Generic[C, I]):
     """A method as the shell around it sees it."""
 
@@ -84,6 +101,12 @@ class Recipe(Generic[C, I]):
     undistorted: bool = False
     """True for methods that draw triangles: photos are resampled to pinholes before the fit and its evaluation."""
     outputs: tuple[Output, ...] = ("metrics", "mesh", "video")
+    choices: tuple[Choice, ...] = ()
+
+    @property
+    def config_type(self) -> type[C]:
+        """The class of the recipe's configurations."""
+        return type(next(iter(self.presets.values())))
 
     def default_preset(self, device: torch.device) -> str:
         """Return the preset for a kind of device."""
@@ -98,6 +121,39 @@ class Recipe(Generic[C, I]):
         if name not in self.presets:
             raise ValueError(f"the recipe {self.name} has no preset {name!r}; {suggestion(name, self.presets)}")
         return self.presets[name]
+
+    def start(self, preset: str | None, device: torch.device) -> tuple[str, C]:
+        """Return the name and the configuration of a preset, by default that of the device.
+
+        Raises:
+            ValueError: for a name that is not there, with the nearest one that is.
+        """
+        name = preset or self.default_preset(device)
+        return name, self.preset(name)
+
+    def choose(self, config: C, setting: str, name: str) -> C:
+        """Return a configuration with a bundle chosen by its name; a bundle that is there already keeps its values.
+
+        Raises:
+            ValueError: for a name that is not there, with the nearest one that is.
+        """
+        choice = next(choice for choice in self.choices if choice.setting == setting)
+        if name not in choice.members:
+            raise ValueError(f"the recipe {self.name} has no {setting} {name!r}; {suggestion(name, choice.members)}")
+        if choice.name_in(config) == name:
+            return config
+        return replace(config, **{setting: choice.members[name]})  # pyright: ignore[reportArgumentType]  every config is a dataclass
+
+    def configure(self, config: C, settings: Mapping[str, Any]) -> C:
+        """Return a configuration with some settings replaced by their names; choices may be given by name too.
+
+        Raises:
+            ValueError: for a setting that is not there, or a value it refuses.
+        """
+        chosen = {choice.setting for choice in self.choices if isinstance(settings.get(choice.setting), str)}
+        for setting in chosen:
+            config = self.choose(config, setting, settings[setting])
+        return override(config, **{name: value for name, value in settings.items() if name not in chosen})
 
 
 NERF = Recipe[nerf.NerfConfig, Capture](
@@ -115,6 +171,7 @@ NEUS = Recipe[neus.NeusConfig, Capture](
     fit=neus.fit,
     load_scene=neus.load_scene,
     input=CAPTURE,
+    choices=(Choice("field", "The signed distance: grid, dense grids for a CPU; hash, a hash grid with a perceptron.", neus.FIELDS),),
 )
 
 

@@ -2,7 +2,8 @@
 
 PSNR = −10 log₁₀(MSE) of sRGB values clamped to [0, 1] over the full frame; the number of a split is the mean of its images' PSNRs, not the
 PSNR of the mean error. SSIM uses an 11 × 11 Gaussian window with σ = 1.5 and data range 1. Where the capture has masks, the truth is the
-photo composited over white, truth = photo · a + (1 − a). Pixels the capture marks as to be ignored count in no number.
+photo composited over white, truth = photo · a + (1 − a). Pixels that the capture ignores count in no number. Pictures are compared as
+sRGB whatever the scene works in; a difference below the rounding of that conversion counts as none.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from unrender.captures.capture import Capture
 from unrender.losses.metrics import psnr, ssim
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
+
+ROUNDING = 1e-6
+"""Linear light in float32 and back to sRGB changes a value in [0, 1] by less: a scene that is right in linear light is right."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ OnView = Callable[[ViewScore, Tensor, Rendering], None]
 
 
 def truth_of(capture: Capture, view: int, device: torch.device) -> Float[Tensor, "height width 3"]:
-    """The photo of one view as sRGB in [0, 1], composited over white where there is a mask."""
+    """Return the photo of one view as sRGB in [0, 1], composited over white where there is a mask."""
     color, alpha = capture.color(view).to(device), capture.alpha(view).to(device)[..., None]
     return color * alpha + (1.0 - alpha)
 
@@ -74,17 +78,17 @@ def evaluate(
     device: torch.device | None = None,
     on_view: OnView | None = None,
 ) -> Evaluation:
-    """Renders every view of ``split`` and compares it with the photo.
+    """Render every view of ``split`` and compare it with the photo.
 
     Args:
-        scene: a fitted scene; it renders over the background its recipe evaluates with.
+        scene: a fitted scene; it renders over the background that its recipe is evaluated with.
         capture: the photos.
         split: which views.
         device: where the scene lives; the scene's own by default.
         on_view: sees each view as it is done, so that pictures can be written without keeping them all.
 
     Raises:
-        ValueError: when the split has no views.
+        ValueError: the split has no views.
     """
     views = capture.split.test if split == "test" else capture.split.train
     if not views:
@@ -105,6 +109,7 @@ def evaluate(
 
 
 def _score(capture: Capture, view: int, color: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"]) -> ViewScore:
+    color = torch.where((color - truth).abs() < ROUNDING, truth, color)
     counts = torch.ones_like(truth[..., 0], dtype=torch.bool)
     if capture.ignored is not None:
         counts = ~capture.ignored[view].to(truth.device)

@@ -1,4 +1,8 @@
-"""What a finished fit leaves in its folder: metrics, pictures, mesh, video, report."""
+"""What a fit leaves in its folder, one writer for each: scores with pictures, the asset, a video, the report.
+
+A writer knows its files, whether they are missing, and how to write them. Writers run in the order of :data:`WRITERS`; what one of them
+computes is there for those after it. One that fails does not take the others with it: its sentence goes into ``run.json`` and the report.
+"""
 
 from __future__ import annotations
 
@@ -6,42 +10,49 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float
 from torch import Tensor
 
-from unrender.cameras import Cameras, arc_cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
 from unrender.files.atomic import write_json, write_text
+from unrender.files.hdr import write_hdr
 from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.fitting import FitResult
+from unrender.recipes.table import Output
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
+from unrender.runs.camera_paths import render_path, showing_path, within_budget
 from unrender.runs.directory import RunDirectory, RunRecord, finite
-from unrender.runs.display import Display, duration
+from unrender.runs.display import Display
 from unrender.runs.evaluation import Evaluation, ViewScore, evaluate, truth_of
 from unrender.runs.figures import color_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
 from unrender.runs.measures import Measure
 from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
 from unrender.runs.report import Course, Report, ViewRow, build_report
+from unrender.shading.lights import EnvironmentLight
 
 CameraPath = Literal["test", "orbit", "interpolated"]
+"""Paths that ``unrender render`` knows."""
+
+MeasureMesh = Callable[[Mesh], Sequence[Measure]]
+"""Compares a mesh, in the normalized world, with a known truth."""
 
 MOST_ROWS = 40
 """Test views shown in the report; all of them are in ``renders/``."""
 
 VIDEO_FRAMES = 72
-FEWEST_VIDEO_FRAMES = 36
-SMALLEST_VIDEO_SIDE = 160
-VIDEO_SHARE = 0.1
-"""Of the training time that the video may take, where that is more than :data:`VIDEO_SECONDS`."""
-VIDEO_SECONDS = 20.0
+
+ENVIRONMENT_HEIGHT = 256
+"""Rows of the picture of an environment; it has twice as many columns."""
 
 EMPTY_MESH = (
     "there is no surface: the fitted field nowhere crosses its threshold inside the region of interest. Usual reasons: the region is in "
@@ -49,85 +60,250 @@ EMPTY_MESH = (
 )
 
 
+@dataclass
+class Results:
+    """A finished fit, and what the writers have found out about it so far."""
+
+    directory: RunDirectory
+    fit: FitResult
+    capture: Capture | None
+    device: torch.device
+    display: Display
+    mesh_resolution: int
+    measure: MeasureMesh | None
+    record: RunRecord
+    """Grows while the outputs are written."""
+    evaluation: Evaluation | None = None
+    rows: list[ViewRow] = field(default_factory=list)
+    seconds_per_ray: float | None = None
+    """Of rendering; None where nothing was evaluated."""
+    asset: Asset | None = None
+    """In the normalized world; None where none was extracted."""
+
+    @property
+    def photos(self) -> Capture:
+        """The capture, for writers that need one."""
+        assert self.capture is not None
+        return self.capture
+
+    def remark(self, sentence: str) -> None:
+        """Add a sentence to the record, once."""
+        if sentence not in self.record.remarks:
+            self.record = dataclasses.replace(self.record, remarks=[*self.record.remarks, sentence])
+
+    def add_measure(self, measure: Measure) -> None:
+        """Add a number to the record, in place of an earlier one of the same name."""
+        others = tuple(known for known in self.record.measures if known.name != measure.name)
+        self.record = dataclasses.replace(self.record, measures=(*others, measure))
+
+
+class OutputWriter(ABC):
+    """One output of a run."""
+
+    name: Output
+    needs_photos: bool
+
+    @abstractmethod
+    def files(self, directory: RunDirectory) -> tuple[Path, ...]:
+        """Return every file that this output, or a later command that makes it again, may leave outside ``renders/``."""
+
+    @abstractmethod
+    def missing(self, directory: RunDirectory) -> bool:
+        """Tell whether the output is still to be written."""
+
+    @abstractmethod
+    def write(self, results: Results) -> None:
+        """Write the output, each file complete or not at all, and note what was found out."""
+
+
+class MetricsWriter(OutputWriter):
+    """Scores of the held-out views, and their pictures."""
+
+    name = "metrics"
+    needs_photos = True
+
+    def files(self, directory: RunDirectory) -> tuple[Path, ...]:
+        return directory.metrics_file, directory.train_metrics_file
+
+    def missing(self, directory: RunDirectory) -> bool:
+        return not directory.metrics_file.exists()
+
+    def write(self, results: Results) -> None:
+        photos, started = results.photos, time.perf_counter()
+        split: Literal["train", "test"] = "test" if photos.split.test else "train"
+        if split == "train":
+            results.remark(f"the numbers are of the fitted views, because none was held out ({photos.split.rule})")
+        evaluation, rows = evaluate_into(results.directory, results.fit.scene, photos, device=results.device, split=split)
+        sizes = photos.cameras.select([score.view for score in evaluation.per_view]).sizes
+        results.seconds_per_ray = (time.perf_counter() - started) / int(sizes.prod(1).sum())
+        write_metrics(results.directory.metrics_file, results.record, evaluation)
+        if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
+            results.add_measure(Measure("PSNR inside the mask", evaluation.psnr_masked, "dB", digits=2))
+        results.evaluation, results.rows = evaluation, rows
+        results.display.say(score_sentence(evaluation))
+
+
+class AssetWriter(OutputWriter):
+    """The surface with its material as ``mesh.ply`` and ``mesh.glb``, and the light around it where the recipe finds one."""
+
+    name = "mesh"
+    needs_photos = False
+
+    def files(self, directory: RunDirectory) -> tuple[Path, ...]:
+        exported = [directory.path / f"{stem}.{suffix}" for stem in ("mesh", "mesh_normalized") for suffix in ("ply", "obj", "glb")]
+        return *exported, directory.environment_file
+
+    def missing(self, directory: RunDirectory) -> bool:
+        return not all(directory.mesh_file(suffix).exists() for suffix in ("ply", "glb"))
+
+    def write(self, results: Results) -> None:
+        directory, similarity = results.directory, results.fit.source_from_world
+        asset = results.fit.asset(results.mesh_resolution, frame="normalized")
+        results.asset = asset
+        if asset.environment is not None:
+            write_environment(directory.environment_file, asset.environment, similarity)
+        if asset.is_empty:
+            results.remark(EMPTY_MESH)
+            results.display.say(f"note: {EMPTY_MESH}")
+            return
+        moved = asset.transformed(similarity)
+        for suffix in ("ply", "glb"):
+            moved.export(directory.mesh_file(suffix))
+        results.display.say(mesh_sentence(asset))
+        for measure in results.measure(asset.mesh) if results.measure is not None else ():
+            results.add_measure(measure)
+            results.display.say(measure.sentence)
+
+
+class VideoWriter(OutputWriter):
+    """A camera path around the scene."""
+
+    name = "video"
+    needs_photos = True
+
+    def files(self, directory: RunDirectory) -> tuple[Path, ...]:
+        return directory.video_file, *(directory.path / f"{path}.mp4" for path in ("test", "orbit", "interpolated"))
+
+    def missing(self, directory: RunDirectory) -> bool:
+        return not directory.video_file.exists()
+
+    def write(self, results: Results) -> None:
+        path = within_budget(showing_path(results.photos, VIDEO_FRAMES), results.seconds_per_ray, results.record.seconds)
+        write_video(results.directory.video_file, render_path(results.fit.scene, path, results.device))
+
+
+class ReportWriter(OutputWriter):
+    """All of it on one page."""
+
+    name = "report"
+    needs_photos = False
+
+    def files(self, directory: RunDirectory) -> tuple[Path, ...]:
+        return (directory.report_file,)
+
+    def missing(self, directory: RunDirectory) -> bool:
+        return not directory.report_file.exists()
+
+    def write(self, results: Results) -> None:
+        directory = results.directory
+        report = Report(
+            results.record,
+            results.evaluation,
+            None if results.capture is None else course_of(directory, results.capture),
+            tuple(results.rows),
+            tuple(directory.read_history()),
+            results.asset,
+            directory.video_file,
+        )
+        write_text(directory.report_file, build_report(report))
+        results.display.say(f"all of it on one page: {directory.report_file}")
+
+
+WRITERS: tuple[OutputWriter, ...] = (MetricsWriter(), AssetWriter(), VideoWriter(), ReportWriter())
+"""In order; the report shows what those before it found out."""
+
+
 def write_outputs(
     directory: RunDirectory,
-    result: FitResult,
-    capture: Capture,
+    fit: FitResult,
+    capture: Capture | None,
     *,
+    outputs: Sequence[Output] = ("metrics", "mesh", "video"),
     device: torch.device,
     display: Display,
     mesh_resolution: int = 256,
-    measure: Callable[[Mesh], tuple[Measure, ...]] | None = None,
+    measure: MeasureMesh | None = None,
+    strict: bool = False,
 ) -> RunRecord:
-    """Writes whatever of the outputs is missing, each file complete or not at all.
+    """Write whatever of the outputs is missing or failed before.
 
     Args:
         directory: of a run whose fit is finished.
-        result: of the fit.
-        capture: with the held-out views.
+        fit: its result.
+        capture: with the held-out views; None for inputs without photos.
+        outputs: those that the recipe has; the report is always one of them.
         device: where the scene lives.
         display: where the numbers are shown.
         mesh_resolution: cells along the longest side of the region of interest.
-        measure: compares the mesh, in the normalized world, with a known truth; the numbers go into ``run.json`` and the report.
+        measure: compares the mesh with a known truth; the numbers go into ``run.json`` and the report.
+        strict: let the error of an output through instead of noting it.
 
     Returns:
-        The updated ``run.json``.
-
-    Raises:
-        OSError: when a file cannot be written.
+        The updated ``run.json``; its ``failed`` names the outputs that could not be written.
     """
-    record = directory.read_record()
-    report_missing = not directory.report_file.exists()
-    timings, measures, remarks = dict(record.timings), {known.name: known for known in record.measures}, list(record.remarks)
-    if result.outcome == "diverged":
-        remarks.append("the fit diverged: its loss stopped being finite; what is shown is the last good state")
-    evaluation, rows, seconds_per_ray = None, [], None
-    if report_missing or not directory.metrics_file.exists():
-        started = time.perf_counter()
-        split: Literal["train", "test"] = "test" if capture.split.test else "train"
-        if split == "train":
-            remarks.append(f"the numbers are of the fitted views, because none was held out ({capture.split.rule})")
-        evaluation, rows = evaluate_into(directory, result.scene, capture, device=device, split=split)
-        timings["evaluation"] = time.perf_counter() - started
-        seconds_per_ray = timings["evaluation"] / int(capture.cameras.select([s.view for s in evaluation.per_view]).sizes.prod(1).sum())
-        write_metrics(directory.metrics_file, record, evaluation)
-        if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
-            inside = Measure("PSNR inside the mask", evaluation.psnr_masked, "dB", digits=2)
-            measures[inside.name] = inside
-        display.say(score_sentence(evaluation))
-    mesh = None
-    if report_missing or not all(directory.mesh_file(suffix).exists() for suffix in ("ply", "glb")):
-        started = time.perf_counter()
-        mesh = result.scene.mesh(mesh_resolution)
-        timings["mesh"] = time.perf_counter() - started
-        if mesh.is_empty:
-            remarks.append(EMPTY_MESH)
-            display.say(f"note: {EMPTY_MESH}")
-        else:
-            write_meshes(directory, mesh.transformed(capture.source_from_world))
-            display.say(f"mesh: {len(mesh.vertices):,} vertices, {len(mesh.faces):,} faces, in the frame the poses came in")
-            for known in measure(mesh) if measure is not None else ():
-                measures[known.name] = known
-                display.say(known.sentence)
-    if not directory.video_file.exists():
-        started = time.perf_counter()
-        path = showing_path(capture, VIDEO_FRAMES)
-        write_video(directory.video_file, render_path(result.scene, within_budget(path, seconds_per_ray, record.seconds), device))
-        timings["video"] = time.perf_counter() - started
-    record = dataclasses.replace(record, timings=timings, measures=tuple(measures.values()), remarks=list(dict.fromkeys(remarks)))
-    directory.write_record(record)
-    if report_missing and evaluation is not None:
-        history, course = tuple(directory.read_history()), course_of(directory, capture)
-        report = Report(record, evaluation, course, tuple(rows), history, None if mesh is None else Asset(mesh), directory.video_file)
-        write_text(directory.report_file, build_report(report))
-    display.say(f"all of it on one page: {directory.report_file}")
-    return record
+    results = Results(directory, fit, capture, device, display, mesh_resolution, measure, directory.read_record())
+    possible = [writer for writer in WRITERS if writer.name in (*outputs, "report") and not (writer.needs_photos and capture is None)]
+    before = results.record.failed
+    due = [writer for writer in possible if writer.missing(directory) or writer.name in before]
+    if before or any(writer.name == "report" for writer in due):
+        # The page shows pictures, curves and the mesh, and says what failed: all this is made for it again.
+        due = [writer for writer in possible if writer in due or writer.name in ("metrics", "mesh", "report")]
+    for writer in due:
+        _write(writer, results, strict=strict)
+    return results.record
+
+
+def _write(writer: OutputWriter, results: Results, *, strict: bool) -> None:
+    """Write one output, and note in ``run.json`` how long it took and whether it failed."""
+    started, failure = time.perf_counter(), _failure(writer.name)
+    results.record = dataclasses.replace(
+        results.record,
+        remarks=[sentence for sentence in results.record.remarks if not sentence.startswith(failure)],
+        failed=[name for name in results.record.failed if name != writer.name],
+    )
+    try:
+        writer.write(results)
+    except Exception as error:
+        if strict:
+            raise
+        sentence = f"{failure}: {' '.join(str(error).split()) or type(error).__name__}"
+        results.remark(sentence)
+        results.record = dataclasses.replace(results.record, failed=[*results.record.failed, writer.name])
+        results.display.say(f"note: {sentence}")
+    timings = {**results.record.timings, writer.name: time.perf_counter() - started}
+    results.record = dataclasses.replace(results.record, timings=timings)
+    results.directory.write_record(results.record)
+
+
+def _failure(name: str) -> str:
+    """Return how the sentence about a failed output begins."""
+    return f"{name} could not be written"
+
+
+def failure_sentences(record: RunRecord) -> tuple[str, ...]:
+    """Return the remarks about outputs that could not be written."""
+    beginnings = tuple(_failure(name) for name in record.failed)
+    return tuple(sentence for sentence in record.remarks if beginnings and sentence.startswith(beginnings))
 
 
 def evaluate_into(
     directory: RunDirectory, scene: Scene, capture: Capture, *, device: torch.device, split: Literal["train", "test"] = "test"
 ) -> tuple[Evaluation, list[ViewRow]]:
-    """Evaluates a split, writes each view's color, distance and normal to ``renders/``, and keeps small pictures for the report."""
+    """Evaluate a split, and write color, distance and normal of each view to ``renders/``.
+
+    Returns:
+        The evaluation, and small pictures of some views for the report.
+    """
     directory.renders.mkdir(exist_ok=True)
     views = capture.split.test if split == "test" else capture.split.train
     shown = set(views[:: max(1, math.ceil(len(views) / MOST_ROWS))])
@@ -135,30 +311,29 @@ def evaluate_into(
 
     def on_view(score: ViewScore, truth: Tensor, rendering: Rendering) -> None:
         distance, span = distance_picture(rendering)
-        color, normal = color_picture(rendering.srgb), normal_picture(rendering)
+        srgb = rendering.srgb
+        color, normal = color_picture(srgb), normal_picture(rendering)
         stem = file_stem(score.view, score.name)
         for suffix, picture in (("", color), ("_depth", distance), ("_normal", normal)):
             write_picture(directory.renders / f"{stem}{suffix}.png", picture)
         if score.view in shown:
-            error = error_picture(rendering.srgb, truth)
-            rows.append(ViewRow.from_pictures(score, color_picture(truth), color, error, distance, normal, span))
+            rows.append(ViewRow.from_pictures(score, color_picture(truth), color, error_picture(srgb, truth), distance, normal, span))
 
-    evaluation = evaluate(scene, capture, split, device=device, on_view=on_view)
-    return evaluation, rows
+    return evaluate(scene, capture, split, device=device, on_view=on_view), rows
 
 
 def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
-    """The pictures taken while the fit ran, color above normal, and the photo they approach; None where none was taken."""
+    """Collect the pictures taken during the fit, color above normal, with the photo they approach; None where there are none."""
     stages = tuple((seconds, data_uri(stacked(read_picture(directory.stage_file(seconds))))) for seconds in directory.stages())
     if not stages:
         return None
     view = followed_view(capture)
-    truth = color_picture(truth_of(capture, view, capture.photos.pixels.device))
+    truth = color_picture(truth_of(capture, view, torch.device("cpu")))
     return Course(capture.names[view], stages, data_uri(truth, largest_side=PREVIEW_SIDE))
 
 
 def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None:
-    """Writes the metrics of a split; a number that is not finite becomes null."""
+    """Write the metrics of a split; infinities and NaN become null."""
     write_json(
         file,
         {
@@ -174,67 +349,41 @@ def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None
     )
 
 
+def write_environment(file: Path, environment: EnvironmentLight, source_from_world: Float[Tensor, "4 4"]) -> None:
+    """Write an environment as a Radiance picture of all directions, in the axes of the source frame.
+
+    Seen from inside with +Z up: the middle of the picture looks along +X, its left half towards +Y, its right half towards -Y, as
+    Blender reads it.
+    """
+    height, device, dtype = ENVIRONMENT_HEIGHT, environment.texels.device, environment.texels.dtype
+    azimuth = torch.pi * (1 - 2 * (torch.arange(2 * height, dtype=dtype, device=device) + 0.5) / (2 * height))
+    polar = torch.pi * (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
+    polar, azimuth = torch.meshgrid(polar, azimuth, indexing="ij")
+    directions = torch.stack([polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin(), polar.cos()], -1)
+    # Rows times R turn directions of the source frame into the world; the scale of the similarity changes no direction.
+    turned = directions @ source_from_world[:3, :3].to(device, dtype)
+    with torch.no_grad():
+        write_hdr(file, environment.radiance(turned[None])[0])
+
+
 def score_sentence(evaluation: Evaluation) -> str:
-    """The numbers of an evaluation as one line."""
+    """Write the scores of an evaluation as one line."""
     inside = "" if evaluation.psnr_masked is None else f" ({evaluation.psnr_masked:.2f} dB inside the mask)"
     count = len(evaluation.per_view)
     return f"{evaluation.split}: PSNR {evaluation.psnr:.2f} dB{inside}, SSIM {evaluation.ssim:.4f}, {count} view{'s' * (count > 1)}"
 
 
-def write_meshes(directory: RunDirectory, mesh: Mesh) -> None:
-    """Writes ``mesh.ply`` and ``mesh.glb``."""
-    for suffix in ("ply", "glb"):
-        mesh.export(directory.mesh_file(suffix))
+def mesh_sentence(asset: Asset) -> str:
+    """Write the size of a mesh as one line."""
+    material = "" if asset.material is None else " with a material"
+    return f"mesh: {len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces{material}, in the frame of the input"
 
 
 def file_stem(view: int, name: str) -> str:
-    """A file name for a view: its number, which makes it unique, and its name without what a file name cannot hold.
+    """Return a file name for a view: its number, which makes it unique, and its name without what a file name cannot hold.
 
     >>> file_stem(7, "test/r 7.png")
     '007_test_r_7'
     """
     stem = re.sub(r"\.(png|jpe?g|webp|tiff?|bmp)$", "", name, flags=re.IGNORECASE)
     return f"{view:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', stem)}"
-
-
-def showing_path(capture: Capture, frames: int) -> Cameras:
-    """The path that shows a capture best: an orbit where photos were taken all around, an arc where they were taken from one side,
-    and between the photos themselves where the surroundings belong to the scene."""
-    cameras = capture.cameras
-    if capture.unbounded:
-        return interpolated_cameras(cameras, frames)
-    azimuth = torch.atan2(cameras.positions[:, 1], cameras.positions[:, 0]).sort().values
-    gaps = torch.cat([azimuth[1:] - azimuth[:-1], azimuth[:1] + 2.0 * math.pi - azimuth[-1:]])
-    around = float(gaps.max()) < math.radians(150.0)
-    return orbit_cameras(cameras, frames) if around else arc_cameras(cameras, frames)
-
-
-def within_budget(path: Cameras, seconds_per_ray: float | None, fit_seconds: float) -> Cameras:
-    """The path with smaller pictures, then fewer of them, so that rendering takes no longer than a share of the fit."""
-    if seconds_per_ray is None:
-        return path
-    budget = max(VIDEO_SECONDS, VIDEO_SHARE * fit_seconds)
-    too_much = seconds_per_ray * len(path) * path.width * path.height / budget
-    largest_factor = max(1, min(path.width, path.height) // SMALLEST_VIDEO_SIDE)
-    factor = min(largest_factor, max(1, math.ceil(math.sqrt(too_much))))
-    every = 2 if too_much / factor**2 > 1.5 and len(path) // 2 >= FEWEST_VIDEO_FRAMES else 1
-    return path.downscaled(factor)[::every] if factor > 1 else path[::every]
-
-
-def render_path(
-    scene: Scene, cameras: Cameras, device: torch.device, on_frame: Callable[[int, Rendering], None] | None = None
-) -> Iterator[UInt8[Tensor, "height width 3"]]:
-    """The frames of a camera path, one at a time, as sRGB bytes."""
-    cameras = cameras.to(device)
-    for frame in range(len(cameras)):
-        with torch.no_grad():
-            rendering = scene.render_view(cameras, frame)
-        if on_frame is not None:
-            on_frame(frame, rendering)
-        yield torch.from_numpy(color_picture(rendering.srgb))
-
-
-def closing_sentence(result: FitResult) -> str:
-    """How a fit ended, as one line."""
-    skipped = f", {result.skipped_steps} of them skipped because they were not finite" if result.skipped_steps else ""
-    return f"{result.outcome}: {result.steps} steps{skipped}, {duration(result.seconds)} of training"

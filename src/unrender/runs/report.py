@@ -89,7 +89,7 @@ class Report:
 def build_report(report: Report) -> str:
     """Build the page as HTML, with nothing to load from elsewhere but a video too large to embed."""
     record = report.record
-    title = f"{record.recipe} · {record.capture.name}"
+    title = f"{record.recipe} · {record.input.name}"
     sections = [
         _headline(report, title),
         _remarks(record),
@@ -99,7 +99,7 @@ def build_report(report: Report) -> str:
         _surface(report),
         _video(report.video),
         _run(report),
-        _capture(record),
+        _input(record),
         _config(record),
     ]
     body = "\n".join(section for section in sections if section)
@@ -300,18 +300,19 @@ def _run(report: Report) -> str:
     return f"<section><h2>Run</h2>{_table(facts)}</section>"
 
 
-def _capture(record: RunRecord) -> str:
-    capture = record.capture
-    options = ", ".join(f"{name} {value}" for name, value in capture.options.items())
-    facts = [
-        ("path", capture.path),
-        ("views", f"{capture.train_views} fitted, {capture.test_views} held out"),
-        ("split", capture.split_rule),
-        ("read with", options or "defaults"),
-        ("fingerprint", capture.fingerprint),
-    ]
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in capture.notes)
-    return f"<section><h2>Capture</h2>{_table(facts)}{f'<ul>{notes}</ul>' if notes else ''}</section>"
+def _input(record: RunRecord) -> str:
+    given, capture = record.input, record.capture
+    facts = [("kind", given.kind), ("path", given.path)]
+    if capture is not None:
+        options = ", ".join(f"{name} {value}" for name, value in capture.options.as_json().items())
+        facts += [
+            ("views", f"{capture.train_views} fitted, {capture.test_views} held out"),
+            ("split", capture.split_rule),
+            ("read with", options or "defaults"),
+        ]
+    facts.append(("fingerprint", given.fingerprint))
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in given.notes)
+    return f"<section><h2>Input</h2>{_table(facts)}{f'<ul>{notes}</ul>' if notes else ''}</section>"
 
 
 def _config(record: RunRecord) -> str:

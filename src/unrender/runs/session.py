@@ -1,4 +1,4 @@
-"""One fit from the first checkpoint to the report: resuming, interrupting, and writing what came out.
+"""One fit from the first checkpoint to its outputs: resuming, interrupting, and what each outcome leads to.
 
 The recipe knows nothing of this: it is given an observer, and what the observer saves is given back to it as ``resume``.
 """
@@ -9,57 +9,69 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Generic
 
 import torch
 
 from unrender.captures.capture import Capture, CaptureError
 from unrender.devices import device_name, peak_memory_mb, versions
-from unrender.recipes.fitting import FitResult, Observer, Progress
-from unrender.recipes.table import Recipe
-from unrender.render.scene import Scene
-from unrender.runs.checkpoints import CheckpointError, find_checkpoint, save_checkpoint
+from unrender.recipes.fitting import FitResult, Observer, Outcome, Progress
+from unrender.recipes.table import C, I, Recipe
+from unrender.runs.checkpoints import find_checkpoint, save_checkpoint
+from unrender.runs.config_json import config_to_json
 from unrender.runs.directory import (
     CaptureRecord,
     HistoryLine,
+    InputRecord,
     OutputFolderError,
     RunDirectory,
     RunRecord,
-    config_from_json,
-    config_to_json,
     differences,
     finite,
 )
 from unrender.runs.display import Display, duration
+from unrender.runs.inputs import Origin
 from unrender.runs.milestones import Milestones
+from unrender.runs.opening import read_scene
+from unrender.runs.outputs import WRITERS, MeasureMesh, failure_sentences, write_outputs
+
+Handler = Callable[[int, FrameType | None], Any] | int | None
+"""What Python calls at a signal."""
 
 CHECKPOINT_EVERY = 30.0
 """Seconds of wall time between checkpoints: what a killed run loses at most."""
 
-UNFINISHED = (None, "interrupted")
-"""Outcomes after which the same command goes on fitting."""
+REMARKS: dict[Outcome, str] = {
+    "diverged": "the fit diverged: its loss stopped being finite; what is shown is the last good state",
+    "empty": "the fit is empty: nothing is left of the scene that a ray meets. Usual reasons: the region of interest is in the wrong place "
+    "(set --center and --radius), or the masks are inverted",
+}
+"""What the report says about outcomes that are not successes."""
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(Generic[C, I]):
     """Everything that decides the result of a fit."""
 
-    recipe: Recipe
+    recipe: Recipe[C, I]
     preset: str | None
-    config: Any
-    capture: Capture
-    capture_path: str
-    capture_options: Mapping[str, Any]
+    config: C
+    input: I
+    origin: Origin
     device: torch.device
-    seed: int
+    seed: int = 0
+
+    @property
+    def capture(self) -> Capture | None:
+        """The photos that come with the input."""
+        return self.recipe.input.capture_of(self.input)
 
     def record(self) -> RunRecord:
-        """``run.json`` before the first step."""
-        capture = self.capture
+        """Return ``run.json`` before the first step."""
+        given, capture = self.input, self.capture
         return RunRecord(
             recipe=self.recipe.name,
             preset=self.preset,
@@ -68,18 +80,28 @@ class Job:
             device=str(self.device),
             device_name=device_name(self.device),
             versions=versions(),
-            capture=CaptureRecord(
-                path=self.capture_path,
-                name=capture.name,
-                fingerprint=capture.fingerprint,
-                options=config_to_json(self.capture_options),
-                train_views=len(capture.split.train),
-                test_views=len(capture.split.test),
-                split_rule=capture.split.rule,
-                source_from_world=capture.source_from_world.double().cpu().tolist(),
-                notes=list(capture.notes),
+            input=InputRecord(
+                kind=self.recipe.input.name,
+                path=self.origin.path,
+                name=given.name,
+                fingerprint=given.fingerprint,
+                source_from_world=self.recipe.input.source_from_world(given).double().cpu().tolist(),
+                notes=list(given.notes),
             ),
+            capture=None if capture is None else _capture_record(capture, self.origin),
         )
+
+
+def _capture_record(capture: Capture, origin: Origin) -> CaptureRecord:
+    return CaptureRecord(
+        path=origin.photos,
+        name=capture.name,
+        fingerprint=capture.fingerprint,
+        options=origin.options,
+        train_views=len(capture.split.train),
+        test_views=len(capture.split.test),
+        split_rule=capture.split.rule,
+    )
 
 
 class RunConflictError(ValueError):
@@ -87,43 +109,81 @@ class RunConflictError(ValueError):
 
 
 @dataclass(frozen=True)
-class OpenRun:
-    """A run read back from its folder."""
+class RunResult:
+    """A fit with what it left in its folder."""
 
-    directory: RunDirectory
+    result: FitResult
     record: RunRecord
-    scene: Scene
+    """The content of ``run.json``."""
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """A sentence about each output that could not be written."""
+        return failure_sentences(self.record)
 
 
-def open_run(path: Path, recipes: Mapping[str, Recipe], device: torch.device) -> OpenRun:
-    """Reads a run's newest good checkpoint as a scene.
+def run_job(
+    job: Job[C, I],
+    directory: RunDirectory,
+    *,
+    overwrite: bool = False,
+    display: Display,
+    observer: Observer | None = None,
+    mesh_resolution: int = 256,
+    measure: MeasureMesh | None = None,
+    strict: bool = False,
+) -> RunResult:
+    """Fit, and write the outputs: the one way from a job to its results.
+
+    An interrupted fit leaves a checkpoint and no outputs; the same job resumes it. Every other outcome leaves all outputs, those of a
+    diverged or empty fit with a remark.
+
+    Args:
+        job: what to fit and how.
+        directory: of the run.
+        overwrite: remove another run's files instead of refusing.
+        display: where progress and numbers are shown.
+        observer: also sees every report of the running fit.
+        mesh_resolution: cells along the longest side of the region of interest.
+        measure: compares the mesh with a known truth; the numbers go into ``run.json`` and the report.
+        strict: let the error of an output through instead of noting it in ``run.json`` and the report.
 
     Raises:
-        FileNotFoundError: when the folder holds no run.
-        ValueError: when its recipe is not known here or no checkpoint can be read.
+        RunConflictError: the folder holds a run of another job.
+        OutputFolderError: the folder cannot be written, or another process is fitting into it.
+        CaptureError: there are no views to fit.
+        CheckpointError: a checkpoint there comes from another recipe.
     """
-    directory = RunDirectory(path)
-    record = directory.read_record()
-    if record.recipe not in recipes:
-        raise ValueError(f"{path} was fitted with the recipe {record.recipe!r}, which this version does not have")
-    recipe = recipes[record.recipe]
-    config = config_from_json(type(next(iter(recipe.presets.values()))), record.config)
-    return OpenRun(directory, record, _load_scene(directory, recipe, config, device))
+    result = fit_into(directory, job, overwrite=overwrite, display=display, observer=observer)
+    if result.outcome == "interrupted":
+        display.say(f"stopped at step {result.steps}; the same command resumes it")
+        return RunResult(result, directory.read_record())
+    display.say(closing_sentence(result))
+    record = write_outputs(
+        directory,
+        result,
+        job.capture,
+        outputs=job.recipe.outputs,
+        device=job.device,
+        display=display,
+        mesh_resolution=mesh_resolution,
+        measure=measure,
+        strict=strict,
+    )
+    return RunResult(result, record)
 
 
-def _load_scene(directory: RunDirectory, recipe: Recipe, config: Any, device: torch.device) -> Scene:
-    search = find_checkpoint(directory.checkpoints, recipe.name)
-    if search.checkpoint is None:
-        reason = search.passed_over[0] if search.passed_over else "none was written yet"
-        raise CheckpointError(f"{directory.path} has no checkpoint that can be read: {reason}")
-    return recipe.load_scene(config, search.checkpoint.tensors, device)
+def closing_sentence(result: FitResult) -> str:
+    """Say in one line how a fit ended."""
+    skipped = f", {result.skipped_steps} of them skipped because they were not finite" if result.skipped_steps else ""
+    return f"{result.outcome}: {result.steps} steps{skipped}, {duration(result.seconds)} of training"
 
 
 def check_folder(directory: RunDirectory, *, overwrite: bool) -> None:
-    """Makes sure the folder takes files and is ours to write to, before any photo is read.
+    """Check that the folder can be written and is ours, before any photo is read.
 
     Raises:
-        OutputFolderError: with one sentence that says what is in the way.
+        OutputFolderError: something is in the way.
     """
     if directory.is_foreign() and not overwrite:
         raise OutputFolderError(f"{directory.path} holds files but no run; choose another --out or pass --overwrite to write among them")
@@ -131,14 +191,14 @@ def check_folder(directory: RunDirectory, *, overwrite: bool) -> None:
 
 
 def fit_into(
-    directory: RunDirectory, job: Job, *, overwrite: bool = False, display: Display, observer: Observer | None = None
+    directory: RunDirectory, job: Job[C, I], *, overwrite: bool = False, display: Display, observer: Observer | None = None
 ) -> FitResult:
-    """Fits, resuming where an earlier run of the same job stopped; a finished one is read back instead.
+    """Fit, from where an earlier run of the same job stopped; a finished one is read back instead.
 
     Args:
         directory: of the run.
         job: what to fit and how.
-        overwrite: removes another run's files instead of refusing.
+        overwrite: remove another run's files instead of refusing.
         display: where progress is shown.
         observer: also sees every report of the running fit.
 
@@ -146,31 +206,37 @@ def fit_into(
         The result; ``outcome == "interrupted"`` after Ctrl-C, with a checkpoint written.
 
     Raises:
-        RunConflictError: when the folder holds a run of another job.
-        OutputFolderError: when the folder cannot be written, or another process is fitting into it.
-        CaptureError: when there are no views to fit.
-        CheckpointError: when a checkpoint there comes from another recipe.
+        ValueError: see :func:`run_job`.
+        OSError: likewise.
     """
     check_folder(directory, overwrite=overwrite)
-    if not job.capture.split.train:
-        raise CaptureError(f"{job.capture.name}: there are no views to fit ({job.capture.split.rule}); hold out fewer views")
+    capture = job.capture
+    if capture is not None and not capture.split.train:
+        raise CaptureError(f"{capture.name}: there are no views to fit ({capture.split.rule}); hold out fewer views")
     with directory.held():
-        return _fit_alone(directory, job, overwrite, display, observer)
+        if overwrite:
+            directory.clear(WRITERS)
+        record = job.record()
+        there = directory.read_record() if directory.record_file.exists() else None
+        if there is not None:
+            _refuse_another(directory, there, record)
+            if there.is_finished:
+                display.say(
+                    f"{directory.path} is finished ({there.outcome}, {there.steps} steps in {duration(there.seconds)}); nothing to fit"
+                )
+                return _read_back(directory, job, there)
+        return _fit_on(directory, job, record, display, observer)
 
 
-def _fit_alone(directory: RunDirectory, job: Job, overwrite: bool, display: Display, observer: Observer | None) -> FitResult:
-    record = job.record()
-    if overwrite:
-        directory.clear()
-    elif directory.record_file.exists():
-        there = directory.read_record()
-        unlike = differences(there, record)
-        if unlike:
-            reasons = "; ".join(unlike[:3])
-            raise RunConflictError(f"{directory.path} holds another run ({reasons}); choose another --out or pass --overwrite")
-        if there.outcome not in UNFINISHED:
-            display.say(f"{directory.path} is finished ({there.outcome}, {there.steps} steps in {duration(there.seconds)}); nothing to fit")
-            return _read_back(directory, job, there)
+def _refuse_another(directory: RunDirectory, there: RunRecord, here: RunRecord) -> None:
+    unlike = differences(there, here)
+    if unlike:
+        reasons = "; ".join(unlike[:3])
+        raise RunConflictError(f"{directory.path} holds another run ({reasons}); choose another --out or pass --overwrite")
+
+
+def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display: Display, observer: Observer | None) -> FitResult:
+    """Fit from the newest good checkpoint, or from the start where there is none."""
     search = find_checkpoint(directory.checkpoints, job.recipe.name)
     for sentence in search.passed_over:
         display.say(f"note: {sentence}")
@@ -181,15 +247,15 @@ def _fit_alone(directory: RunDirectory, job: Job, overwrite: bool, display: Disp
         display.say(f"resuming at step {resume.info.step} after {duration(resume.info.seconds)} of training")
     started = time.perf_counter()
     seconds, fraction = (resume.info.seconds, resume.info.fraction) if resume else (0.0, 0.0)
-    milestones = Milestones(directory, job.capture, job.device, display, seconds=seconds, fraction=fraction)
+    capture, milestones = job.capture, None
+    if capture is not None:
+        milestones = Milestones(directory, capture, job.device, display, seconds=seconds, fraction=fraction)
     with display, _Stop(display) as stop:
         watcher = _Watcher(directory, job.recipe.name, display, milestones, stop, observer)
         tensors = resume.tensors if resume else None
-        result = job.recipe.fit(job.capture, job.config, device=job.device, seed=job.seed, resume=tensors, observer=watcher)
+        result = job.recipe.fit(job.input, job.config, device=job.device, seed=job.seed, resume=tensors, observer=watcher)
     if result.outcome != "interrupted" and watcher.last is not None:
-        last = dataclasses.replace(watcher.last, step=result.steps, fraction=1.0, seconds=result.seconds)
-        milestones(last)
-        watcher.save(last)
+        watcher.end(dataclasses.replace(watcher.last, step=result.steps, fraction=1.0, seconds=result.seconds))
     directory.write_record(
         dataclasses.replace(
             record,
@@ -199,31 +265,33 @@ def _fit_alone(directory: RunDirectory, job: Job, overwrite: bool, display: Disp
             skipped_steps=result.skipped_steps,
             peak_memory_mb=peak_memory_mb(job.device),
             timings={"fit": time.perf_counter() - started},
+            remarks=[REMARKS[result.outcome]] if result.outcome in REMARKS else [],
         )
     )
     return result
 
 
-def _read_back(directory: RunDirectory, job: Job, record: RunRecord) -> FitResult:
-    """The result of a finished run, without its in-memory history."""
+def _read_back(directory: RunDirectory, job: Job[C, I], record: RunRecord) -> FitResult:
+    """Return the result of a finished run, without its in-memory history."""
+    assert record.outcome is not None
     return FitResult(
-        scene=_load_scene(directory, job.recipe, job.config, job.device),
-        outcome=record.outcome,  # pyright: ignore[reportArgumentType]
+        scene=read_scene(directory, job.recipe, job.config, job.device)[0],
+        outcome=record.outcome,
         steps=record.steps,
         seconds=record.seconds,
         skipped_steps=record.skipped_steps,
         history=(),
-        source_from_world=job.capture.source_from_world,
+        source_from_world=job.recipe.input.source_from_world(job.input),
     )
 
 
 class _Stop:
-    """Turns the first Ctrl-C (or SIGTERM) into a wish that is granted between two steps; the second one stops at once."""
+    """Defers the first Ctrl-C or SIGTERM to the end of the step; a second one stops at once."""
 
     def __init__(self, display: Display) -> None:
         self.requested = False
         self._display = display
-        self._before: dict[signal.Signals, Any] = {}
+        self._before: dict[signal.Signals, Handler] = {}
 
     def __enter__(self) -> _Stop:
         if threading.current_thread() is threading.main_thread():
@@ -245,10 +313,10 @@ class _Stop:
 
 
 class _Watcher:
-    """The observer of a run: writes history, pictures and checkpoints, shows progress, and passes Ctrl-C on to the recipe."""
+    """Watches a fit: writes history, pictures and checkpoints, shows progress, and passes Ctrl-C on to the recipe."""
 
     def __init__(
-        self, directory: RunDirectory, recipe: str, display: Display, milestones: Milestones, stop: _Stop, observer: Observer | None
+        self, directory: RunDirectory, recipe: str, display: Display, milestones: Milestones | None, stop: _Stop, observer: Observer | None
     ) -> None:
         self.last: Progress | None = None
         self._directory = directory
@@ -263,7 +331,8 @@ class _Watcher:
         self.last = progress
         self._directory.append_history(history_line(progress))
         self._display.follow(progress)
-        self._milestones(progress)
+        if self._milestones is not None:
+            self._milestones(progress)
         try:
             if self._observer is not None:
                 self._observer(progress)
@@ -275,8 +344,14 @@ class _Watcher:
         if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY:
             self.save(progress)
 
+    def end(self, progress: Progress) -> None:
+        """Take the last picture and save the last state."""
+        if self._milestones is not None:
+            self._milestones(progress)
+        self.save(progress)
+
     def save(self, progress: Progress) -> None:
-        """Writes the present state."""
+        """Write the present state as a checkpoint."""
         save_checkpoint(
             self._directory.checkpoints,
             progress.snapshot(),
@@ -289,7 +364,7 @@ class _Watcher:
 
 
 def history_line(progress: Progress) -> HistoryLine:
-    """A report of the running fit as one line of ``history.jsonl``."""
+    """Return a report of the running fit as one line of ``history.jsonl``."""
     return HistoryLine(
         step=progress.step,
         fraction=progress.fraction,

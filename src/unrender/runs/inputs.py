@@ -1,0 +1,218 @@
+"""What a fit is given, read from its path: a capture, a picture, a mesh, or a finished run of another recipe.
+
+Each kind of :mod:`unrender.recipes.inputs` has one reader. :class:`Origin` says where an input comes from, for ``run.json``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Generic
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from unrender.captures.capture import Capture
+from unrender.captures.load import read_capture
+from unrender.captures.options import CaptureOptions
+from unrender.captures.undistortion import undistorted
+from unrender.color import linear_from_srgb
+from unrender.demo import make_demo_capture
+from unrender.geometry.mesh import read_mesh
+from unrender.recipes.inputs import FittedRun, Input, MeshInput, Picture
+from unrender.recipes.table import C, I, Recipe
+from unrender.runs.directory import RunRecord
+from unrender.runs.opening import open_run
+
+DEMO_CAPTURE = "demo"
+"""Stands in ``run.json`` for the path of the capture that ``unrender demo`` makes."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is read."""
+
+    capture: Path | None = None
+    """The photos it was fitted to, if they have moved."""
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Pictures and meshes are read as they are."""
+
+
+ReadOptions = CaptureOptions | RunOptions | NoOptions
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an input was read from; paths are empty for what was handed over in Python."""
+
+    path: str = ""
+    photos: str = ""
+    """Folder of the capture that comes with the input."""
+    options: CaptureOptions = CaptureOptions()
+    """How the photos were read."""
+
+
+@dataclass(frozen=True)
+class Reading(Generic[I]):
+    """An input, and where it was read from."""
+
+    input: I
+    origin: Origin
+
+
+def read_input(
+    recipe: Recipe[C, I],
+    path: Path,
+    options: ReadOptions | None = None,
+    *,
+    recipes: Mapping[str, Recipe[Any, Any]],
+    device: torch.device,
+) -> Reading[I]:
+    """Read what a recipe is fitted to.
+
+    Args:
+        recipe: says which kind of input it takes.
+        path: a folder or a file.
+        options: of that kind; defaults where left out.
+        recipes: the table, for runs of other recipes.
+        device: of the scene of such a run.
+
+    Raises:
+        ValueError: the input cannot be read.
+        OSError: likewise.
+    """
+    kind, absolute = recipe.input.name, str(path.absolute())
+    if kind == "capture":
+        options = options if isinstance(options, CaptureOptions) else CaptureOptions()
+        reading = Reading(read_capture(path, options), Origin(absolute, absolute, with_absolute_paths(options)))
+    elif kind == "run":
+        reading = read_run(path, options.capture if isinstance(options, RunOptions) else None, recipes=recipes, device=device)
+    elif kind == "picture":
+        reading = Reading(read_picture(path), Origin(absolute))
+    else:
+        reading = Reading(read_mesh_input(path), Origin(absolute))
+    return Reading(prepared(recipe, reading.input), reading.origin)
+
+
+def prepared(recipe: Recipe[C, I], given: Input) -> I:
+    """Return an input as a recipe needs it: with photos as pinholes would have taken them, for methods that draw triangles.
+
+    Raises:
+        ValueError: the recipe takes another kind of input.
+    """
+    if not isinstance(given, recipe.input.type):
+        raise ValueError(f"the recipe {recipe.name} takes {recipe.input.summary} as input, got {type(given).__name__}")
+    if recipe.undistorted and isinstance(given, Capture):
+        return undistorted(given)  # pyright: ignore[reportReturnType]  it is the recipe's kind of input
+    if recipe.undistorted and isinstance(given, FittedRun):
+        return replace(given, capture=undistorted(given.capture))
+    return given
+
+
+def with_absolute_paths(options: CaptureOptions) -> CaptureOptions:
+    """Return options that mean the same from any working folder."""
+    return options if options.normals is None else replace(options, normals=options.normals.absolute())
+
+
+def read_run(
+    path: Path, photos: Path | None = None, *, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device
+) -> Reading[FittedRun]:
+    """Read a finished run with the capture it was fitted to.
+
+    Args:
+        path: the folder of the run.
+        photos: the folder of its capture, if that has moved.
+        recipes: the table.
+        device: of its scene.
+
+    Raises:
+        FileNotFoundError: the folder holds no run.
+        ValueError: the run is not finished, cannot be read, or its photos cannot.
+    """
+    run = open_run(path, recipes, device)
+    if not run.record.is_finished:
+        raise ValueError(f"{path} is not finished; run the command that began it again first")
+    capture = read_photos(run.record, photos)
+    fingerprint = hashlib.sha256(f"{run.checkpoint.sha256}\n{capture.fingerprint}".encode()).hexdigest()
+    fitted = FittedRun(
+        name=path.resolve().name,
+        recipe=run.record.recipe,
+        scene=run.scene,
+        capture=capture,
+        fingerprint=fingerprint,
+        notes=(f"goes on from {run.record.recipe}, {run.record.outcome} after {run.record.steps} steps", *capture.notes),
+    )
+    assert run.record.capture is not None
+    where = run.record.capture.path if photos is None else str(photos.absolute())
+    return Reading(fitted, Origin(str(path.absolute()), where, run.record.capture.options))
+
+
+def read_photos(record: RunRecord, moved_to: Path | None = None) -> Capture:
+    """Read the capture behind a run again, with the same options.
+
+    Args:
+        record: of the run.
+        moved_to: the folder of the capture, if it is not where it was.
+
+    Raises:
+        ValueError: there is none, it is not where it was, or its files have changed.
+    """
+    known = record.capture
+    if known is None:
+        raise ValueError(f"a run of {record.recipe} is fitted to a {record.input.kind}: there are no photos to compare with")
+    if moved_to is None and known.path == DEMO_CAPTURE:
+        return make_demo_capture()
+    path = moved_to or Path(known.path)
+    if moved_to is None and (not known.path or not path.exists()):
+        where = f"at {path} any more" if known.path else "named in run.json (it was handed over in Python)"
+        raise ValueError(f"the capture is not {where}; say where it is with --capture DIR")
+    capture = read_capture(path, known.options)
+    if capture.fingerprint != known.fingerprint:
+        raise ValueError(f"the files in {path} are not those the run was fitted to; give the original capture with --capture DIR")
+    return capture
+
+
+def read_picture(path: Path) -> Picture:
+    """Read a picture file as linear light; transparent parts become white.
+
+    Raises:
+        ValueError: the file is no picture, or is cut off.
+    """
+    data = _bytes_of(path)
+    try:
+        with Image.open(path) as file:
+            straight = ImageOps.exif_transpose(file)
+            transparent = straight.has_transparency_data
+            rgba = np.asarray(straight.convert("RGBA"), dtype=np.float32) / 255.0
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the picture {path} cannot be read ({error}); give a PNG or JPEG file") from error
+    notes = ("transparent parts of the picture are white",) if transparent else ()
+    return Picture(path.stem, _over_white(torch.from_numpy(rgba)), hashlib.sha256(data).hexdigest(), notes)
+
+
+def read_mesh_input(path: Path) -> MeshInput:
+    """Read a mesh file.
+
+    Raises:
+        ValueError: the file holds no mesh.
+    """
+    data = _bytes_of(path)
+    return MeshInput(path.stem, read_mesh(path), hashlib.sha256(data).hexdigest())
+
+
+def _bytes_of(path: Path) -> bytes:
+    if not path.is_file():
+        raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give a file")
+    return path.read_bytes()
+
+
+def _over_white(rgba: Float[Tensor, "height width 4"]) -> Float[Tensor, "height width 3"]:
+    return linear_from_srgb(rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]))
