@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ from unrender.cli.options import FitOptions
 from unrender.devices import DeviceError, select_device
 from unrender.doctor import examine
 from unrender.geometry.mesh import read_mesh
-from unrender.recipes.fitting import Progress
+from unrender.recipes.fitting import FitResult, Observer, Progress
 from unrender.runs.checkpoints import find_checkpoint, same_tensors
 from unrender.runs.config_json import config_from_json, config_to_json
 from unrender.runs.directory import RunDirectory
@@ -142,7 +143,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_bit_equal(run: Run, monkeypatch:
     run("fit", "tiny", "ball", "--out", "whole")
     stop = StopAt(14)
 
-    def fit_and_stop(*arguments: object, observer: Callable[[Progress], None], **named: object) -> object:
+    def fit_and_stop(*arguments: Any, observer: Observer, **named: Any) -> FitResult:
         def watch(progress: Progress) -> None:
             stop(progress)
             observer(progress)

@@ -76,7 +76,8 @@ class InputKind(Generic[I]):
     """One kind of input, as a row of the table of recipes names it."""
 
     name: InputName
-    type: type[I]
+    input_type: type
+    """The class of such an input."""
     summary: str
     """For the help page of a recipe."""
     capture_of: Callable[[I], Capture | None]

@@ -104,7 +104,7 @@ class Recipe(Generic[C, I]):
     choices: tuple[Choice, ...] = ()
 
     @property
-    def config_type(self) -> type[C]:
+    def config_type(self) -> type[Any]:
         """The class of the recipe's configurations."""
         return type(next(iter(self.presets.values())))
 

@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from filelock import FileLock, Timeout
 
@@ -46,6 +46,7 @@ class OutputFolderError(OSError):
     """The output folder cannot be written, is full, or belongs to something else."""
 
 
+@runtime_checkable
 class OutputFiles(Protocol):
     """Whatever leaves files in a run: :meth:`RunDirectory.clear` removes them."""
 

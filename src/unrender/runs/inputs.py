@@ -108,13 +108,13 @@ def prepared(recipe: Recipe[C, I], given: Input) -> I:
     Raises:
         ValueError: the recipe takes another kind of input.
     """
-    if not isinstance(given, recipe.input.type):
+    if not isinstance(given, recipe.input.input_type):
         raise ValueError(f"the recipe {recipe.name} takes {recipe.input.summary} as input, got {type(given).__name__}")
     if recipe.undistorted and isinstance(given, Capture):
-        return undistorted(given)  # pyright: ignore[reportReturnType]  it is the recipe's kind of input
-    if recipe.undistorted and isinstance(given, FittedRun):
-        return replace(given, capture=undistorted(given.capture))
-    return given
+        given = undistorted(given)
+    elif recipe.undistorted and isinstance(given, FittedRun):
+        given = replace(given, capture=undistorted(given.capture))
+    return given  # pyright: ignore[reportReturnType]  the class was checked above
 
 
 def with_absolute_paths(options: CaptureOptions) -> CaptureOptions:
