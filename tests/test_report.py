@@ -23,13 +23,13 @@ from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.fitting import Progress
 from unrender.render.asset import Asset, PbrMaterial
+from unrender.runs.camera_paths import showing_path, within_budget
 from unrender.runs.charts import Curve, Mark, line_chart
 from unrender.runs.directory import HistoryLine, RunDirectory, RunRecord
 from unrender.runs.display import Display, Rate, status_line
 from unrender.runs.evaluation import evaluate, truth_of
 from unrender.runs.figures import BLUE_TO_YELLOW, color_map, color_source, data_uri, error_picture, mesh_picture
 from unrender.runs.measures import Measure
-from unrender.runs.camera_paths import showing_path, within_budget
 from unrender.runs.outputs import file_stem, write_outputs
 from unrender.runs.report import Report, build_report
 from unrender.runs.session import fit_into
