@@ -12,12 +12,12 @@ from unrender.geometry.isosurface import extract_surface
 
 
 def sphere(points: Tensor) -> Tensor:
-    """As cheap as a field can be; what is spared grows with the cost of the field."""
+    """Evaluate the cheapest field; the gain grows with the cost of the field."""
     return points.norm(dim=1) - 0.8
 
 
 def network() -> torch.nn.Module:
-    """A small signed distance network, initialized to a ball: three layers of 64."""
+    """Return a small signed distance network of three layers of 64."""
     torch.manual_seed(0)
     layers: list[torch.nn.Module] = []
     for inputs in (3, 64, 64):
@@ -26,7 +26,7 @@ def network() -> torch.nn.Module:
 
 
 def dense(field, resolution: int) -> None:  # type: ignore[no-untyped-def]
-    """Evaluates the whole lattice, a slab at a time, and marches over it."""
+    """Evaluate the whole lattice, a slab at a time, and march over it."""
     axis = torch.linspace(-1, 1, resolution + 1)
     values = np.empty([resolution + 1] * 3, np.float32)
     with torch.no_grad():
@@ -37,7 +37,7 @@ def dense(field, resolution: int) -> None:  # type: ignore[no-untyped-def]
 
 
 def rows(quick: bool) -> list[Row]:
-    """The table: ratios grow with the resolution, because the area grows with its square and the volume with its cube."""
+    """Measure the table; ratios grow with the resolution, as area does with its square and volume with its cube."""
     hidden = network()
 
     def learned(points: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ STEP = 0.005
 
 
 def rows(quick: bool) -> list[Row]:
-    """The table of this file; ``quick`` takes a quarter of the rays."""
+    """Measure the table of this file; ``quick`` takes a quarter of the rays."""
     number = 2048 if quick else 8192
     device = torch.get_default_device()
     random = torch.Generator(device).manual_seed(0)
@@ -62,13 +62,13 @@ def rows(quick: bool) -> list[Row]:
 
 
 def _exact(samples: Samples) -> Samples:
-    """Without the unused tail, which the peers do not know."""
+    """Drop the unused tail, which the peers do not know."""
     used = int(samples.used())
     return Samples(samples.ray_index[:used], samples.starts[:used], samples.ends[:used], samples.first, samples.count)
 
 
 def _shell(resolution: int) -> OccupancyGrid:
-    """A hollow ball two cells thick or more."""
+    """Return a grid with a hollow ball, at least two cells thick."""
     grid = OccupancyGrid(resolution)
     away = (grid.cell_centers().norm(dim=1) - 0.6).abs()
     grid.set_from_values((away < max(0.035, 2.0 / resolution)).float(), 0.5)
@@ -82,7 +82,7 @@ def _inward(number: int, random: torch.Generator) -> Rays:
 
 
 def _test_every_interval(rays: Rays, grid: OccupancyGrid, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Ray index and start of the intervals in occupied cells, all intervals being looked at in one dense array."""
+    """Return ray index and start of the intervals in occupied cells, testing all intervals in one dense array."""
     r = grid.resolution
     a, b = (-1.0 - rays.origins) / rays.directions, (1.0 - rays.origins) / rays.directions
     near, far = torch.minimum(a, b).amax(dim=1).clamp_min(0.0), torch.maximum(a, b).amin(dim=1)
@@ -96,7 +96,7 @@ def _test_every_interval(rays: Rays, grid: OccupancyGrid, offsets: Tensor) -> tu
 
 
 def _before(values: Tensor, samples: Samples) -> Tensor:
-    """Sum over the samples in front, on the same ray."""
+    """Add up the samples in front, on the same ray."""
     total = values.cumsum(0) - values
     return total - total[samples.first.long().clamp_max(values.shape[0] - 1)][samples.ray_index.long()]
 

@@ -82,11 +82,11 @@ class MaterialArrays(NamedTuple):
 
 
 def write(path: Path, arrays: MeshArrays, *, z_up: bool, material: MaterialArrays | None = None) -> None:
-    """Writes a mesh; a reader of ``path`` sees the old file or the whole new one, never a part.
+    """Write a mesh; readers of ``path`` see the old file or the whole new one, never a part.
 
     Raises:
-        ValueError: for a suffix other than .ply, .obj and .glb, and for positions or texture coordinates that are not finite.
-        FileNotFoundError: when the folder does not exist.
+        ValueError: the suffix is not .ply, .obj or .glb, or positions or texture coordinates are not finite.
+        FileNotFoundError: the folder does not exist.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -107,13 +107,14 @@ def write(path: Path, arrays: MeshArrays, *, z_up: bool, material: MaterialArray
 
 
 def read(path: Path, *, z_up: bool) -> MeshArrays:
-    """Reads positions, triangles, vertex colors and texture coordinates; polygons become triangles, the parts of a scene one mesh.
+    """Read positions, triangles, vertex colors and texture coordinates.
 
-    The colors and texture coordinates of a GLB are read where it has one part only.
+    Polygons become triangles, and the parts of a scene one mesh. The colors and texture coordinates of a GLB are read where it has one
+    part only.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when the file holds no triangles or cannot be understood.
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no triangles or cannot be understood.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no mesh file {path}")
@@ -147,9 +148,10 @@ def read(path: Path, *, z_up: bool) -> MeshArrays:
 
 
 def _obj_arrays(path: Path) -> MeshArrays:
-    """The ``v``, ``vt`` and ``f`` lines of an OBJ; texture coordinates only where every corner of every face has one.
+    """Read the ``v``, ``vt`` and ``f`` lines of an OBJ.
 
-    Trimesh keeps one coordinate per vertex, which tears the texture at its seams or the mesh along them.
+    Texture coordinates are read only where every corner of every face has one. Trimesh is of no use here: it keeps one coordinate per
+    vertex, which tears the texture at its seams or the mesh along them.
     """
     text = _ObjText([], [], [], [], {})
     begun = ""
@@ -180,7 +182,7 @@ def _obj_arrays(path: Path) -> MeshArrays:
 
 
 class _ObjText(NamedTuple):
-    """What the lines of an OBJ say, as far as it has been read."""
+    """What the lines of an OBJ say, as far as they have been read."""
 
     positions: list[list[float]]
     """x, y, z, and whatever follows."""
@@ -190,7 +192,7 @@ class _ObjText(NamedTuple):
     lines: list[int]
     """Where each triangle was found."""
     known: dict[str, tuple[int, int | None]]
-    """What a corner's word means, where that does not depend on the lines before it."""
+    """Meanings of corners' words that do not depend on the lines before them."""
 
 
 def _add_obj_line(text: _ObjText, words: list[str], number: int) -> None:
@@ -214,7 +216,7 @@ def _add_obj_line(text: _ObjText, words: list[str], number: int) -> None:
 
 
 def _obj_corner(text: _ObjText, word: str) -> tuple[int, int | None]:
-    """``v``, ``v/t``, ``v//n`` or ``v/t/n``, counted from 1, or backwards from the latest row with −1."""
+    """Parse ``v``, ``v/t``, ``v//n`` or ``v/t/n``, counted from 1, or backwards from the latest row with −1."""
     names = word.split("/")
     coordinate = _obj_row(names[1], len(text.coordinates)) if len(names) > 1 and names[1] else None
     corner = _obj_row(names[0], len(text.positions)), coordinate
@@ -231,7 +233,7 @@ def _obj_row(name: str, so_far: int) -> int:
 
 
 def _obj_rows(path: Path, text: _ObjText, which: int, count: int, kind: str) -> Int[np.ndarray, "faces 3"]:
-    """The rows that the corners name, all of which must exist by the end of the file."""
+    """Return the rows that the corners name, all of which must exist by the end of the file."""
     rows = np.array([corner[which] for corner in text.corners], np.int64).reshape(-1, 3)
     beyond = np.flatnonzero((rows >= count).any(1))
     if len(beyond):
@@ -248,7 +250,7 @@ def _ply_bytes(arrays: MeshArrays) -> bytes:
 
 
 def _obj_bytes(arrays: MeshArrays) -> bytes:
-    """Nine significant digits, which give back every float32."""
+    """Write nine significant digits, which give back every float32."""
     colors = None if arrays.colors is None else arrays.colors.clip(0, 1)
     text = ["# unrender\n", _obj_lines("v", "%.9g", arrays.vertices if colors is None else np.hstack([arrays.vertices, colors]))]
     corner, names = "%d", [arrays.faces]
@@ -264,13 +266,16 @@ def _obj_bytes(arrays: MeshArrays) -> bytes:
 
 
 def _obj_lines(kind: str, form: str, rows: np.ndarray) -> str:
-    """A line for each of the rows [lines, words], or [lines, words, numbers]; ``form`` says how the numbers of one word are written."""
+    """Write one line per row of [lines, words] or [lines, words, numbers].
+
+    ``form`` is the format of the numbers of one word.
+    """
     columns = rows.shape[1]
     return "".join([kind, *[f" {form}"] * columns, "\n"]) * len(rows) % tuple(rows.reshape(-1).tolist())
 
 
 def _glb_bytes(arrays: MeshArrays, z_up: bool, material: MaterialArrays) -> bytes:
-    """Write one node, one mesh, one material and one buffer; every view is padded to four bytes, so offsets stay aligned."""
+    """Write one node, one mesh, one material and one buffer, every view padded to four bytes."""
     arrays = _split_at_seams(arrays)
     positions = arrays.vertices.astype("<f4")
     columns = [(positions, "VEC3", _FLOAT, _ARRAY_BUFFER)]
@@ -357,9 +362,9 @@ def _gltf_material(material: MaterialArrays) -> tuple[dict[str, Any], list[bytes
 
 
 def _split_at_seams(arrays: MeshArrays) -> MeshArrays:
-    """The same triangles with one texture coordinate for each vertex: a vertex on a seam is there once for each it has.
+    """Return the same triangles with one texture coordinate per vertex.
 
-    The vertices stay in their order; those of no triangle are left out.
+    A vertex on a seam is repeated for each it has. The vertices stay in their order; those of no triangle are left out.
     """
     if arrays.uvs is None or arrays.uv_faces is None:
         return arrays
@@ -378,7 +383,10 @@ def _split_at_seams(arrays: MeshArrays) -> MeshArrays:
 
 
 def _glb_attribute(data: bytes, name: str) -> Float[np.ndarray, "vertices channels"] | None:
-    """An attribute of the vertices at the precision it is stored with; None unless the file's one primitive has it in the file."""
+    """Return an attribute of the vertices at the precision it is stored with.
+
+    None unless the file has one primitive and holds its attribute.
+    """
     length, _ = struct.unpack_from("<II", data, 12)
     document = json.loads(data[20 : 20 + length])
     primitives = [primitive for mesh in document["meshes"] for primitive in mesh["primitives"]]
@@ -399,7 +407,7 @@ def _glb_attribute(data: bytes, name: str) -> Float[np.ndarray, "vertices channe
 
 
 def _unit(normals: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, "vertices 3"]:
-    """Unit normals; +Z where there is none, because glTF allows no zero normal."""
+    """Return unit normals; +Z where there is none, because glTF allows no zero normal."""
     lengths = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
     known = lengths > 1e-12
     return np.where(known, normals / np.where(known, lengths, 1.0), [0.0, 0.0, 1.0]).astype("<f4")

@@ -52,7 +52,7 @@ def surface_distance(
     threshold: float | None = None,
     generator: torch.Generator,
 ) -> SurfaceDistance:
-    """Chamfer distance (L1, symmetric) and F-score between samples of two surfaces.
+    """Compute Chamfer distance (L1, symmetric) and F-score between samples of two surfaces.
 
     Points are drawn evenly from each mesh and matched with the nearest point drawn from the other. The result of two equal surfaces is
     therefore not zero but about half the spacing of the samples, 0.5 √(area / count).
@@ -65,7 +65,7 @@ def surface_distance(
         generator: draws the points.
 
     Raises:
-        ValueError: for a mesh without area or a cloud without points.
+        ValueError: a mesh has no area or a cloud no points.
 
     Source: Knapitsch, Park, Zhou, Koltun, Tanks and Temples, 2017, section 3.1 (precision, recall, F-score).
     """
@@ -92,14 +92,14 @@ def surface_distance(
 
 
 def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Float[Tensor, " points"]:
-    """The exact distance from each point to the nearest triangle; not signed.
+    """Compute the exact unsigned distance from each point to the nearest triangle.
 
     Triangles are sorted by size into classes, each with a search tree over the centers of its triangles. A triangle whose center is farther
     than the best distance so far plus the largest radius of its class cannot be nearer, so a point asks for more of the nearest centers,
     four times as many each time, until that is so.
 
     Raises:
-        ValueError: for a mesh without triangles.
+        ValueError: the mesh has no triangles.
 
     >>> triangle = Mesh(torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), torch.tensor([[0, 1, 2]]))
     >>> points_to_mesh_distance(torch.tensor([[0.25, 0.25, 2.0], [-3.0, -4.0, 0.0]]), triangle).tolist()
@@ -121,12 +121,13 @@ def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Fl
         wanted = min(_FIRST_CANDIDATES, len(members))
         while len(pending):
             unsettled = []
-            for piece in np.array_split(pending, max(1, len(pending) * wanted // _CANDIDATES_AT_ONCE)):
-                distance, index = (np.reshape(found, (-1, wanted)) for found in tree.query(query[piece], k=wanted))
-                possible, slot = np.nonzero(distance - radius < best[piece, None])
-                found = _point_triangle_distance(query[piece[possible]], corners[members[index[possible, slot]]])
-                np.minimum.at(best, piece[possible], found)
-                unsettled.append(piece[distance[:, -1] - radius < best[piece]])
+            for chunk in np.array_split(pending, max(1, len(pending) * wanted // _CANDIDATES_AT_ONCE)):
+                distance, index = (np.reshape(found, (-1, wanted)) for found in tree.query(query[chunk], k=wanted))
+                possible, slot = np.nonzero(distance - radius < best[chunk, None])
+                found = _point_triangle_distance(query[chunk[possible]], corners[members[index[possible, slot]]])
+                np.minimum.at(best, chunk[possible], found)
+                # The next center may still be near enough: ask for more of them.
+                unsettled.append(chunk[distance[:, -1] - radius < best[chunk]])
             pending = np.concatenate(unsettled)
             if wanted == len(members):
                 break
@@ -146,7 +147,10 @@ def _samples(
 
 
 def _point_triangle_distance(points: Float[np.ndarray, "pairs 3"], corners: Float[np.ndarray, "pairs 3 3"]) -> Float[np.ndarray, " pairs"]:
-    """The distance from a point to a triangle: to its plane where the foot of the perpendicular lies inside, else to the nearest side."""
+    """Compute the distance from each point to its triangle.
+
+    It is that to the plane where the foot of the perpendicular lies inside the triangle, else that to the nearest side.
+    """
     squared = np.full(len(points), np.inf)
     for k in range(3):
         start, side = corners[:, k], corners[:, (k + 1) % 3] - corners[:, k]

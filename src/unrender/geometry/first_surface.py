@@ -1,4 +1,4 @@
-"""A first surface as a signed distance grid: from the visual hull, or from depth maps."""
+"""A first surface as a signed distance grid, from the visual hull or from depth maps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from unrender.cameras import Cameras
 from unrender.ops.rays import OccupancyGrid
 
 _SMALL = 0.02
-"""Pieces smaller than this share of the largest are specks of a noisy depth map."""
+"""Components smaller than this share of the largest are specks of a noisy depth map."""
 
 
 def signed_distance(inside: Bool[Tensor, "Z Y X"]) -> Float[Tensor, "Z Y X"] | None:
-    """Signed distance to the border between the inside and outside vertices of a lattice over [-1, 1]³, smoothed over one cell.
+    """Compute the signed distance to the border between inside and outside vertices of a lattice over [-1, 1]³.
 
-    The border runs half a cell from the vertices on either side. None where all vertices are on one side.
+    The border runs half a cell from the vertices on either side, and the distance is smoothed over one cell. None where all vertices are on
+    one side.
     """
     solid = inside.cpu().numpy()
     if not solid.any() or solid.all():
@@ -33,13 +34,14 @@ def signed_distance(inside: Bool[Tensor, "Z Y X"]) -> Float[Tensor, "Z Y X"] | N
 
 
 def hull_distance(hull: OccupancyGrid) -> Float[Tensor, "Z Y X"] | None:
-    """Signed distance to the border of the seen cells of an occupancy grid over [-1, 1]³, at the corners of its cells.
+    """Compute the signed distance to the border of the seen cells of an occupancy grid over [-1, 1]³.
 
-    A corner is inside if all cells around it are; those beyond the cube are taken to be as their neighbors within, so that a hull cropped
-    by the cube reaches its faces. None where the hull is empty or full.
+    It is given at the corners of the cells. A corner is inside if all cells around it are. Cells beyond the cube count as their neighbors
+    within, so that a hull cropped by the cube reaches its faces. None where the hull is empty or full.
     """
     size = hull.resolution
     seen = hull.seen[: size**3].reshape(1, 1, size, size, size).float()
+    # A corner is inside where the least of its eight cells is.
     padded = torch.nn.functional.pad(seen, (1, 1, 1, 1, 1, 1), mode="replicate")
     return signed_distance(-torch.nn.functional.max_pool3d(-padded, 2, 1)[0, 0] > 0.5)
 
@@ -47,7 +49,7 @@ def hull_distance(hull: OccupancyGrid) -> Float[Tensor, "Z Y X"] | None:
 def fuse_depth_maps(
     cameras: Cameras, distances: Sequence[Float[Tensor, "_ _"]], size: int, truncation: float
 ) -> Float[Tensor, "size size size"] | None:
-    """Signed distance at the vertices of a lattice over [-1, 1]³ from how far each pixel sees (Curless and Levoy 1996).
+    """Fuse depth maps into a signed distance at the vertices of a lattice over [-1, 1]³.
 
     A view says of a vertex at distance r whose pixel sees to distance d: outside by d - r, at most ``truncation``, and nothing where
     r > d + truncation. A vertex is outside if the views' mean says so, or if no view has it in its image; one that only lies behind what
@@ -58,6 +60,8 @@ def fuse_depth_maps(
         distances: of each view, along the unit ray; infinite where a pixel sees no surface.
         size: vertices along an axis.
         truncation: world units.
+
+    Source: Curless and Levoy, A volumetric method for building complex models from range images, 1996.
     """
     axis = torch.linspace(-1, 1, size)
     z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -71,14 +75,14 @@ def fuse_depth_maps(
         index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
         away = (points - cameras.world_from_camera[view, :3, 3].to(points)).norm(dim=1)
         outside_by = distances[view].reshape(-1)[index] - away
-        told = within & (outside_by >= -truncation)
-        total += torch.where(told, outside_by.clamp(max=truncation), 0.0)
-        count += told
-        behind += within & ~told
+        informed = within & (outside_by >= -truncation)
+        total += torch.where(informed, outside_by.clamp(max=truncation), 0.0)
+        count += informed
+        behind += within & ~informed
     inside = torch.where(count > 0, total < 0, behind > 0).reshape(size, size, size)
-    pieces, number = label(inside.numpy())  # pyright: ignore[reportGeneralTypeIssues]
+    components, number = label(inside.numpy())  # pyright: ignore[reportGeneralTypeIssues]
     if number > 1:
-        volume = np.bincount(pieces.reshape(-1))
+        volume = np.bincount(components.reshape(-1))
         volume[0] = 0
-        inside &= torch.from_numpy((volume > _SMALL * volume.max())[pieces])
+        inside &= torch.from_numpy((volume > _SMALL * volume.max())[components])
     return signed_distance(inside)

@@ -7,8 +7,8 @@ The lattice has ``resolution`` cells along the longest side of the region and is
 2. *Follow.* Kept blocks are evaluated at every lattice point. Where the sign changes on a face of a block, the block beyond the face is
    kept too, until nothing is added. A surface touched anywhere is therefore extracted whole, without a hole at a block boundary.
 3. *March.* Lewiner's marching cubes (Lewiner, Lopes, Vieira, Tavares: Efficient implementation of marching cubes' cases with topological
-   guarantees, Journal of Graphics Tools 8(2), 2003) gives the triangles. A vertex is known by the lattice edge it lies on, so vertices of
-   adjacent blocks are joined by integer keys and not by a distance.
+   guarantees, Journal of Graphics Tools 8(2), 2003) gives the triangles. A vertex is identified by the lattice edge it lies on, so vertices
+   of adjacent blocks are joined by integer keys and not by a distance.
 
 A lattice of at most twice a chunk of points is evaluated whole. Every lattice point is evaluated once, whichever blocks share it, and time
 and memory grow with the area of the surface: with the square of the resolution instead of its cube.
@@ -38,11 +38,11 @@ _SLOPE_MARGIN = 1.1
 """The slope between block centers underestimates a steepest slope between them; this much is added."""
 
 _END_OF_EDGE = 2.0**-14
-"""Vertices stay this share of a cell away from lattice points: closer, the edge a vertex lies on could not be told and triangles would
+"""Vertices stay this share of a cell away from lattice points. Closer, the edge a vertex lies on would be ambiguous and triangles would
 degenerate."""
 
 _MARCHED_CELLS = 64
-"""Cells along the side of what one call of marching cubes sees, at most (unless a block is larger)."""
+"""Most cells along the side of what one call of marching cubes gets (unless a block is larger)."""
 
 _NOT_KEPT, _OUTSIDE = -1, -2
 
@@ -60,11 +60,11 @@ def extract_surface(
     chunk: int = 2**18,
     device: torch.device | None = None,
 ) -> Mesh:
-    """The surface f(x) = level as a welded mesh with faces counter-clockwise seen from outside, in the coordinates of the field.
+    """Extract the surface f(x) = level as a welded mesh in the coordinates of the field.
 
-    A closed surface inside the region comes out watertight; one that leaves it is open at the border. The mesh is that of dense marching
-    cubes over the whole lattice. A separate piece smaller than a block may be missed if the field gives no hint of it at the surrounding
-    block centers, unless ``lipschitz`` is given. No colors or normals are added.
+    Faces are counter-clockwise seen from outside. A closed surface inside the region is watertight; one that leaves it is open at the
+    border. The mesh is that of dense marching cubes over the whole lattice. A separate component smaller than a block may be missed if the
+    field gives no hint of it at the surrounding block centers, unless ``lipschitz`` is given. No colors or normals are added.
 
     Args:
         field: positions [points, 3], float32 on ``device``, to values [points]; called without gradients with at most ``chunk`` positions.
@@ -83,7 +83,7 @@ def extract_surface(
         The mesh; without triangles where the level is never crossed (see :func:`explain_empty`).
 
     Raises:
-        ValueError: for arguments out of range, a field of the wrong shape, or values that are not finite.
+        ValueError: an argument is out of range, or the field returns the wrong shape or values that are not finite.
 
     >>> mesh = extract_surface(lambda x: x.norm(dim=1) - 0.5, resolution=32)
     >>> mesh.is_watertight, round(mesh.area, 2)
@@ -100,19 +100,17 @@ def extract_surface(
     inside_sign = -1.0 if keep_above else 1.0
 
     def evaluate(points: Float32[np.ndarray, "points 3"]) -> Float32[np.ndarray, " points"]:
-        """Negative inside."""
+        """Return the field less the level, negative inside."""
         values = np.empty(len(points), np.float32)
         for start in range(0, len(points), chunk):
-            piece = torch.from_numpy(points[start : start + chunk]).to(device)
-            result = field(piece)
-            if result.shape != piece.shape[:1]:
-                raise ValueError(
-                    f"the field returned shape {tuple(result.shape)} for {len(piece)} positions; it must return one value each"
-                )
+            part = torch.from_numpy(points[start : start + chunk]).to(device)
+            result = field(part)
+            if result.shape != part.shape[:1]:
+                raise ValueError(f"the field returned shape {tuple(result.shape)} for {len(part)} positions; it must return one value each")
             values[start : start + chunk] = (inside_sign * (result.detach().float() - level)).cpu().numpy()
         if not np.isfinite(values).all():
-            where = points[~np.isfinite(values)]
-            raise ValueError(f"the field is not finite at {len(where)} of {len(points)} positions, the first at {where[0].tolist()}")
+            broken = points[~np.isfinite(values)]
+            raise ValueError(f"the field is not finite at {len(broken)} of {len(points)} positions, the first at {broken[0].tolist()}")
         return values
 
     whole = int(np.prod(cells + 1)) <= 2 * chunk
@@ -138,7 +136,9 @@ def explain_empty(
     resolution: int = 48,
     device: torch.device | None = None,
 ) -> str:
-    """One or two sentences on why no surface was found: the range of the field over a coarse lattice, and what to try.
+    """Explain in one or two sentences why no surface was found, and what to try.
+
+    Looks at the range of the field over a coarse lattice.
 
     >>> print(explain_empty(lambda x: x.norm(dim=1) + 0.5, half_extent=1.0))
     There is no surface: the field lies between 0.5 and 2.23 in the region and never reaches the level 0. All of it counts as \
@@ -174,7 +174,7 @@ outside: fit for longer, or look at the masks and at the region.
 def _lattice(
     resolution: int, half_extent: float, bounds: Float[Tensor, "2 3"] | None
 ) -> tuple[Float[np.ndarray, " 3"], float, Int64[np.ndarray, " 3"]]:
-    """The first lattice point, the side of a cell, and the number of cells along each axis."""
+    """Return the first lattice point, the side of a cell, and the number of cells along each axis."""
     if bounds is None:
         if not half_extent > 0:
             raise ValueError(f"half_extent is {half_extent}; give a positive number")
@@ -220,7 +220,7 @@ class _Blocks:
         self._followed = 0
 
     def near_surface(self, lipschitz: float | None) -> Bool[np.ndarray, "x y z"]:
-        """Which blocks the surface may pass through, judged from the values at the block centers."""
+        """Mark the blocks that the surface may pass through, judged from the values at the block centers."""
         axes = [
             (self.low[k] + self.cell * np.minimum((np.arange(self.shape[k]) + 0.5) * self.block, self.cells[k])).astype(np.float32)
             for k in range(3)
@@ -240,19 +240,21 @@ class _Blocks:
             kept[tuple(first)] |= crossed
             kept[tuple(second)] |= crossed
             steps = np.abs(b - a)
+            # The larger of the steps to either neighbor bounds the slope along this axis.
             largest = np.zeros(self.shape, np.float32)
             largest[tuple(first)] = steps
             largest[tuple(second)] = np.maximum(largest[tuple(second)], steps)
             squared += largest**2
         half_diagonal = np.sqrt(3) / 2 * side
         if lipschitz is None:
+            # A steeper neighbor may continue into this block, so the largest slope around it counts.
             reach = maximum_filter(np.sqrt(squared), 3, mode="nearest") * (_SLOPE_MARGIN * half_diagonal / side)
         else:
             reach = np.float32(lipschitz * half_diagonal)
         return kept | (np.abs(centers) <= reach)
 
     def evaluate(self, blocks: Int64[np.ndarray, "blocks 3"]) -> None:
-        """Adds blocks, evaluating the lattice points that no block has yet, each once.
+        """Add blocks, evaluating the lattice points that no block has yet, each once.
 
         A point shared by several of the new blocks is evaluated for the one that comes first in lexicographic order.
         """
@@ -285,7 +287,10 @@ class _Blocks:
     def _sharing(
         self, blocks: Int64[np.ndarray, "blocks 3"], known: int
     ) -> Iterator[tuple[bool, Int64[np.ndarray, " 3"], Int[np.ndarray, " pairs"], Int[np.ndarray, " pairs"]]]:
-        """For each neighbor offset, the pairs (index of a new block, slot of its neighbor), and whether the neighbor was known."""
+        """Yield, per neighbor offset, the pairs of a new block and its neighbor's slot.
+
+        Each comes with whether the neighbors were known before.
+        """
         for offset in _OFFSETS:
             neighbors = self.slot[tuple((blocks + 1 + offset).T)]
             for earlier in (False, True):
@@ -294,7 +299,10 @@ class _Blocks:
                     yield earlier, offset, sharing, neighbors[sharing]
 
     def beyond_crossed_faces(self) -> Int64[np.ndarray, "blocks 3"]:
-        """The blocks not kept so far that lie beyond a face with a sign change, looking at the blocks added since the last call."""
+        """Return the blocks not kept so far that lie beyond a face with a sign change.
+
+        Only the faces of blocks added since the last call are looked at.
+        """
         values, blocks = self.values[self._followed :], self.blocks[self._followed :]
         self._followed = len(self.blocks)
         found = []
@@ -307,7 +315,7 @@ class _Blocks:
         return np.unique(np.concatenate(found), axis=0)
 
     def march(self) -> tuple[Float32[np.ndarray, "vertices 3"], Int64[np.ndarray, "faces 3"]]:
-        """Triangles of all kept blocks, welded."""
+        """Return the triangles of all kept blocks, welded."""
         crossed = np.flatnonzero([v.min() <= 0 < v.max() for v in self.values])
         smallest = _END_OF_EDGE * self._largest_at_crossing(crossed)
         blocks_per_part = max(1, _MARCHED_CELLS // self.block)
@@ -325,12 +333,13 @@ class _Blocks:
             count += len(key)
         if not keys:
             return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int64)
+        # Vertices of adjacent parts have the same key where they lie on the same edge.
         _, first, vertex = np.unique(np.concatenate(keys), return_index=True, return_inverse=True)
         vertices = (self.low + self.cell * np.concatenate(places)[first]).astype(np.float32)
         return vertices, vertex.reshape(-1)[np.concatenate(triangles)]
 
     def _largest_at_crossing(self, crossed: Int64[np.ndarray, " blocks"]) -> float:
-        """The largest |f| at an end of a lattice edge that the surface crosses."""
+        """Return the largest |f| at an end of a lattice edge that the surface crosses."""
         largest = 0.0
         for start in range(0, len(crossed), 1024):
             values = self.values[crossed[start : start + 1024]]
@@ -346,10 +355,11 @@ class _Blocks:
     def _march_part(
         self, slots: Int64[np.ndarray, " blocks"], first_block: Int64[np.ndarray, " 3"], blocks_per_part: int, smallest: float
     ) -> tuple[Int64[np.ndarray, " vertices"], Float[np.ndarray, "vertices 3"], Int[np.ndarray, "faces 3"]]:
-        """Marching cubes over neighboring blocks.
+        """March over neighboring blocks.
 
-        Returns for each vertex its key, 4 × (number of the lattice point it follows) + axis (3 for a vertex inside a cell), and its place
-        in lattice coordinates; and the triangles.
+        Returns:
+            For each vertex its key, 4 × (number of the lattice point it follows) + axis (3 for a vertex inside a cell), and its place in
+            lattice coordinates; and the triangles.
         """
         side = blocks_per_part * self.block + 1
         values = np.ones((side, side, side), np.float32)
@@ -364,6 +374,7 @@ class _Blocks:
         marched[:, last[1] + 1 :] = False
         marched[:, :, last[2] + 1 :] = False
 
+        # Values near zero would put vertices onto lattice points, where their edge is ambiguous.
         pushed = np.where(values > 0, np.maximum(values, smallest), np.minimum(values, -smallest))
         found, faces, _, _ = marching_cubes(pushed, 0.0, gradient_direction="descent", mask=marched)
 
@@ -376,6 +387,7 @@ class _Blocks:
         step = np.eye(4, 3, dtype=np.int64)[axis[on_edge]]
         near = values[tuple(point[on_edge].T)].astype(np.float64)
         far = values[tuple((point[on_edge] + step).T)].astype(np.float64)
+        # Marching cubes interpolated the pushed values; here is the place by the true ones.
         share = np.clip(near / (near - far), _END_OF_EDGE, 1 - _END_OF_EDGE)
         place[on_edge] = point[on_edge] + step * share[:, None]
 
@@ -385,6 +397,9 @@ class _Blocks:
 
 
 def _shared(offset: Int64[np.ndarray, " 3"], block: int) -> tuple[slice, slice, slice]:
-    """The corners of a block that it shares with its neighbor at ``offset``; a slice of length one where the offset is not zero."""
+    """Return the corners that a block shares with its neighbor at ``offset``.
+
+    A slice has length one where the offset is not zero.
+    """
     x, y, z = (slice(None) if step == 0 else slice(0, 1) if step < 0 else slice(block, block + 1) for step in offset)
     return x, y, z

@@ -66,7 +66,7 @@ class Mesh:
         """The smallest and the largest coordinates of the vertices.
 
         Raises:
-            ValueError: for a mesh without vertices.
+            ValueError: the mesh has no vertices.
         """
         if self.vertices.shape[0] == 0:
             raise ValueError("a mesh without vertices has no bounding box; check mesh.is_empty first")
@@ -79,7 +79,7 @@ class Mesh:
 
     @property
     def component_count(self) -> int:
-        """How many pieces hang together through shared vertices."""
+        """Number of components, which are triangles connected through shared vertices."""
         return 0 if self.is_empty else int(self._face_components().max()) + 1
 
     @property
@@ -88,18 +88,18 @@ class Mesh:
         return not self.is_empty and bool(trimesh.Trimesh(_numpy(self.vertices), _numpy(self.faces), process=False).is_watertight)
 
     def transformed(self, similarity: Float[Tensor, "4 4"]) -> Mesh:
-        """The mesh moved by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].
+        """Return the mesh moved by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].
 
-        Normals follow A⁻ᵀ and keep pointing out; a reflection (det A < 0) turns the order of the triangles' corners round.
+        Normals follow A⁻ᵀ and keep pointing out; a reflection (det A < 0) reverses the order of the triangles' corners.
 
         Raises:
-            ValueError: when A cannot be inverted.
+            ValueError: A cannot be inverted.
         """
         matrix = similarity.to(self.vertices.device, torch.float64)
         linear = matrix[:3, :3]
         determinant = float(torch.linalg.det(linear))
         if determinant == 0.0 or not np.isfinite(determinant):
-            raise ValueError("the matrix squashes or breaks the mesh (its determinant is zero or not finite); give an invertible one")
+            raise ValueError(f"similarity has a determinant of {determinant}; it must be invertible")
         vertices = self.vertices.double() @ linear.T + matrix[:3, 3]
         normals = None
         if self.normals is not None:
@@ -110,7 +110,9 @@ class Mesh:
         return replace(self, vertices=vertices.to(self.vertices.dtype), faces=faces, normals=normals, uv_faces=uv_faces)
 
     def with_vertex_normals(self) -> Mesh:
-        """The mesh with unit normals n = Σ (b − a) × (c − a) / |…| over the triangles around each vertex, that is, weighted by area.
+        """Return the mesh with unit normals at its vertices.
+
+        n = Σ (b − a) × (c − a) / |…|, over the triangles around a vertex, which are thus weighted by area.
 
         A vertex in no triangle gets the zero vector.
         """
@@ -121,19 +123,19 @@ class Mesh:
         return replace(self, normals=normalized(sums))
 
     def largest_component(self) -> Mesh:
-        """The connected piece with the largest area, without the vertices that only other pieces use.
+        """Return the component with the largest area, without the vertices that only other components use.
 
-        Triangles hang together through shared vertex indices, so the mesh must be welded, as the one from
+        Triangles are connected through shared vertex indices, so the mesh must be welded, as the one from
         :func:`unrender.geometry.isosurface.extract_surface` is. An empty mesh is returned as it is.
         """
         if self.is_empty:
             return self
-        piece = self._face_components()
-        areas = np.bincount(piece, _numpy(self._face_crosses().double().norm(dim=-1)))
-        return self.submesh(torch.from_numpy(piece == int(areas.argmax())).to(self.faces.device))
+        component = self._face_components()
+        areas = np.bincount(component, _numpy(self._face_crosses().double().norm(dim=-1)))
+        return self.submesh(torch.from_numpy(component == int(areas.argmax())).to(self.faces.device))
 
     def submesh(self, keep: Tensor) -> Mesh:
-        """The triangles where the boolean tensor ``keep`` [faces] is true, and the vertices they use, in their old order."""
+        """Return the triangles where the bool tensor ``keep`` [faces] holds, and the vertices they use, in their order."""
         faces, used = _renumbered(self.faces[keep], self.vertices.shape[0])
         uvs, uv_faces = self.uvs, self.uv_faces
         if uvs is not None and uv_faces is not None:
@@ -149,22 +151,22 @@ class Mesh:
         )
 
     def ray_tree(self) -> TriangleTree:
-        """The triangles as :func:`unrender.ops.raster.cast_rays` takes them; it does not follow vertices that move later."""
+        """Return the triangles as :func:`unrender.ops.raster.cast_rays` takes them; it does not follow vertices that move later."""
         return TriangleTree(self.vertices, self.faces)
 
     def to(self, device: torch.device | str) -> Mesh:
-        """The mesh with all its tensors on another device."""
+        """Return the mesh with all its tensors on another device."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
 
     def sample_surface(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "count 3"], Float[Tensor, "count 3"]]:
-        """Points spread evenly over the surface, and the unit normals of the triangles they lie on.
+        """Draw points evenly from the surface, with the unit normals of their triangles.
 
         A triangle is drawn with a probability proportional to its area; inside it x = (1 − √u) a + √u (1 − v) b + √u v c with u, v uniform
         (Turk, Graphics Gems, 1990).
 
         Raises:
-            ValueError: for a mesh without area.
+            ValueError: the mesh has no area.
         """
         crosses = self._face_crosses().double()
         cumulative = crosses.norm(dim=-1).cumsum(0)
@@ -188,19 +190,19 @@ class Mesh:
         return replace(self, colors=colors)
 
     def export(self, path: str | Path, *, z_up: bool = True, material: mesh_files.MaterialArrays | None = None) -> None:
-        """Writes the mesh as .ply, .obj or .glb, whichever the suffix says, so that no half-written file can be seen.
+        """Write the mesh as .ply, .obj or .glb, by the suffix; no half-written file is ever seen.
 
         Texture coordinates go into .obj and .glb, but not into .ply; in a .glb the vertices along their seams are split.
 
         Args:
-            path: where to; an existing file is replaced.
+            path: the file; an existing one is replaced.
             z_up: the mesh's up axis is +Z. A GLB is +Y up by definition and gets a root node that turns it upright; the other formats hold
                 the coordinates as they are.
             material: textures and factors for a .glb; a mesh with textures needs texture coordinates.
 
         Raises:
-            ValueError: for an empty mesh, an unknown suffix, or vertices or texture coordinates that are not finite.
-            FileNotFoundError: when the folder does not exist.
+            ValueError: the mesh is empty, the suffix unknown, or vertices or texture coordinates are not finite.
+            FileNotFoundError: the folder does not exist.
         """
         path = Path(path)
         if self.is_empty:
@@ -213,7 +215,7 @@ class Mesh:
         mesh_files.write(path, arrays, z_up=z_up, material=material)
 
     def _check_rows(self, name: str, columns: int, like: str | None = None) -> None:
-        """[rows, columns], with as many rows as the tensor ``like``."""
+        """Require the shape [rows, columns], with as many rows as the tensor ``like``."""
         tensor = getattr(self, name)
         if tensor is None:
             return
@@ -224,12 +226,12 @@ class Mesh:
             raise ValueError(f"a mesh with {count} {like} needs as many rows of {name}, got {tensor.shape[0]}")
 
     def _face_crosses(self) -> Float[Tensor, "faces 3"]:
-        """(b − a) × (c − a): the outward normal times twice the area."""
+        """Return (b − a) × (c − a), the outward normal times twice the area."""
         a, b, c = self.vertices[self.faces.long()].unbind(1)
         return torch.linalg.cross(b - a, c - a)
 
     def _face_components(self) -> Int[np.ndarray, " faces"]:
-        """The number of the connected piece each triangle belongs to."""
+        """Return the number of the component of each triangle."""
         faces = _numpy(self.faces)
         count = self.vertices.shape[0]
         ends = np.concatenate([faces[:, :2], faces[:, 1:]])
@@ -239,15 +241,17 @@ class Mesh:
 
 
 def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
-    """Reads positions, triangles and vertex colors of a PLY, OBJ, GLB, STL or OFF file, and texture coordinates of an OBJ or a GLB.
+    """Read a PLY, OBJ, GLB, STL or OFF file.
+
+    Positions, triangles and vertex colors are read from each, and texture coordinates from an OBJ or a GLB.
 
     Args:
         path: the file.
         z_up: turn a GLB, which is +Y up by definition, back to +Z up; the other formats are read as they are.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it holds no triangles or cannot be understood.
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no triangles or cannot be understood.
     """
     arrays = mesh_files.read(Path(path), z_up=z_up)
     colors = None if arrays.colors is None else torch.from_numpy(arrays.colors.astype(np.float32))
@@ -259,7 +263,7 @@ def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
 
 
 def _renumbered(faces: Int[Tensor, "faces 3"], count: int) -> tuple[Int[Tensor, "faces 3"], Bool[Tensor, " rows"]]:
-    """The same corners counted among the rows in use, and which of the ``count`` rows these are."""
+    """Renumber corners among the rows in use, and tell which of the ``count`` rows these are."""
     used = torch.zeros(count, dtype=torch.bool, device=faces.device)
     used[faces.reshape(-1).long()] = True
     return (used.cumsum(0) - 1).to(faces.dtype)[faces.long()], used

@@ -66,7 +66,9 @@ def mse(
 def smooth_l1(
     prediction: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], weight: Float[Tensor, " rays"] | None = None
 ) -> Float[Tensor, ""]:
-    """Average d = e² / 2 where e = |p - t| < 1, and e - 1/2 beyond (Huber's loss with β = 1).
+    """Average d = e² / 2 where e = |p - t| < 1, and e - 1/2 beyond.
+
+    This is Huber's loss with β = 1.
 
     >>> smooth_l1(torch.zeros(1, 3), torch.tensor([[0.0, 1.0, 3.0]])).item()
     1.0

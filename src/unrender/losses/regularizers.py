@@ -36,7 +36,9 @@ def eikonal(gradients: Float[Tensor, "samples 3"], weight: Float[Tensor, " sampl
 
 
 def mask_bce(opacity: Float[Tensor, " rays"], mask: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
-    """Average -m log o - (1 - m) log(1 - o), which is least where the opacity is the mask; o is clipped to [0.001, 0.999].
+    """Average -m log o - (1 - m) log(1 - o), which is least where the opacity is the mask.
+
+    The opacity o is clipped to [0.001, 0.999].
 
     Source: Wang et al., NeuS, 2021, eq. 16.
 
@@ -48,7 +50,7 @@ def mask_bce(opacity: Float[Tensor, " rays"], mask: Float[Tensor, " rays"]) -> F
 
 
 def opaque(opacity: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
-    """Average the entropy -o log o - (1 - o) log(1 - o), which is least for rays wholly opaque or wholly clear.
+    """Average the entropy -o log o - (1 - o) log(1 - o), least for opaque and for clear rays.
 
     The opacity o is clipped to [0.001, 0.999].
 

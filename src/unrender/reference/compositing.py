@@ -13,12 +13,12 @@ from unrender.reference.weights import ray_slices
 def composite(
     weights: Float[Tensor, " samples"], values: Float[Tensor, "samples channels"], samples: Samples
 ) -> Float[Tensor, "rays channels"]:
-    """Sum w_k v_k along each ray."""
+    """Add up w_k v_k along each ray."""
     sums = [(weights[ray, None] * values[ray]).sum(dim=0) for ray in ray_slices(samples)]
     return torch.stack(sums) if sums else values.new_zeros(0, values.shape[1])
 
 
 def opacity_and_distance(weights: Float[Tensor, " samples"], samples: Samples) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
-    """Sum w_k and w_k t_k along each ray."""
+    """Add up w_k and w_k t_k along each ray."""
     sums = composite(weights, torch.stack([torch.ones_like(weights), samples.midpoints.to(weights.dtype)], dim=1), samples)
     return sums[:, 0], sums[:, 1]

@@ -10,7 +10,7 @@ from unrender.ops.rays import Samples
 
 
 def distortion(weights: Float[Tensor, " samples"], samples: Samples) -> Float[Tensor, " rays"]:
-    """Σ_ij w_i w_j |m_i - m_j| + 1/3 Σ_i w_i² δ_i of each ray."""
+    """Compute Σ_ij w_i w_j |m_i - m_j| + 1/3 Σ_i w_i² δ_i of each ray."""
     losses = []
     for first, count in zip(samples.first.tolist(), samples.count.tolist(), strict=True):
         part = slice(first, first + count)

@@ -1,4 +1,4 @@
-"""Plain twins of what ``unrender.ops.rays.occupancy`` computes in kernels."""
+"""Plain twins of what the kernels of ``unrender.ops.rays.occupancy`` compute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from unrender.ops.rays import OccupancyGrid
 
 
 def cell_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengths: Float[Tensor, " points"]) -> Int[Tensor, " points"]:
-    """Index of a point's cell, in the finest level whose cube contains it and whose cells are no smaller than its length."""
+    """Return the index of each point's cell.
+
+    It is in the finest level whose cube contains the point and whose cells are no smaller than its length.
+    """
     r = grid.resolution
     reach = positions.abs().amax(dim=1)
     level = torch.zeros(positions.shape[0], dtype=torch.int64)
@@ -26,14 +29,17 @@ def cell_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengths: 
 
 
 def occupied_at(grid: OccupancyGrid, positions: Float[Tensor, "points 3"], lengths: Float[Tensor, " points"]) -> Bool[Tensor, " points"]:
-    """Whether the cell that ``cell_at`` gives is occupied."""
+    """Tell whether the cell that ``cell_at`` returns is occupied."""
     return grid.occupied()[cell_at(grid, positions, lengths)]
 
 
 def seen_cells(
     grid: OccupancyGrid, cameras: Cameras, views: Sequence[int], masks: Sequence[UInt8[Tensor, "_ _"]] | None, margin: float
 ) -> Bool[Tensor, " cells"]:
-    """Cells some camera sees, less those outside the visual hull; for cameras outside the grid that have no distortion."""
+    """Mark the cells that a camera sees, less those outside the visual hull.
+
+    For cameras outside the grid, without distortion.
+    """
     r = grid.resolution
     half = torch.exp2(torch.arange(grid.levels).float()).repeat_interleave(r**3)[:, None, None] / r
     signs = torch.tensor([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])

@@ -17,7 +17,10 @@ def sdf_alpha(
     sharpness: Float[Tensor, ""],
     anneal: float,
 ) -> Float[Tensor, " samples"]:
-    """Compute α = clip((σ(s f₋) - σ(s f₊) + 1e-5) / (σ(s f₋) + 1e-5), 0, 1) with f∓ = f ± h/2; zero where the length is zero."""
+    """Compute α = clip((σ(s f₋) - σ(s f₊) + 1e-5) / (σ(s f₋) + 1e-5), 0, 1).
+
+    f∓ = f ± h/2, and α is zero where the length is zero.
+    """
     descent = torch.relu(0.5 - 0.5 * cosine) * (1.0 - anneal) + torch.relu(-cosine) * anneal
     half = 0.5 * descent * lengths.to(sdf.dtype)
     before = torch.sigmoid(sharpness * (sdf + half))

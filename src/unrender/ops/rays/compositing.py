@@ -200,7 +200,7 @@ class _SummaryTransposed(torch.autograd.Function):
 def composite(
     weights: Float[Tensor, " samples"], values: Float[Tensor, "samples channels"], samples: Samples
 ) -> Float[Tensor, "rays channels"]:
-    """Sum w_k v_k along each ray: the color, normal or feature of a pixel over black.
+    """Add up w_k v_k along each ray: the color, normal or feature of a pixel over black.
 
     Differentiates both. ``values`` may be sample-major or the transposed view of a contiguous feature-major ``[channels, samples]``:
     neither is copied, and the gradient has the same layout. A ray without samples gets zero.
@@ -222,7 +222,7 @@ def composite(
 
 
 def opacity_and_distance(weights: Float[Tensor, " samples"], samples: Samples) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
-    """Sum w_k, the opacity, and w_k t_k along each ray, with t_k the middle of an interval.
+    """Add up w_k, the opacity, and w_k t_k along each ray, with t_k the middle of an interval.
 
     The second sum divided by the first is the mean distance. Differentiates the weights.
 

@@ -89,7 +89,7 @@ def _points_kernel(
 @no_type_check
 @wp.kernel
 def _nearest_kernel(first: int, bits: wp.array(dtype=wp.int32), bricks: int, farthest: int, clearance: wp.array(dtype=wp.int32)):
-    """Write zero for a brick that a ray may not leap over: an occupied one, or one where a finer level decides."""
+    """Write zero for bricks that a ray may not leap over: occupied, or covered by a finer level."""
     brick = first + wp.tid()
     clearance[brick] = farthest
     if (bits[2 * brick] | bits[2 * brick + 1]) != 0:

@@ -85,9 +85,10 @@ def _sdf_opacity(sdf: float, fall: float, sharpness: float):
 @no_type_check
 @wp.func
 def _sdf_slopes(sdf: float, fall: float, sharpness: float):
-    """Return (1 - α, ∂α/∂f / (1 - α), ∂α/∂fall / (1 - α)), with 1 - α = σ(b) / (σ(a) + ε).
+    """Return (1 - α, ∂α/∂f / (1 - α), ∂α/∂fall / (1 - α)).
 
-    From α_a = (1 - α) σ(a) σ(-a) / (σ(a) + ε) and α_b = -(1 - α) σ(-b); their sum is -(1 - α) (σ(a) - σ(b) + ε σ(-a) / (σ(a) + ε)).
+    With 1 - α = σ(b) / (σ(a) + ε), the derivatives are α_a = (1 - α) σ(a) σ(-a) / (σ(a) + ε) and α_b = -(1 - α) σ(-b); their sum is
+    -(1 - α) (σ(a) - σ(b) + ε σ(-a) / (σ(a) + ε)).
     """
     near = _logistic_pair(sharpness * (sdf + 0.5 * fall))
     far = _logistic_pair(sharpness * (sdf - 0.5 * fall))
@@ -205,7 +206,7 @@ def _total_kernel(first: int, parts: wp.array(dtype=wp.float32), total: wp.array
 
 
 def _total(parts: Tensor) -> Tensor:
-    """Sum in float64, with a value that does not depend on the number of threads."""
+    """Add up in float64, with a value that does not depend on the number of threads."""
     if not on_cpu(parts.device):
         return parts.sum(dtype=torch.float64).float()
     total = torch.zeros(1)
