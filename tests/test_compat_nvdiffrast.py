@@ -399,8 +399,11 @@ UV = torch.zeros(1, 4, 4, 2)
         (lambda: dr.RasterizeGLContext(mode="both"), "automatic"),
         (lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST[0], TRI), "rast is float32"),
         (lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST, TRI, RAST[..., :2], "all"), "rast_db is float32"),
-        (lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST, TRI, RAST, [2]), "channel 2"),
-        (lambda: dr.interpolate(torch.zeros(2, 3, 2), RAST, TRI), "2 views"),
+        (
+            lambda: dr.interpolate(torch.zeros(1, 3, 2), RAST, TRI, RAST, [2]),
+            "^interpolate takes channels from -2 to 1 .* attr, got 2",
+        ),
+        (lambda: dr.interpolate(torch.zeros(2, 3, 2), RAST, TRI), "attr of 1 view or of 1, as rast has, got 2"),
         (lambda: dr.interpolate(torch.zeros(1, 3, 2).double(), RAST, TRI), "float32 as attr, got torch.float64"),
         (lambda: dr.texture(COLOR, UV, uv_da=UV), "uv_da"),
         (lambda: dr.texture(COLOR, UV, mip_level_bias=UV), "mip_level_bias"),
@@ -418,7 +421,7 @@ UV = torch.zeros(1, 4, 4, 2)
 def test_wrong_arguments_are_named(call: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         call()
-    names = r"clip_positions|uv_derivatives|(?<!mip_)level_bias|\bmax_level|edge_topology|position_gradient_scale"
+    names = r"clip_positions|build_mips|with_derivatives|uv_derivatives|(?<!mip_)level_bias|\bmax_level|edge_topology|position_gradient"
     assert not re.search(names, str(caught.value))
 
 

@@ -50,8 +50,10 @@ _THEIR_NAMES = {
     "clip positions": "pos",
     "position_gradient_scale": "pos_gradient_boost",
     "edge_topology": "antialias_construct_topology_hash",
+    "build_mips": "texture_construct_mip",
+    "interpolate_with_derivatives": "interpolate",
 }
-"""Our names of arguments, as errors have them, and nvdiffrast's."""
+"""Names of arguments and functions in our errors, and nvdiffrast's names for them."""
 _OUR_NAME = re.compile(r"\b(" + "|".join(_THEIR_NAMES) + r")\b")
 
 
