@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,7 +158,7 @@ def test_distortion_and_lens_are_read(tmp_path: Path) -> None:
     assert load_capture(write_transforms(tmp_path / "d", is_fisheye=True)).cameras.lens == "fisheye"
 
 
-def checked_against_the_ball(capture: Capture, sizes: list[tuple[int, int]], ball: torch.Tensor) -> None:
+def checked_against_the_ball(capture: Capture, sizes: Sequence[tuple[int, int]], ball: torch.Tensor) -> None:
     """Each view has its size and sees the ball where its mask is."""
     assert capture.photos.sizes.tolist() == capture.cameras.sizes.tolist() == [list(size) for size in sizes]
     for view in range(len(capture)):
@@ -170,7 +171,7 @@ def checked_against_the_ball(capture: Capture, sizes: list[tuple[int, int]], bal
 
 def test_frames_may_have_sizes_and_intrinsics_of_their_own(tmp_path: Path) -> None:
     folder = write_transforms(tmp_path / "ball", alpha=True)
-    sizes = [SIZE] * 9
+    sizes: list[tuple[int, int]] = [SIZE] * 9
     content = json.loads((folder / "transforms.json").read_text())
     for k, size, focal in ((2, (24, 36), 50.0), (5, (80, 60), 90.0)):
         photo = ball_photo(opengl_poses(9)[k], size=size, focal=focal)

@@ -272,9 +272,10 @@ class Cameras:
         return pixels, in_camera[:, 2]
 
     def clip_from_camera(self, near: float, far: float) -> Float[Tensor, "views 4 4"]:
-        """Return the projection to clip space, in which x, y and z run from −w to w over the image and from ``near`` to ``far``.
+        """Return the projection to clip space.
 
-        y grows downwards, as the rows of an image do, so row 0 of a raster is the top of the photo. With w = z in the camera,
+        x, y and z run from −w to w over the image and from ``near`` to ``far``. y grows downwards, as the rows of an image do, so row 0 of
+        a raster is the top of the photo. With w = z in the camera,
 
             x / w = 2 (fx x / z + cx) / width − 1
             y / w = 2 (fy y / z + cy) / height − 1
@@ -289,7 +290,7 @@ class Cameras:
             lens = "a fisheye lens" if bool(self.fisheye.any()) else "lens distortion"
             raise ValueError(f"triangles cannot be projected through {lens}: undistort the images first, or render cameras.pinhole(view)")
         if not 0 < near < far:
-            raise ValueError(f"the near plane {near} and the far plane {far} must satisfy 0 < near < far")
+            raise ValueError(f"near is {near} and far is {far}; they must satisfy 0 < near < far")
         fx, fy, cx, cy = self.intrinsics.unbind(-1)
         width, height = self._shared_size() if self.same_size and len(self) else self.sizes.to(fx).unbind(-1)
         zero, one = torch.zeros_like(fx), torch.ones_like(fx)
@@ -354,7 +355,7 @@ class Cameras:
 
 
 def _times(rows: Float[Tensor, "... rows 3"], columns: Float[Tensor, "... 3 columns"]) -> Float[Tensor, "... rows columns"]:
-    """``rows @ columns`` in the type they have: half precision, which autocast would choose, moves points by pixels."""
+    """Multiply in the type of the matrices: half precision, which autocast would choose, moves points by pixels."""
     with torch.autocast(rows.device.type, enabled=False):
         return rows @ columns
 
@@ -384,7 +385,7 @@ def _distorted(in_camera: Float[Tensor, "points 3"], distortion: Float[Tensor, "
 
 
 def _undistorted_perspective(plane: Float[Tensor, "rays 2"], distortion: Float[Tensor, "*#rays 6"]) -> Float[Tensor, "rays 3"]:
-    """Newton's method on both coordinates of the distorted image plane, from the distorted point."""
+    """Invert the polynomial by Newton's method on both coordinates of the image plane, from the distorted point."""
     k1, k2, k3, k4, p1, p2 = distortion.unbind(-1)
     goal_x, goal_y = plane.unbind(-1)
     x, y = goal_x, goal_y
@@ -403,7 +404,7 @@ def _undistorted_perspective(plane: Float[Tensor, "rays 2"], distortion: Float[T
 
 
 def _undistorted_fisheye(plane: Float[Tensor, "rays 2"], distortion: Float[Tensor, "*#rays 6"]) -> Float[Tensor, "rays 3"]:
-    """Newton's method on the angle from the optical axis, which may exceed a right angle."""
+    """Invert the polynomial by Newton's method on the angle from the optical axis, which may exceed a right angle."""
     k1, k2, k3, k4 = distortion[..., :4].unbind(-1)
     goal = plane.norm(dim=-1)
     theta = goal.clamp(max=torch.pi)
@@ -417,12 +418,12 @@ def _undistorted_fisheye(plane: Float[Tensor, "rays 2"], distortion: Float[Tenso
 
 
 def mean_up(cameras: Cameras) -> Float[Tensor, " 3"]:
-    """The mean of the cameras' upward axes; short where they disagree, zero where they cancel."""
+    """Return the mean of the cameras' upward axes; it is short where they disagree and zero where they cancel."""
     return -cameras.world_from_camera[:, :3, 1].mean(0)
 
 
 def orbit_cameras(cameras: Cameras, frames: int) -> Cameras:
-    """A full circle about +Z at the mean height and the mean distance of the given cameras, looking at the origin.
+    """Make a full circle about +Z at the mean height and distance of the cameras, looking at the origin.
 
     With mean distance d and mean height h the circle's radius is √(d² - h²); the lens is the pinhole of the median camera, centered.
 
@@ -441,10 +442,10 @@ def orbit_cameras(cameras: Cameras, frames: int) -> Cameras:
 
 
 def arc_cameras(cameras: Cameras, frames: int) -> Cameras:
-    """An arc about the origin through the middle of cameras on one side of the scene, along the direction in which they spread most.
+    """Make an arc about the origin through the middle of cameras on one side of the scene.
 
-    The arc turns about the axis of least spread (the eigenvector of least eigenvalue of Σ c cᵀ over the camera positions c), as far to both
-    sides as the outermost cameras, and looks at the origin.
+    It follows the direction in which the cameras spread most: it turns about the axis of least spread (the eigenvector of least eigenvalue
+    of Σ c cᵀ over the camera positions c), as far to both sides as the outermost cameras, and looks at the origin.
 
     Raises:
         ValueError: fewer than one frame.
@@ -455,19 +456,19 @@ def arc_cameras(cameras: Cameras, frames: int) -> Cameras:
     axis = torch.where(torch.dot(axis, up) < 0, -axis, axis)
     middle = positions.mean(0)
     middle = normalized(middle) * positions.norm(dim=-1).mean()
-    ahead = normalized(middle - axis * torch.dot(middle, axis))
-    aside = torch.linalg.cross(axis, ahead)
-    reach = torch.atan2(positions @ aside, positions @ ahead)
+    forward = normalized(middle - axis * torch.dot(middle, axis))
+    sideways = torch.linalg.cross(axis, forward)
+    angles = torch.atan2(positions @ sideways, positions @ forward)
     steps = torch.linspace(0, 1, _checked(frames), dtype=positions.dtype, device=positions.device)
-    angle = reach.min() + (reach.max() - reach.min()) * steps
-    turned = torch.cos(angle)[:, None] * ahead + torch.sin(angle)[:, None] * aside
+    angle = angles.min() + (angles.max() - angles.min()) * steps
+    outward = torch.cos(angle)[:, None] * forward + torch.sin(angle)[:, None] * sideways
     along = torch.dot(middle, axis)
-    path = turned * torch.dot(middle, ahead) + axis * along
+    path = outward * torch.dot(middle, forward) + axis * along
     return _path(cameras, look_at(path, torch.zeros_like(up), up if bool(up.norm() > 0.1) else axis))
 
 
 def interpolated_cameras(cameras: Cameras, frames: int, *, keys: int = 12) -> Cameras:
-    """A smooth path through some of the cameras: well-spread ones, visited each time by the nearest that is left.
+    """Make a smooth path through some well-spread cameras, each followed by the nearest that is left.
 
     Positions and rotations follow one Catmull-Rom curve, evaluated as a pyramid of interpolations (Barry and Goldman 1988): straight ones
     between positions, great arcs between rotations. Knots lie the square root of the distance apart, which keeps the curve free of loops.
@@ -495,20 +496,20 @@ def interpolated_cameras(cameras: Cameras, frames: int, *, keys: int = 12) -> Ca
     times = knots[1] + (knots[-2] - knots[1]) * torch.linspace(0, 1, frames, dtype=knots.dtype, device=knots.device)
     segment = (torch.searchsorted(knots, times, right=True) - 1).clamp(1, len(order) - 1)
     levels = torch.stack([knots[segment + offset] for offset in (-1, 0, 1, 2)])
-    place = [positions[segment + offset] for offset in (-1, 0, 1, 2)]
-    turn = [rotations[segment + offset] for offset in (-1, 0, 1, 2)]
+    points = [positions[segment + offset] for offset in (-1, 0, 1, 2)]
+    quaternions = [rotations[segment + offset] for offset in (-1, 0, 1, 2)]
     for starts, ends in (((0, 1, 2), (1, 2, 3)), ((0, 1), (2, 3)), ((1,), (2,))):
         shares = [(times - levels[a]) / (levels[b] - levels[a]) for a, b in zip(starts, ends, strict=True)]
-        place = [torch.lerp(place[k], place[k + 1], share[:, None]) for k, share in enumerate(shares)]
-        turn = [slerp(turn[k], turn[k + 1], share) for k, share in enumerate(shares)]
+        points = [torch.lerp(points[k], points[k + 1], share[:, None]) for k, share in enumerate(shares)]
+        quaternions = [slerp(quaternions[k], quaternions[k + 1], share) for k, share in enumerate(shares)]
     path = torch.eye(4).to(positions).repeat(frames, 1, 1)
-    path[:, :3, :3] = matrix_from_wxyz(turn[0])
-    path[:, :3, 3] = place[0]
+    path[:, :3, :3] = matrix_from_wxyz(quaternions[0])
+    path[:, :3, 3] = points[0]
     return _path(cameras, path)
 
 
 def _tour(positions: Float[Tensor, "views 3"], keys: int) -> Int[Tensor, " keys"]:
-    """Indices of ``keys`` well-spread positions (each the farthest from those before), chained by the nearest that is left."""
+    """Return ``keys`` well-spread positions (each the farthest from those before), chained by the nearest that is left."""
     distances = torch.cdist(positions, positions)
     chosen = [0]
     while len(chosen) < keys:
@@ -526,7 +527,7 @@ def _tour(positions: Float[Tensor, "views 3"], keys: int) -> Int[Tensor, " keys"
 
 def _checked(frames: int) -> int:
     if frames < 1:
-        raise ValueError(f"frames is {frames}; a path needs at least one")
+        raise ValueError(f"frames is {frames}; it must be at least 1")
     return frames
 
 

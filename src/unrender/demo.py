@@ -1,4 +1,4 @@
-"""A capture that needs no camera: an analytic scene, seen from all around, whose shape and colors are known exactly.
+"""A capture made without a camera: photos of an analytic scene whose shape and colors are known exactly.
 
 A rubber duck sits in a striped swimming ring on a tiled plinth. Its surface is the zero set of a signed function, its colors do not depend
 on the direction they are seen from, and edges are antialiased, so a radiance field can fit the photos closely and the result can be
@@ -25,7 +25,7 @@ RADIUS = 0.87
 """The scene lies within this distance of the origin."""
 
 _HIT = 2e-4
-"""A ray that comes this close has met the surface."""
+"""A ray that comes this close hits the surface."""
 
 _MOST_STEPS = 128
 _PIXELS_AT_ONCE = 2**17
@@ -44,18 +44,24 @@ class AnalyticScene:
     """The duck, its ring and the plinth. Points are in the world frame, +Z up; the duck looks along -Y."""
 
     def sdf(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, " points"]:
-        """A lower bound of the distance to the surface, exact in sign: negative inside, of slope at most one, zero on the surface."""
+        """Return a lower bound of the distance to the surface, exact in sign: negative inside.
+
+        Its slope is at most one, and it is zero on the surface.
+        """
         return self._parts(points).amin(1)
 
     def normals(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
-        """Outward unit normals, ∇f / |∇f|, of points on or near the surface."""
+        """Return outward unit normals, ∇f / |∇f|, of points on or near the surface."""
         with torch.enable_grad():
-            moved = points.detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(self.sdf(moved).sum(), moved)
+            leaf = points.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self.sdf(leaf).sum(), leaf)
         return normalized(gradient)
 
     def color(self, points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
-        """Linear light leaving the surface, the same in all directions: albedo × (sun max(n · s, 0) + sky + bounce from the ground)."""
+        """Return linear light that leaves the surface, the same in all directions.
+
+        albedo × (sun max(n · s, 0) + sky + bounce from the ground)
+        """
         sun = normals @ points.new_tensor(_SUN)
         up = 0.5 + 0.5 * normals[:, 2]
         warm, cool, ground = points.new_tensor([[0.74, 0.69, 0.60], [0.50, 0.53, 0.58], [0.32, 0.28, 0.25]])
@@ -63,13 +69,13 @@ class AnalyticScene:
         return (self._albedo(points) * light).clamp(0, 1)
 
     def mesh(self, resolution: int = 256) -> Mesh:
-        """The true surface with its normals and sRGB colors."""
+        """Extract the true surface with its normals and sRGB colors."""
         bare = extract_surface(self.sdf, resolution=resolution, lipschitz=1.0)
         normals = self.normals(bare.vertices)
         return Mesh(bare.vertices, bare.faces, srgb_from_linear(self.color(bare.vertices, normals)), normals)
 
     def _parts(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points parts"]:
-        """Signed distances to the body, the beak, the eyes, the ring, the plinth, and the water in the ring, which leaves no hollow."""
+        """Return signed distances to body, beak, eyes, ring, plinth, and the water that fills the ring."""
         mirrored = torch.stack([points[:, 0].abs(), points[:, 1], points[:, 2]], 1)
         trunk = _ellipsoid(points, (0.0, 0.06, -0.20), (0.33, 0.44, 0.27))
         tail = _ellipsoid(_pitched(points, (0.0, 0.47, -0.06), 0.75), (0.0, 0.0, 0.0), (0.13, 0.21, 0.075))
@@ -91,7 +97,10 @@ class AnalyticScene:
         return torch.stack([body, beak, eyes, ring, plinth, water], 1)
 
     def _albedo(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
-        """Linear reflectance of the nearest part: stripes around the ring, square tiles on the plinth, a spark of white in each eye."""
+        """Return the linear reflectance of the nearest part.
+
+        There are stripes around the ring, square tiles on the plinth, and a spark of white in each eye.
+        """
         part = self._parts(points).argmin(1)
         x, y, z = points.unbind(1)
         plain = points.new_tensor([_YELLOW, _ORANGE, _BLACK, _RED, _RIM, _WATER])[part]
@@ -111,23 +120,23 @@ class AnalyticScene:
 
 
 def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supersampling: int = 2) -> Capture:
-    """Square photos of the scene from all around, with masks, in a world that is also the source frame; every 8th view is held out.
+    """Make square photos of the scene from all around, with masks; every 8th view is held out.
 
-    Cameras stand on a spiral over the part of a sphere between 12 degrees below and 80 degrees above the horizon, look at the origin and
-    have a field of view of 40 degrees. A pixel is the mean over a square of rays: the mask is the share of rays that meet the scene, the
-    color (straight alpha) the mean of the light they carry, encoded as sRGB.
+    The world is also the source frame. Cameras stand on a spiral over the part of a sphere between 12 degrees below and 80 degrees above
+    the horizon, look at the origin, and have a field of view of 40 degrees. A pixel is the mean over a square of rays: the mask is the
+    share of rays that meet the scene, the color (straight alpha) the mean of the light they carry, encoded as sRGB.
 
     Args:
         views: how many photos.
         size: their width and height, in pixels.
-        seed: turns the spiral.
+        seed: of the angle at which the spiral starts.
         supersampling: rays along the side of a pixel.
 
     Raises:
-        ValueError: for counts below one.
+        ValueError: a count is below one.
     """
     if min(views, size, supersampling) < 1:
-        raise ValueError(f"views, size and supersampling must be at least 1, not {views}, {size} and {supersampling}")
+        raise ValueError(f"views, size and supersampling are {views}, {size} and {supersampling}; they must be at least 1")
     cameras = _cameras_around(views, size, seed)
     images = torch.empty(views, size, size, 3, dtype=torch.uint8)
     masks = torch.empty(views, size, size, dtype=torch.uint8)
@@ -154,7 +163,7 @@ def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supers
 def render_demo_views(
     scene: AnalyticScene, cameras: Cameras, *, supersampling: int = 2
 ) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width"]]:
-    """Linear straight-alpha color and coverage of pinhole views; color is black where nothing is covered.
+    """Render linear straight-alpha color and coverage of pinhole views; color is black where nothing is covered.
 
     The scene is sphere traced (Hart, Sphere tracing, 1996) from coarse to fine: a cone through a block of 8 x 8 pixels walks on until the
     surface may lie within it, then the cones of its 2 x 2 pixels start from there, then the rays.
@@ -165,28 +174,28 @@ def render_demo_views(
     corner = torch.stack([row, column], 1).float()
     distance = (cameras.world_from_camera[view, :3, 3].norm(dim=1) - RADIUS).clamp_min(0)
     for side, parts in ((8.0, 4), (2.0, 2 * supersampling)):
-        distance, met, _ = _walk(scene, cameras, view, corner, side, distance)
+        distance, hit, _ = _walk(scene, cameras, view, corner, side, distance)
         inner = torch.cartesian_prod(torch.arange(parts), torch.arange(parts)).reshape(-1, 2) * (side / parts)
-        corner = (corner[met][:, None] + inner).reshape(-1, 2)
-        view, distance = (values[met].repeat_interleave(parts * parts) for values in (view, distance))
+        corner = (corner[hit][:, None] + inner).reshape(-1, 2)
+        view, distance = (values[hit].repeat_interleave(parts * parts) for values in (view, distance))
         kept = (corner < torch.tensor([height, width])).all(1)
         view, corner, distance = view[kept], corner[kept], distance[kept]
-    _, met, points = _walk(scene, cameras, view, corner, 1 / supersampling, distance, as_rays=True)
-    row, column = corner[met].long().unbind(1)
-    pixel = (view[met] * height + row) * width + column
-    light = scene.color(points[met], scene.normals(points[met]))
+    _, hit, points = _walk(scene, cameras, view, corner, 1 / supersampling, distance, as_rays=True)
+    row, column = corner[hit].long().unbind(1)
+    pixel = (view[hit] * height + row) * width + column
+    light = scene.color(points[hit], scene.normals(points[hit]))
     count = torch.zeros(views * height * width).index_add_(0, pixel, torch.ones(len(pixel)))
     color = torch.zeros(len(count), 3).index_add_(0, pixel, light) / count.clamp_min(1)[:, None]
     return color.reshape(views, height, width, 3), (count / supersampling**2).reshape(views, height, width)
 
 
 def _cameras_around(views: int, size: int, seed: int) -> Cameras:
-    """Cameras on a Fibonacci spiral, evenly spread by area, from the top down."""
-    turn = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) * 2 * math.pi
+    """Place cameras on a Fibonacci spiral, evenly spread by area, from the top down."""
+    start = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) * 2 * math.pi
     share = (torch.arange(views, dtype=torch.float64) + 0.5) / views
     highest, lowest = math.sin(math.radians(80)), math.sin(math.radians(-12))
     height = highest + (lowest - highest) * share
-    azimuth = turn + math.pi * (3 - math.sqrt(5)) * torch.arange(views, dtype=torch.float64)
+    azimuth = start + math.pi * (3 - math.sqrt(5)) * torch.arange(views, dtype=torch.float64)
     level = torch.sqrt(1 - height**2)
     outward = torch.stack([level * azimuth.cos(), level * azimuth.sin(), height], 1)
     right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], 1)
@@ -209,9 +218,9 @@ def _walk(
     *,
     as_rays: bool = False,
 ) -> tuple[Float[Tensor, " cones"], Bool[Tensor, " cones"], Float[Tensor, "cones 3"]]:
-    """How far every ray through a square of the image can go at least, whether that is within the scene, and the point on the axis there.
+    """Walk along the cones through squares of the image, as far as no ray in them can hit the scene.
 
-    At a distance t all rays of the cone around the square are within t θ of its axis, so nothing is met while f - t θ is positive; f falls
+    At a distance t all rays of the cone around the square are within t θ of its axis, so nothing is hit while f - t θ is positive; f falls
     by at most one and t θ grows by θ for each unit walked, so (f - t θ) / (1 + θ) can be walked.
 
     Args:
@@ -222,6 +231,9 @@ def _walk(
         side: of the squares, in pixels.
         distance: where the walk begins.
         as_rays: follow the rays through the centers of the squares, θ = 0.
+
+    Returns:
+        The distance walked, whether that is within the scene, and the point on the axis there.
     """
     focal, center = cameras.intrinsics[view, :2], cameras.intrinsics[view, 2:]
     local = torch.cat([(corner.flip(1) + side / 2 - center) / focal, torch.ones(len(corner), 1)], 1)
@@ -246,19 +258,22 @@ def _walk(
 def _ellipsoid(
     points: Float[Tensor, "points 3"], center: tuple[float, float, float], radii: tuple[float, float, float]
 ) -> Float[Tensor, " points"]:
-    """(|x / r| - 1) min r: exact in sign and nowhere steeper than one."""
+    """Compute (|x / r| - 1) min r, exact in sign and nowhere steeper than one."""
     scaled = (points - points.new_tensor(center)) / points.new_tensor(radii)
     return (scaled.norm(dim=1) - 1) * min(radii)
 
 
 def _pitched(points: Float[Tensor, "points 3"], center: tuple[float, float, float], angle: float) -> Float[Tensor, "points 3"]:
-    """Coordinates about ``center``, turned about the x axis: what lies along the new y axis points up by ``angle`` radians."""
+    """Return coordinates about ``center`` whose y axis points up by ``angle`` radians, turned about the x axis."""
     x, y, z = (points - points.new_tensor(center)).unbind(1)
     c, s = math.cos(angle), math.sin(angle)
     return torch.stack([x, c * y + s * z, c * z - s * y], 1)
 
 
 def _blend(a: Float[Tensor, " points"], b: Float[Tensor, " points"], width: float) -> Float[Tensor, " points"]:
-    """A union with a fillet, min(a, b) - h² / (4 width) with h = max(width - |a - b|, 0); no steeper than a and b are."""
+    """Unite with a fillet, no steeper than a and b.
+
+    min(a, b) - h² / (4 width) with h = max(width - |a - b|, 0).
+    """
     overlap = (width - (a - b).abs()).clamp_min(0)
     return torch.minimum(a, b) - overlap**2 / (4 * width)

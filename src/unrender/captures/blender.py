@@ -48,7 +48,7 @@ def read_blender(folder: Path, file: Path, test_every: int) -> Source:
         distortion=torch.cat([part.distortion for part in parts]),
         sizes=torch.cat([part.sizes for part in parts]),
         fisheye=torch.cat([part.fisheye for part in parts]),
-        turns=tuple(turn for part in parts for turn in part.turns),
+        apply_exif=tuple(turn for part in parts for turn in part.apply_exif),
         split=split,
         region=_REGION,
         z_is_up=True,

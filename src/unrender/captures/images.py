@@ -118,7 +118,7 @@ class Images:
         return int(self.sizes.prod(1).sum())
 
     def locate(self, index: Int[Tensor, " samples"]) -> tuple[Int[Tensor, " samples"], Int[Tensor, " samples"]]:
-        """Return the view of each pixel, and its place within that image, of pixels counted through all images in order."""
+        """Return the view and the place within its image of pixels that are counted through all images in order."""
         if self._count_of_each is not None:
             view = index // self._count_of_each
             return view, index - view * self._count_of_each
@@ -168,7 +168,7 @@ class ImageMemory:
 
 
 def physical_memory() -> int:
-    """Return the bytes of memory of this machine, or of the container it is; 8 GB where the system does not tell."""
+    """Return the bytes of memory of this machine or container; 8 GB where the system does not tell."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -226,14 +226,20 @@ def _block_sum(pixels: np.ndarray, block: int) -> np.ndarray:
 
 
 def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """Do ``work`` for every item on a pool of threads and return results in order; the first error in that order is raised."""
+    """Do ``work`` for every item on a pool of threads.
+
+    Results come in order, and the first error in that order is raised.
+    """
     threads = max(1, min(8, os.cpu_count() or 1, len(items)))
     with ThreadPoolExecutor(threads, thread_name_prefix="unrender-read") as pool:
         return list(pool.map(work, items))
 
 
 def _mapped_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Map a new temporary file. Its name is removed at once where the system allows it, so that it ends with the tensor, else at exit."""
+    """Map a new temporary file.
+
+    Its name is removed at once where the system allows it, so that the file ends with the tensor; otherwise at exit.
+    """
     size = int(np.prod(shape)) * dtype.itemsize
     folder = _disk_folder()
     handle, name = tempfile.mkstemp(prefix="unrender-", suffix=".pixels", dir=folder)
@@ -258,5 +264,5 @@ def _mapped_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def _disk_folder() -> str:
-    """TMPDIR, else /var/tmp: the usual folder for temporary files often is memory itself."""
+    """Return TMPDIR, else /var/tmp: the usual folder for temporary files is often kept in memory."""
     return tempfile.gettempdir() if "TMPDIR" in os.environ or not os.path.isdir("/var/tmp") else "/var/tmp"

@@ -189,7 +189,7 @@ def _images(source: Source, downscale: int, use_masks: bool, memory: ImageMemory
         source.sizes,
         downscale=downscale,
         use_alpha=use_masks and source.masks is None,
-        turns=source.turns,
+        apply_exif=source.apply_exif,
         memory=memory,
     )
     left_out: list[Callable[[int], Bool[Tensor, "_ _"] | None]] = []
@@ -228,8 +228,8 @@ def _images(source: Source, downscale: int, use_masks: bool, memory: ImageMemory
 
 def _gray(source: Source, view: int, file: Path, downscale: int) -> UInt8[Tensor, "rows columns"]:
     width, height = source.sizes[view].tolist()
-    size, turn = (width, height), source.turns[view]
-    return torch.tensor(read_mask(file, photo=source.images[view], size=size, downscale=downscale, turn=turn))
+    size, apply_exif = (width, height), source.apply_exif[view]
+    return torch.tensor(read_mask(file, photo=source.images[view], size=size, downscale=downscale, apply_exif=apply_exif))
 
 
 def _cameras(source: Source, poses: Float[Tensor, "views 4 4"], downscale: int, notes: list[str]) -> Cameras:

@@ -1,4 +1,4 @@
-"""Captures in the form of IDR and NeuS: ``image/``, ``mask/`` and projection matrices in ``cameras_sphere.npz`` or ``cameras.npz``.
+"""Captures of IDR and NeuS: ``image/``, ``mask/`` and projection matrices in ``cameras_sphere.npz`` or ``cameras.npz``.
 
 ``world_mat_i`` is [K [R | t]; 0 0 0 1] from the source frame to pixels whose centers are integers, and ``scale_mat_i`` = [s I | c] maps the
 unit sphere around the object to the source frame (DTU: millimeters). The readers of other formats of this family share the decomposition.
@@ -27,7 +27,7 @@ _CENTER = torch.tensor([0.0, 0.0, 0.5, 0.5], dtype=torch.float64)
 """From integer pixel centers to centers at +0.5."""
 
 _MOST_SKEW = 0.5
-"""Pixels that a skewed camera may be off at the border of its image when it is taken for an unskewed one."""
+"""Most pixels by which leaving out the skew may move the border of an image."""
 
 
 def decomposed(projections: Float[Tensor, "views 3 4"]) -> tuple[Float[Tensor, "views 3 3"], Float[Tensor, "views 4 4"]]:
@@ -98,7 +98,7 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
         distortion=torch.zeros(len(images), 6, dtype=torch.float64),
         sizes=sizes,
         fisheye=torch.zeros(len(images), dtype=torch.bool),
-        turns=(True,) * len(images),
+        apply_exif=(True,) * len(images),
         split=held_out(names, test_every),
         source_from_world=scale,
     )
@@ -140,7 +140,7 @@ def _check_similarity(scale: Float[Tensor, "4 4"], file: Path) -> None:
 
 
 def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path) -> list[int]:
-    """Find the camera of each image: in order if there are as many, else by the number that is the image's name."""
+    """Find the camera of each image: in order, or by the number in its name if there are fewer images."""
     if len(images) == len(cameras):
         return list(cameras)
     numbers = [int(image.stem) if image.stem.isdecimal() else -1 for image in images]

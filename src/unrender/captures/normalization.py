@@ -32,7 +32,7 @@ _CHUNK = 8192
 
 _MOST_VIEWS = 40
 _MASK_SIDE = 128
-"""Masks are pooled to about this many pixels before carving: finer than the projection of one cell."""
+"""Masks are pooled to about this many pixels along a side before carving, finer than the projection of one cell."""
 
 _PADDING = 1.1
 
@@ -146,9 +146,10 @@ def normalize(
 
 
 def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | None:
-    """Find the point with the least sum of squared distances to all optical axes, Σ (I - d dᵀ) x = Σ (I - d dᵀ) o.
+    """Find the point nearest to all optical axes.
 
-    None where the axes are nearly parallel, or where the point lies behind most cameras.
+    It has the least sum of squared distances: Σ (I - d dᵀ) x = Σ (I - d dᵀ) o. None where the axes are nearly parallel, or where the point
+    lies behind most cameras.
     """
     origins, axes = poses[:, :3, 3], poses[:, :3, 2]
     across = torch.eye(3).to(poses) - axes[:, :, None] * axes[:, None, :]
@@ -161,11 +162,11 @@ def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | 
 
 
 def visual_hull_box(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]] | None:
-    """Return the lower and upper corner of what the masks leave of [-1, 1]³, cut into 48³ cells; None where they leave nothing.
+    """Return the lower and upper corner of what the masks leave of [-1, 1]³.
 
-    A cell stays if at least half of the views see its center, and at most one view in twenty (a bad mask) sees it farther outside its mask
-    than the cell reaches. Coarser cells are carved first, with fewer views. ``masks`` may be smaller than the images of ``cameras`` by a
-    whole factor.
+    The cube is cut into 48³ cells; the result is None where none is left. A cell stays if at least half of the views see its center, and at
+    most one view in twenty (a bad mask) sees it farther outside its mask than the cell reaches. Coarser cells are carved first, with fewer
+    views. ``masks`` may be smaller than the images of ``cameras`` by a whole factor.
     """
     pooled = [_Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
     cell = 2 / _COARSE_GRID
@@ -197,7 +198,7 @@ class _Silhouette:
         return cls(small, shrink * (width // mask.shape[1]))
 
     def grown(self, pixels: float) -> Bool[Tensor, "rows columns"]:
-        """Dilate the mask by so many pixels of the camera."""
+        """Dilate the mask by ``pixels`` of the camera."""
         steps = min(math.ceil(pixels / self.pixel), max(self.mask.shape))
         mask = F.max_pool2d(self.mask[None], (2 * steps + 1, 1), stride=1, padding=(steps, 0))
         return F.max_pool2d(mask, (1, 2 * steps + 1), stride=1, padding=(0, steps))[0] > 0
@@ -206,7 +207,10 @@ class _Silhouette:
 def _carved_cells(
     centers: Float[Tensor, "cells 3"], cell: float, silhouettes: Sequence[_Silhouette], cameras: Cameras, allowed: int
 ) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
-    """Keep the cells that lie outside of at most ``allowed`` masks, grown by half a cell's diagonal, and count the views that see them."""
+    """Keep the cells that lie outside of at most ``allowed`` masks, and count the views that see them.
+
+    Masks are grown by half a cell's diagonal first.
+    """
     distance = float(cameras.positions.norm(dim=-1).median())
     half_diagonal = cell * math.sqrt(3) / 2 / distance
     # With one image size the largest focal length serves all views; pixels of another size are another measure.
@@ -250,7 +254,10 @@ def _carved(
     rotation: Float[Tensor, "3 3"],
     notes: list[str],
 ) -> tuple[Float[Tensor, " 3"], float]:
-    """Find center and half side of the padded cube around the visual hull within a box; the box itself where nothing is left of it."""
+    """Find center and half side of the padded cube around the visual hull within a box.
+
+    Where nothing is left of the hull, it is the box itself.
+    """
     train = source.split.train
     views = [train[k * len(train) // min(_MOST_VIEWS, len(train))] for k in range(min(_MOST_VIEWS, len(train)))]
     first = (middle, half)

@@ -1,4 +1,4 @@
-"""Normal maps from elsewhere (a predictor, a renderer) as a prior: one image a view, color = (n + 1) / 2."""
+"""Normal maps from elsewhere (a predictor, a renderer) as a prior: one image per view, color = (n + 1) / 2."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def read_normals(
         CaptureError: no such folder, no image that belongs to a view, or an image of another size.
     """
     if not folder.is_dir():
-        raise CaptureError(f"the folder of normals {folder} does not exist; give the folder that holds one image a view")
+        raise CaptureError(f"the folder of normals {folder} does not exist; give the folder that holds one image for each view")
     files = _matched(folder, names)
     found = [view for view, file in enumerate(files) if file is not None]
     if not found:

@@ -57,7 +57,7 @@ use_masks=True, principal_shift=(0.0, 0.0), memory=None)
         Raises:
             TypeError: a name is not an option.
         """
-        plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         if plain.get("normals") is not None:
             plain["normals"] = Path(plain["normals"])
         return cls(**plain)

@@ -29,8 +29,10 @@ def image_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
 
 
-def image_size(path: Path, *, turn: bool = True) -> tuple[int, int]:
-    """Return width and height of an image, with ``turn`` as its EXIF orientation shows it; only the header is read.
+def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
+    """Return width and height of an image as its EXIF orientation shows it, or as it is stored.
+
+    Only the header is read.
 
     Raises:
         CaptureError: the file is missing or is not an image.
@@ -38,12 +40,12 @@ def image_size(path: Path, *, turn: bool = True) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = turn and _exif(image, path).get(_ORIENTATION_TAG, 1) >= 5
+            swapped = apply_exif and _exif(image, path).get(_ORIENTATION_TAG, 1) >= 5
     except FileNotFoundError as error:
         raise CaptureError(f"the image {path} does not exist") from error
     except _BROKEN as error:
         raise CaptureError(f"{path} cannot be read as an image ({error}); replace the file or leave the view out") from error
-    return (height, width) if turned else (width, height)
+    return (height, width) if swapped else (width, height)
 
 
 def _exif(image: Image.Image, path: Path) -> Image.Exif:
@@ -65,7 +67,7 @@ def _has_exif_chunk(png: Path) -> bool:
 
 
 def read_photo(
-    file: Path, *, downscale: int = 1, use_alpha: bool = True, turn: bool = True
+    file: Path, *, downscale: int = 1, use_alpha: bool = True, apply_exif: bool = True
 ) -> tuple[UInt8[ndarray, "rows columns 4"], bool]:
     """Decode a photo to RGBA and average blocks of ``downscale`` x ``downscale`` pixels, colors weighted by alpha.
 
@@ -75,7 +77,7 @@ def read_photo(
         file: the photo.
         downscale: side of a block.
         use_alpha: whether to keep the alpha channel; otherwise alpha is 255.
-        turn: whether to apply the EXIF orientation.
+        apply_exif: whether to apply the EXIF orientation.
 
     Returns:
         The pixels, and whether any of them is transparent.
@@ -83,7 +85,7 @@ def read_photo(
     Raises:
         CaptureError: the file cannot be decoded.
     """
-    image = _decoded(file, turn)
+    image = _decoded(file, apply_exif)
     has_alpha = use_alpha and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info)
     pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
     if not has_alpha:
@@ -97,7 +99,7 @@ def read_photos(
     *,
     downscale: int = 1,
     use_alpha: bool = True,
-    turns: Sequence[bool] | None = None,
+    apply_exif: Sequence[bool] | None = None,
     memory: ImageMemory | None = None,
 ) -> tuple[Images, bool]:
     """Decode photos in threads; see :func:`read_photo`.
@@ -107,7 +109,7 @@ def read_photos(
         sizes: of the photos before downscaling, as :func:`image_size` tells them.
         downscale: side of the blocks of pixels to average.
         use_alpha: whether to keep alpha channels.
-        turns: for each view whether to apply the EXIF orientation, by default to all.
+        apply_exif: for each view whether to apply the EXIF orientation, by default to all.
         memory: decides whether the photos are kept in memory or on disk.
 
     Returns:
@@ -127,15 +129,17 @@ def read_photos(
     photos = (memory or ImageMemory()).empty(sizes // downscale, (4,), torch.uint8)
 
     def read(view: int) -> bool:
-        turn = turns is None or turns[view]
-        pixels, transparent = read_photo(files[view], downscale=downscale, use_alpha=use_alpha, turn=turn)
+        upright = apply_exif is None or apply_exif[view]
+        pixels, transparent = read_photo(files[view], downscale=downscale, use_alpha=use_alpha, apply_exif=upright)
         photos[view].numpy()[:] = pixels
         return transparent
 
     return photos, any(in_threads(read, range(len(files))))
 
 
-def read_mask(file: Path, *, photo: Path, size: tuple[int, int], downscale: int = 1, turn: bool = True) -> UInt8[ndarray, "rows columns"]:
+def read_mask(
+    file: Path, *, photo: Path, size: tuple[int, int], downscale: int = 1, apply_exif: bool = True
+) -> UInt8[ndarray, "rows columns"]:
     """Decode a gray image, 255 where bright, and average blocks of its pixels.
 
     A mask of ones and zeros is stretched to 255. A color mask counts by its luminance, and one that is white all over but has an alpha
@@ -146,12 +150,12 @@ def read_mask(file: Path, *, photo: Path, size: tuple[int, int], downscale: int 
         photo: of the view, for messages.
         size: width and height of the photo before downscaling.
         downscale: side of a block.
-        turn: whether to apply the EXIF orientation.
+        apply_exif: whether to apply the EXIF orientation.
 
     Raises:
         CaptureError: the file cannot be decoded, or its size is not that of the photo.
     """
-    image = _decoded(file, turn)
+    image = _decoded(file, apply_exif)
     if image.size != size:
         raise CaptureError(
             f"the mask {file} is {image.width}x{image.height} but its image {photo.name} is {size[0]}x{size[1]}; "
@@ -165,12 +169,12 @@ def read_mask(file: Path, *, photo: Path, size: tuple[int, int], downscale: int 
     return averaged_gray(gray, downscale)
 
 
-def _decoded(path: Path, turn: bool) -> Image.Image:
+def _decoded(path: Path, apply_exif: bool) -> Image.Image:
     """Decode a whole image to eight bits a channel."""
     try:
         with Image.open(path) as file:
             file.load()
-            image = ImageOps.exif_transpose(file) if turn else file.copy()
+            image = ImageOps.exif_transpose(file) if apply_exif else file.copy()
     except FileNotFoundError as error:
         raise CaptureError(f"the image {path} does not exist") from error
     except _BROKEN as error:

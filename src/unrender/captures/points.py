@@ -20,7 +20,9 @@ def points_file(folder: Path) -> Path | None:
 
 
 def read_points(file: Path) -> Float[Tensor, "points 3"]:
-    """Read the points of a mesh file, or the array ``points`` of an ``.npz`` file; points that are not finite are left out.
+    """Read the points of a mesh file, or the array ``points`` of an ``.npz`` file.
+
+    Points that are not finite are left out.
 
     Raises:
         CaptureError: the file cannot be read.

@@ -48,7 +48,7 @@ class Source:
     sizes: Int[Tensor, "views 2"]
     """Width and height of each photo, int64."""
     fisheye: Bool[Tensor, " views"]
-    turns: tuple[bool, ...]
+    apply_exif: tuple[bool, ...]
     """For each view whether its camera is of the photo as the EXIF orientation shows it; structure from motion often ignores that."""
     split: Split
     masks: tuple[Path, ...] | None = None
@@ -113,7 +113,7 @@ def _what_is_wrong(matrix: Float[Tensor, "3 3"]) -> str:
 
 
 def held_out(names: Sequence[str], every: int) -> Split:
-    """Hold out every ``every``-th view (0, every, 2 every, ...) of the views sorted by name; none if ``every`` is zero.
+    """Hold out every ``every``-th view (0, every, 2 every, ...), sorted by name; none if ``every`` is zero.
 
     >>> held_out(["c", "a", "b"], 2)
     Split(train=(2,), test=(0, 1), rule='every 2nd view, sorted by file name, is held out')

@@ -1,4 +1,4 @@
-"""``transforms.json`` as written by instant-ngp, nerfstudio and their exporters; the frames of Blender captures are read by the same code.
+"""``transforms.json`` of instant-ngp, nerfstudio and their exporters; frames of Blender captures are read by the same code.
 
 Poses are camera-to-world with OpenGL axes (+X right, +Y up, +Z backward) and pixel centers at +0.5. Intrinsics and distortion may be
 global or stand on each frame; a focal length in pixels wins over a field of view.
@@ -51,7 +51,7 @@ class Frames:
     distortion: Float[Tensor, "views 6"]
     sizes: Int[Tensor, "views 2"]
     fisheye: Bool[Tensor, " views"]
-    turns: tuple[bool, ...]
+    apply_exif: tuple[bool, ...]
     notes: tuple[str, ...]
 
 
@@ -77,7 +77,7 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
         distortion=frames.distortion,
         sizes=frames.sizes,
         fisheye=frames.fisheye,
-        turns=frames.turns,
+        apply_exif=frames.apply_exif,
         split=_split(file, content, frames, names, test_every),
         points=read_points(points) if points is not None and points.is_file() else None,
         notes=frames.notes,
@@ -140,7 +140,7 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
     stated = [_stated_size(own, name, file) for own, name in zip(keys, listed, strict=True)]
     sized = [_size(photo, size, file) for photo, size in zip(photos, stated, strict=True)]
     _check_pixels_have_a_size(photos, [size for size, _ in sized], frames, content, file)
-    if not all(turn for _, turn in sized):
+    if not all(apply for _, apply in sized):
         notes.append("the cameras are of the photos as stored, so their EXIF orientation is not applied")
     scaled = {size for (size, _), wanted in zip(sized, stated, strict=True) if wanted not in (None, size)}
     if scaled:
@@ -162,7 +162,7 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
         distortion=torch.tensor(distortion, dtype=torch.float64),
         sizes=torch.tensor([size for size, _ in sized]),
         fisheye=torch.tensor(fisheye),
-        turns=tuple(turn for _, turn in sized),
+        apply_exif=tuple(apply for _, apply in sized),
         notes=tuple(notes),
     )
 
@@ -277,11 +277,14 @@ class _Photo:
 
     @classmethod
     def read(cls, path: Path) -> _Photo:
-        return cls(path, image_size(path), image_size(path, turn=False))
+        return cls(path, image_size(path), image_size(path, apply_exif=False))
 
 
 def _size(photo: _Photo, stated: tuple[float, float] | None, file: Path) -> tuple[tuple[int, int], bool]:
-    """Decide the size of a photo, and whether to turn it as EXIF says: not if only the size before turning is the one the file states."""
+    """Decide the size of a photo, and whether to apply its EXIF orientation.
+
+    It is not applied if only the stored size is the one the file states.
+    """
     if stated is None or _same_shape(stated, photo.shown):
         return photo.shown, True
     if _same_shape(stated, photo.stored):

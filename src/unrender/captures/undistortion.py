@@ -61,7 +61,10 @@ def undistorted(capture: Capture) -> Capture:
 
 
 def _check_field_of_view(camera: Cameras, name: str) -> None:
-    """Refuse a view one of whose borders lies at a right angle to the optical axis or beyond, along the row or column of its center."""
+    """Refuse a view with a border at a right angle to the optical axis, or beyond.
+
+    The border is looked at along the row and the column of the principal point.
+    """
     width, height = camera.sizes[0].tolist()
     cx, cy = camera.intrinsics[0, 2:].tolist()
     border = torch.tensor([[0.0, cy], [width, cy], [cx, 0.0], [cx, height]]).to(camera.intrinsics)
@@ -73,7 +76,7 @@ def _check_field_of_view(camera: Cameras, name: str) -> None:
 def _where_pinhole_pixels_lie(
     cameras: Cameras, straight: Cameras, view: int
 ) -> tuple[Float[Tensor, "1 height width 2"], Bool[Tensor, "height width"]]:
-    """Return where the photo shows each pixel of the pinhole, for ``grid_sample``, and whether all four neighbors are in the photo."""
+    """Return where the photo shows each pixel of the pinhole, for ``grid_sample``, and which of them it reaches."""
     width, height = cameras.sizes[view].tolist()
     rays = straight.image_rays(view)
     pixels, _ = cameras.project(rays.origins + rays.directions, view)

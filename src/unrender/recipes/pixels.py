@@ -14,13 +14,13 @@ from unrender.captures.capture import Capture
 from unrender.captures.images import Images, averaged
 
 _MOST_MAPPED_PIXELS = 2**26
-"""Directions are looked up in maps of up to so many pixels of different lenses (12 bytes each); beyond, each draw computes its own."""
+"""Directions are kept for up to this many pixels of different lenses (12 bytes each); beyond, every draw computes its own."""
 
 Background = Literal["random", "white", "black"]
 
 
 def draw_background(kind: Background, like: Float[Tensor, "rays 3"], generator: torch.Generator) -> Float[Tensor, "rays 3"]:
-    """What stands behind the scene while fitting, one color per ray."""
+    """Draw what stands behind the scene while fitting, one color per ray."""
     if kind == "random":
         return torch.rand(like.shape, generator=generator, device=like.device)
     return torch.full_like(like, 1.0 if kind == "white" else 0.0)
@@ -76,6 +76,7 @@ class PixelSampler:
         self._views = torch.tensor(capture.split.train, device=device)
         self._widths = self._cameras.width if self._cameras.same_size else self._cameras.sizes[:, 0].to(device)
         self._world_from_camera = self._cameras.world_from_camera.float().to(device)
+        self._share_a_lens = self._cameras.share_a_lens
         self._maps: tuple[Tensor, Tensor] | None = None
         lens = self._cameras.lens_of_view
         distinct = {int(number): int(size.prod()) for number, size in zip(lens, self._cameras.sizes, strict=True)}
@@ -124,7 +125,7 @@ class PixelSampler:
         if self._maps is None:
             return self._cameras.rays(view, pixels)
         directions, begin = self._maps
-        in_camera = directions[place if self._cameras.share_a_lens else begin[view] + place]
+        in_camera = directions[place if self._share_a_lens else begin[view] + place]
         pose = self._world_from_camera[view]
         return Rays(origins=pose[:, :3, 3].contiguous(), directions=(pose[:, :3, :3] * in_camera[:, None, :]).sum(-1))
 
@@ -135,7 +136,7 @@ class PixelSampler:
 
 
 def _any_in_block(images: Images, block: int) -> Images:
-    """Tell for blocks of pixels whether any of them is True."""
+    """Tell for each block of pixels whether any of them is True."""
 
     def reduced(image: Tensor) -> Tensor:
         rows, columns = image.shape[0] // block, image.shape[1] // block
@@ -147,7 +148,7 @@ def _any_in_block(images: Images, block: int) -> Images:
 class RayCount:
     """Keeps the number of samples of a step near a target by adapting the number of rays: n ← 0.9 n + 0.1 n target / used.
 
-    The count of the last step is read without waiting for the device: where it has not arrived yet, n stays.
+    The count of the last step is read without waiting for the device; n stays until it has arrived.
     """
 
     def __init__(self, start: int, most: int, target_samples: int) -> None:
@@ -157,7 +158,7 @@ class RayCount:
         self._pending: tuple[Tensor, torch.Event, int] | None = None
 
     def observe(self, used: Tensor) -> None:
-        """Takes the number of samples of the step just started, a tensor of one element on any device."""
+        """Take the number of samples of the step just started, a tensor of one element on any device."""
         if used.device.type == "cpu":  # there it is known at once
             self._adapt(int(used), self.rays)
             return
