@@ -1,4 +1,4 @@
-"""Encodings against plain PyTorch: the twins, and for the hash also one weighted ``embedding_bag`` a level."""
+"""Encodings against plain PyTorch: the twins, and for the hash also one weighted ``embedding_bag`` per level."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unrender.reference import spherical_harmonics_encoding as harmonics_twin
 
 
 def embedding_bag_encode(positions: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
-    """The same linear interpolation by one weighted ``embedding_bag`` over eight rows for each level."""
+    """Interpolate linearly with one weighted ``embedding_bag`` over eight rows per level."""
     corners = torch.tensor([[c & 1, c >> 1 & 1, c >> 2] for c in range(8)], device=positions.device)
     sizes = [end - start for start, end in zip(grid.offsets, grid.offsets[1:], strict=False)]
     columns = []
@@ -34,7 +34,7 @@ def embedding_bag_encode(positions: Tensor, table: Tensor, grid: HashGrid) -> Te
 
 
 def rows(quick: bool) -> list[Row]:
-    """One row for each encoding and direction of differentiation."""
+    """Measure each encoding, forward and backward."""
     points, repeats = (2**14, 3) if quick else (2**17, 7)
     generator, device = torch.Generator("cpu").manual_seed(0), torch.get_default_device()
     grid = HashGrid()

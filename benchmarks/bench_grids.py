@@ -1,4 +1,4 @@
-"""Dense grids, fused perceptrons and the sparse optimizer against what PyTorch has for the same."""
+"""Dense grids, fused perceptrons and the sparse optimizer against their counterparts in PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unrender.reference.grid_lookup import grid_lookup_with_jacobian as twin_wit
 
 
 def rows(quick: bool) -> list[Row]:
-    """Grid lookup forward and back, value with Jacobian, the two perceptrons of ``nerf``, and a step of Adam on a grid."""
+    """Measure grid lookups, values with Jacobian, the two perceptrons of ``nerf``, and a step of Adam on a grid."""
     repeats = 3 if quick else 7
     generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     points = torch.rand(2**15 if quick else 2**17, 3, generator=generator)
@@ -84,7 +84,10 @@ def _perceptrons(count: int, generator: torch.Generator, repeats: int) -> list[R
 
 
 def _optimizer(quick: bool, generator: torch.Generator, repeats: int) -> Row:
-    """A twentieth of the entries has a gradient, in runs of 256, as where a surface crosses a grid."""
+    """Measure Adam where a twentieth of the entries has a gradient.
+
+    They come in runs of 256, as where a surface crosses a grid.
+    """
     size = 2**20 if quick else 2**23
     touched = (torch.rand(size // 256, 1, generator=generator) < 0.05).expand(-1, 256).reshape(-1)
     gradient = torch.randn(size, generator=generator) * touched

@@ -19,7 +19,7 @@ from unrender.ops.encodings import HashGrid, hash_encode, mlp
 
 
 def picture(points: Tensor) -> Tensor:
-    """Rings that get finer towards the edge, and a sharp disc: something smooth and something with an edge."""
+    """Return the color at points: rings that get finer towards the edge, and a sharp disc."""
     x, y = points[:, 0] - 0.5, points[:, 1] - 0.5
     radius = torch.sqrt(x * x + y * y)
     disc = ((x - 0.2) ** 2 + (y + 0.15) ** 2 < 0.01).float()

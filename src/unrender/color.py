@@ -11,7 +11,9 @@ _SRGB_KNEE = 0.04045
 
 
 def linear_from_srgb(srgb: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Light from sRGB code values: c / 12.92 up to 0.04045, ((c + 0.055) / 1.055)^2.4 above (IEC 61966-2-1).
+    """Convert sRGB code values to linear light (IEC 61966-2-1).
+
+    c / 12.92 up to 0.04045, ((c + 0.055) / 1.055)^2.4 above.
 
     >>> linear_from_srgb(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)).round(decimals=4).tolist()
     [0.0, 0.214, 1.0]
@@ -21,9 +23,10 @@ def linear_from_srgb(srgb: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def srgb_from_linear(linear: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """sRGB code values from light: 12.92 c up to 0.0031308, 1.055 c^(1/2.4) - 0.055 above (IEC 61966-2-1); not clamped at one.
+    """Convert linear light to sRGB code values (IEC 61966-2-1); values above one are not clamped.
 
-    The power is taken of values clamped at the knee, because its slope is infinite at zero and would turn a zero cotangent into a NaN.
+    12.92 c up to 0.0031308, 1.055 c^(1/2.4) - 0.055 above. The power is taken of values clamped at the knee, because its slope is
+    infinite at zero and would turn a zero gradient into a NaN.
 
     >>> srgb_from_linear(torch.tensor([0.0, 0.214041, 1.0], dtype=torch.float64)).round(decimals=4).tolist()
     [0.0, 0.5, 1.0]
@@ -35,7 +38,7 @@ def srgb_from_linear(linear: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]
 def over(
     color: Float[Tensor, "*shape channels"], alpha: Float[Tensor, "*shape"], background: Float[Tensor, "*#shape channels"]
 ) -> Float[Tensor, "*shape channels"]:
-    """Straight-alpha color laid over a background: color alpha + background (1 - alpha).
+    """Composite straight-alpha color over a background: color alpha + background (1 - alpha).
 
     >>> over(torch.tensor([[1.0, 0.0, 0.0]]), torch.tensor([0.25]), torch.ones(1, 3)).tolist()
     [[1.0, 0.75, 0.75]]

@@ -1,4 +1,4 @@
-"""Devices and threads: which there are, what they are called, and how many threads kernels and PyTorch may use.
+"""Devices and threads: which ones exist, their names, and how many threads kernels and PyTorch may use.
 
 PyTorch is imported by the functions that need it: a broken installation must still be able to say what is broken.
 """
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 
 class DeviceError(ValueError):
-    """The device that was asked for is not there."""
+    """The requested device does not exist or cannot be used."""
 
 
 def select_device(name: str | None) -> torch.device:
-    """The device to run on: the one named, or the first GPU where there is one, or else the CPU.
+    """Return the device to run on: the one named, else the first GPU, else the CPU.
 
     Args:
-        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or None for the best there is.
+        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or None for a GPU if there is one.
 
     Raises:
-        DeviceError: one sentence that says what is missing and what to do.
+        DeviceError: where the device does not exist, or PyTorch cannot use it; the message says what to do.
 
     >>> select_device("cpu")
     device(type='cpu')
@@ -65,14 +65,14 @@ def select_device(name: str | None) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """What the device is called by its maker."""
+    """Return the product name of a device."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type != "cpu" else processor()
 
 
 def processor() -> str:
-    """The name of the processor and how many cores this process may use."""
+    """Return the name of the processor and how many cores this process may use."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -83,12 +83,12 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores this process may run on."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else (os.cpu_count() or 1)
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """The most memory used so far, in MB (2²⁰ bytes): of the GPU for a GPU fit, else of this process; None where it cannot be known."""
+    """Return the peak memory so far, in MB (2²⁰ bytes): of a GPU, or of this process; None if unknown."""
     import torch
 
     if device.type != "cpu":
@@ -118,17 +118,27 @@ class _Threads:
     kernel_threads: int | None = None
     """Threads of kernels inside :func:`pytorch_on_one_thread`; None outside, where PyTorch's own number holds."""
     users: int = 0
-    """How many :func:`pytorch_on_one_thread` blocks are open, in all threads together."""
+    """Number of open :func:`pytorch_on_one_thread` blocks, of all threads together."""
     as_on_a_gpu: bool = False
     """True inside :func:`as_on_a_gpu`."""
     lock: Any = field(default_factory=threading.Lock)
 
 
+class _Depth(threading.local):
+    """Number of open :func:`pytorch_on_one_thread` blocks of the calling thread."""
+
+    value: int = 0
+
+
 _threads = _Threads()
+_depth = _Depth()
 
 
 def thread_count() -> int:
-    """Return how many threads a kernel may use on a CPU: ``torch.get_num_threads()`` as it is outside :func:`pytorch_on_one_thread`."""
+    """Return how many threads a kernel may use on a CPU.
+
+    It is ``torch.get_num_threads()`` as it is outside of :func:`pytorch_on_one_thread`.
+    """
     import torch
 
     return torch.get_num_threads() if _threads.kernel_threads is None else _threads.kernel_threads
@@ -139,25 +149,31 @@ def pytorch_on_one_thread() -> Iterator[None]:
     """Run PyTorch's own loops on the calling thread inside the block; kernels keep all threads.
 
     The tensors between two kernels of a training step are small: on one thread an operation takes some ten microseconds, while an OpenMP
-    barrier takes milliseconds as soon as anything else runs on one of the cores. Blocks may overlap in several threads: the last one to
-    end restores the number of threads.
+    barrier takes milliseconds as soon as anything else runs on one of the cores. Blocks may overlap in several threads: OpenMP keeps a
+    number of threads for each of them, and each gets it back when its own outermost block ends.
     """
     import torch
 
     with _threads.lock:
+        # Asked in any case: a thread takes PyTorch's number over when it first asks, which would undo what is set below.
+        current = torch.get_num_threads()
         if _threads.users == 0:
-            _threads.kernel_threads = torch.get_num_threads()
+            _threads.kernel_threads = current
         _threads.users += 1
-        torch.set_num_threads(1)
+    _depth.value += 1
+    torch.set_num_threads(1)
     try:
         yield
     finally:
+        _depth.value -= 1
         with _threads.lock:
+            before = _threads.kernel_threads
             _threads.users -= 1
             if _threads.users == 0:
-                assert _threads.kernel_threads is not None
-                torch.set_num_threads(_threads.kernel_threads)
                 _threads.kernel_threads = None
+        assert before is not None
+        if _depth.value == 0:
+            torch.set_num_threads(before)
 
 
 def on_cpu(device: torch.device) -> bool:

@@ -1,6 +1,6 @@
-"""What this machine can do, and what is wrong with it.
+"""Checks of the machine and the installation, each with a finding and advice.
 
-Nothing heavy is imported at the top: a broken installation must still be able to say what is broken.
+PyTorch and Warp are imported by the checks that need them: a broken installation must still be able to say what is broken.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Check:
     good: bool
     finding: str
     advice: str = ""
-    """What to do about it; empty where all is well."""
+    """What to do about it; empty where nothing is wrong."""
 
 
 def examine() -> list[Check]:
-    """Every check, in the order in which one failing explains the next."""
+    """Run every check; where one fails, it explains the failures after it."""
     checks = [_python(), _system(), _cores(), _memory()]
     torch_check = _guarded(_torch, "PyTorch", "reinstall it: pip install --force-reinstall torch")
     warp_check = _guarded(_warp, "Warp", "reinstall it: pip install --force-reinstall warp-lang")
@@ -37,7 +37,7 @@ def examine() -> list[Check]:
     if torch_check.good:
         checks.append(_guarded(_gpu_in_torch, "GPU in PyTorch", "leave --device out to run on the CPU"))
     if torch_check.good and warp_check.good:
-        checks.append(_guarded(_warp_cache, "kernel cache of Warp", "set WARP_CACHE_PATH to a folder that can be written"))
+        checks.append(_guarded(_warp_cache, "kernel cache of Warp", "set WARP_CACHE_PATH to a writable folder"))
         checks += _device_checks()
     checks.append(_guarded(_ffmpeg, "ffmpeg", "reinstall it: pip install --force-reinstall imageio-ffmpeg"))
     checks.append(_working_folder())
@@ -45,7 +45,7 @@ def examine() -> list[Check]:
 
 
 def _guarded(check: Callable[[], Check], what: str, advice: str) -> Check:
-    """Whatever a check raises becomes its finding: a doctor does not faint."""
+    """Run a check and turn whatever it raises into its finding."""
     try:
         return check()
     except Exception as error:
@@ -69,10 +69,10 @@ def _memory() -> Check:
     try:
         pages, page = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError, AttributeError):
-        return Check(True, "memory: this system does not tell")
+        return Check(True, "memory: unknown on this system")
     total = pages * page / 2**30
     good = total >= 4.0
-    return Check(good, f"{total:.1f} GB of memory", "" if good else "a fit wants 4 GB; use --downscale 2 and few views")
+    return Check(good, f"{total:.1f} GB of memory", "" if good else "a fit needs 4 GB; use --downscale 2 and few views")
 
 
 def _torch() -> Check:
@@ -81,7 +81,7 @@ def _torch() -> Check:
     build = "without CUDA" if torch.version.cuda is None else f"with CUDA {torch.version.cuda}"
     value = float((torch.eye(3) * 2.0).sum())
     if value != 6.0:
-        return Check(False, f"PyTorch {torch.__version__} computes wrongly (6 became {value})", "reinstall it")
+        return Check(False, f"PyTorch {torch.__version__} computes wrong results ({value} instead of 6)", "reinstall it")
     return Check(True, f"PyTorch {torch.__version__}, built {build}, {torch.get_num_threads()} threads")
 
 
@@ -100,10 +100,10 @@ def _gpu_in_torch() -> Check:
     driver = shutil.which("nvidia-smi") is not None
     if driver and torch.version.cuda is None:
         advice = "install a CUDA build: https://pytorch.org/get-started"
-        return Check(False, "an NVIDIA driver is here, but PyTorch is built without CUDA", advice)
+        return Check(False, "there is an NVIDIA driver, but PyTorch is built without CUDA", advice)
     if driver:
         advice = "run nvidia-smi; the driver may be older than PyTorch's CUDA"
-        return Check(False, "an NVIDIA driver is here, but PyTorch finds no GPU", advice)
+        return Check(False, "there is an NVIDIA driver, but PyTorch finds no GPU", advice)
     return Check(True, "no NVIDIA GPU: fits run on the CPU")
 
 
@@ -115,17 +115,17 @@ def _warp_cache() -> Check:
     folder = Path(str(wp.config.kernel_cache_dir))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
-        return Check(True, f"kernel cache of Warp at {folder} can be written")
+        return Check(True, f"kernel cache of Warp at {folder} is writable")
 
 
 def _device_checks() -> list[Check]:
-    """Compiles and runs one small kernel on every device, on PyTorch's own memory."""
+    """Compile and run one small kernel on every device, on PyTorch's own memory."""
     import torch
 
     devices = [torch.device("cpu")]
     if torch.cuda.is_available():
         devices += [torch.device(select_device("cuda").type, k) for k in range(torch.cuda.device_count())]
-    advice = "a compiler is not needed; look for a read-only kernel cache or, on a GPU, a driver older than Warp's CUDA"
+    advice = "look for a read-only kernel cache or, on a GPU, for a driver older than Warp's CUDA; no compiler is needed"
     return [_guarded(lambda device=device: _run_kernel(device), f"a kernel on {device}", advice) for device in devices]
 
 
@@ -135,7 +135,7 @@ def _run_kernel(device: Any) -> Check:
     import torch
     import warp as wp
 
-    import unrender.ops.kernels.launch as launcher
+    from unrender.ops.kernels.launch import launch
 
     @no_type_check
     @wp.kernel(module="unique", enable_backward=False)
@@ -146,7 +146,7 @@ def _run_kernel(device: Any) -> Check:
     x = torch.arange(5000, dtype=torch.float32, device=device)
     y = torch.zeros_like(x)
     started = time.perf_counter()
-    launcher.launch(double, x.numel(), [x, y], torch.device(device))
+    launch(double, x.numel(), [x, y], torch.device(device))
     if not torch.equal(y, 2.0 * x):
         return Check(False, f"a kernel on {device} ran but its result is wrong", "empty the kernel cache and try again")
     return Check(True, f"a kernel on {device} compiled and ran in {time.perf_counter() - started:.1f} s")
@@ -161,4 +161,5 @@ def _ffmpeg() -> Check:
 def _working_folder() -> Check:
     free = shutil.disk_usage(".").free / 2**30
     good = os.access(".", os.W_OK) and free > 0.5
-    return Check(good, f"working folder {Path.cwd()}: {free:.1f} GB free", "" if good else "runs go to ./runs; give --out another folder")
+    advice = "" if good else "runs go to ./runs; choose another folder with --out"
+    return Check(good, f"working folder {Path.cwd()}: {free:.1f} GB free", advice)

@@ -1,4 +1,4 @@
-"""Small guards against undefined arithmetic, each with the reason for its constant."""
+"""Guards against undefined arithmetic, each with the reason for its constant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALLEST_PIVOT = 1e-6
 
 
 def normalized(vectors: Float[Tensor, "*shape axes"]) -> Float[Tensor, "*shape axes"]:
-    """Vectors of unit length, v / |v|; the zero vector stays zero and has a finite gradient.
+    """Normalize vectors, v / |v|; the zero vector stays zero and has a finite gradient.
 
     >>> normalized(torch.tensor([[3.0, 0.0, 4.0], [0.0, 0.0, 0.0]])).tolist()
     [[0.6000000238418579, 0.0, 0.800000011920929], [0.0, 0.0, 0.0]]
@@ -24,7 +24,7 @@ def normalized(vectors: Float[Tensor, "*shape axes"]) -> Float[Tensor, "*shape a
 
 
 def away_from_zero(values: Float[Tensor, "*shape"], smallest: float) -> Float[Tensor, "*shape"]:
-    """The values, with magnitudes below ``smallest`` raised to it (zero counts as positive).
+    """Raise magnitudes below ``smallest`` to it; zero counts as positive.
 
     >>> away_from_zero(torch.tensor([2.0, -0.25, 0.0]), 0.5).tolist()
     [2.0, -0.5, 0.5]

@@ -36,7 +36,7 @@ C3_2 = math.sqrt(105 / (16 * math.pi))
 
 
 def real_spherical_harmonics(directions: Float[Tensor, "*shape 3"], degree: int = LARGEST_DEGREE) -> Float[Tensor, "*shape {degree**2}"]:
-    """The first ``degree`` bands at unit directions, the polynomials of the module in that order.
+    """Evaluate the first ``degree`` bands at unit directions, in the order of the module.
 
     Args:
         directions: unit vectors of any floating dtype; their length is not checked.
@@ -46,7 +46,7 @@ def real_spherical_harmonics(directions: Float[Tensor, "*shape 3"], degree: int 
         ``degree^2`` values per direction. Derivatives are those of the polynomials as written, in all of space.
 
     Raises:
-        ValueError: ``degree`` out of range.
+        ValueError: for a ``degree`` out of range.
 
     >>> real_spherical_harmonics(torch.tensor([0.0, 0.0, 1.0]), 2)
     tensor([0.2821, -0.0000, 0.4886, -0.0000])
@@ -65,6 +65,6 @@ def real_spherical_harmonics(directions: Float[Tensor, "*shape 3"], degree: int 
 
 
 def check_degree(degree: int) -> None:
-    """Raises ValueError unless there are polynomials for that many bands."""
+    """Require a number of bands that there are polynomials for."""
     if not 1 <= degree <= LARGEST_DEGREE:
-        raise ValueError(f"Spherical harmonics: degree must be from 1 to {LARGEST_DEGREE} bands, but got {degree}.")
+        raise ValueError(f"spherical harmonics take 1 to {LARGEST_DEGREE} bands as degree, got {degree}")

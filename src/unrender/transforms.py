@@ -10,7 +10,7 @@ from unrender.numerics import normalized
 
 
 def matrix_from_wxyz(wxyz: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 3 3"]:
-    """The rotation matrix of a quaternion, which is normalized first. q and -q give the same matrix.
+    """Return the rotation matrix of a quaternion, which is normalized first; q and -q give the same matrix.
 
     >>> matrix_from_wxyz(torch.tensor([0.0, 0.0, 0.0, 1.0])).tolist()  # half a turn about z
     [[-1.0, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, 0.0, 1.0]]
@@ -25,7 +25,7 @@ def matrix_from_wxyz(wxyz: Float[Tensor, "*shape 4"]) -> Float[Tensor, "*shape 3
 
 
 def wxyz_from_matrix(rotation: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "*shape 4"]:
-    """The unit quaternion of a rotation matrix, with w >= 0.
+    """Return the unit quaternion of a rotation matrix, with w >= 0.
 
     Each row of the symmetric matrix 4 q qᵀ is a multiple of q; the row with the largest diagonal element is the one without cancellation.
 
@@ -53,7 +53,7 @@ def wxyz_from_matrix(rotation: Float[Tensor, "*shape 3 3"]) -> Float[Tensor, "*s
 def slerp(
     start: Float[Tensor, "*shape 4"], end: Float[Tensor, "*shape 4"], fraction: Float[Tensor, " *#shape"] | float
 ) -> Float[Tensor, "*shape 4"]:
-    """The unit quaternion at ``fraction`` of the shorter great arc from ``start`` to ``end``; outside [0, 1] it goes on along that arc.
+    """Interpolate unit quaternions along the shorter great arc; outside [0, 1] the arc is continued.
 
     sin((1 - t) θ) / sin θ start + sin(t θ) / sin θ end (Shoemake 1985); below θ = 1e-4, where sin θ cancels, the straight line.
 
@@ -79,9 +79,9 @@ def slerp(
 def look_at(
     position: Float[Tensor, "*shape 3"], target: Float[Tensor, "*#shape 3"], up: Float[Tensor, "*#shape 3"]
 ) -> Float[Tensor, "*shape 4 4"]:
-    """``world_from_camera`` (+X right, +Y down, +Z forward) of a camera at ``position`` with ``target`` in its center and ``up`` upright.
+    """Return ``world_from_camera`` of a camera that looks at a target, with ``up`` upright.
 
-    Where the camera looks along ``up``, another upright direction is taken.
+    Its axes are +X right, +Y down, +Z forward. Where the camera looks along ``up``, another upright direction is taken.
 
     >>> look_at(torch.tensor([0.0, -4.0, 0.0]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))[:3, :3].tolist()
     [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]
@@ -99,7 +99,9 @@ def look_at(
 
 
 def rotation_between(start: Float[Tensor, " 3"], end: Float[Tensor, " 3"]) -> Float[Tensor, "3 3"]:
-    """The smallest rotation R with R start = end, for two directions; half a turn about x or y where they are opposite.
+    """Return the smallest rotation that takes one direction to another, R start = end.
+
+    Opposite directions are half a turn about x or y apart.
 
     >>> z, y = torch.tensor([0.0, 0.0, 1.0]), torch.tensor([0.0, 1.0, 0.0])
     >>> (rotation_between(z, y) @ z).round(decimals=4).tolist()
@@ -114,7 +116,7 @@ def rotation_between(start: Float[Tensor, " 3"], end: Float[Tensor, " 3"]) -> Fl
 
 
 def similarity(center: Float[Tensor, " 3"], radius: float, rotation: Float[Tensor, "3 3"]) -> Float[Tensor, "4 4"]:
-    """[radius rotation | center].
+    """Return the similarity [radius rotation | center].
 
     >>> similarity(torch.tensor([1.0, 2.0, 3.0]), 2.0, torch.eye(3)).tolist()[0]
     [2.0, 0.0, 0.0, 1.0]
@@ -126,12 +128,15 @@ def similarity(center: Float[Tensor, " 3"], radius: float, rotation: Float[Tenso
 
 
 def scale_of(matrix: Float[Tensor, "4 4"]) -> float:
-    """The factor by which a similarity lengthens: the cube root of its determinant."""
+    """Return the factor by which a similarity scales lengths: the cube root of its determinant."""
     return float(torch.linalg.det(matrix[:3, :3])) ** (1 / 3)
 
 
 def inverse_similarity(matrix: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:
-    """[s R | c]⁻¹ = [Rᵀ / s | -Rᵀ c / s], without a general inverse's rounding."""
+    """Invert a similarity without the rounding of a general inverse.
+
+    [s R | c]⁻¹ = [Rᵀ / s | -Rᵀ c / s].
+    """
     linear = matrix[:3, :3].T / scale_of(matrix) ** 2
     inverse = torch.eye(4).to(matrix)
     inverse[:3, :3] = linear
@@ -140,4 +145,5 @@ def inverse_similarity(matrix: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:
 
 
 def transformed(points: Float[Tensor, "points 3"], matrix: Float[Tensor, "4 4"]) -> Float[Tensor, "points 3"]:
+    """Apply a 4 x 4 matrix to points."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]

@@ -1,4 +1,4 @@
-"""Help with words that nothing knows."""
+"""Suggestions for misspelled words."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
-    """The nearest known word as the end of a sentence, or all of them.
+    """Return the nearest known word, or all of them, as the end of an error message.
 
     >>> suggestion("nues", ["nerf", "neus"])
     "did you mean 'neus'?"

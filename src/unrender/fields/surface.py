@@ -57,7 +57,9 @@ class SurfaceField(nn.Module, ABC):
 
     @abstractmethod
     def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
-        """Return the signed distance at the middle of each interval and its slope along the ray, for the weights of a rendering.
+        """Return the signed distance at the middle of each interval and its slope along the ray.
+
+        The weights of a rendering follow from both.
 
         Args:
             samples: the intervals.

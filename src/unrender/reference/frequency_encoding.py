@@ -1,4 +1,4 @@
-"""Frequency (positional) encoding in plain PyTorch."""
+"""Frequency (positional) encoding in plain PyTorch: the twin of :mod:`unrender.ops.encodings.frequency_encoding`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ def frequency_encode(
     *,
     active_frequencies: float | None = None,
 ) -> Float[Tensor, "points columns"]:
-    """Sines and cosines of the coordinates in octaves; see :func:`unrender.ops.encodings.frequency_encode`.
+    """Compute sines and cosines of the coordinates in octaves; see :func:`unrender.ops.encodings.frequency_encode`.
 
-    Any floating dtype; differentiable as often as one likes.
+    Any floating dtype; differentiable any number of times.
     """
     active = float(frequencies) if active_frequencies is None else active_frequencies
     columns = [positions] if include_input else []

@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def grid_lookup(positions: Float[Tensor, "points 3"], grid: Float[Tensor, "Z Y X C"]) -> Float[Tensor, "points C"]:
-    """value(x) = Σ over corners of Π over axes (f or 1 - f) times the corner's vector; the border value continues outside."""
+    """Interpolate a dense grid of vectors trilinearly; the border value continues outside.
+
+    value(x) = Σ over corners of Π over axes (f or 1 - f) times the corner's vector.
+    """
     last = torch.tensor([grid.shape[2] - 1, grid.shape[1] - 1, grid.shape[0] - 1], dtype=positions.dtype, device=positions.device)
     u = positions.nan_to_num(nan=-1.0).clamp(0, 1) * last
     corner = torch.minimum(u.detach().floor(), last - 1)
@@ -28,7 +31,7 @@ def grid_lookup(positions: Float[Tensor, "points 3"], grid: Float[Tensor, "Z Y X
 def grid_lookup_with_jacobian(
     positions: Float[Tensor, "points 3"], grid: Float[Tensor, "Z Y X C"]
 ) -> tuple[Float[Tensor, "points C"], Float[Tensor, "points C 3"]]:
-    """The values and their derivative to the position, the latter by automatic differentiation, channel by channel."""
+    """Compute the values and, by automatic differentiation of each channel, their derivative to the position."""
     with torch.enable_grad():
         x = positions if positions.requires_grad else positions.detach().requires_grad_()
         values = grid_lookup(x, grid)

@@ -1,4 +1,4 @@
-"""Multiresolution hash encoding level by level and corner by corner: the twin of :mod:`unrender.ops.encodings.hash_encoding`."""
+"""Multiresolution hash encoding, level by level and corner by corner: the twin of :mod:`unrender.ops.encodings.hash_encoding`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def hash_encode(
     *,
     active_levels: int | None = None,
 ) -> Float[Tensor, "points columns"]:
-    """Interpolated features of every level of a multiresolution hash grid; see :func:`unrender.ops.encodings.hash_encode`.
+    """Interpolate the features of every level of a hash grid; see :func:`unrender.ops.encodings.hash_encode`.
 
-    Any floating dtype, the same for positions and table; differentiable as often as one likes.
+    Any floating dtype, the same for positions and table; differentiable any number of times.
     """
     entries = [end - start for start, end in zip(grid.offsets, grid.offsets[1:], strict=False)]
     columns = []
@@ -41,7 +41,7 @@ def hash_encode(
 
 
 def corner_index(corner: Int[Tensor, "points 3"], resolution: int, entries: int) -> Int[Tensor, " points"]:
-    """Row, within its level, that holds the features of a lattice corner.
+    """Return the row, within its level, of the features of a lattice corner.
 
     Dense, ``x + y R + z R^2``, if the level has an entry for each of the ``R^3`` corners; hashed otherwise. Unsigned 32-bit arithmetic in
     both cases, then modulo the entries of the level: a corner beyond the lattice wraps around.

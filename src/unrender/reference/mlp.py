@@ -16,7 +16,10 @@ def mlp(
     per_ray: Float[Tensor, "rays units"] | None = None,
     ray_index: Int[Tensor, " samples"] | None = None,
 ) -> Float[Tensor, "samples outputs"]:
-    """h_0 = inputs, h_1 = relu(W_1 h_0 + b_1 + per_ray[ray_index]), h_l = relu(W_l h_{l-1} + b_l), result = W_L h_{L-1} + b_L."""
+    """Apply a perceptron with ReLU between its layers and a linear last layer.
+
+    h_0 = inputs, h_1 = relu(W_1 h_0 + b_1 + per_ray[ray_index]), h_l = relu(W_l h_{l-1} + b_l), result = W_L h_{L-1} + b_L.
+    """
     x = inputs
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         x = x @ weight.t() + bias

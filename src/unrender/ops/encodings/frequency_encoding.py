@@ -193,8 +193,9 @@ def frequency_encode(
     *,
     active_frequencies: float | None = None,
 ) -> Float[Tensor, "points columns"]:
-    """Compute sines and cosines of the coordinates in octaves, w_k sin(2^k x) and w_k cos(2^k x) for k = 0 .. frequencies - 1.
+    """Compute sines and cosines of the coordinates in octaves.
 
+        w_k sin(2^k x), w_k cos(2^k x),     k = 0 .. frequencies - 1,
         w_k = 0 where a <= k,    (1 - cos(pi (a - k))) / 2 where k < a < k + 1,    1 beyond,      a = active_frequencies
 
     There is no pi in the angle: coordinates are radians of the lowest octave.

@@ -205,7 +205,7 @@ class _FusedMlp(torch.autograd.Function):
         with_inputs = ctx.needs_input_grad[0]
         grad_x = torch.empty_like(x) if with_inputs else x.new_empty(1)
         grad_weights = x.new_empty(chunks, packed[0].shape[0])
-        rays = Rays()
+        rays, grad_rays, carries = Rays(), None, None
         if per_ray is not None:
             added, carries = _padded_rows(per_ray), x.new_empty(chunks, _padded(per_ray.shape[1]))
             grad_rays = torch.zeros_like(added)
@@ -215,7 +215,7 @@ class _FusedMlp(torch.autograd.Function):
         arguments = [_network(weights, *packed), rays, count, _CHUNK, x.view(-1), ready.view(-1), with_inputs]
         launch(_backward_kernel, chunks, [*arguments, grad_x.view(-1), grad_weights.view(-1)], x.device, pieces=chunks)
         grad_per_ray = None
-        if per_ray is not None:
+        if grad_rays is not None and carries is not None:
             begins = ray_index[::_CHUNK]
             carried = begins >= 0
             grad_rays.index_add_(0, begins[carried], carries[carried])

@@ -1,0 +1,116 @@
+"""Devices and threads: how overlapping blocks share the thread policy, and what is imported before it is needed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from unrender.devices import DeviceError, as_on_a_gpu, on_cpu, pytorch_on_one_thread, select_device, thread_count, usable_cores, versions
+
+HEAVY = ("torch", "warp", "numpy", "PIL", "trimesh", "jaxtyping", "tyro", "rich")
+
+
+def imported_by(code: str) -> set[str]:
+    """The heavy packages that are loaded in a fresh process after some code."""
+    report = f"{code}\nimport sys\nprint('loaded:', *[name for name in {HEAVY!r} if name in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", report], check=True, capture_output=True, text=True, timeout=300)
+    return set(run.stdout.rsplit("loaded:", 1)[1].split())
+
+
+def test_a_block_runs_pytorch_on_one_thread_and_kernels_on_all() -> None:
+    with pytorch_on_one_thread():
+        assert torch.get_num_threads() == 1 and thread_count() == 2
+        with pytorch_on_one_thread():
+            assert torch.get_num_threads() == 1 and thread_count() == 2
+        assert torch.get_num_threads() == 1 and thread_count() == 2
+    assert torch.get_num_threads() == 2 and thread_count() == 2
+
+
+def test_an_error_inside_a_block_restores_the_threads() -> None:
+    with pytest.raises(KeyError), pytorch_on_one_thread():
+        raise KeyError
+    assert torch.get_num_threads() == 2 and thread_count() == 2
+
+
+def test_blocks_that_overlap_in_several_threads_restore_the_number_of_threads() -> None:
+    """The first to begin is the first to end, as where a viewer's thread renders past the end of a fit."""
+    entered, left = threading.Event(), threading.Event()
+    seen: list[tuple[int, int]] = []
+
+    def outlive() -> None:
+        with pytorch_on_one_thread():
+            entered.set()
+            left.wait(timeout=60)
+            seen.append((torch.get_num_threads(), thread_count()))
+
+    viewer = threading.Thread(target=outlive)
+    with pytorch_on_one_thread():
+        viewer.start()
+        assert entered.wait(timeout=60)
+    assert torch.get_num_threads() == 2 and thread_count() == 2  # the block of the other thread is still open
+    left.set()
+    viewer.join()
+    assert seen == [(1, 2)]
+    assert torch.get_num_threads() == 2 and thread_count() == 2
+
+
+def test_the_number_of_threads_set_between_two_blocks_is_kept() -> None:
+    with pytorch_on_one_thread():
+        pass
+    torch.set_num_threads(3)
+    try:
+        with pytorch_on_one_thread():
+            assert thread_count() == 3
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(2)
+
+
+@pytest.mark.cpu
+def test_a_cpu_is_served_as_a_gpu_inside_the_block_alone() -> None:
+    device = torch.device("cpu")
+    with pytest.raises(KeyError), as_on_a_gpu():
+        assert not on_cpu(device)
+        raise KeyError
+    assert on_cpu(device)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpu", "there is no device 'gpu'; choose cpu, cuda or cuda:1"),
+        ("cdua", "there is no device 'cdua'; did you mean cuda?"),
+        ("cpu:1", "there is no device 'cpu:1'"),
+        ("cuda:x", "there is no device 'cuda:x'"),
+    ],
+)
+def test_a_device_that_does_not_exist_is_refused(name: str, message: str) -> None:
+    with pytest.raises(DeviceError) as refused:
+        select_device(name)
+    assert str(refused.value).startswith(message)
+
+
+def test_versions_are_those_of_the_imported_packages() -> None:
+    import warp
+
+    found = versions()
+    assert found["torch"] == torch.__version__ and found["warp"] == warp.__version__
+    assert set(found) == {"unrender", "torch", "warp", "numpy", "python"}
+    assert usable_cores() >= 1
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    assert imported_by("import unrender") == set()
+
+
+def test_help_needs_neither_pytorch_nor_warp() -> None:
+    loaded = imported_by("from unrender.cli.main import main\nassert main(['--help']) == 0 and main(['--version']) == 0")
+    assert not loaded & {"torch", "warp", "numpy", "PIL", "trimesh"}
+
+
+def test_the_doctor_is_imported_without_pytorch() -> None:
+    assert imported_by("import unrender.doctor, unrender.devices, unrender.words") == set()
