@@ -58,10 +58,10 @@ assert len(found) == 4 and all(torch.equal(a, b) for k in found for a, b in zip(
 """
 
 
-@pytest.mark.parametrize("pieces", [None, 1, 7])
-def test_every_item_is_visited_once(pieces: int | None) -> None:
+@pytest.mark.parametrize("chunks", [None, 1, 7])
+def test_every_item_is_visited_once(chunks: int | None) -> None:
     values = torch.zeros(10_001, dtype=torch.int32)
-    launch(_count_kernel, 10_001, [3, values], CPU, pieces=pieces)
+    launch(_count_kernel, 10_001, [3, values], CPU, chunks=chunks)
     assert torch.equal(values, 3 * torch.arange(10_001, dtype=torch.int32))
 
 
@@ -70,7 +70,7 @@ def test_several_threads_may_launch_at_once() -> None:
 
     def fill(k: int) -> None:
         for _ in range(20):
-            launch(_count_kernel, 5_000, [k, results[k]], CPU, pieces=4)
+            launch(_count_kernel, 5_000, [k, results[k]], CPU, chunks=4)
 
     threads = [threading.Thread(target=fill, args=(k,)) for k in range(8)]
     for thread in threads:

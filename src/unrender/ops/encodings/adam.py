@@ -138,7 +138,7 @@ class Adam(torch.optim.Optimizer):
         count = parameter.numel()
         items = -(-count // block)
         flat = [tensor.detach().view(-1) for tensor in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])]
-        launch(_update_kernel, items, [rule, count, block, skip, *flat], parameter.device, pieces=items)
+        launch(_update_kernel, items, [rule, count, block, skip, *flat], parameter.device, chunks=items)
 
 
 def _rule(group: dict[str, Any], number: int) -> Any:

@@ -139,7 +139,7 @@ def _launch_runs(kernel: Any, octaves: Any, arguments: list[Any], result: Tensor
     run = _RUN if on_cpu(device) else 1
     runs = -(-count // run)
     flat = [a.view(-1) if isinstance(a, Tensor) else a for a in (*arguments, result)]
-    launch(kernel, runs, [run, count, octaves, *flat], device, pieces=max(1, min(thread_count(), runs // 2)))
+    launch(kernel, runs, [run, count, octaves, *flat], device, chunks=max(1, min(thread_count(), runs // 2)))
 
 
 class _Encoding(torch.autograd.Function):

@@ -193,7 +193,7 @@ def _launch_blocks(kernel: Any, grid: Tensor, positions: Tensor, *arrays: Tensor
     block = _BLOCK if on_cpu(device) else 1
     items = (count + block - 1) // block
     flat = [array.view(-1) for array in (grid, positions, *arrays)]
-    launch(kernel, items, [_sizes(grid.shape), *flat, count, block, *(array.view(-1) for array in result)], device, pieces=items)
+    launch(kernel, items, [_sizes(grid.shape), *flat, count, block, *(array.view(-1) for array in result)], device, chunks=items)
 
 
 def _grid_gradient(positions: Tensor, grid: Tensor, grad_values: Tensor, grad_jacobian: Tensor | None) -> Tensor:
@@ -207,7 +207,7 @@ def _grid_gradient(positions: Tensor, grid: Tensor, grad_values: Tensor, grad_ja
         slabs, items, block = 1, count, 1
     flat = [array.view(-1) for array in (positions, grad_values, grad_jacobian if with_jacobian else grad_values)]
     arguments = [_sizes(grid.shape), *flat, with_jacobian, count, slabs, block, grad_grid.view(-1)]
-    launch(_scatter_kernel, items, arguments, positions.device, pieces=items)
+    launch(_scatter_kernel, items, arguments, positions.device, chunks=items)
     return grad_grid
 
 

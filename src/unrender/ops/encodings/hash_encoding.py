@@ -78,8 +78,8 @@ def _gather_sum(lookup: _Lookup, positions: Tensor, table: Tensor, directions: T
     run_length = _run_length(count, -(-4 * thread_count() // lookup.levels))
     runs = -(-count // run_length)
     items = lookup.levels * runs
-    pieces = max(1, min(items, lookup.levels * count // (8 * _SHORTEST_RUN)))
-    launch(gather_cpu, items, [runs, run_length, lookup.levels, *arguments], device, pieces=pieces)
+    chunks = max(1, min(items, lookup.levels * count // (8 * _SHORTEST_RUN)))
+    launch(gather_cpu, items, [runs, run_length, lookup.levels, *arguments], device, chunks=chunks)
     return result
 
 
@@ -91,7 +91,7 @@ def _scatter_sum(lookup: _Lookup, positions: Tensor, grad: Tensor, dtype: torch.
         launch(scatter_cuda, lookup.levels * positions.shape[1], [*arguments, result.view(-1)], device)
         return result.to(dtype)
     result = empty((grid.entries, grid.features), torch.float32, device)  # the kernel clears a level before it adds to it
-    launch(scatter_cpu, grid.levels, [grid.levels, lookup.levels, *arguments, result.view(-1)], device, pieces=grid.levels)
+    launch(scatter_cpu, grid.levels, [grid.levels, lookup.levels, *arguments, result.view(-1)], device, chunks=grid.levels)
     return result
 
 
@@ -106,7 +106,7 @@ def _slope_sum(lookup: _Lookup, positions: Tensor, table: Tensor, grad: Tensor, 
         return result
     run_length = _run_length(count, thread_count())  # long runs: each goes through all tables once
     runs = -(-count // run_length)
-    launch(slope_cpu, runs, [run_length, *arguments], device, pieces=runs)
+    launch(slope_cpu, runs, [run_length, *arguments], device, chunks=runs)
     return result
 
 

@@ -190,7 +190,7 @@ class _FusedMlp(torch.autograd.Function):
             rays.added, rays.index = added.data_ptr(), ray_index.data_ptr()
         chunks = -(-count // _CHUNK)
         arguments = [_network(weights, *packed), rays, count, _CHUNK, x.view(-1), y.view(-1)]
-        launch(_forward_kernel, chunks, arguments, x.device, pieces=chunks)
+        launch(_forward_kernel, chunks, arguments, x.device, chunks=chunks)
         ctx.save_for_backward(x, per_ray, ray_index, *parameters)
         return y
 
@@ -213,7 +213,7 @@ class _FusedMlp(torch.autograd.Function):
             rays.gradients, rays.carries = grad_rays.data_ptr(), carries.data_ptr()
         ready = grad_y.contiguous()
         arguments = [_network(weights, *packed), rays, count, _CHUNK, x.view(-1), ready.view(-1), with_inputs]
-        launch(_backward_kernel, chunks, [*arguments, grad_x.view(-1), grad_weights.view(-1)], x.device, pieces=chunks)
+        launch(_backward_kernel, chunks, [*arguments, grad_x.view(-1), grad_weights.view(-1)], x.device, chunks=chunks)
         grad_per_ray = None
         if grad_rays is not None and carries is not None:
             begins = ray_index[::_CHUNK]

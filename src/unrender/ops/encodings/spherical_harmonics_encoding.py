@@ -78,7 +78,7 @@ def _launch_runs(kernel: Any, degree: int, *arrays: Tensor) -> None:
     run = _RUN if on_cpu(device) else 1
     runs = -(-count // run)
     flat = [array.view(-1) for array in arrays]
-    launch(kernel, runs, [run, count, degree, *flat], device, pieces=max(1, min(thread_count(), runs // 8)))
+    launch(kernel, runs, [run, count, degree, *flat], device, chunks=max(1, min(thread_count(), runs // 8)))
 
 
 class _Values(torch.autograd.Function):

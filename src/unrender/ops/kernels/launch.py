@@ -6,7 +6,7 @@ dimension, which run on ``torch.get_num_threads()`` threads. On a GPU it is one 
 Every kernel takes the index of its first work item as its first argument, ``first: int``, and starts with ``i = first + wp.tid()``.
 
 Warp's ``atomic_add`` is not atomic between CPU threads. A kernel that scatters must therefore own its destination: a work item is then one
-destination (a level, a ray, a tile), and ``pieces`` says into how many chunks to cut.
+destination (a level, a ray, a tile), and ``chunks`` says how finely to cut.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def address(tensor: Tensor | None, dtype: torch.dtype) -> int:
     return tensor.data_ptr()
 
 
-def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, pieces: int | None = None) -> None:
+def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, chunks: int | None = None) -> None:
     """Run ``kernel`` for work items ``0 <= i < count``.
 
     Args:
@@ -110,7 +110,7 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         count: number of work items; zero does nothing.
         arguments: what follows ``first``: contiguous tensors, numbers, Warp structs.
         device: where the tensors live.
-        pieces: into how many chunks a CPU cuts the work. By default one per thread, which suits many equal items; pass ``count`` if each
+        chunks: how many parts a CPU cuts the work into. By default one per thread, which suits many equal items; pass ``count`` if each
             item is long, or if they differ in length.
     """
     if count == 0:
@@ -122,10 +122,10 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         return
     plain = not on_cpu(device)
     threads = 1 if plain else thread_count()
-    if pieces is None or plain:
-        pieces = min(threads, max(1, count // _SMALLEST_CHUNK))
-    pieces = min(pieces, count)
-    bounds = [count * k // pieces for k in range(pieces + 1)]
+    if chunks is None or plain:
+        chunks = min(threads, max(1, count // _SMALLEST_CHUNK))
+    chunks = min(chunks, count)
+    bounds = [count * k // chunks for k in range(chunks + 1)]
     # Warp checks the types and sizes of arrays, which takes longer than all the rest of a launch. So let it check only the first launch
     # with these types, a launch with a size that it would refuse, and a generic kernel, which it chooses by the types.
     known = _signatures_known_to(kernel)
@@ -137,7 +137,7 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
     def run(k: int) -> None:
         wp.launch(kernel, dim=bounds[k + 1] - bounds[k], inputs=[bounds[k], *ready], device="cpu")
 
-    run_in_threads(run, pieces, threads)
+    run_in_threads(run, chunks, threads)
     known.add(signature)
 
 
@@ -154,14 +154,14 @@ def _signatures_known_to(kernel: Any) -> _Signatures:
     return _known_signatures[kernel]
 
 
-def run_in_threads(work: Callable[[int], None], pieces: int, threads: int) -> None:
-    """Call ``work(k)`` for ``0 <= k < pieces`` on this thread and others, which each take the next free ``k``."""
-    helpers = min(threads, pieces) - 1
+def run_in_threads(work: Callable[[int], None], chunks: int, threads: int) -> None:
+    """Call ``work(k)`` for ``0 <= k < chunks`` on this thread and others, which each take the next free ``k``."""
+    helpers = min(threads, chunks) - 1
     if helpers <= 0:
-        for k in range(pieces):
+        for k in range(chunks):
             work(k)
         return
-    counter = iter(range(pieces))
+    counter = iter(range(chunks))
     lock = threading.Lock()
 
     def drain() -> None:

@@ -177,7 +177,7 @@ def build_levels(texels: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
     if on_cpu(texels.device):
         pyramid = _pyramid([texels, *above])
         for first_level, end_level, bands in _groups(sizes, texels.numel()):
-            launch(_build_kernel, bands, [pyramid, first_level, end_level, bands], texels.device, pieces=bands)
+            launch(_build_kernel, bands, [pyramid, first_level, end_level, bands], texels.device, chunks=bands)
     else:
         for below, level in zip([texels, *above], above, strict=False):
             launch(_build_level_kernel, level.numel(), [_as_images(below), level.view(-1)], texels.device)
@@ -206,7 +206,7 @@ def pull_to_base(grad_levels: Sequence[Tensor], sizes: list[tuple[int, int]], wr
     if on_cpu(base.device):
         pyramid = _pyramid(grad_levels, written)
         for first_level, end_level, bands in reversed(_groups(sizes, base.numel())):
-            launch(_pull_kernel, bands, [pyramid, first_level, end_level, bands], base.device, pieces=bands)
+            launch(_pull_kernel, bands, [pyramid, first_level, end_level, bands], base.device, chunks=bands)
     else:
         for level in range(len(grad_levels) - 1, 0, -1):
             below = grad_levels[level - 1]

@@ -107,7 +107,7 @@ class _Antialias(torch.autograd.Function):
         if on_cpu(color.device):
             found = _find_crossings(scene, face.shape, color.device)
             views = face.shape[0]
-            launch(blend_crossings_kernel, views, [scene, found.crossings(), picture], color.device, pieces=views)
+            launch(blend_crossings_kernel, views, [scene, found.crossings(), picture], color.device, chunks=views)
             ctx.save_for_backward(color, positions, faces, *found)
         else:
             launch(pixels_kernel, face.numel(), [scene, picture], color.device)
@@ -128,7 +128,7 @@ class _Antialias(torch.autograd.Function):
         if on_cpu(color.device):
             found, views = _Found(*rest), color.shape[0]
             if grad_color is not None:
-                launch(color_gradients_kernel, views, [scene, found.crossings(), picture], color.device, pieces=views)
+                launch(color_gradients_kernel, views, [scene, found.crossings(), picture], color.device, chunks=views)
             if grad_positions is not None:
                 _add_position_gradients(scene, found, picture, views, grad_positions)
         else:
@@ -177,7 +177,7 @@ def _find_crossings(scene: Any, grid: Sequence[int], device: torch.device) -> _F
     crossings = Crossings()
     crossings.edge, crossings.place = address(edge, torch.int32), address(place, torch.int32)
     crossings.alpha, crossings.count = address(alpha, torch.float32), address(count, torch.int32)
-    launch(list_crossings_kernel, views * bands, [scene, crossings], device, pieces=_chunks(views * bands))
+    launch(list_crossings_kernel, views * bands, [scene, crossings], device, chunks=_chunks(views * bands))
     first = torch.cat([torch.zeros(1, dtype=torch.int64, device=device), count.cumsum(0)])
     view, band = torch.arange(views, device=device)[:, None], torch.arange(bands, device=device)
     begin = 2 * width * (view * height + band * _BAND_ROWS).flatten()
@@ -189,11 +189,11 @@ def _add_position_gradients(scene: Any, found: _Found, picture: Any, views: int,
     lists, device = found.first.shape[0] - 1, grad_positions.device
     crossings = found.crossings()
     shares = torch.empty(6 * found.edge.shape[0], dtype=torch.float32, device=device)
-    launch(share_crossings_kernel, lists, [scene, crossings, picture, shares], device, pieces=_chunks(lists))
+    launch(share_crossings_kernel, lists, [scene, crossings, picture, shares], device, chunks=_chunks(lists))
     # Views with vertices of their own are added in parallel; vertices that all views share get all shares in order.
     owners = views if grad_positions.ndim == 3 else 1
     arguments = [scene, crossings, lists // owners, shares, grad_positions.view(-1)]
-    launch(add_shares_kernel, owners, arguments, device, pieces=owners)
+    launch(add_shares_kernel, owners, arguments, device, chunks=owners)
 
 
 def antialias(

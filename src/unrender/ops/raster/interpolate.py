@@ -183,7 +183,7 @@ class _Interpolate(torch.autograd.Function):
         values = weights.new_empty(*face.shape, pixels.column_count * directions)
         range_bits = face.new_empty(count if shift >= 0 else 0)
         items, block = blocks(count, _SMALLEST_BLOCK, device)
-        launch(_values_kernel, items, [pixels, count, block, values.view(-1), range_bits], device, pieces=items)
+        launch(_values_kernel, items, [pixels, count, block, values.view(-1), range_bits], device, chunks=items)
         ctx.directions, ctx.shift = directions, shift
         ctx.save_for_backward(face, faces, columns, attributes, weights, range_bits)
         return values
@@ -200,7 +200,7 @@ class _Interpolate(torch.autograd.Function):
         if ctx.needs_input_grad[5]:
             grad_weights = torch.empty_like(weights)
             items, block = blocks(count, _SMALLEST_BLOCK, device)
-            launch(_weight_gradients_kernel, items, [pixels, count, block, grad_values, grad_weights.view(-1)], device, pieces=items)
+            launch(_weight_gradients_kernel, items, [pixels, count, block, grad_values, grad_weights.view(-1)], device, chunks=items)
         if ctx.needs_input_grad[4]:
             by_range = shift >= 0
             chunks = 1 if by_range else COPIES if on_cpu(device) else count
@@ -209,7 +209,7 @@ class _Interpolate(torch.autograd.Function):
             elements_per_copy = attributes.numel() if len(copies) > 1 else 0
             items = chunks * ranges if count else 0
             arguments = [pixels, count, chunks, ranges, elements_per_copy, grad_values, range_bits, copies.view(-1)]
-            launch(_scatter_kernel, items, arguments, device, pieces=items)
+            launch(_scatter_kernel, items, arguments, device, chunks=items)
             grad_attributes = copies[0]
             for copy in copies[1:]:
                 grad_attributes += copy

@@ -146,11 +146,11 @@ def _forward_on_cpu(triangles: Any, pixels: Any, ranges: Tensor, sizes: _Sizes) 
         stride = min(items, _ITEMS_PER_THREAD * thread_count())
         bands.items, bands.stride = items, stride
         padded = -(-items // stride) * stride
-        launch(bands_kernel, padded, [triangles, pixels, bands, ranges, rows, ends, listed], device, pieces=stride)
+        launch(bands_kernel, padded, [triangles, pixels, bands, ranges, rows, ends, listed], device, chunks=stride)
 
 
 def _launch_in_chunks(kernel: Any, items: int, arguments: list[Any], device: torch.device) -> None:
-    launch(kernel, items, arguments, device, pieces=min(items, _ITEMS_PER_THREAD * thread_count()))
+    launch(kernel, items, arguments, device, chunks=min(items, _ITEMS_PER_THREAD * thread_count()))
 
 
 def _forward_on_gpu(triangles: Any, pixels: Any, ranges: Tensor, sizes: _Sizes) -> None:
@@ -186,7 +186,7 @@ def _backward_on_cpu(triangles: Any, gradients: Any, sizes: _Sizes, device: torc
     partial = zeros((groups, count, sizes.vertices, 4), device)
     gradients.grad_positions = address(partial, torch.float32)
     items = groups * count
-    launch(partial_sums_kernel, items, [triangles, gradients, count, rows_of_group], device, pieces=min(items, COPIES))
+    launch(partial_sums_kernel, items, [triangles, gradients, count, rows_of_group], device, chunks=min(items, COPIES))
     grad_positions = partial[:, 0]
     for k in range(1, count):
         grad_positions = grad_positions + partial[:, k]

@@ -156,7 +156,7 @@ class TriangleTree:
             units = torch.where(usable, exact / torch.where(usable, length, 1.0), 0.0).contiguous()
             flat = [self._corners, self._sphere, origins.detach().contiguous().view(-1), units.view(-1)]
             launch(_cast_kernel, rays, [wp.uint64(self._tree.id), *flat, float(min_distance), any_hit, hits.view(-1), faces], device,
-                   pieces=(rays + 1023) // 1024)  # fmt: skip
+                   chunks=(rays + 1023) // 1024)  # fmt: skip
         return hits, faces
 
 

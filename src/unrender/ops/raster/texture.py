@@ -104,7 +104,7 @@ class _Texture(torch.autograd.Function):
         bands_read = uv.new_empty(count if notes_bands else 0, dtype=torch.int32)
         items, block = blocks(count, _SMALLEST_BLOCK, uv.device)
         lookup = _describe(settings, levels, uv, derivatives, bias, bands if notes_bands else 1)
-        launch(kernels.values_kernel, items, [lookup, count, block, values.view(-1), chosen_level, bands_read], uv.device, pieces=items)
+        launch(kernels.values_kernel, items, [lookup, count, block, values.view(-1), chosen_level, bands_read], uv.device, chunks=items)
         ctx.settings, ctx.bands, ctx.has = settings, bands, (derivatives is not None, bias is not None)
         given = [tensor for tensor in (derivatives, bias) if tensor is not None]
         ctx.save_for_backward(uv, chosen_level, bands_read, *given, *levels)
@@ -151,7 +151,7 @@ def _gradients_to_samples(
         outputs = [nothing if grad is None else grad.view(-1) for grad in grads]
         lookup = _describe(settings, levels, uv, derivatives, bias, 1)
         arguments = [lookup, count, block, wanted, grad_values.view(-1), chosen_level, *outputs]
-        launch(kernels.sample_gradients_kernel, items, arguments, uv.device, pieces=items)
+        launch(kernels.sample_gradients_kernel, items, arguments, uv.device, chunks=items)
     return grads
 
 
@@ -175,7 +175,7 @@ def _gradients_to_levels(
     lookup = _describe(settings, levels, uv, None, None, max(bands, 1))
     items = chunks * max(bands, 1) if count else 0
     arguments = [lookup, count, chunks, grad_values.view(-1), chosen_level, bands_read, target]
-    launch(kernels.scatter_kernel, items, arguments, device, pieces=items)
+    launch(kernels.scatter_kernel, items, arguments, device, chunks=items)
     if copies is not None:
         for copy in copies[1:]:
             copies[0] += copy

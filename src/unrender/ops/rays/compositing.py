@@ -137,7 +137,7 @@ class _Composite(torch.autograd.Function):
         flat, sample_stride, channel_stride = _flat(values)
         sums = torch.empty(samples.count.shape[0], values.shape[1], device=values.device)
         arguments = [samples.arrays, weights, flat, sample_stride, channel_stride, sums]
-        launch(_composite_kernel, sums.shape[0], arguments, values.device, pieces=chunk_count(samples))
+        launch(_composite_kernel, sums.shape[0], arguments, values.device, chunks=chunk_count(samples))
         ctx.samples = samples
         ctx.save_for_backward(weights, values)
         return sums
@@ -154,7 +154,7 @@ class _CompositeGradient(torch.autograd.Function):
         grad_weights = torch.zeros_like(weights)
         grad_values = torch.zeros_like(flat)
         arguments = [samples.arrays, weights, flat, sample_stride, channel_stride, grad_sums, grad_weights, grad_values]
-        launch(_composite_adjoint_kernel, samples.count.shape[0], arguments, values.device, pieces=chunk_count(samples))
+        launch(_composite_adjoint_kernel, samples.count.shape[0], arguments, values.device, chunks=chunk_count(samples))
         ctx.samples = samples
         ctx.save_for_backward(grad_sums, weights, values)
         return grad_weights, grad_values.as_strided(values.shape, (sample_stride, channel_stride))
@@ -174,7 +174,7 @@ class _Summary(torch.autograd.Function):
         opacity = torch.empty(samples.count.shape[0], device=weights.device)
         distance = torch.empty_like(opacity)
         arguments = [samples.arrays, weights, opacity, distance]
-        launch(_summary_kernel, opacity.shape[0], arguments, weights.device, pieces=chunk_count(samples))
+        launch(_summary_kernel, opacity.shape[0], arguments, weights.device, chunks=chunk_count(samples))
         ctx.samples = samples
         return opacity, distance
 
@@ -188,7 +188,7 @@ class _SummaryTransposed(torch.autograd.Function):
     def forward(ctx: Any, grad_opacity: Tensor, grad_distance: Tensor, samples: Samples) -> Tensor:
         grad_weights = torch.zeros_like(samples.starts)
         arguments = [samples.arrays, grad_opacity, grad_distance, grad_weights]
-        launch(_summary_adjoint_kernel, samples.count.shape[0], arguments, grad_weights.device, pieces=chunk_count(samples))
+        launch(_summary_adjoint_kernel, samples.count.shape[0], arguments, grad_weights.device, chunks=chunk_count(samples))
         ctx.samples = samples
         return grad_weights
 

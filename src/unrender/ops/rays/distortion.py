@@ -81,7 +81,7 @@ class _Distortion(torch.autograd.Function):
     def forward(ctx: Any, weights: Tensor, samples: Samples) -> Tensor:
         loss = torch.empty(samples.count.shape[0], device=weights.device)
         arguments = [samples.arrays, weights, loss]
-        launch(_distortion_kernel, loss.shape[0], arguments, weights.device, pieces=chunk_count(samples))
+        launch(_distortion_kernel, loss.shape[0], arguments, weights.device, chunks=chunk_count(samples))
         ctx.samples = samples
         ctx.save_for_backward(weights)
         return loss
@@ -98,7 +98,7 @@ class _DistortionGradient(torch.autograd.Function):
     def forward(ctx: Any, grad_loss: Tensor, weights: Tensor, samples: Samples) -> Tensor:
         grad_weights = torch.zeros_like(weights)
         arguments = [samples.arrays, weights, grad_loss, grad_weights]
-        launch(_distortion_adjoint_kernel, samples.count.shape[0], arguments, weights.device, pieces=chunk_count(samples))
+        launch(_distortion_adjoint_kernel, samples.count.shape[0], arguments, weights.device, chunks=chunk_count(samples))
         ctx.samples = samples
         ctx.save_for_backward(grad_loss, weights)
         return grad_weights

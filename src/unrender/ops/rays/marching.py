@@ -242,7 +242,7 @@ def march(
 
     chunks = max(1, number // _RAYS_PER_CHUNK) if on_cpu(device) else None
     shared = [segments, cells, float(step), float(cone_angle), max_samples_per_ray or 0]
-    launch(_march_kernel, number, [*shared, 0, recorded, counted], device, pieces=chunks)
+    launch(_march_kernel, number, [*shared, 0, recorded, counted], device, chunks=chunks)
     samples = allocate_samples(counts, capacity)
-    launch(_march_kernel, number, [*shared, 1, recorded, samples.arrays], device, pieces=chunks)
+    launch(_march_kernel, number, [*shared, 1, recorded, samples.arrays], device, chunks=chunks)
     return samples

@@ -85,13 +85,13 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | N
     check_capacity(capacity, "prune")
     counts = torch.zeros_like(samples.count)
     chunks = chunk_count(samples)
-    launch(_keep_count_kernel, counts.shape[0], [samples.arrays, flags, counts], device, pieces=chunks)
+    launch(_keep_count_kernel, counts.shape[0], [samples.arrays, flags, counts], device, chunks=chunks)
     if on_cpu(device):
         capacity = None
     elif capacity is None:
         capacity = size
     kept = allocate_samples(counts, capacity)
-    launch(_keep_kernel, counts.shape[0], [samples.arrays, flags, kept.arrays], device, pieces=chunks)
+    launch(_keep_kernel, counts.shape[0], [samples.arrays, flags, kept.arrays], device, chunks=chunks)
     return kept
 
 
@@ -123,5 +123,5 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
     if capacity is None and not on_cpu(device):
         raise ValueError("ray_range takes a capacity on a GPU, where counting the samples would wait for the device; pass capacity=...")
     part = allocate_samples((end - begin).clamp_min(0), capacity)
-    launch(_range_kernel, rays, [samples.arrays, begin, part.arrays], device, pieces=chunk_count(samples))
+    launch(_range_kernel, rays, [samples.arrays, begin, part.arrays], device, chunks=chunk_count(samples))
     return part

@@ -282,7 +282,7 @@ class _PositionsTransposed(torch.autograd.Function):
         grad_origins = torch.empty(samples.count.shape[0], 3, device=grad_positions.device)
         grad_directions = torch.empty_like(grad_origins)
         arguments = [samples.arrays, grad_positions, grad_origins, grad_directions]
-        launch(_positions_adjoint_kernel, grad_origins.shape[0], arguments, grad_positions.device, pieces=chunk_count(samples))
+        launch(_positions_adjoint_kernel, grad_origins.shape[0], arguments, grad_positions.device, chunks=chunk_count(samples))
         return grad_origins, grad_directions
 
     @staticmethod
@@ -311,7 +311,7 @@ class RaySum(torch.autograd.Function):
         ctx.samples = samples
         per_ray = torch.empty(samples.count.shape[0], per_sample.shape[1], device=per_sample.device)
         arguments = [samples.arrays, per_sample, per_ray]
-        launch(_ray_sum_kernel, per_ray.shape[0], arguments, per_sample.device, pieces=chunk_count(samples))
+        launch(_ray_sum_kernel, per_ray.shape[0], arguments, per_sample.device, chunks=chunk_count(samples))
         return per_ray
 
     @staticmethod

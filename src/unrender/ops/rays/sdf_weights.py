@@ -241,7 +241,7 @@ class _SdfWeights(torch.autograd.Function):
         weights = torch.zeros_like(sdf)
         surface = filled(SurfaceArrays, sdf=sdf, cosine=cosine, sharpness=sharpness, anneal=anneal)
         arguments = [samples.arrays, surface, early_stop, weights]
-        launch(_sdf_weights_kernel, samples.count.shape[0], arguments, sdf.device, pieces=chunk_count(samples))
+        launch(_sdf_weights_kernel, samples.count.shape[0], arguments, sdf.device, chunks=chunk_count(samples))
         ctx.samples, ctx.anneal, ctx.early_stop = samples, anneal, early_stop
         ctx.save_for_backward(sdf, cosine, sharpness, weights)
         return weights
@@ -258,7 +258,7 @@ class _SdfWeights(torch.autograd.Function):
             *(samples.arrays, surface, ctx.early_stop, weights, grads[0].contiguous()),
             *(transmittance, grad_sdf, grad_cosine, grad_sharpness),
         ]
-        launch(_sdf_weights_adjoint_kernel, samples.count.shape[0], arguments, sdf.device, pieces=chunk_count(samples))
+        launch(_sdf_weights_adjoint_kernel, samples.count.shape[0], arguments, sdf.device, chunks=chunk_count(samples))
         return grad_sdf, grad_cosine, _total(grad_sharpness).reshape(1), None, None, None
 
 

@@ -162,5 +162,5 @@ def _walk(samples: Samples, alpha: Tensor, light: Tensor, threshold: float, alph
     """Launch the walk, which changes ``light`` and ``flags``, and return the light and the number of visible samples."""
     visible_count = torch.zeros_like(samples.count)
     arguments = [samples.arrays, alpha, float(threshold), float(alpha_threshold), light, visible_count, flags]
-    launch(_attenuate_kernel, light.shape[0], arguments, alpha.device, pieces=chunk_count(samples))
+    launch(_attenuate_kernel, light.shape[0], arguments, alpha.device, chunks=chunk_count(samples))
     return light, visible_count

@@ -132,7 +132,7 @@ class _DensityWeights(torch.autograd.Function):
     def forward(ctx: Any, density: Tensor, samples: Samples, early_stop: float) -> Tensor:
         weights = torch.zeros_like(density)
         arguments = [samples.arrays, density, early_stop, weights]
-        launch(_density_kernel, samples.count.shape[0], arguments, density.device, pieces=chunk_count(samples))
+        launch(_density_kernel, samples.count.shape[0], arguments, density.device, chunks=chunk_count(samples))
         ctx.samples, ctx.early_stop = samples, early_stop
         ctx.save_for_backward(density, weights)
         return weights
@@ -144,7 +144,7 @@ class _DensityWeights(torch.autograd.Function):
         samples: Samples = ctx.samples
         grad_density = torch.zeros_like(density)
         arguments = [samples.arrays, density, ctx.early_stop, weights, grads[0].contiguous(), grad_density]
-        launch(_density_adjoint_kernel, samples.count.shape[0], arguments, density.device, pieces=chunk_count(samples))
+        launch(_density_adjoint_kernel, samples.count.shape[0], arguments, density.device, chunks=chunk_count(samples))
         return grad_density, None, None
 
 
@@ -153,7 +153,7 @@ class _AlphaWeights(torch.autograd.Function):
     def forward(ctx: Any, alpha: Tensor, samples: Samples, early_stop: float) -> Tensor:
         weights = torch.zeros_like(alpha)
         arguments = [samples.arrays, alpha, early_stop, weights]
-        launch(_alpha_kernel, samples.count.shape[0], arguments, alpha.device, pieces=chunk_count(samples))
+        launch(_alpha_kernel, samples.count.shape[0], arguments, alpha.device, chunks=chunk_count(samples))
         ctx.samples, ctx.early_stop = samples, early_stop
         ctx.save_for_backward(alpha)
         return weights
@@ -165,7 +165,7 @@ class _AlphaWeights(torch.autograd.Function):
         samples: Samples = ctx.samples
         grad_alpha = torch.zeros_like(alpha)
         arguments = [samples.arrays, alpha, ctx.early_stop, grads[0].contiguous(), grad_alpha]
-        launch(_alpha_adjoint_kernel, samples.count.shape[0], arguments, alpha.device, pieces=chunk_count(samples))
+        launch(_alpha_adjoint_kernel, samples.count.shape[0], arguments, alpha.device, chunks=chunk_count(samples))
         return grad_alpha, None, None
 
 
