@@ -1,9 +1,8 @@
-"""Training throughput of ``nerf`` against a hash-grid NeRF written as one would in PyTorch alone."""
+"""Training throughput of ``nerf`` against a hash-grid NeRF in PyTorch alone."""
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 from itertools import pairwise
 
 import torch
@@ -14,6 +13,7 @@ from unrender.demo import make_demo_capture
 from unrender.ops.encodings import HashGrid
 from unrender.recipes import nerf
 from unrender.recipes.fitting import Progress
+from unrender.recipes.settings import with_budget
 from unrender.reference.hash_encoding import hash_encode
 from unrender.reference.spherical_harmonics_encoding import spherical_harmonics_encode
 
@@ -21,11 +21,11 @@ _RAYS, _COARSE, _FINE = 1024, 64, 64
 
 
 def rows(quick: bool) -> list[Row]:
-    """Network evaluations trained per second. Both count a sample each time the networks take it forward and back; the samples our
-    recipe looks at without gradients, to drop those nobody sees, are not counted.
+    """Measure network evaluations per second of training.
 
-    The peer takes a step whenever the fit reports, while the fit's clock is stopped, so that both meet the same machine; with all threads,
-    which a fit otherwise keeps from PyTorch.
+    Both count a sample each time it passes the networks forward and backward. Samples that our recipe evaluates without gradients, to
+    drop hidden ones, are not counted. The peer takes a step whenever the fit reports, while the fit's clock is stopped, so that both meet
+    the same machine. It uses all threads; a fit gives PyTorch one.
     """
     threads = torch.get_num_threads()
     peer = _EagerNerf()
@@ -41,14 +41,14 @@ def rows(quick: bool) -> list[Row]:
             peer_times.append(timed(peer.step))
             torch.set_num_threads(1)
 
-    config = replace(nerf.PRESETS["cpu"], steps=steps, max_seconds=None)
+    config = with_budget(nerf.PRESETS["cpu"], steps=steps)
     nerf.fit(make_demo_capture(views=24, size=128), config, device=torch.get_default_device(), seed=0, observer=observer)
     evaluations = _RAYS * (_COARSE + _COARSE + _FINE)
     rates = [0.5 * (a.counts["samples"] + b.counts["samples"]) * (b.step - a.step) / (b.seconds - a.seconds) for a, b in pairwise(seen)]
     ours = [evaluations / rate for rate in rates]
     return [
         Row(
-            name="`nerf` recipe, training, a network evaluation forward and back (time of 196,608)",
+            name="`nerf` recipe, training, a network evaluation forward and backward (time of 196,608)",
             ours=statistics.median(ours),
             peer=statistics.median(peer_times),
             peer_name="hash-grid NeRF in PyTorch alone, 1,024 rays × (64 + 128) samples",
@@ -59,7 +59,7 @@ def rows(quick: bool) -> list[Row]:
 
 
 class _EagerNerf(nn.Module):
-    """Coarse and fine pass over one field: 64 stratified samples a ray, then 64 more where the weights are, 64 + 128 evaluations."""
+    """A coarse and a fine pass over one field: 64 stratified samples per ray, then 64 more where the weights are, 64 + 128 evaluations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,6 +71,7 @@ class _EagerNerf(nn.Module):
         self.optimizer = torch.optim.Adam(self.parameters(), lr=1e-2)
 
     def render(self, origins: torch.Tensor, directions: torch.Tensor, distances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return colors and weights of samples at the given distances along rays."""
         rays, samples = distances.shape
         points = (origins[:, None] + distances[..., None] * directions[:, None]).reshape(-1, 3)
         features = self.density(hash_encode(points.clamp(-1, 1) * 0.5 + 0.5, self.table, self.grid))
@@ -82,6 +83,7 @@ class _EagerNerf(nn.Module):
         return ((alpha * light)[..., None] * color).sum(1), alpha * light
 
     def step(self) -> None:
+        """Take one training step on random rays and colors."""
         origins = torch.zeros(_RAYS, 3) - torch.tensor([0.0, 0.0, 2.0])
         directions = torch.nn.functional.normalize(torch.randn(_RAYS, 3) * 0.2 + torch.tensor([0.0, 0.0, 1.0]), dim=-1)
         truth = torch.rand(_RAYS, 3)

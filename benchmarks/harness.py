@@ -1,7 +1,7 @@
-"""How every benchmark measures: warmed up, alternating with its peer in one process, medians, and how far the runs spread.
+"""Measuring: warmed up, in turn with a peer in one process, with medians and their spread.
 
-A ratio between two columns measured in turn survives a busy machine; a time measured alone does not. So ``compare`` is what a
-published number comes from, and ``measure`` is for what has no peer.
+A ratio of two times measured in turn survives a busy machine; a time measured alone does not. Published numbers come from ``compare``;
+``measure`` is for work without a peer.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ class Row:
     """One line of the table."""
 
     name: str
-    """What is done, with its size: "hash encoding 16 x 2, 2^19 entries, 131k points, forward"."""
+    """The work with its size: "hash encoding 16 x 2, 2^19 entries, 131k points, forward"."""
     ours: float
     """Seconds, median."""
     peer: float | None
-    """Seconds, median; None where there is no peer."""
+    """Seconds, median; None without a peer."""
     peer_name: str
     items: int
-    """How many points, samples, rays or steps one call deals with."""
+    """Points, samples, rays or steps of one call."""
     spread: float
-    """Of our own times: (largest - smallest) / median. Above 0.3 the machine was busy and the row says little."""
+    """(largest - smallest) / median of our times. Above 0.3 the machine was busy, and the row says little."""
 
     @property
     def ratio(self) -> float | None:
@@ -44,11 +44,12 @@ class Row:
 
     @property
     def peer_rate(self) -> float | None:
+        """Items per second of the peer."""
         return None if self.peer is None else self.items / self.peer
 
 
 def timed(work: Work) -> float:
-    """Seconds that one call takes, until the device has finished it."""
+    """Return the seconds that one call takes until the device has finished."""
     _finish()
     started = time.perf_counter()
     work()
@@ -62,7 +63,7 @@ def _finish() -> None:
 
 
 def compare(name: str, ours: Work, peer: Work, *, peer_name: str, items: int, repeats: int = 7, warm_ups: int = 2) -> Row:
-    """Times both in turn, ``repeats`` times each after ``warm_ups`` calls that do not count."""
+    """Time both in turn, ``repeats`` times each, after ``warm_ups`` calls that do not count."""
     for _ in range(warm_ups):
         ours()
         peer()
@@ -74,7 +75,7 @@ def compare(name: str, ours: Work, peer: Work, *, peer_name: str, items: int, re
 
 
 def measure(name: str, work: Work, *, items: int, repeats: int = 7, warm_ups: int = 2) -> Row:
-    """Times one piece of work that has no peer."""
+    """Time work that has no peer."""
     for _ in range(warm_ups):
         work()
     times = [timed(work) for _ in range(repeats)]

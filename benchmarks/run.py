@@ -1,9 +1,9 @@
-"""Runs the benchmarks: ``python benchmarks/run.py [--quick] [--only NAME] [--device D] [--check]``.
+"""Run the benchmarks: ``python benchmarks/run.py [--quick] [--only NAME] [--device D] [--check]``.
 
-Every ``bench_NAME.py`` beside this file has a function ``rows(quick: bool) -> list[Row]``; the tensors it makes land on the device it
-runs for, because PyTorch's default device is set to it. The rows go to ``results/<kind of machine>.json`` together with the machine and
-the versions, and from there into the table of docs/benchmarks.md. A benchmark left out by ``--only`` keeps its earlier rows.
-``--quick`` shows that everything runs and records nothing.
+Every ``bench_NAME.py`` beside this file has a function ``rows(quick: bool) -> list[Row]``. PyTorch's default device is the one that is
+measured, so its tensors land there. The rows go to ``results/<kind of machine>.json`` with the machine and the versions, and from there
+into the table of docs/benchmarks.md. A benchmark left out by ``--only`` keeps its earlier rows. ``--quick`` checks that everything runs,
+and records nothing.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ BEGIN, END = "<!-- begin: measured -->", "<!-- end: measured -->"
 
 
 def benchmarks() -> list[str]:
+    """List the benchmarks beside this file by name."""
     return sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
 
 
 def processor() -> str:
-    """The name of the CPU as its maker sells it, or else of its architecture."""
+    """Return the product name of the CPU, or else its architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -46,7 +47,7 @@ def processor() -> str:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What a reader must know to judge the numbers."""
+    """Describe the machine and the versions that the numbers belong to."""
     on_gpu = device.type != "cpu"
     return {
         "device": torch.cuda.get_device_name(device) if on_gpu else processor(),
@@ -61,18 +62,19 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def kind_of(device: torch.device) -> str:
-    """Name of the results file: ``cpu-2-cores``, ``nvidia-h200``."""
+    """Name the results file of a machine: ``cpu-2-cores``, ``nvidia-h200``."""
     if device.type != "cpu":
         return torch.cuda.get_device_name(device).lower().replace(" ", "-")
     return f"cpu-{torch.get_num_threads()}-cores"
 
 
 def entry(row: Row) -> dict[str, Any]:
+    """Turn a row into what the results file holds."""
     return {**dataclasses.asdict(row), "ratio": row.ratio, "ours_rate": row.ours_rate, "peer_rate": row.peer_rate}
 
 
 def amount(value: float) -> str:
-    """Three digits and a prefix: 5.8 M, 640, 0.5."""
+    """Format a number with three digits and a prefix: 5.8 M, 640, 0.5."""
     for size, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             return _three_digits(value / size) + prefix
@@ -80,6 +82,7 @@ def amount(value: float) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
+    """Format a time in milliseconds with three digits."""
     return "–" if seconds is None else _three_digits(seconds * 1e3)
 
 
@@ -88,7 +91,7 @@ def _three_digits(value: float) -> str:
 
 
 def table() -> str:
-    """The part of the page between its markers, made of every results file."""
+    """Build the part of the page between its markers from all results files."""
     parts = []
     for path in sorted(RESULTS.glob("*.json")):
         result = json.loads(path.read_text(encoding="utf-8"))
@@ -117,6 +120,7 @@ def _machine_line(on: dict[str, Any]) -> str:
 
 
 def page_with(measured: str) -> str:
+    """Return the page with another table between its markers."""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
@@ -124,21 +128,22 @@ def page_with(measured: str) -> str:
 
 
 def show(name: str, row: Row) -> None:
+    """Print a row."""
     ratio = "" if row.ratio is None else f", {row.ratio:.1f} times {row.peer_name} ({milliseconds(row.peer)} ms)"
     print(f"{name}: {row.name}: {milliseconds(row.ours)} ms, {amount(row.ours_rate)} items/s{ratio}, spread {row.spread:.2f}", flush=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Measure, record, and write the table of docs/benchmarks.md.")
-    parser.add_argument("--quick", action="store_true", help="small sizes; shows that everything runs, records nothing")
-    parser.add_argument("--only", choices=benchmarks(), help="one benchmark; the others keep their recorded rows")
+    parser.add_argument("--quick", action="store_true", help="small sizes: check that everything runs, record nothing")
+    parser.add_argument("--only", choices=benchmarks(), help="run one benchmark; the others keep their recorded rows")
     parser.add_argument("--device", default="cpu", help="where to run: cpu or cuda")
-    parser.add_argument("--check", action="store_true", help="measure nothing; fail where the page does not show the recorded results")
+    parser.add_argument("--check", action="store_true", help="measure nothing; fail if the page does not show the recorded results")
     options = parser.parse_args()
 
     if options.check:
         if page_with(table()) != PAGE.read_text(encoding="utf-8"):
-            print("docs/benchmarks.md differs from benchmarks/results: run make bench", file=sys.stderr)
+            print("docs/benchmarks.md differs from benchmarks/results; run make bench", file=sys.stderr)
             return 1
         return 0
 
@@ -146,12 +151,12 @@ def main() -> int:
     file = RESULTS / f"{kind_of(device)}.json"
     recorded = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for name in [options.only] if options.only else benchmarks():
-        # The default device is PyTorch's slow path: it passes every call of the library through Python.
+        # A default device passes every call of PyTorch through Python, which is slow; for the CPU none is set.
         with nullcontext() if device.type == "cpu" else device:
             rows: list[Row] = importlib.import_module(f"bench_{name}").rows(options.quick)
         for row in rows:
             show(name, row)
-        if not rows:  # without its peer, or on the other kind of device: what was recorded earlier stays
+        if not rows:  # its peer is missing, or it is made for another device: what was recorded earlier stays
             continue
         recorded[name] = {"machine": machine(device), "rows": [entry(row) for row in rows]}
         if not options.quick:
