@@ -26,6 +26,8 @@ COMPLETE = ("finished", "time budget reached")
 _AZIMUTHS, _ELEVATION = (35.0, 215.0), 20.0
 """Degrees, of the pictures of the surface."""
 
+_STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+
 
 @dataclass(frozen=True)
 class ViewRow:
@@ -105,7 +107,7 @@ def build_report(report: Report) -> str:
     body = "\n".join(section for section in sections if section)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n{body}\n"
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n{body}\n"
         f"<footer>unrender {html.escape(record.versions.get('unrender', ''))}</footer></main></body></html>\n"
     )
 
@@ -149,7 +151,8 @@ def _course(report: Report) -> str:
         return ""
     strip = [_figure(source, f"{seconds:,} s", f"{course.name} after {seconds:,} s of training") for seconds, source in course.stages]
     strip.append(_figure(course.truth, "truth", f"truth of {course.name}"))
-    kind = "Held-out" if report.record.capture.test_views else "Fitted"
+    photos = report.record.capture
+    kind = "Held-out" if photos is not None and photos.test_views else "Fitted"
     note = f"{kind} view {html.escape(course.name)} at several training times: color above, normal below."
     return f'<section><h2>Progress</h2><p class="note">{note}</p><div class="row">{"".join(strip)}</div></section>'
 
@@ -258,7 +261,7 @@ def _surface(report: Report) -> str:
         ("components", str(mesh.component_count)),
         ("watertight", "yes" if mesh.is_watertight else "no"),
         ("bounding box, normalized world", f"{_point(low)} to {_point(high)}"),
-        ("files", "mesh.ply and mesh.glb, in the frame the poses came in"),
+        ("files", "mesh.ply and mesh.glb, in the frame of the input"),
     ]
     if asset.material is not None and asset.material.base_color is not None:
         height, width = asset.material.base_color.shape[:2]
@@ -330,60 +333,3 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
 def _table(facts: Sequence[tuple[str, str]]) -> str:
     rows = "".join(f"<tr><th>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>" for name, value in facts)
     return f"<table>{rows}</table>"
-
-
-STYLE = """
-:root { color-scheme: light dark; --page: #fbfaf8; --card: #fff; --ink: #1d1f23; --soft: #6a6f78; --line: #e3e1dc; --accent: #0b6e63;
-  --c0: #0b6e63; --c1: #c2541b; --c2: #4a63c8; --c3: #a5771a; --c4: #a03c86; --c5: #3c8f2f; --c6: #7a5cc0; --c7: #6b6b6b; }
-@media (prefers-color-scheme: dark) { :root { --page: #14161a; --card: #1c1f24; --ink: #e8e6e1; --soft: #9aa0aa; --line: #30343b;
-  --accent: #5fd0c0; --c0: #5fd0c0; --c1: #f0965c; --c2: #93a7ff; --c3: #e0bb62; --c4: #e58fcb;
-  --c5: #8fd67f; --c6: #b9a1f5; --c7: #b0b0b0; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0; letter-spacing: -0.01em; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin: 0 0 8px; }
-h3 { font-size: 0.95rem; margin: 20px 0 6px; overflow-wrap: anywhere; }
-h3 small { font-weight: 400; color: var(--soft); margin-left: 6px; }
-section { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 18px 20px; margin-top: 18px; }
-.lead, .note, footer { color: var(--soft); }
-.lead { margin: 4px 0 16px; }
-.note { font-size: 0.86rem; margin: 0 0 8px; max-width: 90ch; }
-.remark { border-left: 4px solid var(--c1); padding: 8px 14px; margin: 16px 0 0; background: var(--card); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(140px, 1fr)); gap: 10px; }
-.tiles div { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px 16px; }
-.tiles b { display: block; font-size: 1.6rem; line-height: 1.15; font-variant-numeric: tabular-nums; color: var(--accent); }
-.tiles span { display: block; font-size: 0.82rem; line-height: 1.3; margin-top: 3px; color: var(--soft); }
-.row { display: flex; gap: 8px; overflow-x: auto; scroll-snap-type: x proximity; padding-bottom: 4px; }
-.row figure { margin: 0; flex: 1 0 150px; max-width: 420px; scroll-snap-align: start; }
-.row img { display: block; width: 100%; height: auto; border-radius: 6px; background: #808080; border: 1px solid var(--line); }
-figcaption { font-size: 0.76rem; color: var(--soft); text-align: center; padding-top: 3px; }
-.scales { display: flex; flex-wrap: wrap; gap: 6px 24px; font-size: 0.8rem; color: var(--soft); }
-.scales i { display: inline-block; width: 110px; height: 10px; border-radius: 5px; vertical-align: middle; margin: 0 4px; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); gap: 18px; }
-.pair > div { overflow-x: auto; }
-.chart { display: block; width: 100%; min-width: 460px; height: auto; }
-.chart text { fill: var(--soft); font-size: 12px; font-family: inherit; }
-.chart tspan { font-size: 0.75em; }
-.chart .title { fill: var(--ink); font-size: 13px; font-weight: 600; }
-.chart .grid { stroke: var(--line); stroke-width: 1; }
-.chart .level { stroke: var(--c1); stroke-width: 1.5; stroke-dasharray: 5 4; }
-.chart .mark { stroke: var(--soft); stroke-width: 1; stroke-dasharray: 2 3; }
-.chart .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 0.8rem; color: var(--soft); padding-left: 9%; }
-.legend i { display: inline-block; width: 14px; height: 3px; margin-right: 6px; vertical-align: middle; }
-.c0 { stroke: var(--c0); background: var(--c0); } .c1 { stroke: var(--c1); background: var(--c1); }
-.c2 { stroke: var(--c2); background: var(--c2); } .c3 { stroke: var(--c3); background: var(--c3); }
-.c4 { stroke: var(--c4); background: var(--c4); } .c5 { stroke: var(--c5); background: var(--c5); }
-.c6 { stroke: var(--c6); background: var(--c6); } .c7 { stroke: var(--c7); background: var(--c7); }
-video { display: block; width: 100%; max-width: 640px; border-radius: 8px; background: #808080; }
-table { border-collapse: collapse; width: 100%; font-size: 0.88rem; margin-top: 8px; table-layout: fixed; }
-th, td { text-align: left; padding: 5px 10px 5px 0; border-top: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 500; color: var(--soft); width: 34%; }
-tr:first-child th, tr:first-child td { border-top: 0; }
-ul { margin: 10px 0 0; padding-left: 20px; font-size: 0.9rem; }
-summary { cursor: pointer; } summary h2 { display: inline; }
-footer { font-size: 0.82rem; margin-top: 22px; text-align: center; }
-@media (max-width: 560px) { main { padding: 16px 10px 40px; } section { padding: 14px 12px; } h1 { font-size: 1.5rem; }
-  .row figure { flex-basis: 62%; } .chart { min-width: 0; } .chart text { font-size: 16px; } .chart .title { font-size: 18px; } }
-"""
