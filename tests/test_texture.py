@@ -553,7 +553,7 @@ def test_a_second_derivative_is_refused_by_name():
 
 def test_a_second_derivative_of_mips_is_refused_by_name():
     texels = T.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(sum(level.square().sum() for level in build_mips(texels)), texels, create_graph=True)
+    (gradient,) = torch.autograd.grad([level.square().sum() for level in build_mips(texels)], texels, create_graph=True)
     with pytest.raises(RuntimeError, match="build_mips has a first derivative only"):
         torch.autograd.grad(gradient.sum(), texels)
 

@@ -1,7 +1,7 @@
 // The loops of texture.py's three kernels: values, their gradient to the samples, and their gradient to the texels.
 //
-// Each follows the section `lookup` of texture_lookup.h. A loop has two forms: `one_sample`, which is what a GPU's threads do, and, on a CPU,
-// blocks of LANES samples whose places, levels and weights are computed side by side. Gradients are named grad_x = dL/dx.
+// Each follows the section `lookup` of texture_lookup.h. A loop has two forms: `one_sample`, which a GPU's threads run, and, on a CPU, blocks
+// of LANES samples whose places, levels and weights are computed side by side. Gradients are named grad_x = dL/dx.
 
 // section: grad_is_zero
 // Most pixels of a picture are background, whose gradient is zero: they are skipped.
@@ -105,7 +105,7 @@ for (int n = begin; n < end; n++) {
 #endif
 
 // section: mix
-// One sample: a bilinear mix, or two of them mixed by the level. CHANNELS is a number where the compiler shall unroll the loop.
+// One sample: a bilinear mix, or two of them mixed by the level. CHANNELS is a constant for the common numbers, so that the loop is unrolled.
 for (int c = 0; c < CHANNELS; c++) {
     float sum = fine.weight[0] * base[fine.texel[0] * CHANNELS + c];
     for (int k = 1; k < 4; k++) sum += fine.weight[k] * base[fine.texel[k] * CHANNELS + c];
@@ -173,7 +173,7 @@ auto write_zeros = [&](int n) {
         for (int k = 0; k < 2 * axes; k++) grad_uv_derivatives.data[2 * axes * n + k] = 0.f;
     if (wanted & OF_LEVEL_BIAS) grad_level_bias.data[n] = 0.f;
 };
-// Replaces the slopes of s and t by their gradients, from that of the level; m = mean + root is the squared longer axis.
+// Replaces the slopes of s and t by their gradients, from that of the level; `longest` is the squared longer axis of the footprint.
 auto pull_through_level = [&](float grad_level, float& s_x, float& s_y, float& t_x, float& t_y) {
     const float w = (float)lookup.width, h = (float)lookup.height;
     const float sx = s_x * w, sy = s_y * w, tx = t_x * h, ty = t_y * h;

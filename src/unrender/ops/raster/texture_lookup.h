@@ -1,6 +1,6 @@
 // What the kernels of texture.h share: where a sample falls, at which level, and which texels it mixes.
 //
-// Every kernel begins with the section `lookup`; `lookup` is its argument, a TextureLookup (_texture_kernels.py). Coordinates follow OpenGL:
+// Every kernel begins with the section `lookup`; `lookup` is its argument, a TextureLookup of _texture_kernels.py. As in OpenGL, the
 // texel (column, row) of a w x h level covers [column/w, (column + 1)/w] x [row/h, (row + 1)/h] of (s, t), and the faces of a cube are
 // +x -x +y -y +z -z.
 
