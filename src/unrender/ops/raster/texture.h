@@ -1,6 +1,6 @@
 // The loops of texture.py's three kernels: values, their gradient to the samples, and their gradient to the texels.
 //
-// Each follows the section `lookup` of texture_lookup.h. A loop has two forms: `one_sample`, which a GPU's threads run, and, on a CPU, blocks
+// Each follows the section `lookup` of texture_lookup.h. A loop has two forms: `one_sample`, which a GPU runs, and, on a CPU, blocks
 // of LANES samples whose places, levels and weights are computed side by side. Gradients are named grad_x = dL/dx.
 
 // section: grad_is_zero
@@ -105,7 +105,7 @@ for (int n = begin; n < end; n++) {
 #endif
 
 // section: mix
-// One sample: a bilinear mix, or two of them mixed by the level. CHANNELS is a constant for the common numbers, so that the loop is unrolled.
+// One sample: a bilinear mix, or two of them mixed by the level. CHANNELS is often a constant, so that the loop is unrolled.
 for (int c = 0; c < CHANNELS; c++) {
     float sum = fine.weight[0] * base[fine.texel[0] * CHANNELS + c];
     for (int k = 1; k < 4; k++) sum += fine.weight[k] * base[fine.texel[k] * CHANNELS + c];
