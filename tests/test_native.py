@@ -17,12 +17,12 @@ def header(folder: Path, text: str) -> tuple[str, str]:
 
 def test_a_section_holds_what_stands_below_its_name(tmp_path: Path) -> None:
     sections = native_sections(*header(tmp_path, "// for readers\n// section: one\nint a;\n// section: two\nint b;\n"))
-    assert dict(sections) == {"one": "\nint a;\n", "two": "\nint b;\n"}
+    assert vars(sections) == {"one": "\nint a;\n", "two": "\nint b;\n"}
 
 
 def test_used_sections_stand_in_their_place(tmp_path: Path) -> None:
     text = "// section: inner\nint x;\n// section: middle\n  // use: inner\n// section: outer\n{\n    // use: middle\n}\n"
-    assert native_sections(*header(tmp_path, text))["outer"] == "\n{\nint x;\n}\n"
+    assert native_sections(*header(tmp_path, text)).outer == "\n{\nint x;\n}\n"
 
 
 @pytest.mark.parametrize(
@@ -49,9 +49,9 @@ def test_every_header_of_the_package_can_be_read() -> None:
 def test_macros_of_a_use_end_with_it(tmp_path: Path) -> None:
     text = "// section: loop\nN + CHANNEL;\n// section: outer\n  // use: loop with N=3 CHANNEL=(list?list[k]:k)\n"
     body = "\n#define N 3\n#define CHANNEL (list?list[k]:k)\nN + CHANNEL;\n#undef N\n#undef CHANNEL\n"
-    assert native_sections(*header(tmp_path, text))["outer"] == body
+    assert native_sections(*header(tmp_path, text)).outer == body
 
 
 def test_shared_sections_are_used_by_their_room(tmp_path: Path) -> None:
     sections = native_sections(*header(tmp_path, "// section: a\n// use: kernels.forget_add\n"))
-    assert "#undef UNRENDER_ADD\n" in sections["a"] and set(sections) == {"a"}
+    assert "#undef UNRENDER_ADD\n" in sections.a and set(vars(sections)) == {"a"}

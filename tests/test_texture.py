@@ -560,7 +560,7 @@ def test_a_second_derivative_of_mips_is_refused_by_name():
 
 @pytest.mark.parametrize("name", ["WRAP", "CLAMP", "ZERO", "CUBE", "NEAREST", "LINEAR_MIPMAP_NEAREST", "LINEAR_MIPMAP_LINEAR"])
 def test_python_and_its_header_number_the_modes_alike(name: str):
-    constants = native_sections(kernels.__file__, "texture_lookup.h")["constants"]
+    constants = native_sections(kernels.__file__, "texture_lookup.h").constants
     assert re.findall(rf"\b{name} = (\d+)", constants) == [str(getattr(kernels, name))]
 
 

@@ -17,11 +17,11 @@ from unrender.ops.kernels.native import native_sections
 
 wp.set_module_options({"enable_backward": False})
 
-_SECTIONS = native_sections(__file__, "_hash_cpu.h")
+_CPP = native_sections(__file__, "_hash_cpu.h")
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["gather"])
+@wp.func_native(_CPP.gather)
 def _gather(
     level: int,
     begin: int,
@@ -37,7 +37,7 @@ def _gather(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["scatter"])
+@wp.func_native(_CPP.scatter)
 def _scatter(
     level: int,
     active_levels: int,
@@ -52,7 +52,7 @@ def _scatter(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["slope"])
+@wp.func_native(_CPP.slope)
 def _slope(
     level: int,
     begin: int,

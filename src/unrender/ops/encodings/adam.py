@@ -26,7 +26,7 @@ _BLOCK = 2**16
 _RUN = 16
 """Entries that are skipped together; a work item on a GPU."""
 
-_SECTIONS = native_sections(__file__, "adam.h")
+_CPP = native_sections(__file__, "adam.h")
 
 
 class _Rule:
@@ -44,7 +44,7 @@ Rule = wp.struct(_Rule)
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["update"])
+@wp.func_native(_CPP.update)
 def _update(
     rule: Rule,
     begin: int,

@@ -25,7 +25,7 @@ _RUN = 512
 _LARGEST_FREQUENCIES = 24
 """Octaves beyond which a float32 coordinate near one has no phase left."""
 
-_SECTIONS = native_sections(__file__, "frequency_encoding.h")
+_CPP = native_sections(__file__, "frequency_encoding.h")
 
 
 class _Octaves:
@@ -48,7 +48,7 @@ def _octaves(axes: int, frequencies: int, include_input: bool, active: float) ->
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["encode"])
+@wp.func_native(_CPP.encode)
 def _encode(
     begin: int,
     end: int,
@@ -60,7 +60,7 @@ def _encode(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["position_gradient"])
+@wp.func_native(_CPP.position_gradient)
 def _position_gradient(
     begin: int,
     end: int,
@@ -75,7 +75,7 @@ def _position_gradient(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["directional"])
+@wp.func_native(_CPP.directional)
 def _directional(
     begin: int,
     end: int,

@@ -35,7 +35,7 @@ wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 _BLOCK = 4096
 """Points of one work item on a CPU."""
 
-_SECTIONS = native_sections(__file__, "grid_lookup.h")
+_CPP = native_sections(__file__, "grid_lookup.h")
 
 
 class _Grid:
@@ -51,7 +51,7 @@ Grid = wp.struct(_Grid)
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["values"])
+@wp.func_native(_CPP.values)
 def _values(
     grid: Grid,
     vertices: wp.array(dtype=wp.float32),
@@ -64,7 +64,7 @@ def _values(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["values_and_jacobian"])
+@wp.func_native(_CPP.values_and_jacobian)
 def _values_and_jacobian(
     grid: Grid,
     vertices: wp.array(dtype=wp.float32),
@@ -78,7 +78,7 @@ def _values_and_jacobian(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["scatter"])
+@wp.func_native(_CPP.scatter)
 def _scatter(
     grid: Grid,
     positions: wp.array(dtype=wp.float32),
@@ -95,7 +95,7 @@ def _scatter(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["position_gradient"])
+@wp.func_native(_CPP.position_gradient)
 def _position_gradient(
     grid: Grid,
     vertices: wp.array(dtype=wp.float32),

@@ -39,7 +39,7 @@ _VECTOR = 16
 _CHUNK = 4096
 """Samples of one work item. Weight gradients are summed per chunk and then over chunks, so the result does not depend on threads."""
 
-_SECTIONS = native_sections(__file__, "mlp.h")
+_CPP = native_sections(__file__, "mlp.h")
 
 
 class _Network:
@@ -69,7 +69,7 @@ Rays = wp.struct(_Rays)
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["forward"])
+@wp.func_native(_CPP.forward)
 def _forward_chunk(
     network: Network,
     rays: Rays,
@@ -82,7 +82,7 @@ def _forward_chunk(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["backward"])
+@wp.func_native(_CPP.backward)
 def _backward_chunk(
     network: Network,
     rays: Rays,

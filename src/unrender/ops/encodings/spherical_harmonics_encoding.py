@@ -22,16 +22,16 @@ wp.set_module_options({"enable_backward": False})
 _RUN = 512
 """Directions of one work item on a CPU, where the compiler turns the loop over a run into vector instructions; 1 on a GPU."""
 
-_SECTIONS = native_sections(__file__, "spherical_harmonics_encoding.h")
+_CPP = native_sections(__file__, "spherical_harmonics_encoding.h")
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["values"])
+@wp.func_native(_CPP.values)
 def _values(begin: int, end: int, count: int, degree: int, directions: wp.array(dtype=wp.float32), result: wp.array(dtype=wp.float32)): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["direction_gradient"])
+@wp.func_native(_CPP.direction_gradient)
 def _direction_gradient(
     begin: int,
     end: int,

@@ -10,9 +10,8 @@ Lines ``// section: NAME`` cut a header into sections; above the first one is a 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import SimpleNamespace
 
 _SECTION = re.compile(r"^// section: (\w+)\n", re.MULTILINE)
 _USE = re.compile(r"^[ \t]*// use: ([\w.]+)((?: with(?: \w+=\S+)+)?)\n", re.MULTILINE)
@@ -20,7 +19,7 @@ _ANY_USE = re.compile(r"^[ \t]*// use:.*\n?", re.MULTILINE)
 _SHARED = Path(__file__).with_name("shared.h")
 
 
-def native_sections(module_file: str, header: str) -> Mapping[str, str]:
+def native_sections(module_file: str, header: str) -> SimpleNamespace:
     """Read the C++ sections of a header, with every ``// use:`` line replaced by the section it names.
 
     Args:
@@ -28,7 +27,7 @@ def native_sections(module_file: str, header: str) -> Mapping[str, str]:
         header: file name of the header beside it.
 
     Returns:
-        The text of each section by its name.
+        The text of each section as an attribute of its name.
 
     Raises:
         ValueError: when a name is defined twice, unknown, or uses itself, or a ``// use:`` line is malformed.
@@ -47,7 +46,7 @@ def native_sections(module_file: str, header: str) -> Mapping[str, str]:
         malformed = _ANY_USE.search(text)
         if malformed:
             raise ValueError(f"{header}: the section {name} has a line that cannot be read: {malformed[0].strip()}")
-    return MappingProxyType(sections)
+    return SimpleNamespace(**sections)
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from unrender.ops.kernels.native import native_sections
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
-_SECTIONS = native_sections(__file__, "antialias.h")
+_CPP = native_sections(__file__, "antialias.h")
 
 
 class _Scene:
@@ -74,27 +74,27 @@ Picture = wp.struct(_Picture)
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["list_crossings"])
+@wp.func_native(_CPP.list_crossings)
 def _list_crossings(scene: Scene, crossings: Crossings, view: int, band: int): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["blend_crossings"])
+@wp.func_native(_CPP.blend_crossings)
 def _blend_crossings(scene: Scene, crossings: Crossings, picture: Picture, view: int): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["color_gradients"])
+@wp.func_native(_CPP.color_gradients)
 def _color_gradients(scene: Scene, crossings: Crossings, picture: Picture, view: int): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["share_crossings"])
+@wp.func_native(_CPP.share_crossings)
 def _share_crossings(scene: Scene, crossings: Crossings, picture: Picture, view: int, list: int, shares: wp.array(dtype=wp.float32)): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["add_shares"])
+@wp.func_native(_CPP.add_shares)
 def _add_shares(
     scene: Scene,
     crossings: Crossings,
@@ -106,7 +106,7 @@ def _add_shares(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["at_pixel"])
+@wp.func_native(_CPP.at_pixel)
 def _at_pixel(scene: Scene, picture: Picture, view: int, place: int): ...
 
 

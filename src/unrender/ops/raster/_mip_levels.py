@@ -34,7 +34,7 @@ _MOST_BANDS = 16
 _SMALLEST_BAND = 65536
 """Elements of level 0 in a band, at least: to start a work item costs as much as some thousand elements."""
 
-_LOOPS = native_sections(__file__, "mip_levels.h")
+_CPP = native_sections(__file__, "mip_levels.h")
 
 
 class _Pyramid:
@@ -56,12 +56,12 @@ Pyramid = wp.struct(_Pyramid)
 
 
 @no_type_check
-@wp.func_native(_LOOPS["build"])
+@wp.func_native(_CPP.build)
 def _build(pyramid: Pyramid, first_level: int, end_level: int, band: int, bands: int): ...
 
 
 @no_type_check
-@wp.func_native(_LOOPS["pull"])
+@wp.func_native(_CPP.pull)
 def _pull(pyramid: Pyramid, first_level: int, end_level: int, band: int, bands: int): ...
 
 

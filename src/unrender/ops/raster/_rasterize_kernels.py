@@ -10,7 +10,7 @@ from unrender.ops.kernels.native import native_sections
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
-_SECTIONS = native_sections(__file__, "rasterize.h")
+_CPP = native_sections(__file__, "rasterize.h")
 
 
 class _Triangles:
@@ -88,12 +88,12 @@ Gradients = wp.struct(_Gradients)
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["rows_of"])
+@wp.func_native(_CPP.rows_of)
 def _rows_of(triangles: Triangles, view: int, triangle: int, out: wp.int64, rows: wp.array(dtype=wp.int32)): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["fill_band"])
+@wp.func_native(_CPP.fill_band)
 def _fill_band(
     triangles: Triangles,
     pixels: Pixels,
@@ -109,17 +109,17 @@ def _fill_band(
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["resolve"])
+@wp.func_native(_CPP.resolve)
 def _resolve(triangles: Triangles, pixels: Pixels, view: int, begin: wp.int64, end: wp.int64): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["fill_face"])
+@wp.func_native(_CPP.fill_face)
 def _fill_face(triangles: Triangles, pixels: Pixels, view: int, triangle: int, first_row: int, last_row: int, row_step: int): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["scatter_gradients"])
+@wp.func_native(_CPP.scatter_gradients)
 def _scatter_gradients(triangles: Triangles, gradients: Gradients, view: int, begin: wp.int64, end: wp.int64, copy: int): ...
 
 

@@ -20,8 +20,8 @@ WRAP, CLAMP, ZERO, CUBE = range(4)
 NEAREST, LINEAR, LINEAR_MIPMAP_NEAREST, LINEAR_MIPMAP_LINEAR = range(4)
 """The values of ``TextureLookup.filter``; mip levels are used from LINEAR_MIPMAP_NEAREST on."""
 
-_LOOKUP = native_sections(__file__, "texture_lookup.h")["lookup"]
-_LOOPS = native_sections(__file__, "texture.h")
+_LOOKUP = native_sections(__file__, "texture_lookup.h").lookup
+_CPP = native_sections(__file__, "texture.h")
 
 
 class _TextureLookup:
@@ -60,7 +60,7 @@ TexelGradient = wp.struct(_TexelGradient)
 
 
 @no_type_check
-@wp.func_native(_LOOKUP + _LOOPS["values"])
+@wp.func_native(_LOOKUP + _CPP.values)
 def _values(
     lookup: TextureLookup,
     begin: int,
@@ -72,7 +72,7 @@ def _values(
 
 
 @no_type_check
-@wp.func_native(_LOOKUP + _LOOPS["sample_gradients"])
+@wp.func_native(_LOOKUP + _CPP.sample_gradients)
 def _sample_gradients(
     lookup: TextureLookup,
     begin: int,
@@ -87,7 +87,7 @@ def _sample_gradients(
 
 
 @no_type_check
-@wp.func_native(_LOOKUP + _LOOPS["scatter"])
+@wp.func_native(_LOOKUP + _CPP.scatter)
 def _scatter(
     lookup: TextureLookup,
     begin: int,

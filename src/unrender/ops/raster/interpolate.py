@@ -31,7 +31,7 @@ from unrender.ops.raster.raster import Raster
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
-_SECTIONS = native_sections(__file__, "interpolate.h")
+_CPP = native_sections(__file__, "interpolate.h")
 _SMALLEST_BLOCK = 8192
 """Pixels of one work item on a CPU, at least: starting one costs as much as some hundred pixels."""
 _VALUES, _DERIVATIVES = 1, 2
@@ -67,19 +67,19 @@ Pixels = wp.struct(_Pixels)
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["values"])
+@wp.func_native(_CPP.values)
 def _values(pixels: Pixels, begin: int, end: int, values: wp.array(dtype=wp.float32), range_bits: wp.array(dtype=wp.int32)): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["weight_gradients"])
+@wp.func_native(_CPP.weight_gradients)
 def _weight_gradients(
     pixels: Pixels, begin: int, end: int, grad_values: wp.array(dtype=wp.float32), grad_weights: wp.array(dtype=wp.float32)
 ): ...
 
 
 @no_type_check
-@wp.func_native(_SECTIONS["scatter_gradients"])
+@wp.func_native(_CPP.scatter_gradients)
 def _scatter_gradients(
     pixels: Pixels,
     begin: int,

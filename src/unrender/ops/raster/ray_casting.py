@@ -48,7 +48,7 @@ class RayHits:
 
 
 @no_type_check
-@wp.func_native(native_sections(__file__, "ray_casting.h")["meet"])
+@wp.func_native(native_sections(__file__, "ray_casting.h").meet)
 def _meet(
     corners: wp.array(dtype=wp.float32),
     origins: wp.array(dtype=wp.float32),

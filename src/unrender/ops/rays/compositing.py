@@ -25,7 +25,7 @@ _CPP = native_sections(__file__, "compositing.h")
 
 
 @no_type_check
-@wp.func_native(_CPP["sum_ray"])
+@wp.func_native(_CPP.sum_ray)
 def _sum_ray(
     ray: int,
     begin: int,
@@ -39,7 +39,7 @@ def _sum_ray(
 
 
 @no_type_check
-@wp.func_native(_CPP["sum_ray_adjoint"])
+@wp.func_native(_CPP.sum_ray_adjoint)
 def _sum_ray_adjoint(
     ray: int,
     begin: int,

@@ -73,7 +73,7 @@ _Runs = wp.struct(_RunFields)
 
 
 @no_type_check
-@wp.func_native(_CPP["march_ray"])
+@wp.func_native(_CPP.march_ray)
 def _march_ray(
     ray: int,
     rays: _Segments,
