@@ -107,9 +107,8 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert imported_by("import unrender") == set()
 
 
-def test_help_needs_neither_pytorch_nor_warp() -> None:
-    loaded = imported_by("from unrender.cli.main import main\nassert main(['--help']) == 0 and main(['--version']) == 0")
-    assert not loaded & {"torch", "warp", "numpy", "PIL", "trimesh"}
+def test_help_imports_nothing_heavy() -> None:
+    assert imported_by("from unrender.cli.main import main\nassert main(['--help']) == 0 and main(['--version']) == 0") == set()
 
 
 def test_the_doctor_is_imported_without_pytorch() -> None:

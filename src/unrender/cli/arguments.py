@@ -9,8 +9,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import tyro
-
 
 class UsageError(ValueError):
     """The command line asks for something that does not exist."""
@@ -45,6 +43,8 @@ def parse(kind: Any, words: Sequence[str], *, command: str) -> Any:
 
 def _tyro(kind: Any, words: Sequence[str], command: str) -> Any:
     # Settings keep flat names however deep their bundle lies; of a bundle with alternatives the default says which one it is.
+    import tyro
+
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
     return tyro.cli(kind, prog=command, args=list(words), return_unknown_args=True, config=flat)
 

@@ -1,6 +1,7 @@
 """The command ``unrender``: its subcommands, how each reads its words, and how errors reach the user.
 
-PyTorch and Warp are imported by the commands that need them: help is quick, and ``unrender doctor`` can speak about a broken installation.
+PyTorch, Warp, tyro and rich are imported by the commands that need them: help is quick, and ``unrender doctor`` can speak about a broken
+installation.
 """
 
 from __future__ import annotations
@@ -12,10 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
 from unrender.cli.arguments import UsageError, parse, value_of
-from unrender.cli.options import DemoOptions, DoctorOptions, EvalOptions, ExportOptions, FitOptions, RenderOptions
 from unrender.devices import DeviceError, select_device
 from unrender.doctor import examine
 from unrender.words import suggestion
@@ -54,6 +52,7 @@ def fit_command(words: Sequence[str]) -> int:
         return 0 if words else 2
     from unrender.cli.commands import fit_input
     from unrender.cli.fit_options import fit_options
+    from unrender.cli.options import FitOptions
 
     name, rest = words[0], list(words[1:])
     recipe, preset, config = _before_the_options(name, rest, table)
@@ -91,6 +90,8 @@ def _before_the_options(name: str, rest: Sequence[str], table: Mapping[str, Reci
 
 
 def _fit_help(table: Mapping[str, Recipe[C, I]]) -> str:
+    from unrender.cli.options import FitOptions
+
     lines = ["usage: unrender fit RECIPE INPUT [OPTIONS]", "", str(FitOptions.__doc__), "", "recipes:"]
     for recipe in table.values():
         lines += [f"  {recipe.name:6} {recipe.summary}", f"         {recipe.input.name.upper()}: {recipe.input.summary}"]
@@ -109,6 +110,8 @@ def _fit_help(table: Mapping[str, Recipe[C, I]]) -> str:
 
 def eval_command(words: Sequence[str]) -> int:
     """Run ``unrender eval RUN ...``."""
+    from unrender.cli.options import EvalOptions
+
     options: EvalOptions = parse(EvalOptions, words, command="unrender eval")
     from unrender.cli.commands import evaluate_run
     from unrender.recipes.table import recipes
@@ -118,6 +121,8 @@ def eval_command(words: Sequence[str]) -> int:
 
 def render_command(words: Sequence[str]) -> int:
     """Run ``unrender render RUN ...``."""
+    from unrender.cli.options import RenderOptions
+
     options: RenderOptions = parse(RenderOptions, words, command="unrender render")
     from unrender.cli.commands import render_run
     from unrender.recipes.table import recipes
@@ -127,6 +132,8 @@ def render_command(words: Sequence[str]) -> int:
 
 def export_command(words: Sequence[str]) -> int:
     """Run ``unrender export RUN ...``."""
+    from unrender.cli.options import ExportOptions
+
     options: ExportOptions = parse(ExportOptions, words, command="unrender export")
     from unrender.cli.commands import export_run
     from unrender.recipes.table import recipes
@@ -136,6 +143,8 @@ def export_command(words: Sequence[str]) -> int:
 
 def demo_command(words: Sequence[str]) -> int:
     """Run ``unrender demo ...``."""
+    from unrender.cli.options import DemoOptions
+
     options: DemoOptions = parse(DemoOptions, words, command="unrender demo")
     from unrender.cli.commands import run_demo
     from unrender.recipes.table import recipes
@@ -145,6 +154,8 @@ def demo_command(words: Sequence[str]) -> int:
 
 def doctor_command(words: Sequence[str]) -> int:
     """Run ``unrender doctor``."""
+    from unrender.cli.options import DoctorOptions
+
     parse(DoctorOptions, words, command="unrender doctor")
     checks = examine()
     for check in checks:
@@ -197,5 +208,7 @@ def _failed(error: object, code: int) -> int:
     if os.environ.get("UNRENDER_TRACEBACK") == "1" and isinstance(error, BaseException):
         raise error
     text = " ".join(str(error).split()) or type(error).__name__
+    from rich.console import Console
+
     Console(stderr=True).print(f"unrender: error: {text}", highlight=False, markup=False, soft_wrap=True)
     return code
