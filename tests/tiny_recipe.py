@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture, Split
 from unrender.captures.options import CaptureOptions
+from unrender.color import srgb_from_linear
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
@@ -31,6 +32,7 @@ from unrender.shading.materials import Uniform, Unlit
 
 _CORNERS = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.5
 _FACES = torch.tensor([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
+State = Mapping[str, Tensor]
 _TARGET = torch.tensor([0.6, 0.07, 0.03])
 """Linear light."""
 
@@ -68,14 +70,12 @@ class TinyScene(Scene):
 
     @torch.no_grad()
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
-        mesh = Mesh(_CORNERS, _FACES)
-        material, white = Unlit(Uniform(self.color)), torch.ones(3)
-        return render_surface(mesh, material, [], cameras[view], background=white, antialiasing=None)[0]
+        mesh, white = Mesh(_CORNERS, _FACES), torch.ones(3)
+        return render_surface(mesh, Unlit(Uniform(self.color)), [], cameras[view], background=white, antialiasing=None)[0]
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
-        if self.empty:
-            return Asset.empty()
-        return Asset(Mesh(_CORNERS, _FACES, self.color.detach().clamp(0, 1).expand(6, 3).contiguous()))
+        colors = srgb_from_linear(self.color.detach().clamp(0, 1)).expand(6, 3).contiguous()
+        return Asset.empty() if self.empty else Asset(Mesh(_CORNERS, _FACES, colors))
 
 
 def fit(
@@ -84,7 +84,7 @@ def fit(
     *,
     device: torch.device,
     seed: int,
-    resume: Mapping[str, Tensor] | None = None,
+    resume: State | None = None,
     observer: Observer | None = None,
 ) -> FitResult:
     """Pull the color towards noisy copies of a target."""
@@ -100,7 +100,7 @@ def fit(
     return fitting.result(capture.source_from_world)
 
 
-def load_scene(config: TinyConfig, tensors: Mapping[str, Tensor], device: torch.device) -> TinyScene:
+def load_scene(config: TinyConfig, tensors: State, device: torch.device) -> TinyScene:
     """Rebuild the scene of a snapshot."""
     scene = TinyScene(empty=config.empty)
     scene.load_state_dict(scene_state(tensors))

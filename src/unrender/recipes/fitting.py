@@ -152,11 +152,11 @@ class Fitting:
                 if not started:
                     self.clock.start()
                     started = True
-                if self._outcome != "finished":
-                    break
                 last = self.clock.fraction >= 1
                 if last or self.clock.seconds - self._reported >= self._report_every:
                     self._report()
+                if self._outcome != "finished":
+                    break
         except KeyboardInterrupt:
             self._outcome = "interrupted"
         if started:

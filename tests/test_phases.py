@@ -1,0 +1,103 @@
+"""A fit in phases has one clock, one history, one count of skipped steps and one outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pytest
+import torch
+from torch import Tensor
+
+from tiny_recipe import TinyScene
+from unrender.recipes.clock import Clock
+from unrender.recipes.fitting import FitResult, Fitting, Outcome, Progress
+from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
+from unrender.runs.checkpoints import same_tensors
+
+IDENTITY = torch.eye(4, dtype=torch.float64)
+
+
+def ended(outcome: Outcome, *, skipped: int, reports: int, clock: Clock) -> FitResult:
+    """What a phase returns."""
+    scene = TinyScene()
+    history = tuple(Progress(k + 1, 0.1, 1.0, None, {}, {}, dict, scene) for k in range(reports))
+    return FitResult(scene, outcome, clock.step, clock.seconds, skipped, history, IDENTITY)
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "interrupted"])
+def test_a_first_phase_that_fails_is_the_last_one_and_is_reported_as_it_was(outcome: Outcome) -> None:
+    clock = Clock(100)
+
+    def first(start: PhaseStart) -> FitResult:
+        clock.step = 9
+        return ended(outcome, skipped=7, reports=1, clock=start.clock)
+
+    result = fit_in_phases((Phase("first", 0.5, first), Phase("second", 0.5, pytest.fail)), clock)
+    assert (result.outcome, result.skipped_steps, len(result.history), result.steps) == (outcome, 7, 1, 9)
+    assert result.history[0].phase == "first"
+
+
+class Fade:
+    """A phase that pulls the color halfway to a target in every step; the loss of the first step is NaN."""
+
+    def __init__(self, target: float, calls: list[str], name: str) -> None:
+        self.target, self.calls, self.name = target, calls, name
+
+    def __call__(self, start: PhaseStart) -> FitResult:
+        self.calls.append(self.name)
+        scene = TinyScene()
+        if start.previous is not None:
+            scene.load_state_dict(start.previous.scene.state_dict())
+        fitting = Fitting(scene, torch.optim.SGD(scene.parameters(), lr=0.5), start.clock, start.observer, report_every=0.0)
+        if start.resume is not None:
+            fitting.restore(start.resume)
+        first = start.clock.step if start.resume is None else -1
+        for step in fitting:
+            error = 0.5 * ((scene.color - self.target) ** 2).sum()
+            fitting.take_step({"color": error * float("nan") if step == first else error})
+        return fitting.result(IDENTITY)
+
+
+def run(calls: list[str], *, resume: Mapping[str, Tensor] | None = None, observer: Callable[[Progress], None] | None = None) -> FitResult:
+    phases = (Phase("dark", 0.25, Fade(0.0, calls, "dark")), Phase("bright", 0.75, Fade(1.0, calls, "bright")))
+    return fit_in_phases(phases, Clock(8), resume=resume, observer=observer)
+
+
+def test_phases_share_the_budget_and_their_sums() -> None:
+    calls: list[str] = []
+    result = run(calls)
+    assert calls == ["dark", "bright"]
+    assert (result.outcome, result.steps, result.skipped_steps) == ("finished", 8, 2)
+    assert [progress.phase for progress in result.history] == ["dark"] * 2 + ["bright"] * 6
+    assert [progress.step for progress in result.history] == list(range(1, 9))
+
+
+@pytest.mark.parametrize(("stop_at", "again"), [(1, ["dark", "bright"]), (5, ["bright"])])
+def test_an_interrupted_phase_resumes_where_it_was_with_its_sums(stop_at: int, again: list[str]) -> None:
+    kept: list[dict[str, Tensor]] = []
+
+    def stop(progress: Progress) -> None:
+        if progress.step == stop_at:
+            kept.append(progress.snapshot())
+            raise KeyboardInterrupt
+
+    whole = run([])
+    part = run([], observer=stop)
+    assert (part.outcome, part.steps) == ("interrupted", stop_at)
+    assert phase_of(kept[0]) == (0 if stop_at == 1 else 1)
+    calls: list[str] = []
+    resumed = run(calls, resume=kept[0])
+    assert calls == again
+    assert (resumed.outcome, resumed.steps, resumed.skipped_steps) == (whole.outcome, 8, whole.skipped_steps)
+    assert same_tensors(whole.scene.state_dict(), resumed.scene.state_dict())
+
+
+def test_a_phase_without_a_share_is_left_out() -> None:
+    calls: list[str] = []
+    fit_in_phases((Phase("none", 0.0, pytest.fail), Phase("all", 1.0, Fade(1.0, calls, "all"))), Clock(3))
+    assert calls == ["all"]
+
+
+def test_shares_that_do_not_sum_to_one_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shares of the phases are \[0.5, 0.4\]"):
+        fit_in_phases((Phase("a", 0.5, pytest.fail), Phase("b", 0.4, pytest.fail)), Clock(3))
