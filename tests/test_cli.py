@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+import unrender
 import unrender.api
 import unrender.cli.commands
 import unrender.cli.main
@@ -30,7 +31,8 @@ from unrender.cli.main import main
 from unrender.cli.options import FitOptions
 from unrender.devices import DeviceError, select_device
 from unrender.doctor import examine
-from unrender.geometry.mesh import read_mesh
+from unrender.geometry.mesh import Mesh, read_mesh
+from unrender.recipes import neus
 from unrender.recipes.fitting import FitResult, Observer, Progress
 from unrender.runs.checkpoints import find_checkpoint, same_tensors
 from unrender.runs.config_json import config_from_json, config_to_json
@@ -463,3 +465,55 @@ def test_every_preset_of_a_real_recipe_makes_a_command_line(name: str, capfd: py
             f"--{setting.replace('_', '-')} " in text or f"--{setting.replace('_', '-')}, " in text for setting in settings_of(config)
         )
         assert config_from_json(type(config), json.loads(json.dumps(config_to_json(config)))) == config
+
+
+@pytest.mark.parametrize(("preset", "field", "kind", "there", "absent"), [
+    ("cpu", "hash", "HashField", "--levels", "--stages"), ("gpu", "grid", "GridField", "--stages", "--levels"),
+    ("neuralangelo-dtu-wmask", "hash", "HashField", "--levels", "--stages"),
+])  # fmt: skip
+def test_the_field_of_neus_is_chosen_by_name(
+    preset: str, field: str, kind: str, there: str, absent: str, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["neus", "--preset", preset, "--field", field]
+    assert main(["fit", *words, "--help"]) == 0
+    text = capfd.readouterr().out
+    assert there in text and absent not in text and "{grid,hash}" in text and "The signed distance" in text
+    seen: list[neus.NeusConfig] = []
+
+    def note(recipe: object, preset: object, options: FitOptions[Path, neus.NeusConfig, object, object], *rest: object) -> int:
+        seen.append(options.config)
+        return 0
+
+    monkeypatch.setattr(unrender.cli.commands, "fit_input", note)
+    assert main(["fit", *words, "capture", "--learning-rate", "0.5"]) == 0
+    config, before = seen[0], neus.PRESETS[preset]
+    assert type(config.field).__name__ == kind and config.adam == replace(before.adam, learning_rate=0.5)
+    assert type(before.field).__name__ != kind or config.field == before.field
+    assert config_from_json(neus.NeusConfig, json.loads(json.dumps(config_to_json(config)))) == config
+    recipe = unrender.recipes.table.NEUS
+    assert recipe.configure(before, {"field": field, "learning_rate": 0.5}) == config
+
+
+def test_a_field_that_is_not_there_is_one_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "neus", "capture", "--field", "gird"]) == 2
+    assert "the recipe neus has no field 'gird'; did you mean 'grid'?" in one_sentence(capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(("words", "seconds"), [(["-m", "unrender", "--help"], 0.3), (["-c", "import unrender"], 0.1)])
+def test_help_and_import_are_quick(words: list[str], seconds: float) -> None:
+    """By processor time above that of Python alone, of the best of three: other programs may have the cores."""
+
+    def cost(words: list[str]) -> float:
+        before = os.times()
+        subprocess.run([sys.executable, *words], check=True, capture_output=True)
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(cost(words) for _ in range(3)) < seconds
+
+
+def test_the_package_offers_its_names(capfd: pytest.CaptureFixture[str]) -> None:
+    assert unrender.Capture is Capture and unrender.Mesh is Mesh and unrender.open_run is unrender.api.open_run
+    assert main(["--version"]) == 0 and capfd.readouterr().out.strip() == f"unrender {unrender.__version__}"
+    with pytest.raises(AttributeError, match="has no attribute 'fitt'"):
+        unrender.fitt  # noqa: B018  # pyright: ignore[reportAttributeAccessIssue]

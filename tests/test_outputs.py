@@ -31,7 +31,8 @@ from unrender.render.scene import Scene
 from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.evaluation import evaluate, truth_of
-from unrender.runs.outputs import ENVIRONMENT_HEIGHT, write_environment
+from unrender.runs.figures import read_picture
+from unrender.runs.outputs import ENVIRONMENT_HEIGHT, evaluate_into, write_environment
 from unrender.runs.session import run_job
 from unrender.shading.lights import EnvironmentLight
 
@@ -181,9 +182,6 @@ def test_a_scene_that_returns_the_truth_scores_infinitely_well_in_either_encodin
 
 @pytest.mark.parametrize("encoding", ["srgb", "linear"])
 def test_pictures_of_the_truth_are_the_photos_in_either_encoding(encoding: Encoding, tmp_path: Path) -> None:
-    from unrender.runs.figures import read_picture
-    from unrender.runs.outputs import evaluate_into
-
     directory, capture = RunDirectory(tmp_path), tiny_capture()
     evaluate_into(directory, TruthScene(encoding), capture, device=CPU)
     picture = read_picture(directory.renders / "004_photos_ball_4.png")

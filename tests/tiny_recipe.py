@@ -79,13 +79,7 @@ class TinyScene(Scene):
 
 
 def fit(
-    capture: Capture,
-    config: TinyConfig,
-    *,
-    device: torch.device,
-    seed: int,
-    resume: State | None = None,
-    observer: Observer | None = None,
+    capture: Capture, config: TinyConfig, *, device: torch.device, seed: int, resume: State | None = None, observer: Observer | None = None
 ) -> FitResult:
     """Pull the color towards noisy copies of a target."""
     scene, generator = TinyScene(empty=config.empty), torch.Generator().manual_seed(seed)
