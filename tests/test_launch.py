@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+import warnings
 from pathlib import Path
 from typing import no_type_check
 
@@ -15,7 +19,7 @@ import warp as wp
 
 import unrender.ops
 from unrender.devices import as_on_a_gpu, on_cpu, thread_count
-from unrender.ops.kernels.launch import address, launch
+from unrender.ops.kernels.launch import address, launch, run_in_threads
 
 CPU = torch.device("cpu")
 FOLDER = Path(unrender.ops.__path__[0])
@@ -84,6 +88,29 @@ def test_several_threads_may_launch_at_once() -> None:
 def test_the_first_launches_of_a_process_may_come_from_several_threads(attempt: int) -> None:
     run = subprocess.run([sys.executable, "-c", FIRST_LAUNCHES], check=False, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_a_forked_process_starts_its_own_threads():
+    """It inherits the pool without its threads, so work given to that pool would never be done."""
+    run_in_threads(lambda k: None, 8, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python warns of forks beside threads, which is the point
+        child = os.fork()
+    if child == 0:
+        done: list[int] = []
+        run_in_threads(done.append, 8, 3)
+        os._exit(0 if sorted(done) == list(range(8)) else 1)
+    for _ in range(200):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.05)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("the child did not end")
+    assert os.waitstatus_to_exitcode(status) == 0
 
 
 def test_a_wrong_type_is_refused_by_a_kernel_that_has_run() -> None:

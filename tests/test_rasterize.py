@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import sys
-import time
-import warnings
 from contextlib import nullcontext
 
 import pytest
@@ -17,7 +12,6 @@ from torch import Tensor
 from raster_scenes import cube, in_clip_space, orthographic_square, perspective, random_closed_meshes, sphere, turned
 from unrender.devices import as_on_a_gpu
 from unrender.geometry.mesh import read_mesh
-from unrender.ops.kernels import launch as launcher
 from unrender.ops.kernels.checks import check_integer
 from unrender.ops.raster import Raster, checks, rasterize, rasterize_layers
 from unrender.reference import rasterize as twin
@@ -336,29 +330,6 @@ def test_a_second_derivative_is_refused_by_name(what):
     again = gradient.square().sum() if what == "a function of the gradient" else gradient[0, 0].sum()
     with pytest.raises(RuntimeError, match="rasterize has a first derivative only"):
         torch.autograd.grad(again, x)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
-def test_a_forked_process_starts_its_own_threads():
-    """It inherits the pool without its threads, so work given to that pool would never be done."""
-    launcher.run_in_threads(lambda k: None, 8, 3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python warns of forks beside threads, which is the point
-        child = os.fork()
-    if child == 0:
-        done: list[int] = []
-        launcher.run_in_threads(done.append, 8, 3)
-        os._exit(0 if sorted(done) == list(range(8)) else 1)
-    for _ in range(200):
-        ended, status = os.waitpid(child, os.WNOHANG)
-        if ended:
-            break
-        time.sleep(0.05)
-    else:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-        pytest.fail("the child did not end")
-    assert os.waitstatus_to_exitcode(status) == 0
 
 
 # Peeling.
