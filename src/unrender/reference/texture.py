@@ -83,7 +83,7 @@ def _project(
 
 
 def _slopes(axes: Tensor, s: Tensor, t: Tensor, major: Tensor, derivatives: Tensor) -> Float[Tensor, "*pixels 4"]:
-    """Return the derivatives of (s, t) by the chain rule; where an axis has a zero, 0 · ∞ is 0."""
+    """Return the derivatives of (s, t) by the chain rule. Where an axis has a zero, 0 · ∞ counts as 0."""
     parts = axes[..., None] * derivatives.unflatten(-1, (3, 2))[..., None, :, :]
     along = torch.where(axes[..., None] == 0, 0, parts).sum(-2)
     of_major = along[..., 2, :]
