@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_WIDTH, _HEIGHT = 640, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 14, 30, 40
+_WIDTH, _HEIGHT = 640.0, 300.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 14.0, 30.0, 40.0
 """Margins around the curves, in the units of the drawing."""
 
 _MOST_POINTS = 200
@@ -94,8 +94,8 @@ def line_chart(
     y_ticks = _ticks(y_low, y_high, integers=logarithmic)
     axes = _Axes(x_high, min(y_low, y_ticks[0]), max(y_high, y_ticks[-1]), logarithmic)
     parts = [
-        f'<svg class="chart" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}">',
-        f'<text class="title" x="{_LEFT}" y="18">{html.escape(title)}</text>',
+        f'<svg class="chart" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" role="img" aria-label="{html.escape(title)}">',
+        f'<text class="title" x="{_LEFT:.0f}" y="18">{html.escape(title)}</text>',
         *(_horizontal_line(axes, tick) for tick in y_ticks),
         *(_x_tick(axes, tick) for tick in _ticks(0.0, x_high) if tick <= x_high),
         _text(_WIDTH - _RIGHT, _HEIGHT - 5, html.escape(x_label), "end"),

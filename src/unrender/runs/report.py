@@ -214,7 +214,8 @@ def _curves(report: Report) -> str:
         add("PSNR of training batches, dB", [psnr], logarithmic=False, level=views)
     add("Losses", _curves_by_name(seconds, [line.losses for line in lines]), logarithmic=True)
     if any(line.counts for line in lines):
-        add("Counts of a step", _curves_by_name(seconds, [line.counts for line in lines]), logarithmic=True)
+        counts = [{name: float(count) for name, count in line.counts.items()} for line in lines]
+        add("Counts of a step", _curves_by_name(seconds, counts), logarithmic=True)
     return f'<section><h2>Charts</h2><div class="pair">{"".join(charts)}</div></section>'
 
 
