@@ -85,53 +85,34 @@ def load_capture(
         CaptureError: anything in the folder that cannot be read or does not fit together, in one sentence.
         ValueError: neither memory nor disk has room for the images.
     """
-    options = CaptureOptions(
-        downscale=downscale,
-        center=center,
-        radius=radius,
-        up=up,
-        test_every=test_every,
-        normals=None if normals is None else Path(normals),
-        normals_frame=normals_frame,
-        use_masks=use_masks,
-        principal_shift=principal_shift,
-        memory=memory,
-    )
-    return read_capture(Path(path), options)
-
-
-def read_capture(folder: Path, options: CaptureOptions) -> Capture:
-    """Read the posed photos in a folder as :func:`load_capture` does, with options that come from elsewhere.
-
-    Raises:
-        CaptureError: see :func:`load_capture`.
-        ValueError: likewise.
-    """
+    folder, normals = Path(path), None if normals is None else Path(normals)
+    # Where the images are kept (memory) changes nothing of the capture.
+    settings = (downscale, center, radius, up, test_every, str(normals), normals_frame, use_masks, principal_shift)
     (file, read), others = _located(folder)
-    source = read(folder, folder / file, options.test_every)
-    source = replace(source, intrinsics=source.intrinsics + torch.tensor([0.0, 0.0, *options.principal_shift], dtype=torch.float64))
+    source = read(folder, folder / file, test_every)
+    source = replace(source, intrinsics=source.intrinsics + torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64))
     notes = list(source.notes)
     if others:
         notes.append(f"read {file} and not {' or '.join(others)}, which is there too")
-    memory = ImageMemory(options.memory)
-    photos, has_masks, ignored = _images(source, options.downscale, options.use_masks, memory, notes)
+    room = ImageMemory(memory)
+    photos, has_masks, ignored = _images(source, downscale, use_masks, room, notes)
     masks = [photo[..., 3] for photo in photos] if has_masks else None
-    region = normalize(source, masks, center=options.center, radius=options.radius, up=options.up)
+    region = normalize(source, masks, center=center, radius=radius, up=up)
     notes += region.notes
     frame = region.source_from_world
     exact_poses = normalized_poses(source.source_from_camera, frame)
-    cameras = _cameras(source, exact_poses, options.downscale, notes)
+    cameras = _cameras(source, exact_poses, downscale, notes)
     prior = None
-    if options.normals is not None:
+    if normals is not None:
         prior, without = read_normals(
-            options.normals,
+            normals,
             source.names,
             sizes=source.sizes,
-            downscale=options.downscale,
-            frame=options.normals_frame,
+            downscale=downscale,
+            frame=normals_frame,
             world_from_camera=exact_poses,
             world_from_source=(inverse_similarity(frame)[:3, :3] * scale_of(frame)).float(),
-            memory=memory,
+            memory=room,
         )
         if without:
             notes.append(f"{without} of {len(source.names)} views have no normal image")
@@ -150,9 +131,14 @@ def read_capture(folder: Path, options: CaptureOptions) -> Capture:
         ignored=ignored,
         normals=prior,
         points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
-        fingerprint=_fingerprint(folder, source, options),
+        fingerprint=_fingerprint(folder, source, normals, settings),
         notes=tuple(notes),
     )
+
+
+def read_capture(folder: Path, options: CaptureOptions) -> Capture:
+    """Read the posed photos in a folder with options in one value; see :func:`load_capture`."""
+    return load_capture(folder, **vars(options))
 
 
 def _located(folder: Path) -> tuple[tuple[str, Reader], list[str]]:
@@ -267,14 +253,11 @@ def _points(folder: Path, source: Source) -> Float[Tensor, "points 3"] | None:
     return None if file is None else read_points(file)
 
 
-def _fingerprint(folder: Path, source: Source, options: CaptureOptions) -> str:
-    """Hash the options, and each file's name below the capture, size, first and last 64 KiB, with SHA-256."""
+def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: tuple[object, ...]) -> str:
+    """Hash how the capture was read, and each file's name below it, size, first and last 64 KiB, with SHA-256."""
     files = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
-    if options.normals is not None:
-        files += sorted(file for file in options.normals.rglob("*") if file.is_file())
-    # Where the images are kept changes nothing of the capture.
-    told = (options.downscale, options.center, options.radius, options.up, options.test_every, str(options.normals))
-    told += (options.normals_frame, options.use_masks, options.principal_shift)
+    if normals is not None:
+        files += sorted(file for file in normals.rglob("*") if file.is_file())
 
     def digest(file: Path) -> bytes:
         size = file.stat().st_size
@@ -286,7 +269,7 @@ def _fingerprint(folder: Path, source: Source, options: CaptureOptions) -> str:
         name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
         return hashlib.sha256(f"{name}\n{size}\n".encode() + content).digest()
 
-    whole = hashlib.sha256(repr(told).encode())
+    whole = hashlib.sha256(repr(settings).encode())
     for part in in_threads(digest, files):
         whole.update(part)
     return whole.hexdigest()

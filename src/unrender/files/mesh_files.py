@@ -45,6 +45,7 @@ _FLOAT = 5126
 _UNSIGNED_INT = 5125
 _ARRAY_BUFFER = 34962
 _ELEMENT_ARRAY_BUFFER = 34963
+_POSITION = "POSITION"
 _LINEAR = 9729
 _LINEAR_MIPMAP_LINEAR = 9987
 _REPEAT = 10497
@@ -277,60 +278,65 @@ def _obj_lines(kind: str, form: str, rows: np.ndarray) -> str:
 def _glb_bytes(arrays: MeshArrays, z_up: bool, material: MaterialArrays) -> bytes:
     """Write one node, one mesh, one material and one buffer, every view padded to four bytes."""
     arrays = _split_at_seams(arrays)
-    positions = arrays.vertices.astype("<f4")
-    columns = [(positions, "VEC3", _FLOAT, _ARRAY_BUFFER)]
-    attributes = {"POSITION": 0}
-    if arrays.normals is not None:
-        attributes["NORMAL"] = len(columns)
-        columns.append((_unit(arrays.normals), "VEC3", _FLOAT, _ARRAY_BUFFER))
-    if arrays.colors is not None:
-        attributes["COLOR_0"] = len(columns)
-        linear = linear_from_srgb(torch.from_numpy(arrays.colors.clip(0, 1).astype(np.float64))).numpy()
-        columns.append((linear.astype("<f4"), "VEC3", _FLOAT, _ARRAY_BUFFER))
-    if arrays.uvs is not None:
-        attributes["TEXCOORD_0"] = len(columns)
-        columns.append((arrays.uvs.astype("<f4"), "VEC2", _FLOAT, _ARRAY_BUFFER))
-    indices = len(columns)
-    columns.append((arrays.faces.astype("<u4").reshape(-1), "SCALAR", _UNSIGNED_INT, _ELEMENT_ARRAY_BUFFER))
-
-    views: list[dict[str, Any]] = []
-    accessors: list[dict[str, Any]] = []
-    offset = 0
-    for k, (data, shape, component, target) in enumerate(columns):
-        views.append({"buffer": 0, "byteOffset": offset, "byteLength": data.nbytes, "target": target})
-        accessors.append({"bufferView": k, "componentType": component, "count": len(data), "type": shape})
-        offset += data.nbytes
-    accessors[0]["min"] = [float(x) for x in positions.min(0)]
-    accessors[0]["max"] = [float(x) for x in positions.max(0)]
+    columns = _glb_columns(arrays)
+    indices = arrays.faces.astype("<u4").reshape(-1)
     surface, pictures = _gltf_material(material)
-    for picture in pictures:
-        views.append({"buffer": 0, "byteOffset": offset, "byteLength": len(picture)})
-        offset += len(picture) + -len(picture) % 4
+    payloads = [*(column.tobytes() for column in columns.values()), indices.tobytes(), *pictures]
+    padded = [payload + b"\0" * (-len(payload) % 4) for payload in payloads]
+    starts = np.cumsum([0, *map(len, padded)]).tolist()
+
+    targets = [*[_ARRAY_BUFFER] * len(columns), _ELEMENT_ARRAY_BUFFER, *[None] * len(pictures)]
+    views = [
+        {"buffer": 0, "byteOffset": start, "byteLength": len(payload)} | ({} if target is None else {"target": target})
+        for start, payload, target in zip(starts, payloads, targets, strict=False)
+    ]
+    accessors: list[dict[str, Any]] = [
+        {"bufferView": k, "componentType": _FLOAT, "count": len(column), "type": f"VEC{column.shape[1]}"}
+        for k, column in enumerate(columns.values())
+    ]
+    positions = columns[_POSITION]
+    accessors[0] |= {"min": [float(x) for x in positions.min(0)], "max": [float(x) for x in positions.max(0)]}
+    accessors.append({"bufferView": len(columns), "componentType": _UNSIGNED_INT, "count": len(indices), "type": "SCALAR"})
+    attributes = {name: k for k, name in enumerate(columns)}
     node: dict[str, Any] = {"name": "mesh", "mesh": 0}
     if z_up:
-        node["matrix"] = [float(x) for x in _Y_UP_FROM_Z_UP.T.reshape(-1)]
-    document = {
+        node |= {"matrix": [float(x) for x in _Y_UP_FROM_Z_UP.T.reshape(-1)]}
+    document: dict[str, Any] = {
         "asset": {"version": "2.0", "generator": "unrender"},
         "scene": 0,
         "scenes": [{"nodes": [0]}],
         "nodes": [node],
-        "meshes": [{"name": "mesh", "primitives": [{"attributes": attributes, "indices": indices, "material": 0, "mode": 4}]}],
+        "meshes": [{"name": "mesh", "primitives": [{"attributes": attributes, "indices": len(columns), "material": 0, "mode": 4}]}],
         "materials": [surface],
         "accessors": accessors,
         "bufferViews": views,
-        "buffers": [{"byteLength": offset}],
+        "buffers": [{"byteLength": starts[-1]}],
     }
     if pictures:
-        first = len(columns)
-        document["images"] = [{"bufferView": first + k, "mimeType": "image/png"} for k in range(len(pictures))]
-        document["textures"] = [{"source": k, "sampler": 0} for k in range(len(pictures))]
-        document["samplers"] = [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _REPEAT, "wrapT": _REPEAT}]
+        first = len(columns) + 1
+        document |= {
+            "images": [{"bufferView": first + k, "mimeType": "image/png"} for k in range(len(pictures))],
+            "textures": [{"source": k, "sampler": 0} for k in range(len(pictures))],
+            "samplers": [{"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _REPEAT, "wrapT": _REPEAT}],
+        }
     text = json.dumps(document, separators=(",", ":")).encode("utf-8")
     text += b" " * (-len(text) % 4)
-    total = 12 + 8 + len(text) + 8 + offset
+    total = 12 + 8 + len(text) + 8 + starts[-1]
     head = struct.pack("<III", _GLB_MAGIC, 2, total) + struct.pack("<II", len(text), _JSON_CHUNK)
-    padded = [picture + b"\0" * (-len(picture) % 4) for picture in pictures]
-    return b"".join([head, text, struct.pack("<II", offset, _BINARY_CHUNK), *(data.tobytes() for data, *_ in columns), *padded])
+    return b"".join([head, text, struct.pack("<II", starts[-1], _BINARY_CHUNK), *padded])
+
+
+def _glb_columns(arrays: MeshArrays) -> dict[str, np.ndarray]:
+    """Return the attributes of the vertices by their glTF names, float32, positions first."""
+    columns = {_POSITION: arrays.vertices.astype("<f4")}
+    if arrays.normals is not None:
+        columns |= {"NORMAL": _unit(arrays.normals)}
+    if arrays.colors is not None:
+        linear = linear_from_srgb(torch.from_numpy(arrays.colors.clip(0, 1).astype(np.float64))).numpy()
+        columns |= {"COLOR_0": linear.astype("<f4")}
+    if arrays.uvs is not None:
+        columns |= {"TEXCOORD_0": arrays.uvs.astype("<f4")}
+    return columns
 
 
 def _gltf_material(material: MaterialArrays) -> tuple[dict[str, Any], list[bytes]]:
@@ -345,20 +351,19 @@ def _gltf_material(material: MaterialArrays) -> tuple[dict[str, Any], list[bytes
         return {"index": len(pictures) - 1}
 
     surface: dict[str, Any] = {"metallicFactor": material.metallic, "roughnessFactor": material.roughness}
-    description: dict[str, Any] = {"name": "surface", "doubleSided": True, "pbrMetallicRoughness": surface}
+    extras: dict[str, Any] = {}
     if material.base_color is not None:
         color = material.base_color
-        surface["baseColorTexture"] = add(torch.cat([srgb_from_linear(color[..., :3]), color[..., 3:]], -1))
-        if color.shape[-1] == 4:
-            description["alphaMode"] = "BLEND"
+        surface |= {"baseColorTexture": add(torch.cat([srgb_from_linear(color[..., :3]), color[..., 3:]], -1))}
+        extras |= {"alphaMode": "BLEND"} if color.shape[-1] == 4 else {}
     if material.roughness_metallic is not None:
         # glTF reads roughness from green and metallic from blue; red is free, and white there means no occlusion to programs that look.
         roughness, metallic = material.roughness_metallic.unbind(-1)
-        surface["metallicRoughnessTexture"] = add(torch.stack([torch.ones_like(roughness), roughness, metallic], -1))
-        surface["metallicFactor"] = surface["roughnessFactor"] = 1.0
+        packed = add(torch.stack([torch.ones_like(roughness), roughness, metallic], -1))
+        surface |= {"metallicRoughnessTexture": packed, "metallicFactor": 1.0, "roughnessFactor": 1.0}
     if material.normal is not None:
-        description["normalTexture"] = add(0.5 * material.normal + 0.5)
-    return description, pictures
+        extras |= {"normalTexture": add(0.5 * material.normal + 0.5)}
+    return {"name": "surface", "doubleSided": True, "pbrMetallicRoughness": surface} | extras, pictures
 
 
 def _split_at_seams(arrays: MeshArrays) -> MeshArrays:
