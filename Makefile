@@ -14,7 +14,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Tests of primitives that need no capacity on a GPU, and of what is made of them.
 GPU_TESTS := rasterize interpolate texture antialias surface_rendering compat_nvdiffrast hash_encoding grid_lookup frequency_encoding \
-    spherical_harmonics mlp compositing distortion contraction adam fields
+    spherical_harmonics mlp compositing distortion contraction adam fields encodings ray_operations topology
 # PyTorch's threads sleep while they wait for each other. Spinning, they take the cores from every other thread, their own included.
 export OMP_WAIT_POLICY ?= PASSIVE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 120 -c constraints.txt
