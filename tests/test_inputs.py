@@ -80,7 +80,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_
     def call(*words: object) -> tuple[int, str, str]:
         capfd.readouterr()
         code = main([str(word) for word in words])
-        return code, *capfd.readouterr()
+        out, err = capfd.readouterr()
+        return code, out, err
 
     return call
 

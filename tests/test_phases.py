@@ -32,9 +32,13 @@ def test_a_first_phase_that_fails_is_the_last_one_and_is_reported_as_it_was(outc
         clock.step = 9
         return ended(outcome, skipped=7, reports=1, clock=start.clock)
 
-    result = fit_in_phases((Phase("first", 0.5, first), Phase("second", 0.5, pytest.fail)), clock)
+    result = fit_in_phases((Phase("first", 0.5, first), Phase("second", 0.5, never)), clock)
     assert (result.outcome, result.skipped_steps, len(result.history), result.steps) == (outcome, 7, 1, 9)
     assert result.history[0].phase == "first"
+
+
+def never(start: PhaseStart) -> FitResult:
+    pytest.fail("this phase does not run")
 
 
 class Fade:
@@ -94,10 +98,10 @@ def test_an_interrupted_phase_resumes_where_it_was_with_its_sums(stop_at: int, a
 
 def test_a_phase_without_a_share_is_left_out() -> None:
     calls: list[str] = []
-    fit_in_phases((Phase("none", 0.0, pytest.fail), Phase("all", 1.0, Fade(1.0, calls, "all"))), Clock(3))
+    fit_in_phases((Phase("none", 0.0, never), Phase("all", 1.0, Fade(1.0, calls, "all"))), Clock(3))
     assert calls == ["all"]
 
 
 def test_shares_that_do_not_sum_to_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shares of the phases are \[0.5, 0.4\]"):
-        fit_in_phases((Phase("a", 0.5, pytest.fail), Phase("b", 0.4, pytest.fail)), Clock(3))
+        fit_in_phases((Phase("a", 0.5, never), Phase("b", 0.4, never)), Clock(3))

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,19 @@ class Inner:
 
 
 @dataclass(frozen=True)
+class Coarse:
+    cells: int = 8
+    weight: float = 0.1
+
+
+@dataclass(frozen=True)
+class Fine:
+    cells: int = 8
+    weight: float = 0.1
+    levels: tuple[int, ...] = (1, 2)
+
+
+@dataclass(frozen=True)
 class Config:
     steps: int = 10
     max_seconds: float | None = None
@@ -41,7 +55,8 @@ class Config:
     inner: Inner = Inner()
     maybe: Inner | None = None
     folder: Path | None = None
-    flags: dict[str, float] = field(default_factory=dict)
+    field: Coarse | Fine | None = Fine()
+    flags: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 RECORD = RunRecord(
@@ -79,6 +94,9 @@ def line(step: int) -> HistoryLine:
     [
         Config(),
         Config(steps=3, max_seconds=60.0, background="white", layers=(), inner=Inner(0.5, (1, 2))),
+        Config(field=Coarse(cells=3)),
+        Config(field=Fine(levels=()), maybe=Inner(2.0)),
+        Config(field=None),
         Config(maybe=Inner(2.0), folder=Path("a/b"), flags={"x": 1.0}, layers=(1, 2, 3)),
     ],
 )
@@ -86,6 +104,13 @@ def test_a_config_survives_json(config: Config, tmp_path: Path) -> None:
     directory = RunDirectory(tmp_path)
     directory.write_record(replace(RECORD, config=config_to_json(config)))
     assert config_from_json(Config, directory.read_record().config) == config
+
+
+def test_the_member_of_a_union_is_the_one_whose_fields_fit() -> None:
+    assert config_from_json(Config, {"field": {"levels": [3]}}).field == Fine(levels=(3,))
+    assert config_from_json(Config, {"field": {"cells": 3}}).field == Coarse(cells=3)
+    with pytest.raises(ValueError, match="none of Coarse, Fine has the fields depth"):
+        config_from_json(Config, {"field": {"depth": 3}})
 
 
 def test_an_unknown_field_of_a_config_is_named() -> None:

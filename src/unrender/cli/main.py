@@ -174,8 +174,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 1 for what went wrong, 2 for a wrong command line, 130 after Ctrl-C.
+    """Run one command and return its exit code.
 
+    0 is success, 1 an error or a fit without a result, 2 a wrong command line, 130 an interruption.
     An expected error is one line; with ``UNRENDER_TRACEBACK=1`` in the environment it shows where it came from.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; threads that wait by spinning take cores from others

@@ -1,6 +1,6 @@
-"""Files that are either complete or not there: write to a neighbor, flush to disk, rename over the old one.
+"""Files that are either complete or absent: write beside the old file, flush to disk, rename over it.
 
-A reader, or a run that was killed with ``kill -9``, never sees half a file under its final name.
+No reader sees half a file under its final name, even after ``kill -9``.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to, with the same suffix; on success it takes the place of ``path``.
+    """Yield a path beside ``path`` to write to, with the same suffix; at the end of the block it replaces ``path``.
 
-    For libraries that write files themselves. Whatever goes wrong inside, the old file stays as it was and the new one is removed.
+    For libraries that write files themselves. When the block raises, the old file stays and the new one is removed.
 
     Raises:
-        OSError: when the folder cannot be written or the disk is full.
+        OSError: the folder cannot be written, or the disk is full.
     """
     partial = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
@@ -33,27 +33,27 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes ``data`` to ``path``, all of it or nothing."""
+    """Write all of ``data`` to ``path``, or nothing."""
     with replacing(path) as partial:
         partial.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path`` as UTF-8 with Unix line ends, all of it or nothing."""
+    """Write all of ``text`` to ``path`` as UTF-8 with Unix line ends, or nothing."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes ``value`` to ``path`` as indented JSON.
+    """Write ``value`` to ``path`` as indented JSON.
 
     Raises:
-        ValueError: for NaN and infinities, which JSON has no word for.
+        ValueError: ``value`` has NaN or infinities, which JSON does not have.
     """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _flush(path: Path) -> None:
-    """Waits until the bytes of a file have reached the disk."""
+    """Wait until the bytes of a file have reached the disk."""
     handle = os.open(path, os.O_RDWR)
     try:
         os.fsync(handle)
@@ -62,7 +62,7 @@ def _flush(path: Path) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Waits until a rename has reached the disk. Windows cannot open a folder and needs no such step."""
+    """Wait until a rename has reached the disk; Windows cannot open a folder and needs no such step."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -14,21 +14,21 @@ from unrender.files.atomic import replacing
 
 
 def write_video(path: Path, frames: Iterable[UInt8[Tensor, "height width 3"]], *, fps: int = 24) -> int:
-    """Writes sRGB frames as an H.264 file that plays in every browser (yuv420p, index at the front).
+    """Write sRGB frames as an H.264 file that plays in every browser (yuv420p, index at the front).
 
     H.264 in yuv420p needs even sides; an odd last row or column is repeated once.
 
     Args:
-        path: ends in ``.mp4``; replaced only once the new file is complete.
-        frames: may be a generator; frames are taken one at a time.
+        path: ends in ``.mp4``; replaced when the new file is complete.
+        frames: taken one at a time, so that they may come from a generator.
         fps: frames per second.
 
     Returns:
         The number of frames written.
 
     Raises:
-        ValueError: when there is no frame.
-        OSError: when the file cannot be written.
+        ValueError: there is no frame.
+        OSError: the file cannot be written.
     """
     count = 0
     with replacing(path) as partial:

@@ -37,7 +37,7 @@ def showing_path(capture: Capture, frames: int) -> Cameras:
 
 
 def within_budget(path: Cameras, seconds_per_ray: float | None, fit_seconds: float) -> Cameras:
-    """Return a path with smaller pictures, then fewer of them, so that rendering takes no longer than a share of the fit."""
+    """Make the pictures of a path smaller, then fewer, so that rendering takes at most a share of the fit."""
     if seconds_per_ray is None:
         return path
     budget = max(VIDEO_SECONDS, VIDEO_SHARE * fit_seconds)

@@ -1,8 +1,8 @@
 """Checkpoints of a running fit: tensors in safetensors, everything else in a JSON sidecar.
 
 ``checkpoints/step_00001200.safetensors`` holds the tensors bit for bit, whatever their type. ``step_00001200.json`` says where the fit
-was and carries the SHA-256 of the tensor file. It is written last, so a checkpoint counts only once both files are whole;
-one that was cut off or altered is recognized, and the one before it is used. Nothing is unpickled.
+was and has the SHA-256 of the tensor file. It is written last, so that a checkpoint counts only when both files are complete. One that was
+cut off or altered is recognized, and the one before it is used. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unrender.files.atomic import write_bytes, write_json
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that belongs to something else, or none left that can be read."""
+    """A checkpoint belongs to another recipe, or none can be read."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Search:
-    """The newest good checkpoint of a folder, if there is one, and a sentence about each newer one that was passed over."""
+    """The newest good checkpoint of a folder, if there is one, and a sentence about each newer one that cannot be used."""
 
     checkpoint: Checkpoint | None
     passed_over: tuple[str, ...]
@@ -59,13 +59,13 @@ class Search:
 def save_checkpoint(
     folder: Path, tensors: Mapping[str, Tensor], *, recipe: str, step: int, fraction: float, seconds: float, keep: int = 2
 ) -> Path:
-    """Writes a checkpoint and removes all but the newest ``keep``.
+    """Write a checkpoint and remove all but the newest ``keep``.
 
     Returns:
         The path of the tensor file.
 
     Raises:
-        OSError: when the folder cannot be written or the disk is full; earlier checkpoints are then untouched.
+        OSError: the folder cannot be written or the disk is full; earlier checkpoints are untouched.
     """
     folder.mkdir(parents=True, exist_ok=True)
     data = save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
@@ -80,10 +80,10 @@ def save_checkpoint(
 
 
 def find_checkpoint(folder: Path, recipe: str) -> Search:
-    """Reads the newest checkpoint that is whole, looking at older ones where it is not.
+    """Read the newest complete checkpoint; older ones are tried when it is damaged.
 
     Raises:
-        CheckpointError: when a checkpoint was written by another recipe.
+        CheckpointError: a checkpoint was written by another recipe.
     """
     passed_over: list[str] = []
     for sidecar in _sidecars(folder):
@@ -102,7 +102,7 @@ def find_checkpoint(folder: Path, recipe: str) -> Search:
 
 
 def same_tensors(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
-    """Whether two snapshots hold the same names, types, shapes and bits (a NaN equals itself)."""
+    """Tell whether two snapshots have the same names, types, shapes and bits (a NaN equals itself)."""
     return first.keys() == second.keys() and all(_same_bits(first[name], second[name]) for name in first)
 
 
@@ -114,7 +114,7 @@ def _same_bits(first: Tensor, second: Tensor) -> bool:
 
 
 def _sidecars(folder: Path) -> list[Path]:
-    """The JSON files of the checkpoints, newest first."""
+    """List the JSON files of the checkpoints, newest first."""
     return sorted(folder.glob("step_*.json"), reverse=True)
 
 

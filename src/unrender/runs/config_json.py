@@ -1,4 +1,4 @@
-"""Configurations as JSON, and back: frozen dataclasses of plain values, tuples, paths and other such dataclasses."""
+"""Configurations as JSON and back: frozen dataclasses of plain values, tuples, paths and other such dataclasses."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def config_from_json(kind: type[C], values: Mapping[str, Any]) -> C:
     Missing fields take their defaults. Where a field may be one of several dataclasses, the one whose fields fit is taken.
 
     Raises:
-        ValueError: for a field ``kind`` does not have, or a value it refuses.
-        TypeError: when a field without a default is missing.
+        ValueError: ``kind`` does not have a field, or refuses a value.
+        TypeError: a field without a default is missing.
     """
     known = {f.name for f in dataclasses.fields(typing.cast(Any, kind)) if f.init}
     unknown = sorted(values.keys() - known)

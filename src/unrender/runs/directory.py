@@ -35,6 +35,8 @@ from filelock import FileLock, Timeout
 from unrender.captures.options import CaptureOptions
 from unrender.files.atomic import write_bytes, write_json
 from unrender.recipes.fitting import Outcome
+from unrender.recipes.inputs import InputName
+from unrender.recipes.table import Output
 from unrender.runs.config_json import config_from_json, config_to_json
 from unrender.runs.measures import Measure
 
@@ -59,8 +61,7 @@ class OutputFiles(Protocol):
 class InputRecord:
     """What was fitted."""
 
-    kind: str
-    """capture, picture, mesh or run."""
+    kind: InputName
     path: str
     """Empty for what was handed over in Python."""
     name: str
@@ -110,7 +111,7 @@ class RunRecord:
     """Numbers beyond ``metrics.json``: PSNR inside the mask, distances to a known truth."""
     remarks: list[str] = dataclasses.field(default_factory=list)
     """Sentences about what came out otherwise than one would expect."""
-    failed: list[str] = dataclasses.field(default_factory=list)
+    failed: list[Output] = dataclasses.field(default_factory=list)
     """Outputs that could not be written; ``remarks`` says why."""
 
     @property
@@ -176,15 +177,15 @@ class RunDirectory:
         return self.path / "report.html"
 
     def mesh_file(self, suffix: str) -> Path:
-        """The surface in one of the formats that meshes are written in."""
+        """Return the file of the surface in one of the mesh formats."""
         return self.path / f"mesh.{suffix}"
 
     def stage_file(self, seconds: int) -> Path:
-        """The picture of the fit after so many seconds of training."""
+        """Return the file of the picture after so many seconds of training."""
         return self.renders / f"progress_{seconds:03d}s.png"
 
     def stages(self) -> list[int]:
-        """Seconds of training at which there are pictures, in order."""
+        """List the seconds of training at which there are pictures, in order."""
         names = (re.fullmatch(r"progress_(\d+)s\.png", file.name) for file in self.renders.glob("progress_*s.png"))
         return sorted(int(name.group(1)) for name in names if name is not None)
 
@@ -198,7 +199,7 @@ class RunDirectory:
         """Make the folder and write to it, so that a fit does not end in a folder that takes no files.
 
         Raises:
-            OutputFolderError: when the path is a file, the folder cannot be made or written, or its disk is nearly full.
+            OutputFolderError: the path is a file, the folder cannot be made or written, or its disk is nearly full.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -227,7 +228,7 @@ class RunDirectory:
         """Keep other processes from fitting into this folder inside the block; the lock ends with the process.
 
         Raises:
-            OutputFolderError: when another process holds it.
+            OutputFolderError: another process holds it.
         """
         lock = FileLock(self.path / ".lock")
         try:
@@ -304,7 +305,7 @@ def finite(value: float) -> float | None:
 
 
 def differences(there: RunRecord, here: RunRecord) -> list[str]:
-    """List what makes two runs different runs, one phrase each; empty when the second may continue the first.
+    """List what makes two runs different, one phrase each; nothing if the second may continue the first.
 
     The device, the versions and the place of the input may change; recipe, configuration, seed and input may not.
     """
@@ -315,11 +316,16 @@ def differences(there: RunRecord, here: RunRecord) -> list[str]:
     unlike = [name for name in names if old.get(name) != new.get(name)]
     phrases = [f"{name} is {old.get(name, 'absent')} there, {new.get(name, 'absent')} here" for name in unlike]
     if there.input.fingerprint != here.input.fingerprint:
-        phrases.append(f"the {_CONTENT.get(here.input.kind, here.input.kind)} not the same")
+        phrases.append(f"the {_CONTENT[here.input.kind]} not the same")
     return phrases
 
 
-_CONTENT = {"capture": "photos or poses are", "picture": "picture is", "mesh": "mesh is", "run": "run it starts from is"}
+_CONTENT: Mapping[InputName, str] = {
+    "capture": "photos or poses are",
+    "picture": "picture is",
+    "mesh": "mesh is",
+    "run": "run it starts from is",
+}
 
 
 def _decisive(record: RunRecord) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def read_input(
 
 
 def prepared(recipe: Recipe[C, I], given: Input) -> I:
-    """Return an input as a recipe needs it: with photos as pinholes would have taken them, for methods that draw triangles.
+    """Return an input as a recipe needs it: without lens distortion, for methods that draw triangles.
 
     Raises:
         ValueError: the recipe takes another kind of input.

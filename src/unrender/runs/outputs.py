@@ -285,7 +285,7 @@ def _write(writer: OutputWriter, results: Results, *, strict: bool) -> None:
     results.directory.write_record(results.record)
 
 
-def _failure(name: str) -> str:
+def _failure(name: Output) -> str:
     """Return how the sentence about a failed output begins."""
     return f"{name} could not be written"
 
@@ -380,7 +380,7 @@ def mesh_sentence(asset: Asset) -> str:
 
 
 def file_stem(view: int, name: str) -> str:
-    """Return a file name for a view: its number, which makes it unique, and its name without what a file name cannot hold.
+    """Return a file name for a view: its number, which is unique, and the letters of its name.
 
     >>> file_stem(7, "test/r 7.png")
     '007_test_r_7'
