@@ -15,7 +15,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to, with the same suffix; at the end of the block it replaces ``path``.
+    """Yield a path to write to, which replaces ``path`` at the end of the block; it has the same suffix.
 
     For libraries that write files themselves. When the block raises, the old file stays and the new one is removed.
 

@@ -70,7 +70,7 @@ def _decode(hint: Any, value: Any) -> Any:
 
 
 def _member_with(names: Set[str], options: Sequence[Any]) -> type[Any]:
-    """Return the dataclass of a union that has all fields of these names; of several, the one with the fewest others.
+    """Return the dataclass of a union that has all these fields; of several, the one with the fewest.
 
     Raises:
         ValueError: none has them all.

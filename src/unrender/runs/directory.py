@@ -196,7 +196,7 @@ class RunDirectory:
                 self.stage_file(seconds).unlink(missing_ok=True)
 
     def prepare(self) -> None:
-        """Make the folder and write to it, so that a fit does not end in a folder that takes no files.
+        """Make the folder and try to write to it, before a fit spends its time.
 
         Raises:
             OutputFolderError: the path is a file, the folder cannot be made or written, or its disk is nearly full.
