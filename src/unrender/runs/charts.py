@@ -168,6 +168,6 @@ def _ticks(low: float, high: float, *, integers: bool = False) -> list[float]:
     raw = max(high - low, 1e-9) / 5
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(multiple * power for multiple in (1.0, 2.0, 2.5, 5.0, 10.0) if multiple * power >= raw * 0.999)
-    step = max(1.0, math.ceil(step)) if integers else step
+    step = float(max(1, math.ceil(step))) if integers else step
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(k * step, 10) for k in range(first, last + 1)]

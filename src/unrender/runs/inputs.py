@@ -91,8 +91,8 @@ def read_input(
     """
     kind, absolute = recipe.input.name, str(path.absolute())
     if kind == "capture":
-        options = options if isinstance(options, CaptureOptions) else CaptureOptions()
-        reading = Reading(read_capture(path, options), Origin(absolute, absolute, with_absolute_paths(options)))
+        options = with_absolute_paths(options if isinstance(options, CaptureOptions) else CaptureOptions())
+        reading = Reading(read_capture(path, options), Origin(absolute, absolute, options))
     elif kind == "run":
         reading = read_run(path, options.capture if isinstance(options, RunOptions) else None, recipes=recipes, device=device)
     elif kind == "picture":
