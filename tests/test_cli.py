@@ -320,9 +320,15 @@ def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.M
     words += ["--normal-maps", "maps", "--normal-maps-frame", "world"]
     assert run("fit", "tiny", "ball", *words, "--steps", "6", "--layers", "3", "4", "5")[0] == 0
     assert seen[0] == CaptureOptions(
-        downscale=2, center=(-1.0, 0.0, 2.5), radius=3.0, up=(0.0, 0.0, 1.0), test_every=4, use_masks=False, normals=Path("maps").absolute(),
+        downscale=2,
+        center=(-1.0, 0.0, 2.5),
+        radius=3.0,
+        up=(0.0, 0.0, 1.0),
+        test_every=4,
+        use_masks=False,
+        normals=Path("maps").absolute(),
         normals_frame="world",
-    )  # fmt: skip
+    )
     record = RunDirectory(Path("runs/tiny-ball")).read_record()
     assert record.steps == 6 and record.config["layers"] == [3, 4, 5]
     assert run("eval", "runs/tiny-ball")[0] == 0

@@ -96,6 +96,21 @@ def test_an_interrupted_phase_resumes_where_it_was_with_its_sums(stop_at: int, a
     assert same_tensors(whole.scene.state_dict(), resumed.scene.state_dict())
 
 
+def test_a_phase_without_budget_left_reports_its_scene_once() -> None:
+    """Otherwise the last snapshot would be of another scene than the result."""
+
+    def greedy(start: PhaseStart) -> FitResult:
+        start.clock.step = 8
+        return ended("finished", skipped=0, reports=1, clock=start.clock)
+
+    reports: list[Progress] = []
+    phases = (Phase("greedy", 0.25, greedy), Phase("late", 0.75, Fade(1.0, [], "late")))
+    result = fit_in_phases(phases, Clock(8), observer=reports.append)
+    assert (result.outcome, result.steps) == ("finished", 8)
+    assert [(progress.phase, progress.step) for progress in reports] == [("late", 8)]
+    assert phase_of(reports[0].snapshot()) == 1 and reports[0].scene is result.scene
+
+
 def test_a_phase_without_a_share_is_left_out() -> None:
     calls: list[str] = []
     fit_in_phases((Phase("none", 0.0, never), Phase("all", 1.0, Fade(1.0, calls, "all"))), Clock(3))

@@ -138,6 +138,7 @@ class Fitting:
         self._counts: dict[str, int | Tensor] = {}
         self._outcome: Outcome = "finished"
         self._reported = 0.0
+        self._restored = False
 
     def __iter__(self) -> Iterator[int]:
         with pytorch_on_one_thread():
@@ -157,6 +158,10 @@ class Fitting:
                     self._report()
                 if self._outcome != "finished":
                     break
+            if not (started or self._restored):  # an earlier phase has used up the budget: the state of this one is reported all the same
+                self.clock.start()
+                started = True
+                self._report()
         except KeyboardInterrupt:
             self._outcome = "interrupted"
         if started:
@@ -307,6 +312,7 @@ class Fitting:
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
         """Go back to where a snapshot was taken."""
+        self._restored = True
         self.scene.load_state_dict(scene_state(tensors))
         if self.optimizer is not None:
             _load_optimizer_state(self.optimizer, unflatten_state(tensors, "optimizer"))
