@@ -468,7 +468,7 @@ def test_lego_loads_and_downscales() -> None:
 @pytest.mark.data
 def test_dtu_reference_points_project_onto_the_object() -> None:
     folder = real_capture("dtu_scan24_400")
-    capture = load_capture(folder, principal_shift=(-0.375, -0.375))
+    capture = load_capture(folder)
     with np.load(folder / "sparse_reference.npz") as reference:
         points, colors = torch.from_numpy(reference["xyz"]), torch.from_numpy(reference["rgb"]).float()
     assert len(capture) == 49 and float(points.norm(dim=-1).max()) < 1.1

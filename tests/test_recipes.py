@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -66,7 +67,8 @@ def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, stop_at: i
             snapshots.append(progress.snapshot())
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(Fitting.__init__, "__kwdefaults__", {**Fitting.__init__.__kwdefaults__, "report_every": 0.0})
+    for module in ("unrender.recipes.nerf", "unrender.recipes.neus.loop"):
+        monkeypatch.setattr(f"{module}.Fitting", partial(Fitting, report_every=0.0))
     first = recipe.fit(capture, config, device=CPU, seed=3, observer=interrupt)
     assert first.outcome == "interrupted" and first.steps < config.steps
     kept = {name: value.clone() for name, value in snapshots[0].items()}

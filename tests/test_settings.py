@@ -37,8 +37,8 @@ def test_steps_given_alone_replace_the_seconds_of_a_preset() -> None:
     preset = nerf.PRESETS["cpu"]
     assert preset.max_seconds == 300
     assert with_budget(preset, steps=7) == override(preset, steps=7, max_seconds=None)
-    assert with_budget(preset, max_seconds=5) == override(preset, max_seconds=5.0)
-    assert with_budget(preset, steps=7, max_seconds=5) == override(preset, steps=7, max_seconds=5.0)
+    assert with_budget(preset, max_seconds=5.0) == override(preset, max_seconds=5.0)
+    assert with_budget(preset, steps=7, max_seconds=5.0) == override(preset, steps=7, max_seconds=5.0)
     assert with_budget(preset) == preset
 
 

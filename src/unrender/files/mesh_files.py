@@ -71,8 +71,8 @@ class MaterialArrays(NamedTuple):
 
     base_color: Float[torch.Tensor, "height width channels"] | None = None
     """Linear light, three channels, or four with opacity."""
-    roughness_metallic: Float[torch.Tensor, "height width 2"] | None = None
-    normal: Float[torch.Tensor, "height width 3"] | None = None
+    roughness_metallic: Float[torch.Tensor, "roughness_height roughness_width 2"] | None = None
+    normal: Float[torch.Tensor, "normal_height normal_width 3"] | None = None
     """Unit vectors in tangent space."""
     roughness: float = 1.0
     metallic: float = 0.0

@@ -18,14 +18,15 @@ from unrender.shading.lights import EnvironmentLight
 class PbrMaterial:
     """Textures of a physically based material, as glTF 2.0 defines them; row 0 is the top of each image.
 
-    Textures lie over the mesh by its texture coordinates. Where one is left out, the factor stands for the whole surface.
+    Textures lie over the mesh by its texture coordinates and may differ in size. Where one is left out, the factor stands for the whole
+    surface.
     """
 
     base_color: Float[Tensor, "height width channels"] | None = None
     """Linear light, three channels, or four with opacity; vertex colors or white where left out."""
-    roughness_metallic: Float[Tensor, "height width 2"] | None = None
+    roughness_metallic: Float[Tensor, "roughness_height roughness_width 2"] | None = None
     """Roughness and metallic, each 0 to 1."""
-    normal: Float[Tensor, "height width 3"] | None = None
+    normal: Float[Tensor, "normal_height normal_width 3"] | None = None
     """Unit normals in tangent space: +X along u, +Y against v, +Z out of the surface."""
     roughness: float = 1.0
     """Where ``roughness_metallic`` is left out."""

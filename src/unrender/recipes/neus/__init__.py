@@ -12,13 +12,13 @@ from a radiance field, in a phase of its own.
 - ``config``: settings and presets
 - ``scene``: what is fitted and how it is rendered
 - ``first_surface``: where the surface starts
-- ``fit``: the training loop
+- ``loop``: the training loop, in one phase or two
 """
 
 from __future__ import annotations
 
 from unrender.recipes.neus.config import FIELDS, PRESETS, GridField, HashField, NeusConfig
-from unrender.recipes.neus.fit import fit, load_scene
+from unrender.recipes.neus.loop import fit, load_scene
 from unrender.recipes.neus.scene import NeusScene
 
 __all__ = ["FIELDS", "PRESETS", "GridField", "HashField", "NeusConfig", "NeusScene", "fit", "load_scene"]
