@@ -28,7 +28,7 @@ _NEWTON_STEPS = 12
 
 @dataclass(frozen=True)
 class Rays:
-    """Half lines with unit directions: x(t) = origin + t direction, so t is a Euclidean distance."""
+    """Half lines x(t) = origin + t direction with unit directions, so t is a Euclidean distance."""
 
     origins: Float[Tensor, "rays 3"]
     directions: Float[Tensor, "rays 3"]
@@ -36,14 +36,13 @@ class Rays:
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of calibrated cameras, each with an image size and a lens of its own.
+    """A batch of calibrated cameras, each with its own image size and lens.
 
-    ``distortion`` holds k1, k2, k3, k4, p1, p2. Of a perspective lens, on the plane z = 1,
-    x'' = x (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + 2 p1 x y + p2 (r² + 2 x²) and
-    y'' = y (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + p1 (r² + 2 y²) + 2 p2 x y; of a fisheye lens, for the angle θ from the axis,
-    θd = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸). All zeros is a pinhole (perspective) or an equidistant lens (fisheye).
+    ``distortion`` holds k1, k2, k3, k4, p1, p2. For a perspective lens, on the plane z = 1, x'' = x (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + 2
+    p1 x y + p2 (r² + 2 x²) and y'' = y (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + p1 (r² + 2 y²) + 2 p2 x y; for a fisheye lens, with the angle
+    θ from the axis, θd = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸). All zeros is a pinhole (perspective) or an equidistant lens (fisheye).
 
-    ``sizes`` and ``fisheye`` stay on the CPU whatever device the other tensors are on: the host cuts images and chooses formulas by them.
+    ``sizes`` and ``fisheye`` always stay on the CPU, because the host splits images and selects formulas by them.
     """
 
     world_from_camera: Float[Tensor, "views 4 4"]
@@ -65,7 +64,7 @@ class Cameras:
         height: int,
         lens: LensModel = "opencv",
     ) -> Cameras:
-        """Return cameras that share an image size and a lens model; without ``distortion`` it is zero.
+        """Return cameras that share an image size and a lens model; ``distortion`` defaults to zero.
 
         >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
         >>> len(camera), camera.width, camera.height, camera.lens
@@ -84,7 +83,7 @@ class Cameras:
         return self.world_from_camera.shape[0]
 
     def __getitem__(self, view: int | slice) -> Cameras:
-        """Return one camera (still a batch, of length one) or a run of cameras.
+        """Return one camera, as a batch of length one, or a slice of cameras.
 
         Raises:
             IndexError: there is no such view.
@@ -130,8 +129,8 @@ class Cameras:
     def downscaled(self, factor: int) -> Cameras:
         """Return the cameras of images that were averaged over blocks of ``factor`` x ``factor`` pixels.
 
-        Pixel coordinates count from the corner of the image, so K' = diag(1/factor, 1/factor, 1) K. What is left of a block at the right
-        and lower border is dropped.
+        Pixel coordinates count from the corner of the image, so K' = diag(1/factor, 1/factor, 1) K. Incomplete blocks at the right and
+        bottom border are dropped.
 
         Raises:
             ValueError: the factor is below one or larger than an image.
@@ -196,20 +195,20 @@ class Cameras:
 
     @cached_property
     def has_distortion(self) -> bool:
-        """Whether the direction of some view's pixels needs more than a division by the focal length."""
+        """Whether some view's lens is more than a pinhole."""
         # A distortion that is being refined may still be zero, and needs its gradient.
         return bool(self.fisheye.any()) or self.distortion.requires_grad or bool(self.distortion.any())
 
     @cached_property
     def lens_of_view(self) -> Int[Tensor, " views"]:
-        """A number for each view's lens, from 0: views with equal size, lens model, intrinsics and distortion share one. On the CPU."""
+        """Index of each view's lens, from 0, on the CPU: views with equal size, lens model, intrinsics and distortion share one."""
         numbers = (self.intrinsics.detach(), self.distortion.detach(), self.sizes, self.fisheye[:, None])
         rows = torch.cat([values.to("cpu", torch.float64) for values in numbers], 1)
         return torch.unique(rows, dim=0, return_inverse=True)[1].reshape(-1)
 
     @property
     def share_a_lens(self) -> bool:
-        """Whether all views have the same size, intrinsics and distortion, so that one map of directions serves them all."""
+        """Whether all views have the same size, intrinsics and distortion, so one map of directions serves all."""
         return bool((self.lens_of_view == 0).all())
 
     def pixel_centers(self, view: int) -> Float[Tensor, "pixels 2"]:
@@ -227,7 +226,7 @@ class Cameras:
         It costs a Newton iteration per pixel; keep the result.
 
         Returns:
-            The maps, one after the other, each in row-major order; and for each view where its map begins (on the CPU).
+            The maps, one after the other, each in row-major order; and the start of each view's map (on the CPU).
         """
         lens = self.lens_of_view
         first = [int((lens == number).nonzero()[0]) for number in range(int(lens.max()) + 1)]
@@ -255,8 +254,8 @@ class Cameras:
     def project(self, points: Float[Tensor, "points 3"], view: int) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
         """Project world points into one image: pixel coordinates and camera depth z, the inverse of :meth:`rays`.
 
-        Where the depth is not positive the point is behind a camera with a perspective lens and its pixel means nothing. Points beyond the
-        radius where a lens polynomial folds back are projected without distortion, which keeps them from reappearing inside the image.
+        For a perspective lens, a point whose depth is not positive is behind the camera, and its pixel is meaningless. Points beyond the
+        radius where a lens polynomial folds back are projected without distortion, so they do not reappear inside the image.
 
         >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
         >>> pixels, depth = camera.project(torch.tensor([[0.1, -0.2, 2.0]]), 0)
@@ -304,7 +303,7 @@ class Cameras:
         return torch.stack([torch.stack(row, -1) for row in rows], -2)
 
     def clip_positions(self, points: Float[Tensor, "points 3"], near: float, far: float) -> Float[Tensor, "views points 4"]:
-        """Transform world points to the clip space of every view, as :func:`unrender.ops.raster.rasterize` takes them.
+        """Transform world points to the clip space of every view, the input of :func:`unrender.ops.raster.rasterize`.
 
         Differentiable to the points, the poses and the intrinsics. A point that is not finite is NaN in all views and gets no gradient.
 
@@ -347,7 +346,7 @@ class Cameras:
         if fisheye is None:
             undo = _undistorted_fisheye if bool(self.fisheye.all()) else _undistorted_perspective
             return undo(exact, distortion).to(plane.dtype)
-        # Each formula gets zeros in place of the other's pixels, so that no NaN from there reaches a gradient.
+        # Each formula gets zeros for the other's pixels, so that their NaN never reaches a gradient.
         chosen = fisheye[..., None]
         perspective = _undistorted_perspective(torch.where(chosen, 0.0, exact), torch.where(chosen, 0.0, distortion))
         bent = _undistorted_fisheye(torch.where(chosen, exact, 0.0), torch.where(chosen, distortion, 0.0))
@@ -418,7 +417,7 @@ def _undistorted_fisheye(plane: Float[Tensor, "rays 2"], distortion: Float[Tenso
 
 
 def mean_up(cameras: Cameras) -> Float[Tensor, " 3"]:
-    """Return the mean of the cameras' upward axes; it is short where they disagree and zero where they cancel."""
+    """Return the mean of the cameras' upward axes, which is short if they disagree and zero if they cancel."""
     return -cameras.world_from_camera[:, :3, 1].mean(0)
 
 
@@ -442,10 +441,10 @@ def orbit_cameras(cameras: Cameras, frames: int) -> Cameras:
 
 
 def arc_cameras(cameras: Cameras, frames: int) -> Cameras:
-    """Make an arc about the origin through the middle of cameras on one side of the scene.
+    """Make an arc about the origin, for cameras on one side of the scene.
 
-    It follows the direction in which the cameras spread most: it turns about the axis of least spread (the eigenvector of least eigenvalue
-    of Σ c cᵀ over the camera positions c), as far to both sides as the outermost cameras, and looks at the origin.
+    It follows the direction in which the cameras spread most. It rotates about the axis of least spread (the eigenvector of least
+    eigenvalue of Σ c cᵀ over the camera positions c), as far to both sides as the outermost cameras, and looks at the origin.
 
     Raises:
         ValueError: fewer than one frame.
@@ -468,15 +467,15 @@ def arc_cameras(cameras: Cameras, frames: int) -> Cameras:
 
 
 def interpolated_cameras(cameras: Cameras, frames: int, *, keys: int = 12) -> Cameras:
-    """Make a smooth path through some well-spread cameras, each followed by the nearest that is left.
+    """Make a smooth path through well-spread cameras, each followed by the nearest remaining one.
 
     Positions and rotations follow one Catmull-Rom curve, evaluated as a pyramid of interpolations (Barry and Goldman 1988): straight ones
-    between positions, great arcs between rotations. Knots lie the square root of the distance apart, which keeps the curve free of loops.
+    between positions, great arcs between rotations. Knots are spaced by the square root of the distance, which avoids loops.
 
     Args:
         cameras: the poses to pass through.
         frames: how many cameras to return.
-        keys: how many of the given cameras the path visits at most.
+        keys: largest number of the given cameras that the path visits.
 
     Raises:
         ValueError: fewer than one frame.
@@ -509,7 +508,7 @@ def interpolated_cameras(cameras: Cameras, frames: int, *, keys: int = 12) -> Ca
 
 
 def _tour(positions: Float[Tensor, "views 3"], keys: int) -> Int[Tensor, " keys"]:
-    """Return ``keys`` well-spread positions (each the farthest from those before), chained by the nearest that is left."""
+    """Return ``keys`` well-spread positions (each the farthest from those before), ordered by the nearest remaining one."""
     distances = torch.cdist(positions, positions)
     chosen = [0]
     while len(chosen) < keys:

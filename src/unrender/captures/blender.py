@@ -15,7 +15,7 @@ from unrender.captures.transforms_json import name_below, read_frames, read_json
 from unrender.transforms import scale_of
 
 _REGION = Region((0.0, 0.0, 0.0), 1.5)
-"""Objects lie within 1.5 units of the origin."""
+"""Half the extent of the region of interest: objects lie within 1.5 units of the origin."""
 
 
 def read_blender(folder: Path, file: Path, test_every: int) -> Source:
@@ -24,7 +24,7 @@ def read_blender(folder: Path, file: Path, test_every: int) -> Source:
     Without either, every ``test_every``-th training view is held out.
 
     Raises:
-        CaptureError: see :func:`unrender.captures.transforms_json.read_frames`; or only one of the files gives masks.
+        CaptureError: see :func:`unrender.captures.transforms_json.read_frames`; or only one of the files has masks.
     """
     files = [file]
     files += [path for path in (folder / "transforms_test.json", folder / "transforms_val.json") if path.is_file()][:1]
@@ -63,8 +63,8 @@ def write_blender(capture: Capture, folder: str | Path) -> None:
     Poses are written in the source frame, with OpenGL camera axes (+Y up, looking down -Z).
 
     Raises:
-        ValueError: the cameras differ in focal length or size, or have a principal point off the center or lens distortion, none of which
-            the format can express.
+        ValueError: the cameras differ in focal length or size, or have an off-center principal point or lens distortion, which the format
+        cannot express.
     """
     folder = Path(folder)
     cameras = capture.cameras

@@ -1,4 +1,4 @@
-"""A capture: posed photos in a normalized world, with the way back to the frame they came in."""
+"""A capture: posed photos in a normalized world, and the similarity back to their source frame."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from unrender.color import linear_from_srgb
 
 
 class CaptureError(ValueError):
-    """A capture that cannot be read: one sentence that says what is wrong, in which file or view, and what to do."""
+    """A capture cannot be read. The message is one sentence: what is wrong, in which file or view, and what to do."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which views are fitted and which are held out, and the rule that decided."""
+    """The views that are fitted, those that are held out, and the rule that decides."""
 
     train: tuple[int, ...]
     test: tuple[int, ...]
@@ -42,19 +42,19 @@ class Capture:
     names: tuple[str, ...]
     split: Split
     source_from_world: Float[Tensor, "4 4"]
-    """Similarity from the normalized world to the frame the poses came in (float64)."""
+    """Similarity from the normalized world to the frame of the input poses (float64)."""
     unbounded: bool = False
-    """True where the photos show surroundings beyond [-1, 1]³ and no mask separates them."""
+    """Whether the photos show surroundings beyond [-1, 1]³ and no mask separates them."""
     ignored: Images | None = None
-    """True (bool) at pixels that say nothing about the scene because something moved there; a fit must not sample them."""
+    """True at pixels to exclude from fits, because something moved there."""
     normals: Images | None = None
     """Optional prior (float32 x 3): unit surface normals in the world frame, zero where unknown."""
     points: Float[Tensor, "points 3"] | None = None
     """Optional surface points from structure from motion, in the world frame."""
     fingerprint: str = ""
-    """Hash of the files read: a run resumes only on the capture it began with."""
+    """Hash of the input files; a run resumes only on the same capture."""
     notes: tuple[str, ...] = field(default=())
-    """Plain sentences about what the reader did: distortion, normalization, missing masks."""
+    """Sentences that describe what the reader did: distortion, normalization, missing masks."""
 
     @classmethod
     def from_tensors(
@@ -74,16 +74,16 @@ class Capture:
         """Make a capture of sRGB photos and cameras in a normalized world.
 
         Args:
-            images: a stack, or a list where sizes differ.
+            images: a stack, or a list if sizes differ.
             cameras: of the photos, with the region of interest in [-1, 1]³ and +Z up.
             masks: 255 where the object is.
             split: by default all views are fitted.
-            name: of the capture.
-            names: of the views, by default ``000.png`` and so on.
+            name: name of the capture.
+            names: names of the views, by default ``000.png`` and so on.
             source_from_world: by default the identity.
             unbounded: whether the photos show surroundings beyond [-1, 1]³.
-            fingerprint: what tells this capture from others when a run resumes.
-            notes: plain sentences for the report.
+            fingerprint: identifies the capture when a run resumes.
+            notes: sentences for the report.
 
         Raises:
             ValueError: images, masks and cameras differ in number or size.

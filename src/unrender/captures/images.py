@@ -1,7 +1,7 @@
 """Images of any sizes in one flat tensor, in memory or in a temporary file, and exact averages of their pixels.
 
-The images of a capture lie one after the other, each in row-major order. Views of one size need no other storage than views of several,
-a view is a slice, a random pixel is one gather, and photos that exceed the memory are mapped from a file by the same code.
+The images of a capture are stored one after the other, each in row-major order, whether they share a size or not. A view is a slice, a
+random pixel is one gather, and photos that exceed the memory budget are mapped from a file by the same code.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numpy import ndarray
 from torch import Tensor
 
 SHARE_OF_MEMORY = 0.5
-"""Of the machine's memory that the images of a capture may take before they are kept on disk."""
+"""Share of the machine's memory that the images of a capture may take before they are kept on disk."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -43,20 +43,20 @@ class Images:
     """
 
     pixels: Tensor
-    """The storage [total, *channels]: view after view, each in row-major order. It may hold pixels of views that are not among these."""
+    """The storage [total, *channels]: view after view, each in row-major order. It may also hold pixels of other views."""
     sizes: Int[Tensor, "views 2"]
     """Width and height of each image, int64, on the CPU."""
     offsets: Int[Tensor, " views"]
     """Where each image begins in ``pixels``, int64, on the CPU."""
     on_disk: bool = False
-    """Whether ``pixels`` is mapped from a file; it then stays where it is when images move to a device."""
+    """Whether ``pixels`` is mapped from a file; it then stays there when images move to a device."""
 
     @classmethod
     def empty(cls, sizes: Int[Tensor, "views 2"], channels: Sequence[int], dtype: torch.dtype, *, on_disk: bool = False) -> Images:
-        """Make storage for images of these sizes whose pixels are not set yet.
+        """Allocate storage for images of these sizes, without setting their pixels.
 
         Raises:
-            ValueError: the disk has no room for the file.
+            ValueError: the disk has no space for the file.
         """
         counts = sizes.prod(1)
         shape = (int(counts.sum()), *channels)
@@ -100,7 +100,7 @@ class Images:
         return replace(self, sizes=self.sizes[index], offsets=self.offsets[index])
 
     def to(self, device: torch.device | str) -> Images:
-        """Move these images, and no others of the storage, to a device; images on disk stay there."""
+        """Move only these images of the storage to a device; images on disk stay there."""
         if self.on_disk or self.pixels.device == torch.device(device):
             return self
         counts = self.sizes.prod(1)
@@ -118,7 +118,7 @@ class Images:
         return int(self.sizes.prod(1).sum())
 
     def locate(self, index: Int[Tensor, " samples"]) -> tuple[Int[Tensor, " samples"], Int[Tensor, " samples"]]:
-        """Return the view and the place within its image of pixels that are counted through all images in order."""
+        """Return the view and position of pixels given by their index through all images in order."""
         if self._count_of_each is not None:
             view = index // self._count_of_each
             return view, index - view * self._count_of_each
@@ -126,16 +126,16 @@ class Images:
         return view, index - self._first_of_each[view]
 
     def at(self, view: Int[Tensor, " samples"], place: Int[Tensor, " samples"]) -> Int[Tensor, " samples"]:
-        """Return where the pixels that :meth:`locate` found lie in ``pixels``."""
+        """Return the indices into ``pixels`` of pixels that :meth:`locate` found."""
         return self._offset_of_each[view] + place
 
     def gather(self, index: Int[Tensor, " samples"]) -> Tensor:
-        """Return pixels [samples, *channels] counted through all images in order; ``index`` is on the device of the storage."""
+        """Return pixels [samples, *channels] by index through all images in order; ``index`` is on the device of the storage."""
         return self.pixels[self.at(*self.locate(index))]
 
     @cached_property
     def _count_of_each(self) -> int | None:
-        """The number of pixels of each image; None where sizes differ."""
+        """The number of pixels of each image; None if sizes differ."""
         return int(self.sizes[0].prod()) if len(self) and bool((self.sizes == self.sizes[:1]).all()) else None
 
     @cached_property
@@ -149,17 +149,17 @@ class Images:
 
 
 class ImageMemory:
-    """Decides which images are kept in memory: as many as fit into a budget, in the order in which they are asked for."""
+    """A memory budget for images: those allocated first stay in memory, the rest go to disk."""
 
     def __init__(self, limit: int | None = None) -> None:
-        """Take the budget in bytes, by default half of the machine's memory."""
+        """Set the budget in bytes, by default half of the machine's memory."""
         self._left = int(SHARE_OF_MEMORY * physical_memory()) if limit is None else limit
 
     def empty(self, sizes: Int[Tensor, "views 2"], channels: Sequence[int], dtype: torch.dtype) -> Images:
-        """Make storage for images, on disk where they exceed what is left of the budget.
+        """Allocate storage for images, on disk if they exceed the rest of the budget.
 
         Raises:
-            ValueError: the disk has no room either.
+            ValueError: the disk has no space either.
         """
         needed = int(sizes.prod(1).sum()) * int(np.prod(channels)) * dtype.itemsize
         on_disk = needed > self._left
@@ -168,7 +168,7 @@ class ImageMemory:
 
 
 def physical_memory() -> int:
-    """Return the bytes of memory of this machine or container; 8 GB where the system does not tell."""
+    """Return the bytes of memory of this machine or container; 8 GB if the system does not report it."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):
@@ -182,7 +182,7 @@ def physical_memory() -> int:
 def averaged(images: Images, block: int) -> Images:
     """Average blocks of ``block`` x ``block`` pixels of RGBA images; colors are weighted by alpha.
 
-    What is left of a block at the right and lower border is dropped. See :func:`averaged_pixels`.
+    Incomplete blocks at the right and bottom border are dropped. See :func:`averaged_pixels`.
     """
     small = Images.empty(images.sizes // block, (4,), torch.uint8, on_disk=images.on_disk)
 
@@ -196,7 +196,7 @@ def averaged(images: Images, block: int) -> Images:
 def averaged_pixels(rgba: UInt8[ndarray, "height width 4"], block: int) -> UInt8[ndarray, "rows columns 4"]:
     """Average blocks of pixels to straight color Σ α c / Σ α and alpha Σ α / block².
 
-    Nothing hidden behind transparency bleeds into an edge; a fully transparent block takes the mean of what is stored. Sums are exact in
+    Colors of transparent pixels do not bleed into edges; a fully transparent block gets the mean of the stored colors. Sums are exact in
     float32, and the result is rounded to the nearest even integer.
     """
     if block == 1:
@@ -226,9 +226,9 @@ def _block_sum(pixels: np.ndarray, block: int) -> np.ndarray:
 
 
 def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """Do ``work`` for every item on a pool of threads.
+    """Apply ``work`` to every item on a pool of threads.
 
-    Results come in order, and the first error in that order is raised.
+    Results keep the order of the items, and the first error in that order is raised.
     """
     threads = max(1, min(8, os.cpu_count() or 1, len(items)))
     with ThreadPoolExecutor(threads, thread_name_prefix="unrender-read") as pool:
@@ -238,7 +238,7 @@ def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list
 def _mapped_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Map a new temporary file.
 
-    Its name is removed at once where the system allows it, so that the file ends with the tensor; otherwise at exit.
+    The file is unlinked at once if the system allows it, so it disappears with the tensor; otherwise at exit.
     """
     size = int(np.prod(shape)) * dtype.itemsize
     folder = _disk_folder()
@@ -258,7 +258,7 @@ def _mapped_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     pixels = torch.from_file(name, shared=True, size=size, dtype=torch.uint8).view(dtype).view(shape)
     try:
         os.unlink(name)
-    except OSError:  # Windows keeps files that are mapped
+    except OSError:  # Windows does not delete mapped files
         atexit.register(Path(name).unlink, missing_ok=True)
     return pixels
 

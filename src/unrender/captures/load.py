@@ -1,4 +1,4 @@
-"""Loads a capture of any known format into one :class:`Capture`."""
+"""Loading of captures of any known format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from unrender.captures.transforms_json import read_transforms
 from unrender.transforms import inverse_similarity, scale_of, transformed
 
 Reader = Callable[[Path, Path, int], Source]
-"""Reads the cameras of a folder whose format was recognized by a file in it; the last argument is ``test_every``."""
+"""Reads the cameras of a folder with a recognized camera file; the last argument is ``test_every``."""
 
 FORMATS: tuple[tuple[str, Reader], ...] = (
     ("transforms_train.json", read_blender),
@@ -35,13 +35,13 @@ FORMATS: tuple[tuple[str, Reader], ...] = (
     ("cameras_sphere.npz", read_neus),
     ("cameras.npz", read_neus),
 )
-"""The file a format is recognized by, and its reader, in order of preference. A new format needs a line here and nothing else."""
+"""The camera file of each format and its reader, in order of preference. A new format only needs a line here."""
 
 _ONLY_EXCLUDES = 0.8
-"""Masks whose meaning goes by brightness hide passers-by, and outline no object, if they are bright on more than this share of pixels."""
+"""Masks of undeclared meaning mark pixels to ignore, not an object, if they are bright on more than this share of pixels."""
 
 _LENS_TOLERANCE = 0.01
-"""Pixels by which a ray may miss the pixel it was made for before the lens counts as not invertible there."""
+"""Reprojection error of a ray, in pixels, above which the lens counts as not invertible."""
 
 _ENDS = 65536
 """Bytes hashed at the beginning and at the end of each file."""
@@ -64,8 +64,8 @@ def load_capture(
     """Read the posed photos in a folder; the format is recognized by the files in it.
 
     Blender (``transforms_train.json``), instant-ngp and nerfstudio (``transforms.json``), NeuS and IDR (``cameras_sphere.npz``,
-    ``cameras.npz``). :func:`unrender.captures.normalization.normalize` says how the region of interest is found; ``center``, ``radius`` and
-    ``up`` replace what it finds and are given in the frame and units of the poses. Lens distortion is kept and followed by the rays.
+    ``cameras.npz``). :func:`unrender.captures.normalization.normalize` describes how the region of interest is found; ``center``,
+    ``radius`` and ``up`` override it, in the frame and units of the poses. Lens distortion is kept; rays follow it.
 
     Args:
         path: the folder.
@@ -75,18 +75,18 @@ def load_capture(
         up: the upward direction of the frame of the poses.
         test_every: hold out every N-th view if the capture has no split of its own; 0 holds out none.
         normals: a folder of normal images, one for each view.
-        normals_frame: the axes of those normals.
+        normals_frame: the axes of the normals.
         use_masks: False ignores masks and alpha.
-        principal_shift: added to every principal point, in pixels of the photos, if the cameras follow another convention than their
-            format: a NeuS file whose matrices were multiplied by diag(s, s, 1, 1) for resized photos needs -0.5 (1 - s) for both.
+        principal_shift: added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their
+        format: a NeuS file whose matrices were multiplied by diag(s, s, 1, 1) for resized photos needs -0.5 (1 - s) for both.
         memory: bytes the images may take before they are kept in a temporary file, by default half of the machine's memory.
 
     Raises:
-        CaptureError: anything in the folder that cannot be read or does not fit together, in one sentence.
-        ValueError: neither memory nor disk has room for the images.
+        CaptureError: a file cannot be read, or files do not match.
+        ValueError: neither memory nor disk has space for the images.
     """
     folder, normals = Path(path), None if normals is None else Path(normals)
-    # Where the images are kept (memory) changes nothing of the capture.
+    # Where the images are kept (memory) does not change the capture.
     settings = (downscale, center, radius, up, test_every, str(normals), normals_frame, use_masks, principal_shift)
     (file, read), others = _located(folder)
     source = read(folder, folder / file, test_every)
@@ -137,12 +137,12 @@ def load_capture(
 
 
 def read_capture(folder: Path, options: CaptureOptions) -> Capture:
-    """Read the posed photos in a folder with options in one value; see :func:`load_capture`."""
+    """Read the posed photos in a folder with an options object; see :func:`load_capture`."""
     return load_capture(folder, **vars(options))
 
 
 def _located(folder: Path) -> tuple[tuple[str, Reader], list[str]]:
-    """Find the camera file to read and its reader, and the other camera files that are there."""
+    """Find the camera file to read, its reader, and the other camera files present."""
     known = [file for file, _ in FORMATS]
     if not folder.exists():
         raise CaptureError(f"{folder} does not exist{_suggestion(folder)}; give the folder of a capture")
@@ -168,7 +168,7 @@ def _suggestion(missing: Path) -> str:
 
 
 def _images(source: Source, downscale: int, use_masks: bool, memory: ImageMemory, notes: list[str]) -> tuple[Images, bool, Images | None]:
-    """Read photos with their masks as alpha, whether there are masks, and the pixels to leave out."""
+    """Read photos with masks as alpha, whether there are masks, and the pixels to ignore."""
     use_files = use_masks and source.masks is not None
     photos, has_masks = read_photos(
         source.images,
@@ -254,7 +254,7 @@ def _points(folder: Path, source: Source) -> Float[Tensor, "points 3"] | None:
 
 
 def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: tuple[object, ...]) -> str:
-    """Hash how the capture was read, and each file's name below it, size, first and last 64 KiB, with SHA-256."""
+    """Hash the read settings and each file's relative name, size, first and last 64 KiB, with SHA-256."""
     files = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
     if normals is not None:
         files += sorted(file for file in normals.rglob("*") if file.is_file())

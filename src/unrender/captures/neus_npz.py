@@ -1,7 +1,7 @@
 """Captures of IDR and NeuS: ``image/``, ``mask/`` and projection matrices in ``cameras_sphere.npz`` or ``cameras.npz``.
 
 ``world_mat_i`` is [K [R | t]; 0 0 0 1] from the source frame to pixels whose centers are integers, and ``scale_mat_i`` = [s I | c] maps the
-unit sphere around the object to the source frame (DTU: millimeters). The readers of other formats of this family share the decomposition.
+unit sphere around the object to the source frame (DTU: millimeters). Readers of related formats share the decomposition.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from unrender.captures.source import Source, checked_intrinsics, held_out, rigid
 _IMAGE_FOLDERS = ("image", "images", "rgb")
 _MASK_FOLDERS = ("mask", "masks")
 _CENTER = torch.tensor([0.0, 0.0, 0.5, 0.5], dtype=torch.float64)
-"""From integer pixel centers to centers at +0.5."""
+"""Shift from integer pixel centers to centers at +0.5."""
 
 _MOST_SKEW = 0.5
-"""Most pixels by which leaving out the skew may move the border of an image."""
+"""Largest shift of the image border, in pixels, for which skew is ignored."""
 
 
 def decomposed(projections: Float[Tensor, "views 3 4"]) -> tuple[Float[Tensor, "views 3 3"], Float[Tensor, "views 4 4"]]:
@@ -36,7 +36,7 @@ def decomposed(projections: Float[Tensor, "views 3 4"]) -> tuple[Float[Tensor, "
     K is upper triangular with a positive diagonal and K₂₂ = 1, and det R = 1.
 
     With J the matrix that reverses rows, the QR decomposition (J A)ᵀ = Q U gives A = (J Uᵀ J) (J Qᵀ), upper triangular times orthogonal.
-    The sign of a projection matrix is free, so a reflection is removed by negating it. The center is -A⁻¹ P₃.
+    The sign of a projection matrix is arbitrary, so a reflection is removed by negating it. The center is -A⁻¹ P₃.
 
     >>> intrinsics, pose = decomposed(torch.tensor([[[-2.0, 0.0, -1.0, -4.0], [0.0, -2.0, -1.0, -6.0], [0.0, 0.0, -1.0, -2.0]]]))
     >>> (intrinsics[0] + 0.0).tolist()
@@ -62,7 +62,7 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
     """Read the cameras of an ``.npz`` file, and the sorted images and masks of its folder.
 
     Raises:
-        CaptureError: no images, an archive without the matrices, matrices that are no cameras, or numbers of images, masks and cameras
+        CaptureError: no images, an archive without the matrices, matrices that are not cameras, or numbers of images, masks and cameras
             that do not match.
     """
     arrays = _arrays(file)

@@ -1,7 +1,7 @@
-"""Where the scene is: the similarity that brings the region of interest to [-1, 1]³ with +Z up, and back.
+"""Normalization: the similarity between the source frame and the world, whose region of interest is [-1, 1]³ with +Z up.
 
-``source_from_world`` = [r R | c] maps a point p of the normalized world to r R p + c in the frame the poses came in: c is the center of the
-region, r half its extent, and R turns +Z to the upward direction of the source frame.
+``source_from_world`` = [r R | c] maps a point p of the normalized world to r R p + c in the frame of the input poses: c is the center of
+the region, r half its extent, and R turns +Z to the upward direction of the source frame.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ Up = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "-x", "-y", 
 _COARSE_GRID = 24
 _COARSE_STEP = 4
 _CHUNK = 8192
-"""Cells a thread carves at once: few enough that PyTorch does not start threads of its own for them."""
+"""Cells that a thread carves at once, few enough that PyTorch starts no further threads."""
 
 _MOST_VIEWS = 40
 _MASK_SIDE = 128
-"""Masks are pooled to about this many pixels along a side before carving, finer than the projection of one cell."""
+"""Masks are pooled to about this many pixels along a side before carving, which is finer than the projection of one cell."""
 
 _PADDING = 1.1
 
 _TIGHT = 0.7
-"""A box found smaller than this share of the one it was carved from is carved once more, with cells smaller by that share."""
+"""A box smaller than this share of the box it was carved from is carved again, with proportionally smaller cells."""
 
 _LEAST_SPREAD = 1e-3
-"""Least eigenvalue of the mean of I - d dᵀ over optical axes d: below (axes within about 2.5 degrees) their meeting point is a guess."""
+"""Least eigenvalue of the mean of I - d dᵀ over optical axes d: below it (about 2.5 degrees apart) the axes are parallel."""
 
 _UPRIGHT = math.cos(math.radians(30))
 
@@ -53,7 +53,7 @@ class Normalization:
 
 
 def normalized_poses(source_from_camera: Float[Tensor, "views 4 4"], source_from_world: Float[Tensor, "4 4"]) -> Float[Tensor, "views 4 4"]:
-    """Return ``world_from_camera``, still rigid: the scale of the similarity moves the camera but does not enter its axes.
+    """Return rigid ``world_from_camera``: the similarity's scale applies to camera positions, not to axes.
 
     >>> pose = torch.eye(4, dtype=torch.float64)[None].clone()
     >>> pose[0, :3, 3] = torch.tensor([10.0, 0.0, 4.0])
@@ -88,18 +88,19 @@ def normalize(
 ) -> Normalization:
     """Find the region of interest of a capture.
 
-    - Files that bring a normalization along: theirs, with the axes of their own frame.
-    - Formats that say where the object lies: that cube, or with masks the box of their visual hull, padded by a tenth and made a cube.
+    - Files with a normalization: that one, with the axes of their own frame.
+    - Formats that specify the region of the object: that cube, or with masks the box of their visual hull, padded by a tenth and made a
+      cube.
     - Others, with masks: the same, carved from a box between the cameras.
-    - Others, without masks: the point nearest to all optical axes, or the cameras' mean where the axes hardly meet or meet behind the
-      cameras; the median distance of the cameras from it becomes one.
+    - Others, without masks: the point nearest to all optical axes, or the mean camera position if the axes are nearly parallel or meet
+      behind the cameras; the median distance of the cameras from it becomes one.
 
-    +Z is the cameras' mean upward axis, unless the format says that +Z is up, or an object with masks stands upright as it is.
+    +Z is the cameras' mean upward axis, unless the format says that +Z is up, or an object with masks is upright already.
 
     Args:
         source: the cameras.
-        masks: at the size of the photos or smaller by a whole factor, None to do without.
-        center: of the region, in the source frame, in place of the one found.
+        masks: at the size of the photos or smaller by an integer factor; None for no masks.
+        center: of the region, in the source frame; overrides the one found.
         radius: half the extent of the region, in the source frame.
         up: the upward direction of the source frame.
 
@@ -136,7 +137,7 @@ def normalize(
             )
         if masks is not None:
             longest = source.sizes.amax(1).double()
-            # Focal lengths as of photos whose longer side is that of the largest one.
+            # Focal lengths, rescaled as if all photos had the longer side of the largest one.
             focal = source.intrinsics[:, :2] * (longest.max() / longest)[:, None]
             half_view = 0.5 * float(longest.max()) / float(focal.median())
             middle, extent = _carved(source, masks, middle, extent * min(0.9, half_view), rotation, notes)
@@ -148,8 +149,8 @@ def normalize(
 def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | None:
     """Find the point nearest to all optical axes.
 
-    It has the least sum of squared distances: Σ (I - d dᵀ) x = Σ (I - d dᵀ) o. None where the axes are nearly parallel, or where the point
-    lies behind most cameras.
+    It has the least sum of squared distances: Σ (I - d dᵀ) x = Σ (I - d dᵀ) o. None if the axes are nearly parallel, or if the point lies
+    behind most cameras.
     """
     origins, axes = poses[:, :3, 3], poses[:, :3, 2]
     across = torch.eye(3).to(poses) - axes[:, :, None] * axes[:, None, :]
@@ -162,11 +163,11 @@ def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | 
 
 
 def visual_hull_box(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]] | None:
-    """Return the lower and upper corner of what the masks leave of [-1, 1]³.
+    """Return the lower and upper corner of the visual hull within [-1, 1]³.
 
-    The cube is cut into 48³ cells; the result is None where none is left. A cell stays if at least half of the views see its center, and at
-    most one view in twenty (a bad mask) sees it farther outside its mask than the cell reaches. Coarser cells are carved first, with fewer
-    views. ``masks`` may be smaller than the images of ``cameras`` by a whole factor.
+    The cube is cut into 48³ cells; the result is None if none remains. A cell remains if at least half of the views see its center, and at
+    most one view in twenty (a bad mask) sees the whole cell outside its mask. Coarser cells are carved first, with fewer views. ``masks``
+    may be smaller than the images of ``cameras`` by an integer factor.
     """
     pooled = [_Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
     cell = 2 / _COARSE_GRID
@@ -186,7 +187,7 @@ def visual_hull_box(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> 
 
 @dataclass(frozen=True)
 class _Silhouette:
-    """A mask pooled to about :data:`_MASK_SIDE` pixels, each of which is ``pixel`` pixels of the camera wide."""
+    """A mask pooled to about :data:`_MASK_SIDE` pixels, each ``pixel`` camera pixels wide."""
 
     mask: Float[Tensor, "rows columns"]
     pixel: int
@@ -213,7 +214,7 @@ def _carved_cells(
     """
     distance = float(cameras.positions.norm(dim=-1).median())
     half_diagonal = cell * math.sqrt(3) / 2 / distance
-    # With one image size the largest focal length serves all views; pixels of another size are another measure.
+    # With one image size the largest focal length serves all views; otherwise pixel sizes differ.
     focal = cameras.intrinsics[:, :2].amax(1)
     widest = [float(focal[(cameras.sizes == size).all(1)].max()) for size in cameras.sizes]
     grown = [silhouette.grown(pixels * half_diagonal) for silhouette, pixels in zip(silhouettes, widest, strict=True)]
@@ -256,7 +257,7 @@ def _carved(
 ) -> tuple[Float[Tensor, " 3"], float]:
     """Find center and half side of the padded cube around the visual hull within a box.
 
-    Where nothing is left of the hull, it is the box itself.
+    If the hull is empty, the box itself is used.
     """
     train = source.split.train
     views = [train[k * len(train) // min(_MOST_VIEWS, len(train))] for k in range(min(_MOST_VIEWS, len(train)))]
@@ -279,7 +280,7 @@ def _carved(
 
 
 def _world_axes(source: Source, has_masks: bool, up: Up | None) -> tuple[Float[Tensor, "3 3"], list[str]]:
-    """Decide R of the similarity, and what to say about it."""
+    """Decide R of the similarity, with a note about it."""
     z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     cameras_up = -source.source_from_camera[:, :3, 1].mean(0)
     agree = float(cameras_up.norm()) > 0.1

@@ -1,4 +1,4 @@
-"""Normal maps from elsewhere (a predictor, a renderer) as a prior: one image per view, color = (n + 1) / 2."""
+"""Normal maps of a predictor or renderer as a prior: one image per view, color = (n + 1) / 2."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NormalFrame = Literal["opengl", "opencv", "world"]
 """Axes of the stored normals: the camera's with +Y up and +Z backward, the camera's with +Y down and +Z forward, or those of the poses."""
 
 _KNOWN = 0.5
-"""Decoded vectors shorter than this are background: gray stands for zero and blurred borders lie between."""
+"""Decoded vectors shorter than this are background: gray encodes zero, and blurred borders are short."""
 
 
 def read_normals(
@@ -36,13 +36,13 @@ def read_normals(
 ) -> tuple[Images, int]:
     """Read unit normals in the world frame, zero where unknown, and count the views that have none.
 
-    An image belongs to the view whose file name has the same stem, or the same stem followed by ``_normal``; where views of several folders
+    An image belongs to the view whose file name has the same stem, or the same stem followed by ``_normal``; if views in several folders
     share a stem, put the images into folders of the same names.
 
     Args:
-        folder: of the normal images.
-        names: of the views, as in :attr:`Capture.names`.
-        sizes: of the photos before downscaling; the normal images must have the same.
+        folder: folder of the normal images.
+        names: names of the views, as in :attr:`Capture.names`.
+        sizes: sizes of the photos before downscaling, and of the normal images.
         downscale: as in :func:`unrender.captures.photos.read_photos`.
         frame: see :data:`NormalFrame`.
         world_from_camera: poses in the normalized world.

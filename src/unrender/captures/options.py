@@ -1,4 +1,4 @@
-"""How a capture is read: the options that the Python function, the command line and ``run.json`` share."""
+"""Options of reading a capture, shared by Python, the command line and ``run.json``."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from unrender.captures.normals import NormalFrame
 
 @dataclass(frozen=True)
 class CaptureOptions:
-    """How a capture is read."""
+    """Options of reading a capture."""
 
     downscale: int = 1
     """Average the photos over blocks of this many pixels across and down."""
     center: tuple[float, float, float] | None = None
-    """Center of the region of interest, in the frame of the poses; found by itself if left out."""
+    """Center of the region of interest, in the frame of the poses; found automatically by default."""
     radius: float | None = None
-    """Half the side of the region of interest, in the units of the poses; found by itself if left out."""
+    """Half the side of the region of interest, in the units of the poses; found automatically by default."""
     up: Up | None = None
     """The upward direction of the frame of the poses: a vector, an axis such as "-y", or "cameras" for the mean of the cameras'."""
     test_every: int = 8
@@ -28,13 +28,13 @@ class CaptureOptions:
     normals: Path | None = None
     """A folder of normal images, one for each view, as a prior."""
     normals_frame: NormalFrame = "opengl"
-    """The axes of those normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
+    """The axes of the normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
     use_masks: bool = True
     """Whether masks and alpha channels are used; without them the surroundings become part of the scene."""
     principal_shift: tuple[float, float] = (0.0, 0.0)
-    """Added to every principal point, in pixels of the photos, if the cameras follow another convention than their format."""
+    """Added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their format."""
     memory: int | None = None
-    """Bytes of memory the images may take before they are kept in a temporary file; by default half of the machine's."""
+    """Bytes of memory the images may take before they are kept in a temporary file; by default half of the machine's memory."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as values that JSON can hold.

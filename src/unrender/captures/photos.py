@@ -1,4 +1,4 @@
-"""Files of photos and masks: their sizes, and their pixels with eight bits a channel."""
+"""Photo and mask files: their sizes, and their pixels with eight bits per channel."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from unrender.captures.capture import CaptureError
 from unrender.captures.images import ImageMemory, Images, averaged_gray, averaged_pixels, in_threads
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-"""In the order in which a name without a suffix is looked up."""
+"""Image suffixes, in the order in which a name without a suffix is completed."""
 
 _ORIENTATION_TAG = 0x0112
 _BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What Pillow raises for a file it cannot decode."""
+"""Exceptions of Pillow for files it cannot decode."""
 
 
 def image_files(folder: Path) -> list[Path]:
-    """List the images in a folder, sorted by name; hidden files are left out."""
+    """List the images in a folder, sorted by name; hidden files are skipped."""
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
 
 
@@ -49,7 +49,7 @@ def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
 
 
 def _exif(image: Image.Image, path: Path) -> Image.Exif:
-    """Return EXIF data without decoding the pixels, which Pillow does for a PNG because EXIF may stand behind them."""
+    """Return EXIF data without decoding the pixels of a PNG, which Pillow does because EXIF may follow them."""
     if image.format != "PNG" or "exif" in image.info or _has_exif_chunk(path):
         return image.getexif()
     return Image.Image.getexif(image)
@@ -106,7 +106,7 @@ def read_photos(
 
     Args:
         files: one per view.
-        sizes: of the photos before downscaling, as :func:`image_size` tells them.
+        sizes: of the photos before downscaling, as :func:`image_size` returns them.
         downscale: side of the blocks of pixels to average.
         use_alpha: whether to keep alpha channels.
         apply_exif: for each view whether to apply the EXIF orientation, by default to all.
@@ -142,8 +142,8 @@ def read_mask(
 ) -> UInt8[ndarray, "rows columns"]:
     """Decode a gray image, 255 where bright, and average blocks of its pixels.
 
-    A mask of ones and zeros is stretched to 255. A color mask counts by its luminance, and one that is white all over but has an alpha
-    channel by that.
+    A mask of ones and zeros is scaled to 255. A color mask is converted to luminance; an all-white mask with an alpha channel is replaced
+    by that channel.
 
     Args:
         file: the mask.
@@ -170,7 +170,7 @@ def read_mask(
 
 
 def _decoded(path: Path, apply_exif: bool) -> Image.Image:
-    """Decode a whole image to eight bits a channel."""
+    """Decode a whole image to eight bits per channel."""
     try:
         with Image.open(path) as file:
             file.load()

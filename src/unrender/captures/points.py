@@ -1,4 +1,4 @@
-"""Files of points from structure from motion."""
+"""Point files from structure from motion."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PATTERNS = ("points3D.ply", "sparse_points*.ply", "points3D.npz", "sparse_point
 
 
 def points_file(folder: Path) -> Path | None:
-    """Find a file of points by the names that exporters give it."""
+    """Find a point file by the names that exporters use."""
     return next((match for pattern in _PATTERNS for match in sorted(folder.glob(pattern))), None)
 
 
 def read_points(file: Path) -> Float[Tensor, "points 3"]:
     """Read the points of a mesh file, or the array ``points`` of an ``.npz`` file.
 
-    Points that are not finite are left out.
+    Points that are not finite are dropped.
 
     Raises:
         CaptureError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""What every camera reader returns: posed photos as their files describe them, before a pixel is decoded."""
+"""The result of every camera reader: posed photos as described by their files, before any pixel is decoded."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from torch import Tensor
 from unrender.captures.capture import CaptureError, Split
 
 _RIGID = 1e-3
-"""How far RᵀR may be from the identity: file formats with few digits stay below, a scale or a shear does not."""
+"""Largest deviation of RᵀR from the identity: rounding in files stays below, a scale or shear does not."""
 
 
 MaskMeaning = Literal["object", "ignore", "by brightness"]
-"""What is dark in a mask: all but the object, what a fit must ignore, or the latter only if the masks are bright nearly everywhere."""
+"""Dark pixels of a mask: the background, pixels to ignore, or the latter only if masks are bright nearly everywhere."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """A cube, in the frame of the poses."""
+    """A cube in the frame of the poses."""
 
     center: tuple[float, float, float]
     half_side: float
@@ -31,10 +31,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Source:
-    """Posed photos in the frame of their files, with what their format says about the scene.
+    """Posed photos in the frame of their files, with facts about the scene from their format.
 
-    Camera axes are OpenCV's and pixel centers lie at +0.5 already; all numbers are float64. Loading and normalization decide by these facts
-    and never ask for the format.
+    Camera axes are already OpenCV's and pixel centers at +0.5; all numbers are float64. Loading and normalization use these facts, never
+    the format.
     """
 
     files: tuple[Path, ...]
@@ -49,29 +49,29 @@ class Source:
     """Width and height of each photo, int64."""
     fisheye: Bool[Tensor, " views"]
     apply_exif: tuple[bool, ...]
-    """For each view whether its camera is of the photo as the EXIF orientation shows it; structure from motion often ignores that."""
+    """Whether each view's camera applies to the photo after EXIF orientation, which structure from motion often ignores."""
     split: Split
     masks: tuple[Path, ...] | None = None
-    """One file for each view; alpha channels of the photos count as masks where there are none."""
+    """One mask file for each view; without them, alpha channels of the photos are the masks."""
     mask_meaning: MaskMeaning = "object"
-    """Of the files in ``masks``; an alpha channel always outlines the object."""
+    """Meaning of the files in ``masks``; an alpha channel always marks the object."""
     ignored: tuple[Path | None, ...] = ()
-    """For each view the image whose bright pixels are to be left out, if there is one; empty where no view has one."""
+    """For each view an optional image whose bright pixels are ignored; empty if no view has one."""
     source_from_world: Float[Tensor, "4 4"] | None = None
-    """The normalization the files bring along, if they do."""
+    """The normalization stored in the files, if any."""
     region: Region | None = None
-    """Where the object lies for sure, if the format says so; masks narrow it down."""
+    """A region that contains the object, if the format specifies one; masks narrow it down."""
     z_is_up: bool = False
     """Whether +Z of the frame of the poses is known to be up."""
     has_surroundings: bool = True
     """Whether photos without masks show surroundings beyond the region of interest."""
     points: Float[Tensor, "points 3"] | None = None
-    """Points from structure from motion that the files name."""
+    """Points from structure from motion, if the files name them."""
     notes: tuple[str, ...] = ()
 
 
 def rigid_motions(matrices: Float[Tensor, "views 4 4"], names: Sequence[str], file: Path) -> Float[Tensor, "views 4 4"]:
-    """Check that poses are rigid motions, and make their rotations exactly orthogonal (the nearest ones).
+    """Check that poses are rigid motions, and replace their rotations by the nearest orthogonal matrices.
 
     Raises:
         CaptureError: a pose has a number that is not finite, a last row other than 0 0 0 1, or a 3x3 part that scales, mirrors or shears.
@@ -144,7 +144,7 @@ def checked_intrinsics(intrinsics: Float[Tensor, "views 4"], names: Sequence[str
     """Check that every number is finite and the focal lengths are positive, and return the intrinsics.
 
     Raises:
-        CaptureError: they are not.
+        CaptureError: an intrinsic is not finite or a focal length is not positive.
     """
     for view, numbers in enumerate(intrinsics.tolist()):
         fx, fy, *center = numbers

@@ -1,7 +1,7 @@
-"""``transforms.json`` of instant-ngp, nerfstudio and their exporters; frames of Blender captures are read by the same code.
+"""``transforms.json`` of instant-ngp, nerfstudio and their exporters, and the frames of Blender captures.
 
-Poses are camera-to-world with OpenGL axes (+X right, +Y up, +Z backward) and pixel centers at +0.5. Intrinsics and distortion may be
-global or stand on each frame; a focal length in pixels wins over a field of view.
+Poses are camera-to-world with OpenGL axes (+X right, +Y up, +Z backward) and pixel centers at +0.5. Intrinsics and distortion may be global
+or per frame; a focal length in pixels overrides a field of view.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FISHEYE: Mapping[str, bool] = {
     "OPENCV": False,
     "OPENCV_FISHEYE": True,
 }
-"""Which camera models are fisheyes."""
+"""Camera models, and whether each is a fisheye."""
 
 _DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
 
@@ -59,7 +59,7 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
     """Read the cameras of a ``transforms.json``.
 
     Raises:
-        CaptureError: see :func:`read_frames`; or a split that names unknown frames or has no view.
+        CaptureError: see :func:`read_frames`; or a split with unknown frames or no view.
     """
     content = read_json(file)
     frames = read_frames(file, content, skip_missing=True)
@@ -108,14 +108,14 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
 
     Args:
         file: for paths and messages.
-        content: what the file holds.
-        skip_missing: leave out frames without a photo and say so, as long as they are fewer than half (exporters list photos that were
+        content: content of the file.
+        skip_missing: skip frames without a photo, with a note, if they are fewer than half (exporters list photos that were
             later removed as blurred); otherwise one missing photo is an error.
 
     Raises:
-        CaptureError: no frames, a key that is missing or no number, photos that are missing, an unknown lens, a focal length that is not
+        CaptureError: no frames, a key that is missing or not a number, photos that are missing, an unknown lens, a focal length that is not
             positive, a pose that is not a rigid motion, masks for some frames only, ``w`` and ``h`` of another shape than the photo, or
-            photos of several sizes whose shared intrinsics in pixels do not say of which size they are.
+            photos of several sizes with shared intrinsics in pixels that do not state their size.
     """
     frames = content.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
@@ -176,7 +176,7 @@ def name_below(folder: Path, image: Path) -> str:
 
 
 class _FileFinder:
-    """Finds files by the names written in a JSON file, which may lack a suffix or carry the one of an earlier conversion."""
+    """Finds files by the names written in a JSON file, which may lack a suffix or have that of an earlier conversion."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -283,7 +283,7 @@ class _Photo:
 def _size(photo: _Photo, stated: tuple[float, float] | None, file: Path) -> tuple[tuple[int, int], bool]:
     """Decide the size of a photo, and whether to apply its EXIF orientation.
 
-    It is not applied if only the stored size is the one the file states.
+    It is not applied if only the stored size matches the one stated in the file.
     """
     if stated is None or _same_shape(stated, photo.shown):
         return photo.shown, True
@@ -298,7 +298,7 @@ def _size(photo: _Photo, stated: tuple[float, float] | None, file: Path) -> tupl
 def _check_pixels_have_a_size(
     photos: Sequence[_Photo], sizes: Sequence[tuple[int, int]], frames: Sequence[Mapping[str, Any]], content: Mapping[str, Any], file: Path
 ) -> None:
-    """Refuse intrinsics in pixels that stand for photos of several sizes and do not say of which size they are."""
+    """Reject shared pixel intrinsics for photos of several sizes, if they do not state their size."""
     if content.get("w") is not None and content.get("h") is not None:
         return
     shared = [key for key in ("fl_x", "fl_y", "cx", "cy") if content.get(key) is not None]

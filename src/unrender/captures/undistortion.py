@@ -1,4 +1,4 @@
-"""Photos as pinhole cameras would have taken them, for methods that draw triangles; rays need none of this, since they follow the lens."""
+"""Resampling of photos to pinhole cameras, for methods that rasterize; methods along rays follow the lens instead."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from unrender.captures.images import Images, in_threads
 def undistorted(capture: Capture) -> Capture:
     """Resample a capture to pinhole cameras with the same sizes, focal lengths and principal points.
 
-    Colors are interpolated bilinearly and weighted by alpha; priors take the nearest pixel. Pixels that a photo does not reach become
-    ignored. The center keeps its scale, so what a wide lens shows beyond the border of such a pinhole is lost. A capture without
-    distortion is returned as it is.
+    Colors are interpolated bilinearly and weighted by alpha; priors take the nearest pixel. Pixels outside the photo are ignored. The scale
+    at the center is kept, so content beyond the pinhole image's border is lost. A capture without distortion is returned unchanged.
 
     Raises:
         CaptureError: a view sees 180 degrees or more, which no pinhole does.
@@ -61,9 +60,9 @@ def undistorted(capture: Capture) -> Capture:
 
 
 def _check_field_of_view(camera: Cameras, name: str) -> None:
-    """Refuse a view with a border at a right angle to the optical axis, or beyond.
+    """Reject a view whose border is 90 degrees or more from the optical axis.
 
-    The border is looked at along the row and the column of the principal point.
+    The border is checked along the row and column of the principal point.
     """
     width, height = camera.sizes[0].tolist()
     cx, cy = camera.intrinsics[0, 2:].tolist()
@@ -76,7 +75,7 @@ def _check_field_of_view(camera: Cameras, name: str) -> None:
 def _where_pinhole_pixels_lie(
     cameras: Cameras, straight: Cameras, view: int
 ) -> tuple[Float[Tensor, "1 height width 2"], Bool[Tensor, "height width"]]:
-    """Return where the photo shows each pixel of the pinhole, for ``grid_sample``, and which of them it reaches."""
+    """Return the photo position of each pinhole pixel, for ``grid_sample``, and which pixels the photo covers."""
     width, height = cameras.sizes[view].tolist()
     rays = straight.image_rays(view)
     pixels, _ = cameras.project(rays.origins + rays.directions, view)
@@ -86,7 +85,7 @@ def _where_pinhole_pixels_lie(
 
 
 def _photo(rgba: Tensor, grid: Float[Tensor, "1 height width 2"]) -> Float[Tensor, "height width 4"]:
-    """Interpolate colors weighted by alpha: Σ w α c / Σ w α; where all is transparent, plainly."""
+    """Interpolate colors weighted by alpha, Σ w α c / Σ w α, or unweighted if all are transparent."""
     values = rgba.to(grid.dtype)
     plain = _sampled(values, grid, "bilinear")
     weighted = _sampled(values[..., :3] * values[..., 3:], grid, "bilinear")

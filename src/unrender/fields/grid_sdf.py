@@ -1,4 +1,4 @@
-"""A signed distance field in a dense grid, refined from coarse to fine: the field for two cores (after Voxurf and ProbeSDF)."""
+"""A signed distance field in a dense grid, refined from coarse to fine, for two CPU cores (after Voxurf and ProbeSDF)."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from unrender.ops.encodings import grid_lookup, grid_lookup_with_jacobian
 from unrender.ops.rays import OccupancyGrid, Samples
 
 Stage: TypeAlias = tuple[float, int, int]
-"""From this share of the budget on: vertices along an axis of the distance grid and of the feature grid."""
+"""(share of the budget at its start, vertices along an axis of the distance grid, of the feature grid)."""
 
 _SLAB = 16
-"""Layers of the distance grid whose bending energy a step measures: a tenth of the work of the whole grid."""
+"""Layers of the distance grid whose bending energy one step measures, for a tenth of the cost of the whole grid."""
 _SLAB_STRIDE = 7919
 """A prime, so that the slabs of successive steps spread over the grid."""
 
 
 class GridSdf(SurfaceField):
-    """f(x) and ∇f(x) by trilinear interpolation of one grid, features of another.
+    """f(x) and ∇f(x) by trilinear interpolation of one grid, features from another.
 
     A refinement keeps the function (trilinear upsampling) and makes new parameters.
 
     Args:
         stages: the sizes of the grids over a fit.
-        features: features of a vertex.
+        features: features per vertex.
         initial: signed distances at the vertices of a grid of any size over the world cube.
         feature_rate: learning rate of the features relative to that of networks.
         distance_rate: learning rate of the distances, in cells of the first grid.
@@ -80,7 +80,7 @@ class GridSdf(SurfaceField):
     def refresh_occupancy(
         self, occupancy: OccupancyGrid, opacity: StepOpacity, *, threshold: float, all_cells: bool, generator: torch.Generator
     ) -> None:
-        # A lookup in the grid is cheap: every cell is visited at once. The range of the distance at its corners is widened by a quarter,
+        # Lookups in the grid are cheap, so every cell is visited. The range of the distances at its corners is widened by a quarter,
         # because the distance is not linear within the cell.
         low, high = self._range_of_cells(occupancy.resolution)
         slack = 0.25 * (high - low)
@@ -120,7 +120,7 @@ class GridSdf(SurfaceField):
         return {"bending": laplacian_smoothness(grid[begin : begin + thickness] / self.voxel, 1.0)}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take the sizes of a saved state, which may be at any stage, before its values."""
+        """Resize to the stage of a saved state before its values are loaded."""
         saved = state_dict[f"{prefix}distance_grid"]
         self.distance_grid.data = torch.empty_like(saved, device=self.distance_grid.device)
         self.feature_grid.data = torch.empty_like(state_dict[f"{prefix}feature_grid"], device=self.feature_grid.device)
@@ -130,7 +130,7 @@ class GridSdf(SurfaceField):
 
 
 def _resized(grid: Tensor, size: int) -> Tensor:
-    """Resample a grid [Z, Y, X, C] trilinearly, keeping the first and last vertices."""
+    """Resample a grid [Z, Y, X, C] trilinearly; the first and last vertices stay in place."""
     volume = grid.permute(3, 0, 1, 2)[None]
     return F.interpolate(volume, size=(size, size, size), mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
 

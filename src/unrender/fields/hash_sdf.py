@@ -24,21 +24,21 @@ _SOFTPLUS_SHARPNESS = 100.0
 
 
 class HashSdf(SurfaceField):
-    """f(x) = first output of a softplus perceptron on (x, h(x)), with h a hash encoding; all outputs are the features.
+    """f(x) is the first output of a softplus perceptron on (x, h(x)), with h a hash encoding; all outputs are the features.
 
-    The weights start as a sphere (Atzmon and Lipman 2020; with one hidden layer its directions are spread evenly instead of drawn, which
-    makes the sphere round) and are normalized row by row (Salimans and Kingma 2016).
+    The weights start as a sphere (Atzmon and Lipman 2020; with one hidden layer the directions are spread evenly instead of drawn at
+    random, for a rounder sphere) and are normalized row by row (Salimans and Kingma 2016).
 
     Args:
         grid: shape of the hash grid.
         hidden: units of the hidden layers.
-        features: outputs beside the distance.
-        radius: of the first sphere.
+        features: outputs besides the distance.
+        radius: of the initial sphere.
         normals: ``analytic`` differentiates through the encoding (second order while fitting); ``taps6`` are central differences along
             the axes; ``taps4`` use the corners of a tetrahedron, (1/4ε) Σ k_i f(x + ε k_i). ε is one cell of the finest active level.
         start_level: levels active from the start.
-        level_every: share of the budget between two more levels; 0 for all from the start.
-        level_start: share of the budget before the first of them.
+        level_every: share of the budget between two added levels; 0 activates all from the start.
+        level_start: share of the budget before the first added level.
         generator: draws the initial weights, on the CPU.
     """
 

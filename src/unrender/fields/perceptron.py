@@ -34,7 +34,7 @@ class Perceptron(nn.Module):
         shared: Float[Tensor, "rays shared"],
         ray_index: Int[Tensor, " samples"],
     ) -> Float[Tensor, "samples outputs"]:
-        """Apply the perceptron to ``cat([inputs, shared[ray_index]])``; the shared part passes the first layer once per ray."""
+        """Apply the perceptron to ``cat([inputs, shared[ray_index]])``; the first layer processes the shared part once per ray."""
         first = self.weights[0]
         own = inputs.shape[1]
         per_ray = shared @ first[:, own:].t()
@@ -56,7 +56,7 @@ class _TruncatedExp(torch.autograd.Function):
 def truncated_exp(x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Compute exp(x), with a slope that stops growing at x = 15.
 
-    So one dense sample cannot blow up the weights (instant-ngp).
+    This keeps one dense sample from blowing up the weights (instant-ngp).
 
     >>> truncated_exp(torch.tensor([0.0, 1.0])).tolist()
     [1.0, 2.7182817459106445]

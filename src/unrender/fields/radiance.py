@@ -23,8 +23,8 @@ class RadianceField(nn.Module):
         grid: shape of the hash grid.
         density_hidden: units of the hidden layers of the perceptron g.
         color_hidden: units of the hidden layers of the perceptron m.
-        geometry_features: outputs of g, which m is given; the first is the raw density.
-        unbounded: whether all of space fills the hash grid, through the sphere contraction, or the world cube [-1, 1]³ alone.
+        geometry_features: outputs of g, all inputs of m; the first is the raw density.
+        unbounded: whether the hash grid covers all of space, through the sphere contraction, or only the world cube [-1, 1]³.
         generator: draws the initial weights, on the CPU.
     """
 

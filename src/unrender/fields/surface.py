@@ -1,4 +1,4 @@
-"""What every signed distance field offers to the recipes: values, distances along rays, occupied cells, parameters, regularization."""
+"""The interface of every signed distance field: values, distances along rays, occupancy, parameters, regularization."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unrender.numerics import normalized
 from unrender.ops.rays import OccupancyGrid, Samples
 
 StepOpacity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Opacity of one step in each cell, from the signed distance in it that is nearest to zero and from the largest one."""
+"""Opacity of one step in each cell, from the signed distance nearest to zero in the cell and the largest one."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class SurfaceField(nn.Module, ABC):
     def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
         """Return the signed distance at the middle of each interval and its slope along the ray.
 
-        The weights of a rendering follow from both.
+        The rendering weights follow from both.
 
         Args:
             samples: the intervals.
@@ -70,8 +70,8 @@ class SurfaceField(nn.Module, ABC):
     def secant(self, samples: Samples, rays: Rays) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
         """Return the mean of the signed distances at both ends of each interval, and the slope between them.
 
-        With these the opacities of a ray telescope (equation 13 of NeuS, Wang et al. 2021): a ray that goes from outside to inside ends
-        there, whatever the gradient of the field is.
+        With these the opacities of a ray telescope (equation 13 of NeuS, Wang et al. 2021): a ray that goes from outside to inside becomes
+        opaque, whatever the gradient of the field is.
         """
         index = samples.ray_index.clamp_min(0)
         directions, origins = rays.directions.index_select(0, index), rays.origins.index_select(0, index)
@@ -87,16 +87,16 @@ class SurfaceField(nn.Module, ABC):
 
         Args:
             occupancy: a grid of one level over the world cube, changed in place.
-            opacity: the opacity of one step in a cell, called as ``opacity(nearest, largest)`` with the signed distance in the cell that
-                is nearest to zero and the largest one.
-            threshold: cells of a smaller opacity are empty.
+            opacity: the opacity of one step in a cell, called as ``opacity(nearest, largest)`` with the signed distance nearest to zero in
+            the cell and the largest one.
+            threshold: cells with a smaller opacity are empty.
             all_cells: whether to visit every cell, as in the first steps of a fit; a field may visit all of them anyway.
-            generator: draws the cells and the places in them.
+            generator: draws the cells and the points in them.
         """
 
     @abstractmethod
     def advance(self, fraction: float) -> bool:
-        """Switch to the level of detail for this share of the budget. Returns True where parameters were replaced by finer ones."""
+        """Switch to the level of detail for this fraction of the budget. Returns True if finer parameters replaced the old ones."""
 
     @abstractmethod
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
@@ -109,8 +109,8 @@ class SurfaceField(nn.Module, ABC):
 
     @abstractmethod
     def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
-        """Return the loss terms of the field itself by name, before their weight; none for many fields.
+        """Return the field's own loss terms by name, without their weights; many fields have none.
 
         Args:
-            step: number of the step, which may pick the part of the field that is looked at.
+            step: number of the step, which may select the part of the field to evaluate.
         """

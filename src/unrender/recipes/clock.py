@@ -1,4 +1,4 @@
-"""How much of a fit's budget is used; every schedule follows it."""
+"""The budget of a fit, in steps and seconds, which every schedule follows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 
 class Clock:
-    """Measures a budget: the larger of steps taken over ``steps`` and seconds used over ``max_seconds``.
+    """The used fraction of a budget: the larger of steps taken over ``steps`` and seconds used over ``max_seconds``.
 
-    Schedules are functions of :attr:`fraction`, so they stretch to whatever budget is given. A fit in phases shares one clock;
-    :meth:`enter` says which part of the budget the present phase has.
+    Schedules are functions of :attr:`fraction`, so they scale with the budget. The phases of a fit share one clock; :meth:`enter` sets the
+    part of the budget that the current phase has.
     """
 
     def __init__(self, steps: int, max_seconds: float | None = None) -> None:
@@ -34,17 +34,17 @@ class Clock:
 
     @property
     def overall(self) -> float:
-        """Share of the whole budget that is used, 0 to 1."""
+        """Fraction of the whole budget used, 0 to 1."""
         by_time = 0.0 if self.max_seconds is None else self.seconds / self.max_seconds
         return min(1.0, max(self.step / self.steps, by_time))
 
     @property
     def fraction(self) -> float:
-        """Share of the present phase's part of the budget that is used, 0 to 1."""
+        """Fraction of the current phase's budget used, 0 to 1."""
         return min(1.0, max(0.0, (self.overall - self._begin) / (self._end - self._begin)))
 
     def enter(self, begin: float, end: float) -> None:
-        """Begin a phase that has the budget from ``begin`` to ``end``, as shares of the whole.
+        """Begin a phase that uses the budget from ``begin`` to ``end``, as fractions of the whole.
 
         Raises:
             ValueError: unless 0 <= begin < end <= 1.
@@ -54,7 +54,7 @@ class Clock:
         self._begin, self._end = begin, end
 
     def resume(self, step: int, seconds: float) -> None:
-        """Go on from a step and a number of seconds of an earlier process."""
+        """Resume from the step and seconds of an earlier process."""
         self.step, self._seconds = step, seconds
 
     def start(self) -> None:
@@ -77,7 +77,7 @@ class Clock:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the seconds inside the block out."""
+        """Exclude the seconds inside the block."""
         self.stop()
         try:
             yield

@@ -1,7 +1,7 @@
-"""What every recipe shares: the bookkeeping around a training loop, what it reports while running, and what it returns.
+"""The parts that every recipe shares: bookkeeping around a training loop, progress reports, and the result.
 
-A recipe is a function ``fit(input, config, ...) -> FitResult`` with its loop in view. It writes nothing to disk; what the outside needs
-(progress bar, checkpoints, live view) hangs on the ``observer`` callback.
+A recipe is a function ``fit(input, config, ...) -> FitResult`` that contains its training loop. It writes nothing to disk; progress bar and
+checkpoints are driven by the ``observer`` callback.
 """
 
 from __future__ import annotations
@@ -27,56 +27,56 @@ from unrender.render.scene import Scene
 Outcome = Literal["finished", "time budget reached", "interrupted", "diverged", "empty"]
 
 Frame = Literal["source", "normalized"]
-"""Coordinates of a result: those the poses came in, or the cube [-1, 1] that the fit works in."""
+"""Frame of a result: that of the input poses, or the normalized world, whose region of interest is [-1, 1]³."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a running fit, handed to the observer."""
+    """The state of a running fit, passed to the observer."""
 
     step: int
     fraction: float
-    """Share of the whole budget, 0 to 1."""
+    """Fraction of the whole budget used, 0 to 1."""
     seconds: float
-    """Of training: evaluation, checkpoints and the first kernel compilation do not count."""
+    """Seconds of training, without evaluation, checkpoints and the first compilation of kernels."""
     psnr: float | None
-    """Of the last training batches, dB; None for a recipe that names no error."""
+    """PSNR of the last training batches in dB; None for a recipe that reports no error."""
     losses: Mapping[str, float]
-    """Each loss term of the last step by name."""
+    """Loss terms of the last step by name."""
     counts: Mapping[str, int]
-    """What the recipe counts in a step, for example rays and samples."""
+    """Counts of the last step by name, for example rays and samples."""
     snapshot: Callable[[], dict[str, Tensor]]
-    """Returns everything needed to go on from here: weights, optimizer, registered parts, random state, clock."""
+    """Returns everything needed to resume here: weights, optimizer, registered parts, random state, clock."""
     scene: Scene
     phase: str = ""
     """Name of the running phase; empty for a recipe with one phase."""
 
 
 Observer = Callable[[Progress], None]
-"""Called every half second or so. It may raise KeyboardInterrupt: the fit then ends with what it has."""
+"""Called about every half second. It may raise KeyboardInterrupt, which ends the fit with its current scene."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a fit leaves behind."""
+    """The result of a fit."""
 
     scene: Scene
     outcome: Outcome
     steps: int
     seconds: float
     skipped_steps: int
-    """Steps whose loss or gradient was not finite and which were therefore not taken."""
+    """Number of steps that were skipped because the loss or a gradient was not finite."""
     history: tuple[Progress, ...]
     source_from_world: Float[Tensor, "4 4"]
-    """Similarity from the normalized world to the frame the input came in."""
+    """Similarity from the normalized world to the frame of the input."""
 
     def asset(self, resolution: int = 256, *, frame: Frame = "source") -> Asset:
-        """Return the surface with its material, in the frame the poses came in unless asked otherwise."""
+        """Return the surface with its material, by default in the frame of the input poses."""
         asset = self.scene.asset(resolution)
         return asset if frame == "normalized" or asset.is_empty else asset.transformed(self.source_from_world)
 
     def mesh(self, resolution: int = 256, *, frame: Frame = "source") -> Mesh:
-        """Return the surface alone, in the frame the poses came in unless asked otherwise."""
+        """Return the surface alone, by default in the frame of the input poses."""
         return self.asset(resolution, frame=frame).mesh
 
 
@@ -84,16 +84,16 @@ Losses = Mapping[str, Tensor]
 """Loss terms by name; the step minimizes their sum."""
 
 _GENERATOR, _CLOCK, _COUNTS = "generator", "clock", "counts"
-"""Names in a snapshot: state of the random numbers; steps and seconds; skipped steps, those in a row, error, whether there is one."""
+"""Names in a snapshot: random state; steps and seconds; skipped steps, those in a row, error, whether there is one."""
 _HOPELESS = 200
-"""A fit has diverged when this many steps in a row could not be taken."""
+"""A fit has diverged after this many skipped steps in a row."""
 
 
 class Fitting:
-    """The bookkeeping around a training loop, so that a recipe shows only its method.
+    """The bookkeeping around a training loop, kept out of the recipes.
 
     Iterating yields step numbers until the budget is used, the observer interrupts or the fit diverges; :meth:`take_step` does the rest
-    of a step. The first step compiles kernels and stays off the clock.
+    of a step. The first step compiles kernels and is not timed.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class Fitting:
 
         Args:
             scene: what is fitted; its ``state_dict`` is part of every snapshot.
-            optimizer: any PyTorch optimizer; None for a loop that changes the scene by itself.
+            optimizer: any PyTorch optimizer; None for a loop that updates the scene itself.
             clock: the budget.
-            observer: sees the fit every ``report_every`` seconds.
+            observer: called with the progress every ``report_every`` seconds.
             generator: source of everything random in the loop; its state is part of every snapshot.
-            parts: whatever else must be given back when the fit resumes, by name.
+            parts: other state to restore when the fit resumes, by name.
             report_every: seconds between two calls of the observer.
         """
         self.scene = scene
@@ -127,7 +127,7 @@ class Fitting:
         self._observer = observer
         self._report_every = report_every
         self._base_rates = [] if optimizer is None else [group["lr"] for group in optimizer.param_groups]
-        # Our Adam skips a step on the device, without a synchronization; any other optimizer is asked only for steps that are finite.
+        # Our Adam skips a step on the device, without a synchronization; other optimizers are only called for finite steps.
         self._skipping = optimizer if isinstance(optimizer, Adam) else None
         device = next((parameter.device for parameter in scene.parameters()), torch.device("cpu"))
         self._skipped = torch.zeros((), device=device)
@@ -176,7 +176,7 @@ class Fitting:
             group["lr"] = base * factor
 
     def exchange(self, old: Sequence[nn.Parameter], new: Sequence[nn.Parameter]) -> None:
-        """Let the optimizer go on with new parameters in place of old ones, from a fresh state."""
+        """Replace parameters in the optimizer by new ones with fresh state."""
         assert self.optimizer is not None
         new_of = {id(before): after for before, after in zip(old, new, strict=True)}
         for group in self.optimizer.param_groups:
@@ -194,7 +194,7 @@ class Fitting:
         """Run the backward pass and one step of the optimizer; a step that is not finite is skipped and counted.
 
         Args:
-            losses: the terms of this step, or a function that computes them, for optimizers such as L-BFGS that look several times.
+            losses: the terms of this step, or a function that computes them, for optimizers such as L-BFGS that evaluate several times.
             error: mean squared error of the colors, for the reported PSNR.
             counts: what the recipe counts in a step; tensors are read only when progress is reported.
         """
@@ -211,7 +211,7 @@ class Fitting:
         error: Tensor | None = None,
         counts: Mapping[str, int | Tensor] | None = None,
     ) -> None:
-        """Note what a step has to report; :meth:`take_step` does so by itself.
+        """Record what a step reports; :meth:`take_step` calls this itself.
 
         Args:
             losses: terms by name, for loops that change the scene without an optimizer.
@@ -253,7 +253,7 @@ class Fitting:
 
         self.optimizer.step(evaluate)  # pyright: ignore[reportCallIssue, reportArgumentType]  a tensor will do for a float
         finite = all(bool(value.detach().isfinite().all()) for value in (*totals, *parameters))
-        if not finite:  # the curvature that the optimizer has gathered is not finite either
+        if not finite:  # the optimizer's curvature estimate is not finite either
             with torch.no_grad():
                 for parameter, value in zip(parameters, before, strict=True):
                     parameter.copy_(value)
@@ -296,7 +296,7 @@ class Fitting:
             self._reported = self.clock.seconds
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Copy everything needed to go on: scene, optimizer, registered parts, random state, clock, counts."""
+        """Copy everything needed to resume: scene, optimizer, registered parts, random state, clock, counts."""
         tensors = {f"scene.{name}": value.detach().cpu().clone() for name, value in self.scene.state_dict().items()}
         if self.optimizer is not None:
             tensors |= flatten_state(_optimizer_state(self.optimizer), "optimizer")
@@ -311,7 +311,7 @@ class Fitting:
         }
 
     def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go back to where a snapshot was taken."""
+        """Restore the state of a snapshot."""
         self._restored = True
         self.scene.load_state_dict(scene_state(tensors))
         if self.optimizer is not None:
@@ -331,7 +331,7 @@ class Fitting:
 
         Args:
             source_from_world: similarity back to the frame of the input.
-            empty: the recipe found that there is nothing to see.
+            empty: True if the recipe found nothing visible.
         """
         return FitResult(
             scene=self.scene,
@@ -345,7 +345,7 @@ class Fitting:
 
 
 def scene_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the part of a snapshot that is the scene's ``state_dict``."""
+    """Return the scene's ``state_dict`` from a snapshot."""
     return {name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")}
 
 
@@ -355,7 +355,7 @@ def parameters_of(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _optimizer_state(optimizer: Optimizer) -> list[Any]:
-    """Return the state of an optimizer and the settings of its groups; the recipe has the parameters themselves."""
+    """Return the state of an optimizer and the settings of its groups, without the parameters."""
     saved = optimizer.state_dict()
     groups = [{name: value for name, value in group.items() if name != "params"} for group in saved["param_groups"]]
     return [saved["state"], groups]

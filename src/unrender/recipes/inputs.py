@@ -1,4 +1,4 @@
-"""What recipes are fitted to: a capture, a picture, a mesh, or a finished run of another recipe."""
+"""Inputs of recipes: a capture, a picture, a mesh, or a finished run of another recipe."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ InputName = Literal["capture", "picture", "mesh", "run"]
 
 @runtime_checkable
 class Input(Protocol):
-    """What every input says about itself; :class:`Capture` does so as well."""
+    """The properties of every input, including :class:`Capture`."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the files read: a fit resumes only on the input it began with."""
+        """Hash of the input files; a fit resumes only on the same input."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Plain sentences about what the reader did."""
+        """Sentences that describe what the reader did."""
         ...
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture, for methods that fit an image."""
+    """A picture, for methods that fit an image."""
 
     name: str
     linear: Float[Tensor, "height width 3"]
@@ -47,7 +47,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class MeshInput:
-    """One mesh, for methods that start from a known shape."""
+    """A mesh, for methods that start from a known shape."""
 
     name: str
     mesh: Mesh
@@ -57,14 +57,14 @@ class MeshInput:
 
 @dataclass(frozen=True)
 class FittedRun:
-    """A finished run of another recipe, for methods that go on from it."""
+    """A finished run of another recipe, for methods that continue from it."""
 
     name: str
     recipe: str
     scene: Scene
     capture: Capture
     fingerprint: str
-    """Of its checkpoint and its capture together."""
+    """Hash of the checkpoint and the capture together."""
     notes: tuple[str, ...] = ()
 
 
@@ -73,17 +73,17 @@ I = TypeVar("I", bound=Input)  # noqa: E741  the input of a recipe
 
 @dataclass(frozen=True)
 class InputKind(Generic[I]):
-    """One kind of input, as a row of the table of recipes names it."""
+    """A kind of input, as listed in the table of recipes."""
 
     name: InputName
     input_type: type
-    """The class of such an input."""
+    """The class of the input."""
     summary: str
-    """For the help page of a recipe."""
+    """Description for a recipe's help page."""
     capture_of: Callable[[I], Capture | None]
-    """The photos that come with an input, against which a scene can be evaluated."""
+    """Returns the photos of an input, against which a scene can be evaluated."""
     source_from_world: Callable[[I], Float[Tensor, "4 4"]]
-    """Similarity from the normalized world to the frame of the input."""
+    """Returns the similarity from the normalized world to the frame of the input."""
 
 
 def _none(_: object) -> None:

@@ -51,7 +51,7 @@ from unrender.render.scene import RayScene
 from unrender.render.volume import FieldSamples, color_vertices, render_volume
 
 _UNSEEN = 1e-4
-"""A sample that weighs less does not change an 8-bit pixel, even a hundred of them on one ray."""
+"""Samples below this weight do not change an 8-bit pixel, even a hundred of them on one ray."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RadianceSettings:
     color_hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers of the color perceptron."""
     geometry_features: int = 16
-    """Outputs of the density perceptron that the color perceptron sees; the first is the raw density."""
+    """Outputs of the density perceptron, all inputs of the color perceptron; the first is the raw density."""
 
     def field(self, *, unbounded: bool, generator: torch.Generator) -> RadianceField:
         """Return the field with its initial weights."""
@@ -80,27 +80,27 @@ class RadianceSettings:
 
 @dataclass(frozen=True)
 class NerfConfig:
-    """Settings of the ``nerf`` recipe. Shares count in parts of the budget, 0 to 1."""
+    """Settings of the ``nerf`` recipe. Shares are fractions of the budget, 0 to 1."""
 
     steps: int = 20_000
-    """Optimizer steps; every schedule is stretched over them (or over ``max_seconds``)."""
+    """Optimizer steps; every schedule spans them (or ``max_seconds``)."""
     max_seconds: float | None = None
-    """Budget of training time in seconds; the best result within it."""
+    """Budget of training time in seconds."""
     field: RadianceSettings = RadianceSettings()
     adam: AdamSettings = AdamSettings()
     sampling: Sampling = Sampling()
     decay: Literal["steps", "exponential"] = "exponential"
-    """``steps``: x 0.33 at 1/2, 3/4 and 9/10 of the budget, as published; ``exponential``: smoothly to a thirtieth."""
+    """``steps``: multiplied by 0.33 at 1/2, 3/4 and 9/10 of the budget, as published; ``exponential``: smoothly to a thirtieth."""
     near: float = 0.05
-    """Nothing is sampled closer to the camera than this, in world units."""
+    """Smallest distance of samples from the camera, in world units."""
     cone_angle: float = 1 / 256
     """Unbounded captures only: a step is at least this share of the distance."""
     occupancy_levels: int = 6
-    """Unbounded captures only: nested cubes of the occupancy grid, each twice the one before."""
+    """Unbounded captures only: nested cubes of the occupancy grid, each twice as wide as the one before."""
     loss: Photometric = "smooth_l1"
     """Photometric loss."""
     distortion: float = 0.0
-    """Weight of the distortion loss, which gathers the weights of a ray (mip-NeRF 360)."""
+    """Weight of the distortion loss, which concentrates the weights of a ray (mip-NeRF 360)."""
 
 
 _CPU = NerfConfig(
@@ -145,7 +145,7 @@ class NerfScene(RayScene):
         self.cone_angle = config.cone_angle if unbounded else 0.0
         self.samples_per_ray = sampling.samples_per_ray
         self.capacity = 2 * sampling.target_samples
-        """Most samples that a step keeps after pruning, on a GPU."""
+        """Largest number of samples that a step keeps after pruning, on a GPU."""
         self.background = 1.0 if masked else 0.0
         """Color behind the scene in pictures: white for a cut-out object."""
 
@@ -164,7 +164,7 @@ class NerfScene(RayScene):
 
     @torch.no_grad()
     def prune(self, samples: Samples, rays: Rays) -> Samples:
-        """Drop the samples that no ray sees."""
+        """Drop samples of negligible weight."""
         return prune_hidden(samples, self._opacity(rays), threshold=1e-3, capacity=self.capacity)
 
     def _opacity(self, rays: Rays) -> Opacity:
@@ -177,7 +177,7 @@ class NerfScene(RayScene):
         return FieldSamples(weights, self.field.color(features, self.field.encode_directions(rays.directions), samples.ray_index))
 
     def evaluate_visible(self, samples: Samples, rays: Rays) -> FieldSamples:
-        """Evaluate the color network only where its result is seen, for pictures."""
+        """Evaluate the color network only for visible samples, for pictures."""
         density, features = self.field.density(samples.positions(rays))
         weights = weights_from_density(density, samples, early_stop=1e-3)
         seen = torch.nonzero(weights > _UNSEEN)[:, 0]
@@ -192,7 +192,7 @@ class NerfScene(RayScene):
         return replace(rendering, normal=self._normals(rays, rendering))
 
     def _normals(self, rays: Rays, rendering: Rendering) -> Tensor:
-        """Compute opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences over two steps of the march."""
+        """Compute opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences."""
         distance = rendering.distance / rendering.opacity.clamp_min(1e-6)
         places = rays.origins + distance[:, None] * rays.directions
         offsets = torch.eye(3, device=places.device) * (2 * self.step)
@@ -202,19 +202,19 @@ class NerfScene(RayScene):
 
     @torch.no_grad()
     def median_distance(self, rays: Rays) -> Float[Tensor, " rays"]:
-        """Return where each ray has lost half of its light; infinite where it never does."""
+        """Return the distance at which each ray has lost half of its light; infinite if it never does."""
         parts = []
         with pytorch_on_one_thread():
             for chunk in ray_chunks(rays):
                 samples = self.march(chunk, None, rendering_capacity(chunk, self.samples_per_ray))
                 light, visible_count = attenuate_lazily(samples, self._opacity(chunk), threshold=0.5)
                 last = (samples.first + visible_count - 1).clamp_min(0)
-                middle = torch.cat([samples.midpoints, samples.starts.new_zeros(1)])[last.long()]  # there may be no sample at all
+                middle = torch.cat([samples.midpoints, samples.starts.new_zeros(1)])[last.long()]  # there may be no samples
                 parts.append(torch.where(light <= 0.5, middle, torch.inf))
         return torch.cat(parts)
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
-        """Return the surface where two steps of the march absorb half of the light, colored as seen against its normal."""
+        """Return the surface on which two steps absorb half of the light, colored as seen along its normal."""
 
         def density(positions: Tensor) -> Tensor:
             return self.field.density(positions)[0]
@@ -239,7 +239,7 @@ class NerfScene(RayScene):
 
 
 def _folded(samples: Samples) -> Samples:
-    """Replace distances t by t / (1 + t), so that far samples do not dominate the spread of a ray (mip-NeRF 360, equation 14)."""
+    """Replace distances t by t / (1 + t) (mip-NeRF 360, equation 14), so far samples do not dominate."""
     return replace(samples, starts=samples.starts / (1 + samples.starts), ends=samples.ends / (1 + samples.ends))
 
 

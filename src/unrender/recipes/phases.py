@@ -1,7 +1,7 @@
 """A fit in several phases: a radiance field before a surface, an isosurface before textures.
 
-The phases are stated as a list of names with shares of the budget. One clock runs through all of them; snapshots say which phase they were
-taken in; reports, skipped steps and outcomes are summed here, once.
+A fit lists its phases with their shares of the budget. All phases share one clock, snapshots record their phase, and skipped steps are
+summed here.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Observer, Progress
 
 _KEY = "phase"
-"""Name in a snapshot: number of the phase, and steps skipped before it."""
+"""Snapshot entry with the number of the phase and the steps skipped before it."""
 
 
 @dataclass(frozen=True)
 class PhaseStart:
-    """What a phase begins with."""
+    """The state in which a phase begins."""
 
     clock: Clock
-    """Of the whole fit; its ``fraction`` is that of this phase."""
+    """Clock of the whole fit; its ``fraction`` is that of this phase."""
     resume: Mapping[str, Tensor] | None
     """A snapshot taken in this phase, or None for a fresh start."""
     observer: Observer | None
     previous: FitResult | None
-    """Result of the phase before; None for the first one, and when this phase resumes."""
+    """Result of the previous phase; None for the first phase, and for a phase that resumes."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Phase:
 
     name: str
     share: float
-    """Of the budget; a phase with a share of 0 is left out."""
+    """Share of the budget; a phase with share 0 is skipped."""
     fit: Callable[[PhaseStart], FitResult]
 
 
@@ -50,7 +50,7 @@ def fit_in_phases(
     resume: Mapping[str, Tensor] | None = None,
     observer: Observer | None = None,
 ) -> FitResult:
-    """Run phases one after the other and sum what they report.
+    """Run phases one after the other as one fit.
 
     A phase that is interrupted or diverges is the last one. The result has the scene of the last phase that ran.
 
@@ -58,7 +58,7 @@ def fit_in_phases(
         phases: in order; their shares sum to one.
         clock: the budget of all phases together.
         resume: a snapshot of an interrupted fit; phases before its own are not run again.
-        observer: sees the progress of the whole fit.
+        observer: called with the progress of the whole fit.
 
     Raises:
         ValueError: when shares are negative or do not sum to one.
@@ -89,7 +89,7 @@ def fit_in_phases(
 
 
 def phase_of(tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of the phase that a snapshot was taken in."""
+    """Return the number of the phase in which a snapshot was taken."""
     return int(tensors[_KEY][0])
 
 
@@ -98,7 +98,7 @@ def _named(observer: Observer, name: str, number: int, skipped: int) -> Observer
 
 
 def _named_progress(progress: Progress, name: str, number: int, skipped: int) -> Progress:
-    """Return a report that names its phase, with snapshots that say which one it is."""
+    """Return progress that names its phase, with snapshots that record it."""
 
     def snapshot() -> dict[str, Tensor]:
         return progress.snapshot() | {_KEY: torch.tensor([number, skipped])}

@@ -14,13 +14,13 @@ from unrender.captures.capture import Capture
 from unrender.captures.images import Images, averaged
 
 _MOST_MAPPED_PIXELS = 2**26
-"""Directions are kept for up to this many pixels of different lenses (12 bytes each); beyond, every draw computes its own."""
+"""Ray directions are cached for up to this many pixels of different lenses (12 bytes each); beyond it, every draw computes them."""
 
 Background = Literal["random", "white", "black"]
 
 
 def draw_background(kind: Background, like: Float[Tensor, "rays 3"], generator: torch.Generator) -> Float[Tensor, "rays 3"]:
-    """Draw what stands behind the scene while fitting, one color per ray."""
+    """Draw the background color of each ray for a training step."""
     if kind == "random":
         return torch.rand(like.shape, generator=generator, device=like.device)
     return torch.full_like(like, 1.0 if kind == "white" else 0.0)
@@ -32,22 +32,22 @@ class PixelBatch:
 
     rays: Rays
     views: Int[Tensor, " rays"]
-    """The view of each pixel, counted through all views of the capture."""
+    """The view of each pixel, as an index into all views of the capture."""
     pixels: Float[Tensor, "rays 2"]
     """The (x, y) of each pixel center."""
     color: Float[Tensor, "rays 3"]
-    """sRGB, straight alpha."""
+    """sRGB with straight alpha."""
     alpha: Float[Tensor, " rays"] | None
-    """Share of the pixel the object covers, if the capture has masks."""
+    """Share of the pixel that the object covers, if the capture has masks."""
     normal: Float[Tensor, "rays 3"] | None
-    """Prior normal in the world, zero where unknown, if the capture has them."""
+    """Prior normals in the world frame, zero where unknown, if the capture has them."""
 
 
 class PixelSampler:
-    """Draws pixels uniformly over all training views, with replacement, except those the capture says to ignore.
+    """Draws pixels uniformly from all training views, with replacement, except those marked as ignored.
 
     Colors are gathered from the storage of the capture itself, in memory or on disk. ``downscale`` averages k × k pixels into one: early
-    training sees a smooth image with fewer, wider pixels.
+    training uses a smooth image with fewer, wider pixels.
     """
 
     def __init__(self, capture: Capture, device: torch.device, *, downscale: int = 1) -> None:
@@ -88,16 +88,16 @@ class PixelSampler:
         self._device = device
 
     def draw(self, count: int, generator: torch.Generator, cameras: Cameras | None = None) -> PixelBatch:
-        """Draw ``count`` pixels with their rays; the same generator state gives the same pixels.
+        """Draw pixels with their rays; the same generator state gives the same pixels.
 
         Args:
-            count: of pixels.
+            count: number of pixels.
             generator: on the device of the sampler.
-            cameras: of all views of the capture, at the size of its photos. With them the rays are made from their poses, intrinsics
-                and distortion, and gradients flow to these; without, the rays are those of the capture.
+            cameras: of all views of the capture, at the size of its photos. Rays are computed from their poses, intrinsics and distortion,
+            which receive gradients; by default from the capture's own cameras.
 
         Raises:
-            ValueError: ``cameras`` are not as many as the views of the capture.
+            ValueError: the number of ``cameras`` is not that of the views of the capture.
         """
         if self._valid is None:
             index = torch.randint(self._photos.count, (count,), generator=generator, device=self._device)
@@ -121,7 +121,7 @@ class PixelSampler:
         )
 
     def _rays(self, view: Int[Tensor, " rays"], place: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
-        """Return the rays of the capture's own cameras, with directions from the maps if there are any."""
+        """Return the rays of the capture's own cameras, with cached directions if there are any."""
         if self._maps is None:
             return self._cameras.rays(view, pixels)
         directions, begin = self._maps
@@ -146,9 +146,9 @@ def _any_in_block(images: Images, block: int) -> Images:
 
 
 class RayCount:
-    """Keeps the number of samples of a step near a target by adapting the number of rays: n ← 0.9 n + 0.1 n target / used.
+    """Adapts the number of rays to a target number of samples per step: n ← 0.9 n + 0.1 n target / used.
 
-    The count of the last step is read without waiting for the device; n stays until it has arrived.
+    The count of the last step is read without waiting for the device; n stays the same until it has arrived.
     """
 
     def __init__(self, start: int, most: int, target_samples: int) -> None:
@@ -158,8 +158,8 @@ class RayCount:
         self._pending: tuple[Tensor, torch.Event, int] | None = None
 
     def observe(self, used: Tensor) -> None:
-        """Take the number of samples of the step just started, a tensor of one element on any device."""
-        if used.device.type == "cpu":  # there it is known at once
+        """Pass the number of samples of the step just started, a tensor of one element on any device."""
+        if used.device.type == "cpu":  # on a CPU the count is known at once
             self._adapt(int(used), self.rays)
             return
         if self._pending is not None:
@@ -172,11 +172,11 @@ class RayCount:
         event.record()
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of rays, which a resumed fit goes on with."""
+        """Return the number of rays, with which a resumed fit continues."""
         return {"rays": self.rays}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Take over the number of rays of a saved state."""
+        """Restore the number of rays from a saved state."""
         self.rays = state_dict["rays"]
 
     def _adapt(self, used: int, rays: int) -> None:

@@ -1,10 +1,10 @@
-"""Schedules: functions of the share of the budget that is used, ``fraction`` in [0, 1]. So they stretch to any budget."""
+"""Schedules: functions of the used ``fraction`` of the budget, in [0, 1], which therefore fit any budget."""
 
 from __future__ import annotations
 
 
 def linear(start: float, end: float, fraction: float, *, over: tuple[float, float] = (0.0, 1.0)) -> float:
-    """Go from ``start`` to ``end`` while ``fraction`` crosses ``over``; stay constant before and after.
+    """Interpolate from ``start`` to ``end`` over the interval ``over``; stay constant before and after.
 
     >>> linear(1.0, 3.0, 0.25, over=(0.0, 0.5))
     2.0
@@ -35,7 +35,7 @@ def exponential(end: float, fraction: float, *, after: float = 0.0) -> float:
 
 
 def steps_down(factor: float, fraction: float, *, at: tuple[float, ...]) -> float:
-    """Multiply one by ``factor`` at each milestone that is passed.
+    """Start at one and multiply by ``factor`` at each milestone.
 
     >>> steps_down(0.5, 0.8, at=(0.5, 0.75, 0.9))
     0.25
@@ -44,11 +44,11 @@ def steps_down(factor: float, fraction: float, *, at: tuple[float, ...]) -> floa
 
 
 Ramp = float | tuple[float, float, float, float]
-"""A weight: a constant, or (value before, value after, from this fraction, to this fraction) with a straight line between."""
+"""A weight: a constant, or (value before, value after, start, end), linear between the fractions ``start`` and ``end``."""
 
 
 def ramp(weight: Ramp, fraction: float) -> float:
-    """Return the value of a weight at this share of the budget.
+    """Return the value of a weight at this fraction of the budget.
 
     >>> ramp(0.1, 0.7), ramp((0.0, 1.0, 0.0, 0.5), 0.25)
     (0.1, 0.5)

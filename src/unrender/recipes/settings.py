@@ -1,4 +1,4 @@
-"""Settings that several recipes share, in bundles of what is read together. Shares count in parts of the budget, 0 to 1."""
+"""Settings that recipes share, bundled by use. Shares are fractions of the budget, 0 to 1."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class Sampling:
-    """Which rays and samples a step takes."""
+    """The rays and samples of a step."""
 
     samples_per_ray: int = 1024
-    """The cube's diagonal is cut into this many steps."""
+    """Steps along the diagonal of the cube."""
     prune: bool = True
-    """Drop the samples that no ray sees, after a gradient-free look at the field."""
+    """Drop invisible samples, after evaluating the field without gradients."""
     target_samples: int = 2**18
-    """Samples of one step; the number of rays adapts to it."""
+    """Target number of samples of a step; the number of rays adapts to it."""
     start_rays: int = 256
     """Rays of the first step."""
     max_rays: int = 8192
-    """Most rays of a step."""
+    """Largest number of rays of a step."""
     occupancy_resolution: int = 128
     """Cells along an axis of the occupancy grid."""
     occupancy_threshold: float = 0.01
-    """A cell is empty where the opacity of one step through it stays below this."""
+    """A cell is empty if the opacity of one step through it is below this."""
     occupancy_every: int = 16
     """Steps between two updates of the occupancy grid."""
     background: Background = "random"
-    """Behind the scene while fitting; a random color per ray forces the opacity to be right."""
+    """Background while fitting; a random color per ray forces the opacity to be right."""
     downscale_first: int = 1
-    """The first part of the fit sees the photos averaged over this many pixels squared."""
+    """The fit begins on photos averaged over blocks of this many pixels squared."""
     downscale_until: float = 0.1
     """Share of the budget for which ``downscale_first`` holds."""
 
@@ -55,7 +55,7 @@ class HashLevels:
     features: int = 2
     """Features per entry: 1, 2, 4 or 8."""
     log2_entries: int = 19
-    """The largest level holds 2 to this many entries."""
+    """Base-2 logarithm of the number of entries of the largest level."""
     base_resolution: int = 16
     """Cells along an axis of the coarsest level."""
     finest_resolution: int = 4096
@@ -77,16 +77,16 @@ class AdamSettings:
     learning_rate: float = 1e-2
     """Peak learning rate."""
     warm_up: float = 0.005
-    """Share of the budget over which the learning rate rises from a hundredth."""
+    """Share of the budget over which the learning rate rises from a hundredth of its peak."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the perceptrons (AdamW)."""
 
 
 def with_budget(config: C, *, steps: int | None = None, max_seconds: float | None = None) -> C:
-    """Return a configuration with another budget; a number of steps given alone replaces the preset's seconds.
+    """Return a configuration with another budget; ``steps`` alone removes the preset's seconds.
 
     Args:
-        config: of any recipe; has ``steps`` and ``max_seconds``.
+        config: of any recipe, with ``steps`` and ``max_seconds``.
         steps: optimizer steps.
         max_seconds: seconds of training.
     """
@@ -97,7 +97,7 @@ def with_budget(config: C, *, steps: int | None = None, max_seconds: float | Non
 
 
 def override(config: C, **values: Any) -> C:
-    """Return a configuration with some settings replaced by their names, in whichever bundle they lie.
+    """Return a configuration with settings replaced by name, in whichever bundle they are.
 
     >>> override(Sampling(), max_rays=512).max_rays
     512

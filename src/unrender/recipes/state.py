@@ -1,7 +1,7 @@
-"""Nested state as flat tensors: what a snapshot is made of.
+"""Nested state as flat named tensors, the content of a snapshot.
 
-Optimizers keep dictionaries and lists of tensors, numbers and None. Safetensors files hold named tensors alone. So tensors go under their
-path in the nest, and all the rest goes into one text, kept as a tensor of bytes.
+The state of an optimizer is dictionaries and lists of tensors, numbers and None, but a safetensors file stores only named tensors. Each
+tensor is therefore named by its path in the nested state; the rest is JSON, stored as a tensor of bytes.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ import torch
 from torch import Tensor
 
 _TENSOR = "tensor at"
-"""Key of the place holder that stands for a tensor in the text."""
+"""Key of the placeholder for a tensor in the JSON."""
 _PAIRS = "pairs"
-"""Key of a dictionary whose own keys are no strings: JSON would change them."""
+"""Key that marks a dictionary with keys other than strings, which JSON would change."""
 
 
 @runtime_checkable
 class Stateful(Protocol):
-    """Anything a fit must give back when it resumes: a module, an optimizer, a counter."""
+    """Anything that a fit restores when it resumes: a module, an optimizer, a counter."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as nested dictionaries and lists of tensors and plain values."""
         ...
 
     def load_state_dict(self, state_dict: dict[str, Any], /) -> Any:
-        """Take over a state that :meth:`state_dict` returned."""
+        """Restore a state that :meth:`state_dict` returned."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The table of recipes: which there are, and what each is composed of.
+"""The table of recipes and their parts.
 
 ``nerf``
     unknowns: hash grid, density and color perceptrons;
@@ -11,7 +11,7 @@
     losses: photometric, eikonal, mask, bending, curvature, sparsity, opacity, distortion, normal prior, surface points;
     phases: a radiance field, whose depths give the first surface; then the surface.
 
-Each recipe is a function with its loop in view; this table says what the shell around it needs to know.
+Each recipe is a function that contains its training loop; this table tells the rest of the package how to use it.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from unrender.render.scene import Scene
 from unrender.words import suggestion
 
 Output = Literal["metrics", "mesh", "video", "report"]
-"""What a run can leave: scores of held-out views, the asset as files, a camera path, and always a report."""
+"""Outputs of a run: scores of held-out views, the asset as files, a camera path; a report is always written."""
 
 
 @runtime_checkable
 class Config(Protocol):
-    """What the configuration of every recipe has: frozen dataclasses with a budget."""
+    """The interface of every recipe's configuration: a frozen dataclass with a budget."""
 
     @property
     def steps(self) -> int: ...
@@ -75,7 +75,7 @@ class Choice:
 
     setting: str
     summary: str
-    """For the help page."""
+    """Description for the help page."""
     members: Mapping[str, object]
     """Each bundle with its defaults."""
 
@@ -87,7 +87,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Recipe(Generic[C, I]):
-    """A method as the shell around it sees it."""
+    """A row of the table: a method and how to use it."""
 
     name: str
     summary: str
@@ -95,11 +95,11 @@ class Recipe(Generic[C, I]):
     """Configurations by name; ``"cpu"`` and ``"gpu"`` are the defaults of the two kinds of device."""
     fit: Fit[C, I]
     load_scene: Callable[[C, Mapping[str, Tensor], torch.device], Scene]
-    """Rebuilds the scene of a snapshot."""
+    """Returns the scene of a snapshot."""
     input: InputKind[I]
-    """What the recipe is fitted to."""
+    """Kind of input that the recipe fits."""
     undistorted: bool = False
-    """True for methods that draw triangles: photos are resampled to pinholes before the fit and its evaluation."""
+    """True for methods that rasterize: photos are resampled to pinhole cameras before the fit and its evaluation."""
     outputs: tuple[Output, ...] = ("metrics", "mesh", "video")
     choices: tuple[Choice, ...] = ()
 
@@ -116,7 +116,7 @@ class Recipe(Generic[C, I]):
         """Return a configuration by its name.
 
         Raises:
-            ValueError: for a name that is not there, with the nearest one that is.
+            ValueError: for an unknown name; the message suggests the nearest known one.
         """
         if name not in self.presets:
             raise ValueError(f"the recipe {self.name} has no preset {name!r}; {suggestion(name, self.presets)}")
@@ -126,16 +126,16 @@ class Recipe(Generic[C, I]):
         """Return the name and the configuration of a preset, by default that of the device.
 
         Raises:
-            ValueError: for a name that is not there, with the nearest one that is.
+            ValueError: for an unknown name; the message suggests the nearest known one.
         """
         name = preset or self.default_preset(device)
         return name, self.preset(name)
 
     def choose(self, config: C, setting: str, name: str) -> C:
-        """Return a configuration with a bundle chosen by its name; a bundle that is there already keeps its values.
+        """Return a configuration with a bundle chosen by name; a bundle already chosen keeps its values.
 
         Raises:
-            ValueError: for a name that is not there, with the nearest one that is.
+            ValueError: for an unknown name; the message suggests the nearest known one.
         """
         choice = next(choice for choice in self.choices if choice.setting == setting)
         if name not in choice.members:
@@ -145,10 +145,10 @@ class Recipe(Generic[C, I]):
         return replace(config, **{setting: choice.members[name]})  # pyright: ignore[reportArgumentType]  every config is a dataclass
 
     def configure(self, config: C, settings: Mapping[str, Any]) -> C:
-        """Return a configuration with some settings replaced by their names; choices may be given by name too.
+        """Return a configuration with settings replaced by name; choices may be given by name too.
 
         Raises:
-            ValueError: for a setting that is not there, or a value it refuses.
+            ValueError: for a setting that does not exist, or an invalid value.
         """
         chosen = {choice.setting for choice in self.choices if isinstance(settings.get(choice.setting), str)}
         for setting in chosen:
@@ -184,7 +184,7 @@ def find_recipe(name: str, table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any,
     """Return a recipe by its name.
 
     Raises:
-        ValueError: for a name that is not there, with the nearest one that is.
+        ValueError: for an unknown name; the message suggests the nearest known one.
     """
     if name not in table:
         raise ValueError(f"there is no recipe {name!r}; {suggestion(name, table)}")

@@ -1,4 +1,4 @@
-"""What a fitted scene leaves behind for other programs: a mesh with its material, and the light it was seen in."""
+"""The export of a fitted scene for other programs: a mesh, its material, and the environment light."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ from unrender.shading.lights import EnvironmentLight
 class PbrMaterial:
     """Textures of a physically based material, as glTF 2.0 defines them; row 0 is the top of each image.
 
-    Textures lie over the mesh by its texture coordinates and may differ in size. Where one is left out, the factor stands for the whole
-    surface.
+    Textures use the texture coordinates of the mesh and may differ in size. Without a texture, its factor applies to the whole surface.
     """
 
     base_color: Float[Tensor, "height width channels"] | None = None
-    """Linear light, three channels, or four with opacity; vertex colors or white where left out."""
+    """Linear light, three channels, or four with opacity; by default the vertex colors, or white."""
     roughness_metallic: Float[Tensor, "roughness_height roughness_width 2"] | None = None
     """Roughness and metallic, each 0 to 1."""
     normal: Float[Tensor, "normal_height normal_width 3"] | None = None
     """Unit normals in tangent space: +X along u, +Y against v, +Z out of the surface."""
     roughness: float = 1.0
-    """Where ``roughness_metallic`` is left out."""
+    """Used without ``roughness_metallic``."""
     metallic: float = 0.0
-    """Where ``roughness_metallic`` is left out."""
+    """Used without ``roughness_metallic``."""
 
     def arrays(self) -> MaterialArrays:
         """Return the textures as mesh files store them."""
@@ -50,14 +49,14 @@ class PbrMaterial:
 
 @dataclass(frozen=True)
 class Asset:
-    """A mesh, how it reflects light, and the light it was seen in."""
+    """A mesh, its material and the environment light."""
 
     mesh: Mesh
-    """With vertex colors, or with texture coordinates for the material."""
+    """Has vertex colors, or texture coordinates for the material."""
     material: PbrMaterial | None = None
-    """None where the vertex colors are all there is."""
+    """None if there are only vertex colors."""
     environment: EnvironmentLight | None = None
-    """None where the light is part of the colors."""
+    """None if the light is part of the colors."""
 
     @classmethod
     def empty(cls) -> Asset:

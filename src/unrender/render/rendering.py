@@ -1,4 +1,4 @@
-"""What every renderer returns."""
+"""The result of every renderer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from unrender.color import linear_from_srgb, srgb_from_linear
 
 Encoding = Literal["linear", "srgb"]
-"""What the numbers of a color mean: linear light, or sRGB code values."""
+"""Encoding of a color: linear light, or sRGB values."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Rendering:
 
     @property
     def srgb(self) -> Float[Tensor, "*shape 3"]:
-        """The color as sRGB code values, for photos, metrics and picture files."""
+        """The color as sRGB values, for photos, metrics and picture files."""
         return self.color if self.encoding == "srgb" else srgb_from_linear(self.color)
 
     @property
@@ -42,7 +42,7 @@ class Rendering:
         return self.color if self.encoding == "linear" else linear_from_srgb(self.color)
 
     def reshaped(self, *shape: int) -> Rendering:
-        """Return the same pixels in another arrangement, for example rays as an image of [height, width]."""
+        """Reshape the pixels, for example from rays to an image [height, width]."""
         return replace(
             self,
             color=self.color.reshape(*shape, 3),

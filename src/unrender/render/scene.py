@@ -1,4 +1,4 @@
-"""What every fitted scene can do: be looked at, and leave an asset."""
+"""The interface of every fitted scene: render a view, and export an asset."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from unrender.render.volume import render_in_chunks
 
 
 class Scene(nn.Module, ABC):
-    """A fitted scene. Scenes made of triangles render views by rasterizing; scenes made of rays derive from :class:`RayScene`."""
+    """A fitted scene. Scenes made of triangles rasterize; scenes rendered along rays derive from :class:`RayScene`."""
 
     @abstractmethod
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
         """Render the whole image of one camera without gradients; fields are shaped [height, width, ...]."""
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
-        """Return what other programs can open, in the normalized world; a scene without a surface leaves an empty asset.
+        """Return the asset for other programs, in the normalized world; empty for a scene without a surface.
 
         Args:
             resolution: cells along a side of the region of interest, for scenes whose surface is extracted.
@@ -36,7 +36,7 @@ class Scene(nn.Module, ABC):
 
 
 class RayScene(Scene):
-    """A scene that is looked at along rays."""
+    """A scene that is rendered along rays."""
 
     @abstractmethod
     def render_chunk(self, rays: Rays) -> Rendering:

@@ -6,7 +6,7 @@ with straight color c and opacity α,
 
     C ← α c + (1 − α) C,    A ← α + (1 − α) A,
 
-each followed by ``antialias`` at that layer's silhouettes, from which gradients of visibility come. Distances and normals are composited
+each followed by ``antialias`` at that layer's silhouettes, which provides the gradients of visibility. Distances and normals are composited
 like colors. The result is C + (1 − A) background.
 
 Everything is differentiable with respect to vertices, vertex attributes, textures, lights and poses.
@@ -44,7 +44,7 @@ from unrender.shading.lights import Light
 from unrender.shading.materials import Material
 
 _PACKED_WIDTH = 256
-"""Pixels in a row of the image that is shaded on a CPU; threads share its rows."""
+"""Row length, in pixels, of the image that is shaded on a CPU; threads share its rows."""
 
 
 def render_surface(
@@ -63,17 +63,16 @@ def render_surface(
     """Render a mesh as all cameras see it, in linear light.
 
     Args:
-        mesh: in world units. Its vertex normals are interpolated; without any, every triangle is flat. Both sides are visible.
+        mesh: in world units. Its vertex normals are interpolated; without them, every triangle is flat. Both sides are visible.
         material: how the surface reflects light: a function of a GBuffer and lights. It treats pixels one by one: on a CPU it gets the
-            covered pixels of all views as one image without gaps.
+        covered pixels of all views packed into one image.
         lights: any number.
-        cameras: pinhole cameras of one size, which is that of the pictures.
+        cameras: pinhole cameras of one size, the size of the pictures.
         background: linear light behind everything: one color, or an image [height, width, 3] or [views, height, width, 3], where each of
             these sizes may be one; black by default.
-        samples: along each side of a pixel: ``samples``² are shaded and averaged, each with a mip level for its own footprint.
-        layers: number of surfaces behind each other; more than one are visible through materials that are not opaque.
-        antialiasing: rule at silhouettes (:func:`unrender.ops.raster.antialias`); None for bare coverage, which has no gradient of
-            visibility.
+        samples: number along each side of a pixel: ``samples``² are shaded and averaged, each with the mip level of its own footprint.
+        layers: number of peeled surfaces; those behind the first are visible through materials that are not opaque.
+        antialiasing: rule at silhouettes (:func:`unrender.ops.raster.antialias`); None for plain coverage, without gradients of visibility.
         topology: ``edge_topology(mesh.faces)``; pass it when rendering the same faces repeatedly on a GPU.
         depth_range: nearest and farthest visible depth.
 
@@ -142,8 +141,7 @@ def surface_in_texture(mesh: Mesh, resolution: tuple[int, int]) -> GBuffer:
     """Compute the surface point of every texel of the mesh's texture, for baking and painting.
 
     The triangles are rasterized where ``uvs`` places them, with v = 0 in row 0; the result is one view, [1, height, width, ...]. There is
-    no camera: each point is seen along its own normal, from a distance of zero. Where triangles overlap in the texture, the first one is
-    kept.
+    no camera: each point is seen along its own normal, from a distance of zero. Where triangles overlap in the texture, the first one wins.
 
     Raises:
         ValueError: for a mesh without texture coordinates.
@@ -172,10 +170,10 @@ def _shaded(
 def _packed(
     raster: Raster, eyes: Float[Tensor, "views 3"], pixels: Int[Tensor, " covered"]
 ) -> tuple[Raster, Float[Tensor, "1 rows columns 3"]]:
-    """Gather the covered pixels into one image without gaps, with the eye that sees each.
+    """Pack the covered pixels into one image, with the camera center of each.
 
-    A CPU shades this image, because most pixels of a picture are background. A GPU does not: it would have to wait for their number. The
-    last row ends with uncovered pixels.
+    A CPU shades this image, because most pixels of a picture are background. A GPU shades all pixels, because the count would synchronize.
+    The last row ends with uncovered pixels.
     """
     count = len(pixels)
     rows = max(1, -(-count // _PACKED_WIDTH))
@@ -237,7 +235,7 @@ def _texture_coordinates(
 def _face_normals(mesh: Mesh) -> Float[Tensor, "faces 3"]:
     """Compute unit normals.
 
-    A triangle with a corner that is not finite or does not exist is never drawn, and gets a harmless normal.
+    A triangle with an invalid corner is never drawn, and gets a finite normal.
     """
     count = mesh.vertices.shape[0]
     if count == 0:
@@ -252,7 +250,7 @@ def _face_normals(mesh: Mesh) -> Float[Tensor, "faces 3"]:
 
 
 def _constant_on_faces(faces: Int[Tensor, "faces 3"]) -> Int[Tensor, "faces 3"]:
-    """Return faces whose three corners are one row, so that what is interpolated is constant on every triangle."""
+    """Return faces with three equal corners, so that interpolation is constant on every triangle."""
     return torch.arange(faces.shape[0], dtype=faces.dtype, device=faces.device)[:, None].expand(-1, 3).contiguous()
 
 

@@ -2,8 +2,8 @@
 
     C = Σ w_i c_i + (1 − Σ w_i) background,    distance = Σ w_i t_i,    normal = Σ w_i n_i
 
-A field says for every sample how much of the ray's light it stops (w) and what it looks like (c, n). Where the weights come from is the
-field's own affair: :func:`~unrender.ops.rays.weights_from_density` for radiance fields,
+A field returns for every sample its weight w, the share of the ray's light that ends in it, its color c and its normal n. The field
+computes the weights itself: :func:`~unrender.ops.rays.weights_from_density` for radiance fields,
 :func:`~unrender.ops.rays.weights_from_sdf` for signed distances.
 """
 
@@ -26,7 +26,7 @@ from unrender.render.rendering import Encoding, Rendering, concatenated
 
 @dataclass(frozen=True)
 class FieldSamples:
-    """What a field says about the samples of some rays."""
+    """A field evaluated at the samples of a batch of rays."""
 
     weights: Float[Tensor, " samples"]
     """Share of the ray's light that ends in each sample."""
@@ -52,11 +52,11 @@ def render_volume(
         field: evaluates the samples; a function or a lambda will do.
         samples: intervals along the rays.
         rays: one for each pixel.
-        background: what each ray ends at, in the field's color space.
+        background: color behind each ray, in the field's color space.
         encoding: the color space of the field.
 
     Returns:
-        The rendering [rays, ...], differentiable to the field and the background, and what the field said, for losses on its samples.
+        The rendering [rays, ...], differentiable in the field and the background, and the evaluated field, for losses on its samples.
 
     >>> rays = Rays(torch.zeros(1, 3), torch.tensor([[0.0, 0.0, 1.0]]))
     >>> ray, count = torch.zeros(2, dtype=torch.int32), torch.tensor([2], dtype=torch.int32)
@@ -72,7 +72,7 @@ def render_volume(
     if found.normal is None:
         color = composite(found.weights, found.color, samples) + behind
         return Rendering(color, opacity, distance, torch.zeros_like(color), encoding), found
-    # One pass over the samples for both, with channels as rows: that is how the kernels of the fields leave them.
+    # One pass over the samples for both, with channels as rows, the layout in which the fields' kernels write them.
     seen = composite(found.weights, torch.cat([found.color.t(), found.normal.t()]).t(), samples)
     return Rendering(seen[:, :3] + behind, opacity, distance, seen[:, 3:], encoding), found
 
@@ -90,7 +90,7 @@ def color_vertices(mesh: Mesh, color: Callable[[Float[Tensor, "points 3"], Float
 
     Args:
         mesh: has vertex normals.
-        color: sRGB of points on the surface seen against their normals.
+        color: sRGB of surface points as seen along their normals.
     """
     assert mesh.normals is not None
     chunks = zip(mesh.vertices.split(2**16), mesh.normals.split(2**16), strict=True)

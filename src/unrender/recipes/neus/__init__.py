@@ -2,16 +2,16 @@
 
 Unknowns: a signed distance field f, a color network c(x, n, v, feature) and a sharpness s. Image: C = Σ w_i c_i + (1 - Σ w_i) background,
 weights from the difference of the logistic CDF of s f along the ray. Losses: photometric and eikonal; mask, curvature, sparsity,
-opacity entropy, distortion, normal prior and surface points where asked for.
+opacity entropy, distortion, normal prior and surface points, if their weights are not zero.
 
     draw pixels → march their rays near the surface → drop what lies behind it → f, ∇f, color → composite → losses → Adam
 
-The field is a dense grid refined from coarse to fine, made for two cores, or a hash grid with a perceptron, as published. A grid starts
-from a radiance field, in a phase of its own.
+The field is a dense grid refined from coarse to fine, made for two CPU cores, or a hash grid with a perceptron, as published. A dense grid
+starts from a radiance field, fitted in a phase before.
 
 - ``config``: settings and presets
-- ``scene``: what is fitted and how it is rendered
-- ``first_surface``: where the surface starts
+- ``scene``: the unknowns and how they are rendered
+- ``first_surface``: the initial surface
 - ``loop``: the training loop, in one phase or two
 """
 

@@ -1,4 +1,4 @@
-"""Settings of the ``neus`` recipe and its presets. Shares and ramps count in parts of the budget, 0 to 1."""
+"""Settings of the ``neus`` recipe and its presets. Shares and ramps are in fractions of the budget, 0 to 1."""
 
 from __future__ import annotations
 
@@ -18,60 +18,60 @@ from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
 
 
 class FieldSettings(ABC):
-    """What the fit asks of the settings of a distance field; :class:`GridField` and :class:`HashField` are the two there are."""
+    """The interface of the settings of a distance field, :class:`GridField` or :class:`HashField`."""
 
     @abstractmethod
     def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
-        """Return the field at its start: ``initial`` distances where it can take them, or a sphere."""
+        """Return the initial field, with ``initial`` distances if it supports them, otherwise a sphere."""
 
     @abstractmethod
     def around(self, config: NeusConfig) -> nerf.RadianceSettings:
         """Return the field of the surroundings."""
 
     def density(self, config: NeusConfig) -> nerf.NerfConfig | None:
-        """Return the radiance field that is fitted before the surface; None for a field that needs none."""
+        """Return the radiance field to fit before the surface; None if the field needs none."""
         return None
 
     def density_share(self, *, surroundings: bool) -> float:
-        """Return the share of the budget that the radiance field has."""
+        """Return the radiance field's share of the budget."""
         return 0.0
 
     @property
     def lattice(self) -> int | None:
-        """Vertices along an axis of the distances that the field starts from; None for a field that starts as a sphere."""
+        """Vertices along an axis of the initial distances; None for a field that starts as a sphere."""
         return None
 
     @property
     def starts_from_hull(self) -> bool:
-        """Whether the visual hull of the masks is the first surface."""
+        """Whether the field starts from the visual hull of the masks."""
         return False
 
     @property
     def regularization_weight(self) -> Ramp:
-        """Weight of the field's own loss terms."""
+        """Weight of the field's regularization terms."""
         return 0.0
 
 
 @dataclass(frozen=True)
 class GridField(FieldSettings):
-    """Dense grids of distances and features, refined from coarse to fine: made for two cores."""
+    """Dense grids of distances and features, refined from coarse to fine; made for two CPU cores."""
 
     stages: tuple[Stage, ...] = ((0.0, 80, 40), (0.1, 112, 56), (0.35, 176, 88))
     """(from this share of the budget, vertices of the distance grid, of the feature grid)."""
     grid_features: int = 8
-    """Features of a vertex."""
+    """Features per vertex."""
     grid_rate: float = 4.0
     """Learning rate of the features relative to ``learning_rate``."""
     distance_rate: float = 0.1
     """Learning rate of the distances, in cells of the first grid."""
     bending: Ramp = 1e-3
-    """Weight of the squared second differences of the distances, which irons out bumps."""
+    """Weight of the squared second differences of the distances, which smooths out bumps."""
     start_from_hull: bool = True
     """Start from the visual hull of the masks instead of a sphere."""
     density_first: float = 0.25
-    """For this share of the budget a radiance field finds out where things are; the surface starts from its depths."""
+    """Share of the budget for fitting a radiance field first; the surface starts from its depths."""
     density_first_unmasked: float = 0.5
-    """The same share where the surroundings are learned too: the radiance field then also says what lies beyond the cube."""
+    """The same share if the surroundings are learned too: the radiance field then also represents them."""
 
     def __post_init__(self) -> None:
         if self.stages[0][0] != 0 or any(a[0] >= b[0] for a, b in zip(self.stages, self.stages[1:], strict=False)):
@@ -112,7 +112,7 @@ class GridField(FieldSettings):
         return replace(cpu, sampling=shared)
 
     def around(self, config: NeusConfig) -> nerf.RadianceSettings:
-        return self.density(config).field  # the field of the first phase, which has seen them already
+        return self.density(config).field  # the field of the first phase, which has already learned them
 
 
 @dataclass(frozen=True)
@@ -123,15 +123,15 @@ class HashField(FieldSettings):
     hidden: tuple[int, ...] = (64,)
     """Units of the hidden layers of the distance perceptron."""
     geometry_features: int = 12
-    """Outputs beside the distance; all are handed to the color network."""
+    """Outputs besides the distance; all are inputs of the color network."""
     normals: Normals = "analytic"
     """Exact gradients, or finite differences with 6 or 4 taps one cell of the finest active level away."""
     start_level: int = 16
-    """Levels active from the start; the others join one by one."""
+    """Levels active from the start; the others are added one by one."""
     level_start: float = 0.0
-    """Share of the budget before the first level joins."""
+    """Share of the budget before the first level is added."""
     level_every: float = 0.0
-    """Share of the budget between two levels; 0 means all from the start."""
+    """Share of the budget between two added levels; 0 activates all from the start."""
 
     def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
         return HashSdf(
@@ -163,14 +163,14 @@ class SharpnessSettings:
     sharpness_rate: float = 0.1
     """Learning rate of v relative to ``learning_rate``."""
     sharpness_cap: tuple[float, float] | None = None
-    """s is held below a value that grows geometrically from the first to the second number over four fifths of the budget."""
+    """Upper bound of s, which grows geometrically from the first to the second number over four fifths of the budget."""
     cosine_anneal: float = 1.0
-    """Share of the budget over which surfaces seen from behind stop counting."""
+    """Share of the budget over which the opacity of surfaces seen from behind is annealed to zero."""
 
 
 @dataclass(frozen=True)
 class NeusLosses:
-    """Weights of the loss terms; a ramp is (before, after, from this share, to this share)."""
+    """Weights of the loss terms; a ramp is (before, after, start, end), with fractions of the budget."""
 
     loss: Photometric = "l1"
     """Photometric loss."""
@@ -185,7 +185,7 @@ class NeusLosses:
     curvature_weight: Ramp = 0.0
     """Weight of |∇²f| at the samples; needs finite-difference normals."""
     sparsity_weight: Ramp = 0.0
-    """Weight of exp(-scale |f|) at uniformly drawn points, which keeps needless surfaces away."""
+    """Weight of exp(-scale |f|) at uniformly drawn points, which removes spurious surfaces."""
     sparsity_scale: float = 1.0
     """Scale of the sparsity loss."""
     opaque_weight: Ramp = 0.0
@@ -203,31 +203,31 @@ class Surroundings:
     """A radiance field around the cube."""
 
     learned_background: bool | None = None
-    """Learn the surroundings; left out, wherever the capture is unbounded and has no masks."""
+    """Whether to learn the surroundings; by default, if the capture is unbounded and has no masks."""
     background_samples: int = 64
-    """Steps of a ray through the surroundings."""
+    """Samples of a ray in the surroundings."""
 
 
 @dataclass(frozen=True)
 class NeusConfig:
-    """Settings of the ``neus`` recipe. Shares and ramps count in parts of the budget, 0 to 1."""
+    """Settings of the ``neus`` recipe. Shares and ramps are in fractions of the budget, 0 to 1."""
 
     steps: int = 20_000
-    """Optimizer steps; every schedule is stretched over them (or over ``max_seconds``)."""
+    """Optimizer steps; every schedule spans them (or ``max_seconds``)."""
     max_seconds: float | None = None
-    """Budget of training time in seconds; the best result within it."""
+    """Budget of training time in seconds."""
     field: GridField | HashField = HashField()
     """``grid``: dense grids from coarse to fine, for a CPU; ``hash``: hash grid and perceptron, as published."""
     color_hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers of the color network."""
     initial_radius: float = 0.5
-    """Radius of the sphere a fit starts from, where no masks give a visual hull."""
+    """Radius of the initial sphere, used if there is no visual hull or radiance field."""
     sharpness: SharpnessSettings = SharpnessSettings()
     adam: AdamSettings = AdamSettings(warm_up=0.025)
     constant_until: float = 0.0
     """Share of the budget before the exponential decay of the learning rate begins."""
     final_rate: float = 0.1
-    """The learning rate ends at this share of its peak."""
+    """Final learning rate as a share of its peak."""
     losses: NeusLosses = NeusLosses()
     sampling: Sampling = Sampling(occupancy_threshold=0.001)
     surroundings: Surroundings = Surroundings()
@@ -297,8 +297,8 @@ PRESETS: dict[str, NeusConfig] = {
     "neuralangelo-dtu-wmask": replace(_DTU_MASK, field=HashField(normals="taps6", start_level=4, level_every=0.05)),
     "neus-bmvs": replace(_DTU, losses=NeusLosses(), surroundings=Surroundings(learned_background=False)),
 }
-"""``cpu`` is made for two cores; the others are the published configurations of instant-nsr-pl, with its mask loss switched on where
-there are masks, and one for BlendedMVS in NeuS form."""
+"""``cpu`` is made for two cores; the others are the published configurations of instant-nsr-pl, with the mask loss for captures
+with masks, and one for BlendedMVS in NeuS form."""
 
 FIELDS: dict[str, GridField | HashField] = {"grid": GridField(), "hash": HashField()}
 """The two fields by name, for the option ``--field``."""

@@ -1,4 +1,4 @@
-"""Where the surface of ``neus`` starts: from the visual hull of the masks, or from the depths of a radiance field."""
+"""The initial surface of ``neus``: the visual hull of the masks, or the fused depths of a radiance field."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from unrender.ops.rays import OccupancyGrid
 from unrender.recipes.nerf import NerfScene
 
 _RECOGNIZED = 0.8
-"""Share of the object's pixels that must be opaque before depths are trusted."""
+"""Smallest share of the object's pixels that must be opaque for depths to be used."""
 
 
 def seen_cells(capture: Capture, resolution: int, device: torch.device, *, within_masks: bool) -> OccupancyGrid:
-    """Return an occupancy grid whose cells some training view sees; with ``within_masks``, the visual hull."""
+    """Return an occupancy grid of the cells inside some training view; with ``within_masks``, the visual hull."""
     hull = OccupancyGrid(resolution).to(device)
     masks = [capture.mask(view) for view in range(len(capture))] if within_masks else None
     hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
@@ -28,9 +28,9 @@ def seen_cells(capture: Capture, resolution: int, device: torch.device, *, withi
 
 
 def surface_of_hull(hull: OccupancyGrid, radius: float) -> Tensor | None:
-    """Return signed distances to the visual hull; None where it is empty or full.
+    """Return signed distances to the visual hull; None if it is empty or full.
 
-    Where photos crop the object the hull does not close within the cube: then only what of it lies in the first sphere counts.
+    If photos crop the object, the hull does not close within the cube; then it is intersected with the initial sphere.
     """
     distance = hull_distance(hull)
     if distance is None:
@@ -43,17 +43,17 @@ def surface_of_hull(hull: OccupancyGrid, radius: float) -> Tensor | None:
 
 @torch.no_grad()
 def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> Tensor | None:
-    """Fuse the depths of a radiance field, as the training views see them, to signed distances.
+    """Fuse the depths of a radiance field in the training views into signed distances.
 
-    Depth maps have so many pixels that the lattice is well covered.
+    The depth maps have enough pixels to cover the lattice.
 
     Args:
         scene: the radiance field.
-        capture: with the training views.
+        capture: has the training views.
         size: vertices of the lattice along an axis.
 
     Returns:
-        Distances [size, size, size], or None where the field is still too thin to show what the masks say is there.
+        Distances [size, size, size], or None if the field is still too transparent inside the masks.
     """
     cameras = capture.cameras.select(capture.split.train)
     shrink = math.ceil(math.sqrt(int(cameras.sizes.prod(1).sum()) / (1.5e5 if scene.unbounded else 5e5)))

@@ -43,7 +43,7 @@ def fit(
 ) -> FitResult:
     """Fit a surface to the training views of a capture.
 
-    A grid field begins with a radiance field, which finds out where things are; then comes the surface. A hash field is one phase.
+    A grid field has two phases: a radiance field, then the surface. A hash field has one.
 
     Raises:
         ValueError: when the surroundings are to be learned from a capture with masks.
@@ -83,7 +83,7 @@ def _start_scene(
     weights, masked, field = torch.Generator().manual_seed(seed), capture.has_masks, config.field
     if start.resume is not None:
         return new_scene(config, surroundings=surroundings, masked=masked, initial=None, generator=weights).to(device)
-    # Only a field that starts inside the hull may rely on it: elsewhere closed cells would cut holes into the first sphere.
+    # Only a field that starts inside the hull may rely on it: otherwise closed cells would cut holes into the initial sphere.
     from_hull = masked and field.starts_from_hull
     hull = seen_cells(capture, config.sampling.occupancy_resolution, device, within_masks=from_hull)
     initial = surface_of_hull(hull, config.initial_radius) if from_hull else None
@@ -172,7 +172,7 @@ def _ray_losses(
     batch: PixelBatch,
     samples: Samples,
 ) -> dict[str, Tensor]:
-    """Return the loss terms of what the rays see, those whose weight is not zero now."""
+    """Return the loss terms along rays whose weight is not zero at this fraction."""
     used = (samples.ray_index >= 0).float()
     surface = found.field
     losses = {"rgb": ramp(weights.rgb_weight, fraction) * photometric(weights.loss)(rendering.color, truth)}
@@ -209,6 +209,6 @@ def _field_losses(
 
 
 def _inside_cube(points: Tensor) -> Tensor | None:
-    """Return the points inside the world cube; None where there are none."""
+    """Return the points inside the world cube; None if there are none."""
     inside = points[(points.abs() <= 1).all(-1)].float()
     return inside if inside.shape[0] else None

@@ -37,15 +37,15 @@ from unrender.render.scene import RayScene
 from unrender.render.volume import FieldSamples, color_vertices, render_volume
 
 _DEEP = 8.0
-"""Farther inside than this many widths 1/s of the surface, no light is left to see: such cells are not marched."""
+"""Deeper inside than this many widths 1/s of the surface, no light is left: such cells are not marched."""
 _SH_DEGREE = 4
 _FAR = 1e3
-"""World units at which the surroundings end."""
+"""Distance at which the surroundings end, in world units."""
 
 
 @dataclass(frozen=True)
 class SurfaceSamples(FieldSamples):
-    """What the scene says about samples, with the distance field behind it, whose gradients have losses of their own."""
+    """Weights, colors and normals of samples, and the distance field at them, whose gradient has its own losses."""
 
     surface: SurfaceSample | None = None
 
@@ -83,7 +83,7 @@ class NeusScene(RayScene):
         self.occupancy_threshold = sampling.occupancy_threshold
         self.samples_per_ray = sampling.samples_per_ray
         self.capacity = 2 * sampling.target_samples
-        """Most samples that a step keeps after pruning, on a GPU."""
+        """Largest number of samples that a step keeps after pruning, on a GPU."""
         self.background_samples = background_samples
         self.around: RadianceField | None = None
         """The surroundings, set by :func:`new_scene`."""
@@ -96,7 +96,7 @@ class NeusScene(RayScene):
         """Color behind the scene in pictures: white for a cut-out object."""
 
     def sharpness(self) -> Tensor:
-        """Return s = exp(10 v), held below the cap."""
+        """Return s = exp(10 v), bounded by the cap."""
         return torch.minimum(torch.exp(10 * self.sharpness_log).clamp(1e-6, 1e6), self.sharpness_limit)
 
     def set_fraction(self, fraction: float) -> None:
@@ -114,7 +114,7 @@ class NeusScene(RayScene):
 
     @torch.no_grad()
     def prune(self, samples: Samples, rays: Rays) -> Samples:
-        """Drop what lies behind the surface, and what is too far in front to be seen at this sharpness."""
+        """Drop samples behind the surface, and those too far in front of it to be visible at this sharpness."""
         middle, slope = self.surface.secant(samples, rays)
         alpha = sdf_alpha(middle, slope, samples.lengths, self.sharpness(), self.annealing)
         keep = visible(samples, alpha, threshold=1e-3, alpha_threshold=1e-4)
@@ -135,7 +135,7 @@ class NeusScene(RayScene):
         return render_volume(self.evaluate, samples, rays, background)
 
     def color(self, positions: Tensor, normals: Tensor, features: Tensor, harmonics: Tensor, ray_index: Tensor) -> Tensor:
-        """Return sRGB at places on the surface.
+        """Return sRGB at positions on the surface.
 
         Args:
             positions: [samples, 3].
@@ -155,7 +155,7 @@ class NeusScene(RayScene):
         return FieldSamples(weights_from_density(density, samples), color)
 
     def surroundings(self, rays: Rays, offsets: Tensor | None, background: Tensor) -> tuple[Tensor, int]:
-        """Return the color of what lies beyond the cube, and how many samples it took."""
+        """Return the color of the surroundings, and the number of samples used."""
         samples = samples_beyond(rays, self.background_samples, offsets)
         rendering, _ = render_volume(self.evaluate_around, samples, rays, background)
         return rendering.color, samples.starts.shape[0]
@@ -170,7 +170,7 @@ class NeusScene(RayScene):
 
     @torch.no_grad()
     def refresh_occupancy(self, *, all_cells: bool, generator: torch.Generator) -> None:
-        """Let the cells march where a step at the center of the surface's reach has an opacity above the threshold."""
+        """Mark the cells in which the opacity of one step exceeds the threshold."""
         deepest = -_DEEP / self.sharpness()
 
         def opacity_of_step(nearest: Tensor, farthest: Tensor) -> Tensor:
@@ -183,7 +183,7 @@ class NeusScene(RayScene):
         )
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
-        """Return the zero set, colored as seen from straight above it."""
+        """Return the zero set, colored as seen along its normal."""
         mesh = extract_surface(self.surface.sdf, resolution=resolution, device=self.sharpness_log.device)
         if mesh.is_empty:
             return Asset(mesh)
@@ -201,7 +201,7 @@ class NeusScene(RayScene):
 
 @torch.no_grad()
 def samples_beyond(rays: Rays, count: int, offsets: Tensor | None) -> Samples:
-    """Cut each ray, from where it leaves the cube out to a thousand units, into ``count`` intervals that grow geometrically."""
+    """Cut each ray beyond the cube, out to a thousand units, into ``count`` intervals that grow geometrically."""
     _, leaves = aabb_intersection(rays)
     near = leaves.clamp_min(0.1)
     number, device = near.shape[0], near.device
@@ -226,7 +226,7 @@ def new_scene(config: NeusConfig, *, surroundings: bool, masked: bool, initial: 
         config: of the recipe.
         surroundings: whether a radiance field is learned around the cube.
         masked: whether the capture has masks.
-        initial: signed distances [size, size, size] that a grid field starts from; a sphere where left out.
+        initial: signed distances [size, size, size] that a grid field starts from; a sphere by default.
         generator: of the initial weights.
     """
     scene = NeusScene(
@@ -244,7 +244,7 @@ def new_scene(config: NeusConfig, *, surroundings: bool, masked: bool, initial: 
 
 
 def load_surface(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NeusScene:
-    """Rebuild the scene of a snapshot of the surface's phase."""
+    """Rebuild the scene of a snapshot taken in the surface phase."""
     state = scene_state(tensors)
     surroundings = any(name.startswith("around.") for name in state)
     scene = new_scene(config, surroundings=surroundings, masked=bool(state["has_masks"]), initial=None, generator=torch.Generator())
