@@ -1,4 +1,4 @@
-"""Encodings of points and directions, small perceptrons, and the optimizer that skips what a step does not touch."""
+"""Encodings of points and directions, small perceptrons, and an optimizer that skips untouched entries."""
 
 from __future__ import annotations
 

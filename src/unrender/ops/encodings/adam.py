@@ -1,8 +1,8 @@
-"""Adam for parameters of which a step touches few: the grids and tables of this field.
+"""Adam for grids and tables, of which a step touches few entries.
 
-A dense step reads and writes four numbers per entry, 28 bytes, and memory bandwidth is what a CPU lacks most. Here a run of 16 entries
-whose gradients and first moments are all zero is skipped after reading those two: its update is exactly zero. (Its second moment does not
-decay meanwhile, so the next update of such an entry is slightly shorter.)
+A dense step reads and writes four numbers per entry, 28 bytes, and is bound by memory bandwidth on a CPU. Here a run of 16 entries whose
+gradients and first moments are all zero is skipped after reading these: its update is exactly zero. (Its second moment does not decay
+meanwhile, so the next update of such an entry is slightly shorter.)
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def _update_kernel(
 
 
 class Adam(torch.optim.Optimizer):
-    """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019) that skips what a step does not touch.
+    """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019) that skips untouched entries.
 
     m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   θ ← (1 - λ lr) θ - lr m̂ / (√v̂ + ε), with m̂ and v̂ corrected for their start at zero.
     With weight decay, entries that are skipped do not decay either; give grids and tables none.
@@ -107,9 +107,9 @@ class Adam(torch.optim.Optimizer):
         """Update every parameter that has a gradient.
 
         Args:
-            closure: not taken; the gradients must be there.
-            skip: a tensor of one number on the device; where it is not zero, nothing is updated. So a step with a NaN is left out
-                without waiting for the GPU.
+            closure: not supported; gradients must be computed before.
+            skip: a tensor of one number on the device; if it is not zero, nothing is updated. A step with a NaN is thus skipped without
+            synchronization.
         """
         for group in self.param_groups:
             rules: dict[int, Any] = {}  # by number of the step, which a group's parameters share unless one was added later

@@ -1,4 +1,4 @@
-"""The contraction that folds all of space into a ball of radius two."""
+"""The contraction of all space into a ball of radius two."""
 
 from __future__ import annotations
 
@@ -90,10 +90,10 @@ def _check(positions: Tensor, verb: str) -> None:
 def contract(positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     """Contract space into the ball of radius two: x within the unit ball, (2 - 1/|x|) x/|x| outside it.
 
-    It and its Jacobian are continuous across the unit sphere, where both sides are the identity to first order. Differentiable once.
+    The map and its Jacobian are continuous across the unit sphere. Differentiable once.
 
     Raises:
-        ValueError: for positions that are no float32 matrix of three columns.
+        ValueError: for positions that are not a float32 matrix of three columns.
 
     Source: Barron et al., Mip-NeRF 360, 2022, equation 10.
 
@@ -107,10 +107,10 @@ def contract(positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
 
 @torch.no_grad()
 def uncontract(contracted: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
-    """Invert ``contract`` on the open ball of radius two: y, or y/|y| · 1/(2 - |y|) beyond radius one. Takes no gradients.
+    """Invert ``contract`` on the open ball of radius two: y, or y/|y| · 1/(2 - |y|) beyond radius one. Not differentiable.
 
     Raises:
-        ValueError: for positions that are no float32 matrix of three columns.
+        ValueError: for positions that are not a float32 matrix of three columns.
 
     >>> import torch
     >>> uncontract(torch.tensor([[0.5, 0.0, 0.0], [1.75, 0.0, 0.0]])).tolist()

@@ -198,14 +198,14 @@ def frequency_encode(
         w_k sin(2^k x), w_k cos(2^k x),     k = 0 .. frequencies - 1,
         w_k = 0 where a <= k,    (1 - cos(pi (a - k))) / 2 where k < a < k + 1,    1 beyond,      a = active_frequencies
 
-    There is no pi in the angle: coordinates are radians of the lowest octave.
+    The angle has no factor pi: coordinates are radians of the lowest octave.
 
     Args:
         positions: ``[points, axes]`` float32, any number of axes.
         frequencies: number of octaves, 0 to 24.
         include_input: whether the coordinates themselves come first.
-        active_frequencies: how many octaves are let through, the last one in part; left out, all. The work for octaves with no weight is
-            skipped, their columns and gradients are exactly zero. Raising it slowly lets poses settle before fine detail (coarse to fine).
+        active_frequencies: number of active octaves, the last one partially; by default all. Octaves of weight zero are skipped; their
+        columns and gradients are exactly zero. Raising it slowly lets poses settle before fine detail (coarse to fine).
 
     Returns:
         ``[points, axes * (2 * frequencies + include_input)]`` float32, ``x, sin x, cos x, sin 2x, cos 2x, ...``, each for all axes;
@@ -213,7 +213,7 @@ def frequency_encode(
         on a CPU.
 
     Raises:
-        ValueError: for an encoding without columns, ``frequencies`` out of range, or positions that are no float32 matrix.
+        ValueError: for an encoding without columns, ``frequencies`` out of range, or positions that are not a float32 matrix.
 
     Source: Mildenhall et al. 2020, "NeRF", equation 4 (without its pi, as in its code); the weights: Lin et al. 2021, "BARF", equation 14.
 

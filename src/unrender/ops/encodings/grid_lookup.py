@@ -8,8 +8,8 @@ u = x (size - 1), i = floor(u) and f = u - i,
 and the Jacobian is the exact derivative of that piecewise trilinear function. Positions outside [0, 1] take the border value and
 have no derivative there.
 
-On a CPU the gradient of the grid is cut into slabs of z: a slab belongs to one thread, which walks over all points in order and adds
-what falls into its slab. No two threads share a destination, and the sums are the same bit for bit whatever the number of threads.
+On a CPU the gradient of the grid is cut into slabs of z: a slab belongs to one thread, which visits all points in order and adds those in
+its slab. No two threads share a destination, and the sums have the same bits for any number of threads.
 """
 
 from __future__ import annotations
@@ -305,8 +305,8 @@ def grid_lookup_with_jacobian(
 ) -> tuple[Float[Tensor, "points C"], Float[Tensor, "points C 3"]]:
     """Interpolate a dense grid and its exact derivative to the position, in one pass over the eight corners.
 
-    Returns the values and J[n, c, a] = ∂value_c / ∂x_a per unit of position. Both are differentiable once, in the grid and the positions:
-    so a surface learns from its normals without building the graph of a graph.
+    Returns the values and J[n, c, a] = ∂value_c / ∂x_a per unit of position. Both are differentiable once, in the grid and the positions,
+    so losses on normals need no second-order graph.
 
     Raises:
         ValueError: for other shapes or types, tensors on different devices, or fewer than two vertices along an axis.

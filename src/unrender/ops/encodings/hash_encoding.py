@@ -6,7 +6,7 @@ places the point at ``p = x N_l + 1/2`` and interpolates the features of the eig
     h_l(x) = sum over corners c of  T_l[index_l(c)]  w_l(c, x),      w_l = product over the three axes of u or 1 - u,
 
 with ``u = frac(p)`` (linear) or ``u = 3 frac(p)^2 - 2 frac(p)^3`` (smoothstep, whose features have a continuous gradient).
-A grid of at most ``2^log2_entries`` corners is stored as it is, ``index = x + y R + z R^2`` with ``R = ceil(N_l) + 1``; a larger one
+A grid of at most ``2^log2_entries`` corners is stored densely, ``index = x + y R + z R^2`` with ``R = ceil(N_l) + 1``; a larger one
 shares that many entries by the hash ``x xor 2654435761 y xor 805459861 z``. These are tiny-cuda-nn's semantics: tables are interchangeable.
 
 Every derivative here is one of three sums over the corners, taken either with the weight w or with its derivative along a direction v:
@@ -249,19 +249,19 @@ def hash_encode(
 ) -> Float[Tensor, "points columns"]:
     """Interpolate the features of every level of a multiresolution hash grid, ``h_l(x)`` of the module's formula.
 
-    Differentiable twice, in positions and table. A backward pass computes only the gradients it is asked for:
-    ``autograd.grad(sdf, positions, create_graph=True)`` leaves out the table's, ``loss.backward(inputs=parameters)`` the positions'.
-    With ``"linear"`` the gradient in the positions jumps at cell faces, and the pure second derivatives are zero (the mixed ones are not).
-    On a CPU every result is the same bit for bit whatever the number of threads.
+    Differentiable twice, in positions and table. A backward pass computes only the requested gradients: ``autograd.grad(sdf, positions,
+    create_graph=True)`` skips the table's, ``loss.backward(inputs=parameters)`` the positions'. With ``"linear"`` the gradient in the
+    positions jumps at cell faces, and the pure second derivatives are zero (the mixed ones are not). On a CPU every result has the same
+    bits for any number of threads.
 
     Args:
-        positions: points, float32, meant for ``[0, 1]^3``. Beyond it the lattice continues (corners are counted modulo 2^32, then
+        positions: points, float32, normally in ``[0, 1]^3``. Beyond it the lattice continues (corners are counted modulo 2^32, then
             modulo the entries of the level): every finite point reads and trains entries within the table, unrelated to any inside.
             A point that is not finite gives features and gradients that are not finite.
         table: ``[grid.entries, grid.features]``, level after level; float32, or float16 on a GPU (its gradient is summed in float32).
         grid: the shape of the table.
-        active_levels: number of levels to look up, from the coarsest; left out, all. Work for the others is skipped forward and
-            backward, and their gradient is exactly zero: coarse-to-fine schedules start with few.
+        active_levels: number of levels to look up, from the coarsest; by default all. The others are skipped in the forward and backward
+        pass, and their gradient is exactly zero: coarse-to-fine schedules start with few.
 
     Returns:
         ``[points, active_levels * features]`` float32, level 0 first. It is the transpose of a contiguous ``[columns, points]`` buffer:

@@ -1,4 +1,4 @@
-"""The shape of a multiresolution hash grid, and what its kernels know of each level."""
+"""The shape of a multiresolution hash grid, and the constants of its levels for kernels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 FINEST = 2**20
-"""Corners along an axis beyond which float32 positions do not tell neighboring corners apart."""
+"""Largest number of corners along an axis that float32 positions can resolve."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class HashGrid:
     def initial_table(
         self, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
     ) -> Float[Tensor, "{self.entries} {self.features}"]:
-        """Draw a table to start from, uniform in ``[-1e-4, 1e-4]`` as published, float32; the same on every device."""
+        """Draw an initial float32 table, uniform in ``[-1e-4, 1e-4]`` as published; the same on every device."""
         return torch.empty(self.entries, self.features, device="cpu").uniform_(-1e-4, 1e-4, generator=generator).to(device)
 
 

@@ -1,11 +1,11 @@
 """Small multilayer perceptrons with ReLU between the layers, fused on a CPU.
 
-The networks of this field are tiny (16 to 64 units), so the general path (one GEMM, one bias, one ReLU at a time) spends its time
+These networks are tiny (16 to 64 units), so the general path (one GEMM, one bias, one ReLU at a time) spends its time
 writing activations to memory and reading them back. On a CPU all layers of 32 samples run inside the first-level cache, and the
 backward pass recomputes the activations instead of storing them. On other devices the same function is a chain of PyTorch GEMMs.
 
-What all samples of a ray share, such as the encoding of its direction, need not pass through the first layer once per sample: the caller
-computes its product with the weights once per ray, and it is added to the first layer here.
+Inputs that all samples of a ray share, such as the encoding of its direction, need not pass through the first layer once per sample: the
+caller multiplies them by the weights once per ray, and the result is added to the first layer here.
 
 Layout: inputs and outputs are transposed views of feature-major [features, samples] buffers, which is how the encodings write them.
 """
@@ -268,7 +268,7 @@ def mlp(
         ray_index: int32, the ray of each sample, in ascending order and below the rows of ``per_ray``; -1 at the end for samples of no ray.
 
     Raises:
-        ValueError: for a layer that does not fit the one before, for other types or devices, or for one of ``per_ray`` and ``ray_index``
+        ValueError: for a layer that does not match the one before, for other types or devices, or for one of ``per_ray`` and ``ray_index``
             without the other.
 
     >>> weights = [torch.tensor([[1.0, 1.0], [-1.0, 0.0]]), torch.tensor([[2.0, 5.0]])]

@@ -130,10 +130,10 @@ def spherical_harmonics_encode(directions: Float[Tensor, "points 3"], degree: in
 
     Returns:
         ``[points, degree^2]`` float32, the transpose of a contiguous ``[degree^2, points]`` buffer. Differentiable twice in the directions;
-        the derivative is that of the polynomials in all of space, of which only the part tangent to the sphere has a meaning.
+        the derivative is that of the polynomials in all of space; only its tangential part is meaningful.
 
     Raises:
-        ValueError: for a ``degree`` out of range, or directions that are no float32 matrix of three columns.
+        ValueError: for a ``degree`` out of range, or directions that are not a float32 matrix of three columns.
 
     Source: Ramamoorthi and Hanrahan 2001, "An Efficient Representation for Irradiance Environment Maps", equation 3, with the sign (-1)^m.
 

@@ -1,4 +1,4 @@
-"""Triangles to pictures: ``rasterize → interpolate → texture → antialias``, and rays cast at meshes."""
+"""Rasterization, ``rasterize → interpolate → texture → antialias``, and ray casting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Antialiasing of silhouettes, which makes a picture of pixel centers depend smoothly on where its outlines are.
+"""Antialiasing of silhouettes, which makes a picture depend smoothly on the position of its silhouettes.
 
 Notation, for two neighboring pixels whose centers lie on different faces. A search starts at one center. With the line through both
 centers, s and t are a vertex's coordinates along and across the line, from the start towards the other center, in pixels, times its w.
@@ -14,20 +14,20 @@ even if one end is behind the eye. If W ≤ 0 the line does not meet the visible
 
     ∂d/∂(s, t, w)_a = (−t_b, q_b, d t_b) / W,      ∂d/∂(s, t, w)_b = (t_a, −q_a, −d t_a) / W
 
-A pixel's color stands for the unit interval around its center on the line. The pixel in which an outline crosses, at d, gets the other's
-color on the part beyond: with colors c₀, c₁ and α = ½ − d (negated if the search starts from the second), c₀ += α (c₁ − c₀) if α > 0 and
-c₁ += α (c₁ − c₀) otherwise. So the sum over a row changes with d as the area does. Edges at more than 45° to the rows count in rows, the
-others in columns: each once.
+A pixel's color stands for the unit interval around its center on the line. The pixel in which a silhouette crosses, at d, gets the other's
+color on the part beyond: with colors c₀, c₁ and α = ½ − d (negated if the search starts from the second), c₀ += α (c₁ − c₀) if α > 0 and c₁
++= α (c₁ − c₀) otherwise. The sum over a row therefore changes with d as the area does. Edges at more than 45° to the rows count in rows,
+the others in columns, so each counts once.
 
 Two rules find the edge.
 
 - *walk*: from the face at a center along the line, across the edge by which the line leaves it into the next face, and so on through
-  the strip of faces that the line cuts, to an edge where the surface ends or turns back. Only the signs of t decide which edges the
-  line crosses, and these are exact: there is no tolerance, and no crossing is lost or found twice. After a turn the walk goes on, for
-  the surface may turn again and reach farther: the farthest turn counts. It ends at the other pixel's face, beyond the other center,
-  three pixels behind its start, or after 64 edges.
+  the strip of faces that the line cuts, to an edge where the surface ends or turns back. Only the signs of t decide which edges the line
+  crosses, and these are exact: there is no tolerance, and no crossing is lost or found twice. After a turn the walk continues, because the
+  surface may turn again and reach farther: the farthest turn counts. It ends at the other pixel's face, beyond the other center, three
+  pixels behind its start, or after 64 edges.
 - *owner*: only the edges of the face at the center, as published in Laine et al., "Modular primitives for high-performance
-  differentiable rendering" (2020), section 3.4. It misses outlines that belong to other faces.
+  differentiable rendering" (2020), section 3.4. It misses silhouettes of other faces.
 
 On a CPU one thread searches a band of rows and lists the crossings, which are few and applied in order. A GPU applies them where it finds
 them, with atomic additions, and searches again in the backward pass.
@@ -70,7 +70,7 @@ _ITEMS_PER_THREAD = 4
 
 
 class _Options(NamedTuple):
-    """The arguments of :func:`antialias` that are no tensors."""
+    """The arguments of :func:`antialias` that are not tensors."""
 
     walk: bool
     gradient_scale: float
@@ -206,15 +206,14 @@ def antialias(
     rule: Literal["walk", "owner"] = "walk",
     position_gradient_scale: float = 1.0,
 ) -> Float[Tensor, "views height width channels"]:
-    """Blend neighboring pixels between whose centers an outline runs, by how far it is from each.
+    """Blend neighboring pixels across a silhouette, in proportion to its distance from their centers.
 
-    An outline is an edge of the mesh with no face on its other side, as seen: the surface ends there or turns back. If it crosses the
+    A silhouette is an edge of the mesh at which the visible surface ends or turns back. If it crosses the
     line between two centers at the distance d from the first, the first gets the part ½ − d of the second's color if d < ½, and
     otherwise the second gets the part d − ½ of the first's.
 
-    Differentiable with respect to the colors and to x, y and w of the ends of outlines: through these a difference of pictures moves a
-    silhouette. There is no gradient to z nor to the raster. Outlines that no center sees are not found, nor are lines in which two
-    surfaces cut each other.
+    Differentiable in the colors, and in x, y and w of the ends of silhouette edges, through which a loss moves a silhouette. There is no
+    gradient to z or to the raster. Silhouettes of surfaces between pixel centers are not found, nor are intersection lines of two surfaces.
 
     Args:
         color: computed at the pixel centers, with any number of channels.
@@ -222,14 +221,14 @@ def antialias(
         clip_positions: homogeneous; all views share positions of shape [vertices, 4].
         faces: rows of vertices.
         topology: from :func:`~unrender.ops.raster.edge_topology`. By default it is computed, on a GPU in every call and on a CPU once for
-            each of the last few meshes. Pass it when ``faces`` stay the same on a GPU.
-        rule: ``"walk"`` goes through the mesh to the outline, however small the triangles are. ``"owner"`` looks only at the edges of the
-            triangle seen at a center, as published; it loses half of the gradient when triangles are as small as pixels.
+            each of the last few meshes. On a GPU, pass it if ``faces`` stay the same.
+        rule: ``"walk"`` walks through the mesh to the silhouette, however small the triangles are. ``"owner"`` tests only the edges of the
+        triangle at a center, as published; it loses half of the gradient if triangles are as small as pixels.
         position_gradient_scale: multiplies the gradient to the positions.
 
     Raises:
-        ValueError: for types other than float32, shapes that do not fit each other, tensors on several devices, a corner that is no
-            vertex, a topology of other faces, or another rule.
+        ValueError: for types other than float32, shapes that do not match, tensors on several devices, a corner that is not a vertex, a
+        topology of other faces, or an unknown rule.
         RuntimeError: when its gradient is differentiated.
 
     A triangle whose right edge is a quarter of a pixel beyond the center of a pixel:
@@ -244,7 +243,7 @@ def antialias(
     _check(color, raster, clip_positions, faces, topology, rule, position_gradient_scale)
     across = (topology_of(faces) if topology is None else topology).across
     if color.numel() == 0 or faces.shape[0] == 0:
-        return color + clip_positions[..., :0].sum()  # an empty sum, so that the positions get a gradient of zeros
+        return color + clip_positions[..., :0].sum()  # an empty sum gives the positions a gradient of zeros
     face, depth = raster.face.contiguous(), raster.depth.detach().contiguous()
     corners = faces.to(torch.int32).contiguous()
     options = _Options(rule == "walk", position_gradient_scale)

@@ -1,11 +1,11 @@
-"""Interpolation of vertex attributes to the pixels of a raster, and their derivatives along the picture.
+"""Interpolation of vertex attributes at the pixels of a raster, and their screen-space derivatives.
 
-With the barycentric weights (u, v) of a pixel in a triangle whose corners carry a₀, a₁, a₂:
+With the barycentric weights (u, v) of a pixel in a triangle whose corners have the attributes a₀, a₁, a₂:
 
     A = u a₀ + v a₁ + (1 − u − v) a₂,        ∂A/∂x = ∂u/∂x (a₀ − a₂) + ∂v/∂x (a₁ − a₂),
 
-and likewise for y. Both are the same sum with other weights: (u, v, 1 − u − v) for the value, (∂u, ∂v, −∂u − ∂v) for a derivative. So one
-kernel serves both, and one each gradient.
+and likewise for y. Both are the same sum with other weights: (u, v, 1 − u − v) for the value, (∂u, ∂v, −∂u − ∂v) for a derivative. One
+kernel therefore computes both, and one kernel each gradient.
 
 On a CPU the gradient to the attributes is summed in ranges of vertices or, if these are few, in copies (:mod:`unrender.ops.kernels.work`).
 """
@@ -237,7 +237,7 @@ def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, verb: str) -> tu
 
 
 def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tensor, ...]) -> Float[Tensor, "views height width channels"]:
-    """Interpolate vertex attributes to the pixels of a raster; empty pixels get zero.
+    """Interpolate vertex attributes at the pixels of a raster; empty pixels get zero.
 
     A = u a₀ + v a₁ + (1 − u − v) a₂ with the perspective-correct weights of :class:`~unrender.ops.raster.Raster`. Differentiable with
     respect to the attributes and ``raster.barycentrics``.
@@ -245,7 +245,7 @@ def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tenso
     Args:
         attributes: [views or 1, vertices, channels], or [vertices, channels] for all views.
         raster: the triangle at each pixel.
-        faces: [faces, 3] as given to ``rasterize``. A pixel whose face is beyond the last row counts as empty, which is no error.
+        faces: [faces, 3] as given to ``rasterize``. A pixel whose face is beyond the last row counts as empty.
 
     Raises:
         ValueError: for wrong types, shapes and devices, and on a CPU for a face whose vertex does not exist.
@@ -262,10 +262,10 @@ def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tenso
 def interpolate_with_derivatives(
     attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tensor, ...], channels: Sequence[int] | None = None
 ) -> tuple[Float[Tensor, "views height width channels"], Float[Tensor, "views height width columns"]]:
-    """Interpolate vertex attributes, and compute how chosen ones change from pixel to pixel.
+    """Interpolate vertex attributes, and compute the screen-space derivatives of chosen channels.
 
-    ∂A/∂x = ∂u/∂x (a₀ − a₂) + ∂v/∂x (a₁ − a₂). The second result has (∂A/∂x, ∂A/∂y) of each chosen channel in turn; of texture coordinates
-    it is what :func:`~unrender.ops.raster.texture` takes. Differentiable with respect to the attributes, ``raster.barycentrics`` and
+    ∂A/∂x = ∂u/∂x (a₀ − a₂) + ∂v/∂x (a₁ − a₂). The second result has (∂A/∂x, ∂A/∂y) of each chosen channel in turn; for texture coordinates
+    it is the input of :func:`~unrender.ops.raster.texture`. Differentiable with respect to the attributes, ``raster.barycentrics`` and
     ``raster.barycentric_derivatives``.
 
     Args:

@@ -1,6 +1,6 @@
 """Mip levels: a texture at half, a quarter, an eighth ... of its size, with exact gradients.
 
-A texel of level k + 1 is the mean of the 2 × 2 texels of level k below it; where a side is already 1, of the 2 texels along the other.
+A texel of level k + 1 is the mean of the 2 × 2 texels of level k below it; if one side is already 1, of the 2 texels along the other.
 The backward pass is the transpose: a level adds 1/4, or 1/2, of its gradient to each of those texels.
 """
 
@@ -46,7 +46,7 @@ def build_mips(texels: Float[Tensor, ...], max_level: int | None = None, *, cube
         the levels 1, 2, ..., each half as high and wide as the one before.
 
     Raises:
-        ValueError: for other types and shapes, and where a level to be halved has an odd side other than 1.
+        ValueError: for other types and shapes, or if a level to be halved has an odd side other than 1.
         RuntimeError: when a second derivative is computed.
 
     >>> levels = build_mips(torch.arange(8.0).reshape(1, 2, 4, 1))

@@ -1,4 +1,4 @@
-"""The result of rasterization: which triangle is seen at every pixel, and where in it."""
+"""The result of rasterization: the visible triangle at every pixel, and the position in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Raster:
-    """The nearest triangle at the center of every pixel, and where in it that center lies.
+    """The nearest triangle at the center of every pixel, and the position of the center in it.
 
     Row 0 is y = −1 in normalized device coordinates: the top of the picture under a projection whose y points down
     (``docs/conventions.md``).

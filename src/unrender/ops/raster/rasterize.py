@@ -1,4 +1,4 @@
-"""Rasterization and depth peeling: which triangle is seen at the center of each pixel, where in it, and how deep.
+"""Rasterization and depth peeling: the visible triangle at each pixel center, the position in it, and the depth.
 
 Notation: a triangle's corners (x_i, y_i, z_i, w_i) in clip space, M the matrix whose columns are its (x, y, w), and P = (X, Y, 1) a pixel
 center in normalized device coordinates. Then (Olano and Greer, "Triangle scan conversion using 2D homogeneous coordinates", 1997)
@@ -9,10 +9,10 @@ center in normalized device coordinates. Then (Olano and Greer, "Triangle scan c
 - the perspective-correct weights are λ_i / Σ λ, and 1 / Σ λ is the w of the point seen;
 - z / w = Σ λ_i z_i is linear over the screen.
 
-Coverage is exact for the float32 corners given. Products of two of them have no rounding in float64, so the two triangles at an edge have
-the same edge function up to its sign. If float64 cannot tell the sign of e_i or of det M, a sum without rounding does (Shewchuk, "Adaptive
-precision floating-point arithmetic and fast robust geometric predicates", 1997). A center exactly on an edge belongs to the triangle into
-which a step along +X leads, or else one along +Y. Hence the triangles of a closed surface leave no gap and overlap nowhere.
+Coverage is exact for the float32 corners given. Products of two of them are exact in float64, so the two triangles at an edge have the same
+edge function up to its sign. If float64 cannot decide the sign of e_i or det M, exact summation does (Shewchuk, "Adaptive precision
+floating-point arithmetic and fast robust geometric predicates", 1997). A center exactly on an edge belongs to the triangle into which a
+step along +X leads, or else one along +Y. The triangles of a closed surface therefore have no gaps and no overlaps.
 
 Depths that differ by less than 2⁻³⁹ (more if a mesh has over four million faces) count as equal, and the lower face wins.
 
@@ -242,22 +242,22 @@ def rasterize(
     columns the corners' (x, y, w): λ = M⁻¹ P, (u, v) = (λ_0, λ_1) / Σ λ, depth = Σ λ_i z_i (Olano and Greer 1997). Triangles are seen from
     both sides. Every pixel inside a surface belongs to exactly one of the triangles that meet there; at equal depths the lower face wins.
 
-    Weights, their derivatives and the depth are differentiable with respect to the positions' x, y, z and w. Which triangle is seen is
-    not: the gradient of silhouettes comes from :func:`antialias`. There is no second derivative.
+    Weights, their derivatives and the depth are differentiable with respect to the positions' x, y, z and w. The visible triangle is not:
+    :func:`antialias` provides gradients of silhouettes. There is no second derivative.
 
     Args:
         clip_positions: (x, y, z, w) in clip space, float32; [views, vertices, 4], or [vertices, 4] shared by all views.
         faces: rows of vertices, int32 (int64 is converted). Triangles with a corner that is not finite are left out.
         resolution: (height, width), each from 1 to 8192.
-        ranges: (first face, number of faces) of each view, best kept on the CPU; for positions [vertices, 4]. By default these are one
-            view of all faces.
+        ranges: (first face, number of faces) of each view, preferably on the CPU; for positions [vertices, 4]. By default one view of all
+        faces.
         derivatives: whether to compute ``barycentric_derivatives``.
-        behind: an earlier raster of the same views. Only what lies strictly behind its float32 depth is seen, and nothing at pixels where
-            it is empty.
+        behind: an earlier raster of the same views. Only surfaces strictly behind its float32 depth are visible, and nothing at its empty
+        pixels.
 
     Raises:
-        ValueError: for other types, shapes or devices, a corner that is no vertex (on a GPU that triangle is left out instead), a range
-            that leaves the faces, or a resolution out of bounds.
+        ValueError: for other types, shapes or devices, a corner that is not a vertex (on a GPU that triangle is skipped instead), a range
+        beyond the faces, or a resolution out of bounds.
         RuntimeError: when its gradient is differentiated.
 
     >>> corners = torch.tensor([[-1.0, -1.0, 0.0, 1.0], [3.0, -1.0, 0.0, 1.0], [-1.0, 3.0, 0.5, 1.0]])
@@ -282,7 +282,7 @@ def rasterize(
         views = ranges.shape[0]
         if on_cpu(ranges.device):
             most_faces = int(ranges[:, 1].max()) if views else 0
-        else:  # reading them back would wait for the GPU, so faces that do not exist are left out instead of refused
+        else:  # reading them back would synchronize with the GPU, so invalid faces are skipped instead of rejected
             start = ranges[:, 0].clamp(0, most_faces)
             ranges = torch.stack([start, torch.minimum(ranges[:, 1].clamp_min(0), most_faces - start)], dim=1)
         ranges = to_device(ranges.int(), device)

@@ -1,4 +1,4 @@
-"""Ray casting: where rays meet the triangles of a mesh, found with a tree of bounding boxes.
+"""Ray casting: intersections of rays with the triangles of a mesh, with a bounding volume hierarchy.
 
 Look along a ray x(t) = o + t d. With z the axis along which d is longest, every corner p becomes the point
 
@@ -6,8 +6,8 @@ Look along a ray x(t) = o + t d. With z the axis along which d is longest, every
 
 of a plane in which the ray is the origin. The ray meets the triangle (a, b, c) if U = c' × b', V = a' × c' and W = b' × a' have the same
 sign; then (U, V, W) / (U + V + W) are the barycentric weights (Woop, Benthin and Wald 2013). Here p' is computed in float64 and rounded to
-float32, whose products are exact in float64. So all triangles that share a corner see it at the same point, and no ray slips between them,
-at edges or at corners, with or without fused multiply-add.
+float32, whose products are exact in float64. All triangles that share a corner therefore have it at the same point, and no ray slips
+between them, at edges or at corners, with or without fused multiply-add.
 
 The tree is Warp's (``warp.Bvh``, the surface area heuristic on a CPU, Morton order on a GPU) over boxes that are a few rounding errors
 larger than their triangles. Warp's own ``mesh_query_ray`` tests exact boxes in float32 and loses up to one percent of the rays that are
@@ -40,11 +40,11 @@ class RayHits:
     """The first triangle along every ray."""
 
     distance: Float[Tensor, " rays"]
-    """Along the ray in world units, for directions of any length; infinite for a ray that meets nothing."""
+    """Distance along the ray in world units, for directions of any length; infinite for a miss."""
     face: Int[Tensor, " rays"]
-    """int32 row of ``faces``, -1 for a ray that meets nothing. At exactly equal distances the lowest row wins."""
+    """int32 row of ``faces``, -1 for a miss. At exactly equal distances the lowest row wins."""
     barycentrics: Float[Tensor, "rays 2"]
-    """Weights of the triangle's first two corners, as in a :class:`unrender.ops.raster.Raster`; zero for a ray that meets nothing."""
+    """Weights of the triangle's first two corners, as in a :class:`unrender.ops.raster.Raster`; zero for a miss."""
 
 
 @no_type_check
@@ -112,11 +112,11 @@ class TriangleTree:
     """The triangles of a mesh in a tree of boxes, for :func:`cast_rays` and :func:`occluded`.
 
     Building takes about a second per million triangles on a CPU core. A tree does not follow its vertices: build a new one when they move.
-    Triangles without area, or with a vertex that is not finite, are never met; a mesh without triangles is allowed.
+    Triangles without area, or with a vertex that is not finite, are never hit; a mesh without triangles is allowed.
 
     Raises:
         ValueError: for other shapes, vertices that are not float32, tensors on two devices, or on a CPU a face whose vertex does not exist;
-            on a GPU that triangle is never met.
+            on a GPU that triangle is never hit.
     """
 
     def __init__(self, vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> None:
@@ -210,17 +210,17 @@ def cast_rays(
     min_distance: float = 0.0,
     max_distance: float | Float[Tensor, " rays"] = float("inf"),
 ) -> RayHits:
-    """Find the nearest triangle that each ray meets, from either side.
+    """Find the nearest triangle that each ray hits, from either side.
 
-    Directions may have any length; distances are Euclidean nevertheless. A ray that is not finite, or has no direction, meets nothing. If
+    Directions may have any length; distances are Euclidean. A ray that is not finite, or has direction zero, misses. If
     the vertices, the origins or the directions require gradients, ``distance`` and ``barycentrics`` are differentiable functions of them
-    with the face held fixed, t = n · (a − o) / (n · d); which face is met has no derivative.
+    with the face held fixed, t = n · (a − o) / (n · d); the choice of the face has no derivative.
 
     Args:
         tree: the triangles.
         origins: in world units.
         directions: of any length but zero.
-        min_distance: hits nearer than this are ignored; a little above zero keeps a ray from the surface it starts on.
+        min_distance: hits nearer than this are ignored; a value slightly above zero avoids hits of the surface on which a ray starts.
         max_distance: hits farther than this are ignored; one number for all rays or one for each.
 
     Raises:
@@ -248,7 +248,7 @@ def occluded(
     min_distance: float = 0.0,
     max_distance: float | Float[Tensor, " rays"] = float("inf"),
 ) -> Bool[Tensor, " rays"]:
-    """Tell whether each ray meets anything: ``cast_rays(...).face >= 0``, but stops at the first triangle found.
+    """Tell whether each ray hits anything: ``cast_rays(...).face >= 0``, but stops at the first triangle found.
 
     Raises:
         ValueError: for types other than float32, other shapes, or tensors on another device than the tree.

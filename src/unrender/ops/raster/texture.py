@@ -62,7 +62,7 @@ class _Settings:
 def _describe(
     settings: _Settings, levels: Sequence[Tensor], uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, bands: int
 ) -> Any:
-    """Return the struct from which a kernel knows its texture and its samples."""
+    """Return the struct that describes texture and samples to a kernel."""
     lookup = kernels.TextureLookup()
     lookup.levels = addresses(levels)
     lookup.uv = address(uv, torch.float32)
@@ -225,24 +225,24 @@ def texture(
     """Look up a texture or a cube map at every pixel.
 
     uv (0, 0) is the corner of texel row 0, column 0, and (1, 1) the opposite corner of the texture; the texel coordinate is s·width − ½.
-    The module's text has the formulas of the filters and of the mip level (Williams 1983, *Pyramidal Parametrics*; Heckbert 1989 for the
-    ellipse). A cube map is looked up along a direction of any length. Its faces are +x −x +y −y +z −z with OpenGL's axes. It is filtered
-    across its edges; at its corners, the mean of the three texels that meet replaces the fourth.
+    The module docstring has the formulas of the filters and the mip level (Williams 1983, *Pyramidal Parametrics*; Heckbert 1989 for the
+    ellipse). A cube map is looked up by a direction of any length. Its faces are +x −x +y −y +z −z with OpenGL's axes. Filtering is
+    seamless across edges; at corners, the mean of the three adjacent texels replaces the fourth.
 
-    Where a coordinate is not finite, or no coordinate of a direction reaches 1e-30, the value is 0 and has no gradient. A level that is
+    If a coordinate is not finite, or all coordinates of a direction are below 1e-30, the value is 0 and has no gradient. A level that is
     NaN counts as 0.
 
     Args:
         texels: [views or 1, height, width, channels]; a cube map is [views or 1, 6, side, side, channels].
         uv: [views, height, width, 2], or 3 for directions.
-        uv_derivatives: [views, height, width, 4 or 6], the derivatives of each coordinate by the pixel's x and y, as returned by
-            :func:`~unrender.ops.raster.interpolate_with_derivatives`.
+        uv_derivatives: [views, height, width, 4 or 6], the derivatives of each coordinate with respect to the pixel's x and y, as returned
+            by :func:`~unrender.ops.raster.interpolate_with_derivatives`.
         level_bias: [views, height, width], added to the level; without derivatives it is the level.
-        mips: levels 1, 2, ... to use instead of those built from the texels; each then has a gradient of its own.
+        mips: levels 1, 2, ... to use instead of those built from the texels; each then has its own gradient.
         filter: "nearest", "linear", "linear-mipmap-nearest" (bilinear at level ⌊level⌋) or "linear-mipmap-linear" (between two levels).
             "auto" is the last one if derivatives or a bias are given, and "linear" otherwise. Filters without mips ignore both.
         boundary: outside of [0, 1], "wrap" repeats, "clamp" continues the border texels, "zero" is 0. "cube" makes it a cube map.
-        max_level: coarsest mip level to use; needed where a level has an odd side, as in an atlas.
+        max_level: coarsest mip level to use; needed if a level has an odd side, as in an atlas.
 
     Returns:
         the filtered texels.

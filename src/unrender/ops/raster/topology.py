@@ -1,7 +1,7 @@
 """Edges of a mesh and the triangles that meet there.
 
-Edge k of a face runs from its corner k to the next; its number is 3 · face + k. Corners are distinguished by index alone: vertices at one
-place with two indices are two vertices, and each edge between such vertices belongs to one face.
+Edge k of a face runs from its corner k to the next; its number is 3 · face + k. Vertices are distinguished by index alone: coincident
+vertices with different indices are different, so edges between them are not shared.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class Topology:
     """The faces on the other side of each edge."""
 
     across: Int[Tensor, "faces 3"]
-    """int32 number, 3 · face + k, of the same edge in the next face that has it; -1 if no other has. The two faces of an ordinary edge name
-    each other. If more than two meet, each names the next and the last the first."""
+    """int32 number, 3 · face + k, of the same edge in the next face that has it; -1 if there is none. The two faces of an
+    interior edge refer to each other. If more than two meet, each refers to the next and the last to the first."""
 
 
 def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
-    """Find the faces that share an edge, in whichever direction they run through it.
+    """Find the faces that share an edge, in either direction.
 
     The result depends on ``faces`` alone and stays valid while vertices move.
 
@@ -57,7 +57,7 @@ def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
 
 @dataclass
 class _RecentTopologies:
-    """A cache of :func:`topology_of`. Its tuple is replaced, never changed, so that threads may share it."""
+    """A cache for :func:`topology_of`. Its tuple is replaced, never modified, so threads may share it."""
 
     entries: tuple[tuple[Tensor, Topology], ...] = ()
     """Copies of the faces of recent meshes with their topologies, the latest first."""
@@ -72,7 +72,7 @@ def topology_of(faces: Int[Tensor, "faces 3"]) -> Topology:
     """Return the :func:`edge_topology` of faces, from a cache on a CPU.
 
     The cache holds the last four meshes of up to 2²² faces. Faces are compared by value, which takes a fiftieth of the time of rebuilding,
-    so changes in place are noticed. On a GPU nothing is cached: comparing would wait for the device.
+    so changes in place are noticed. On a GPU nothing is cached, because a comparison would synchronize.
     """
     if not on_cpu(faces.device) or faces.shape[0] > _MOST_FACES_KEPT:
         return edge_topology(faces)

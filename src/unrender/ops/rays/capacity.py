@@ -1,4 +1,4 @@
-"""How many rays and samples are processed at once: fixed capacities on a GPU, where nothing may wait for a count, exact sizes on a CPU."""
+"""The number of rays and samples processed at once: fixed capacities on a GPU, to avoid synchronization, and exact sizes on a CPU."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from unrender.devices import on_cpu
 from unrender.ops.rays.samples import Samples
 
 MARCHED_PER_TRAINED = 8
-"""Samples that a training step on a GPU may march for each that it trains on; the hidden ones are pruned in between."""
+"""Samples that a training step on a GPU may march per sample that it trains on; hidden ones are pruned in between."""
 
 _RAYS_ON_A_CPU = 4096
 _RAYS_ON_A_GPU = 1024
 _FEWEST_STEPS = 512
-"""Samples of a ray that there is always room for when rendering."""
+"""Smallest capacity per ray when rendering, in samples."""
 
 
 def ray_chunks(rays: Rays) -> Iterator[Rays]:
@@ -31,16 +31,16 @@ def ray_chunks(rays: Rays) -> Iterator[Rays]:
 def rendering_capacity(rays: Rays, samples_per_ray: int) -> int | None:
     """Return the sample capacity for one chunk of rays on a GPU, and None on a CPU.
 
-    It is twice the steps across the cube, so that no ray of a picture is cut short: what surrounds the cube needs steps, too.
+    It is twice the steps across the cube, so that no ray is cut short: the surroundings need steps too.
     """
     return None if on_cpu(rays.origins.device) else rays.origins.shape[0] * 2 * max(samples_per_ray, _FEWEST_STEPS)
 
 
 def samples_taken(trained: Samples, marched: Samples, device: torch.device) -> Int[Tensor, " 1"]:
-    """Count the samples of a step as they bear on the number of rays of the next one.
+    """Return the sample count of a step that determines the number of rays of the next.
 
     Returns:
-        The samples trained on or, on a GPU, the share of the marching capacity that is used up, whichever is more.
+        The number of samples trained on or, on a GPU, the used share of the marching capacity, whichever is larger.
     """
     if on_cpu(device):
         return trained.used()

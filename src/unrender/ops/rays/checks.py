@@ -1,7 +1,7 @@
-"""Checks of what the operations along rays are given, made before any kernel reads it.
+"""Checks of the arguments of operations along rays, made before any kernel reads them.
 
-A kernel trusts its arrays: one value too few and it would read memory that belongs to somebody else. Numbers, shapes, types and devices are
-compared here; what the tensors hold is not looked at, because a GPU would have to be waited for.
+A kernel trusts its arrays: with one value too few it would read foreign memory. Counts, shapes, types and devices are checked here, but not
+values, because that would synchronize with the GPU.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Weighted sums along rays, on packed samples: colors, opacities and distances.
 
-With the weights of a ray w_k, what its samples hold v_k, and the cotangent g of the sum Σ_k w_k v_k, the gradients are g · v_k to w_k and
+With the weights w_k and values v_k of a ray's samples, and the cotangent g of the sum Σ_k w_k v_k, the gradients are g · v_k to w_k and
 w_k g to v_k. These are of the same form as the sum, so both operations have derivatives of every order.
 """
 
@@ -202,7 +202,7 @@ def composite(
 ) -> Float[Tensor, "rays channels"]:
     """Add up w_k v_k along each ray: the color, normal or feature of a pixel over black.
 
-    Differentiates both. ``values`` may be sample-major or the transposed view of a contiguous feature-major ``[channels, samples]``:
+    Differentiable in both. ``values`` may be sample-major or the transposed view of a contiguous feature-major ``[channels, samples]``:
     neither is copied, and the gradient has the same layout. A ray without samples gets zero.
 
     Raises:
@@ -224,7 +224,7 @@ def composite(
 def opacity_and_distance(weights: Float[Tensor, " samples"], samples: Samples) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
     """Add up w_k, the opacity, and w_k t_k along each ray, with t_k the middle of an interval.
 
-    The second sum divided by the first is the mean distance. Differentiates the weights.
+    The second sum divided by the first is the mean distance. Differentiable in the weights.
 
     Raises:
         ValueError: there is not one weight per sample, or its type or device is wrong.

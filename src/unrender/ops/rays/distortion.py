@@ -1,4 +1,4 @@
-"""The distortion loss on packed samples: a ray should see its weight in one place.
+"""The distortion loss on packed samples, which concentrates the weights of a ray.
 
 The loss of a ray is the quadratic form wᵀ H w / 2 with H symmetric, so its gradient is H w, which is linear, and the operation has
 derivatives of every order.
@@ -114,11 +114,11 @@ class _DistortionGradient(torch.autograd.Function):
 
 
 def distortion(weights: Float[Tensor, " samples"], samples: Samples) -> Float[Tensor, " rays"]:
-    """Compute Σ_ij w_i w_j |m_i - m_j| + 1/3 Σ_i w_i² δ_i: how far a ray's weight is spread.
+    """Compute Σ_ij w_i w_j |m_i - m_j| + 1/3 Σ_i w_i² δ_i: the spread of a ray's weights.
 
     Middles m and lengths δ are in world units. Takes time linear in the samples: with D_i = Σ_{j<i} w_j (m_i - m_j), which grows by
     (m_{i+1} - m_i) Σ_{j<=i} w_j from one sample to the next, the double sum is 2 Σ_i w_i D_i. Its gradient adds the same sum taken from the
-    far end. Differentiates the weights.
+    far end. Differentiable in the weights.
 
     Raises:
         ValueError: there is not one weight per sample, or its type or device is wrong.

@@ -1,8 +1,8 @@
-"""Where along each ray a field is sampled: marching through an occupancy grid.
+"""Marching of rays through an occupancy grid, which places the samples.
 
-The lattice of a ray is t_0 = near + offset · step, t_{k+1} = t_k + max(step, cone_angle t_k), whatever is occupied; where the cone angle
-is zero, t_k = t_0 + k step. Interval k is [t_k, min(t_{k+1}, far)] for t_k < far, and is emitted if the cell at its middle is occupied.
-Skipping empty cells and bricks only jumps over intervals whose middles surely lie within them, so the result equals that of testing every
+The lattice of a ray is t_0 = near + offset · step, t_{k+1} = t_k + max(step, cone_angle t_k), independent of occupancy; for cone angle
+zero, t_k = t_0 + k step. Interval k is [t_k, min(t_{k+1}, far)] for t_k < far, and is emitted if the cell at its middle is occupied.
+Skipping empty cells and bricks passes only over intervals whose middles lie within them, so the result is the same as testing every
 interval.
 
 The cell is taken from the finest level whose cube contains the point and whose cells are no smaller than the interval is long.
@@ -188,25 +188,25 @@ def march(
 ) -> Samples:
     """Cut each ray into intervals and keep those whose middle lies in an occupied cell.
 
-    An interval has the length max(step, cone_angle · t). Rays that are not finite, miss the grid or see only empty cells get no sample.
-    Nothing here is differentiated.
+    An interval has the length max(step, cone_angle · t). Rays that are not finite, miss the grid or cross only empty cells get no samples.
+    Not differentiable.
 
     Args:
         rays: half lines with unit directions.
         grid: which cells are occupied; rays are cut to its outermost cube.
         step: shortest interval, in world units, positive.
-        near: where to begin, moved to the entry into the outermost cube.
-        far: where to end, moved to the exit; the last interval is cut there.
+        near: start, clamped to the entry into the outermost cube.
+        far: end, clamped to the exit; the last interval is cut there.
         cone_angle: growth of the intervals with distance, dimensionless; 0 keeps them equal.
-        offsets: in [0, 1), the share of the first interval by which a ray's lattice is moved, one random number per ray while fitting; None
-            moves nothing.
-        capacity: length of the arrays returned. Rays from the first that does not fit on get no samples, as ``count`` says. None fits
-            them all, which needs the count on the host and is refused on a GPU.
-        max_samples_per_ray: keeps that many samples of a ray, the nearest; None keeps all.
+        offsets: in [0, 1), the share of the first interval by which a ray's lattice is shifted, one random number per ray while fitting;
+        None shifts nothing.
+        capacity: length of the arrays returned. The first ray that does not fit and all later ones get no samples (``count`` is zero). None
+        fits all, which needs the count on the host and raises an error on a GPU.
+        max_samples_per_ray: number of nearest samples kept on each ray; None keeps all.
 
     Raises:
-        ValueError: step is not positive, cone_angle or capacity is negative, max_samples_per_ray is not positive, a tensor does not fit the
-            rays, or capacity is missing on a GPU.
+        ValueError: step is not positive, cone_angle or capacity is negative, max_samples_per_ray is not positive, a tensor does not match
+        the rays, or capacity is missing on a GPU.
 
     Source: Müller et al., Instant neural graphics primitives, 2022, appendix E.
     """

@@ -1,11 +1,11 @@
-"""Which parts of a scene are occupied: nested cubes of cells, with a value and a bit each.
+"""Occupancy of a scene: nested cubes of cells, with a value and a bit each.
 
 Level l covers [-2^l, 2^l]³ with ``resolution``³ cells. Cell (x, y, z) of level l has index ((l r + z) r + y) r + x with r the resolution,
 so that ``values.view(levels, r, r, r)`` is indexed [level, z, y, x].
 
 The bits lie in bricks: the 4³ cells of a brick are two neighboring words. Brick (X, Y, Z) of level l has index ((l b + Z) b + Y) b + X
-with b = r / 4; its cell (x, y, z), 0 to 3 each, is bit 16 (z mod 2) + 4 y + x of its word z div 2. How far each brick lies from the next
-occupied one is kept, too, so that a ray far from everything makes few and long leaps.
+with b = r / 4; its cell (x, y, z), 0 to 3 each, is bit 16 (z mod 2) + 4 y + x of its word z div 2. The distance of each brick from the
+nearest occupied one is stored too, so rays in empty space take few, long leaps.
 """
 
 from __future__ import annotations
@@ -250,20 +250,20 @@ def _mark_seen_kernel(
 
 
 class OccupancyGrid(nn.Module):
-    """Nested cubes of cells that say where rays need samples.
+    """Nested cubes of cells that mark where rays need samples.
 
-    A new grid is full: every cell is occupied until an update has evaluated the field. All state is in buffers, so that ``state_dict``
-    restores it. Gradients do not pass through it.
+    A new grid is full: every cell is occupied until an update has evaluated the field. All state is in buffers, so ``state_dict`` restores
+    it. Not differentiable.
     """
 
     values: Float[Tensor, " cells"]
-    """Decayed maximum of what ``update`` found in a cell; -1 in a cell no camera sees."""
+    """Decayed maximum of what ``update`` found in a cell; -1 in a cell that no camera sees."""
     bits: Tensor
     """int32 words, one bit per cell, in bricks (see the module)."""
     clearance: Tensor
     """int32, one per brick: Chebyshev distance in bricks to the next occupied brick of its level, or to the next finer level."""
     seen: Tensor
-    """bool, one per cell: False where no camera looks, or where a silhouette shows background; such a cell is never occupied."""
+    """bool, one per cell: False outside every view, or outside a silhouette; such a cell is never occupied."""
 
     def __init__(self, resolution: int, levels: int = 1) -> None:
         """Make a full grid.
@@ -273,7 +273,8 @@ class OccupancyGrid(nn.Module):
             levels: number of nested cubes; the outermost is [-2^(levels-1), 2^(levels-1)]³.
 
         Raises:
-            ValueError: the resolution is not a positive multiple of 16, or there is no level, or more cells than 32-bit indices reach.
+            ValueError: the resolution is not a positive multiple of 16, or there is no level, or the number of cells exceeds 32-bit
+            indices.
         """
         super().__init__()
         if resolution <= 0 or resolution % 16:
@@ -314,11 +315,11 @@ class OccupancyGrid(nn.Module):
         masks: Sequence[UInt8[Tensor, "_ _"]] | None = None,
         margin: float = 2.0,
     ) -> None:
-        """Close for good the cells that no view sees, and with masks those outside the visual hull.
+        """Close permanently the cells that no view sees, and with masks those outside the visual hull.
 
         A view sees a cell if the box around its projected corners, widened by ``margin`` pixels, meets the image and some of the cell lies
         in front of the camera; a cell closer to the camera than its own size counts as seen. With masks a cell is outside the hull if in
-        some view that box lies within the image and holds background only.
+        some view that box lies within the image and contains only background.
 
         Args:
             cameras: the cameras of all views.
@@ -381,7 +382,7 @@ class OccupancyGrid(nn.Module):
         cells: int | None,
         generator: torch.Generator,
     ) -> None:
-        """Evaluate the field in some cells and decide again which cells are occupied.
+        """Evaluate the field in some cells and update which cells are occupied.
 
         value ← max(decay · value, evaluate(x)) at one random point x in each visited cell. A cell is then occupied if its value exceeds
         min(mean over seen cells, threshold), so as long as some value is positive, at least one cell is. NaN counts as zero.
@@ -391,7 +392,7 @@ class OccupancyGrid(nn.Module):
             threshold: value above which a cell is always occupied.
             decay: factor on the old value per visit.
             cells: None visits every seen cell. A number visits that many seen cells, one in each of as many equal strata of their list, and
-                as many occupied ones likewise (all of them where there are no more).
+            as many occupied cells likewise (all of them if there are fewer).
             generator: randomness, on the device of the grid.
 
         Raises:
@@ -421,8 +422,8 @@ class OccupancyGrid(nn.Module):
         """Fill the grid directly, for fields that know their occupancy.
 
         Args:
-            values: one per cell, in the order the module describes.
-            threshold: value above which a seen cell is occupied. There is no rule of the mean: no cell may be left.
+            values: one per cell, in the order of the module docstring.
+            threshold: value above which a seen cell is occupied. The mean is not considered, so all cells may become empty.
 
         Raises:
             ValueError: there is not one value per cell, or its type or device is wrong.

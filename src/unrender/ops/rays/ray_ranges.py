@@ -1,4 +1,4 @@
-"""Parts of packed rays, packed again: chosen samples, or those from one rank to another.
+"""Repacking of chosen samples, or of a range of ranks on each ray.
 
 The rank of a sample is its number on its own ray, 0 for the nearest.
 """
@@ -67,8 +67,8 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | N
     Args:
         samples: the intervals.
         keep: one bool per sample.
-        capacity: length of the arrays returned on a GPU, that of ``samples`` if left out; rays from the first that does not fit on lose
-            their samples. On a CPU the arrays are as long as needed.
+        capacity: length of the arrays returned on a GPU, by default that of ``samples``; the first ray that does not fit and all later ones
+        lose their samples. On a CPU the arrays are as long as needed.
 
     Raises:
         ValueError: there is not one bool per sample, or it is on another device, or the capacity is negative.
@@ -97,14 +97,14 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | N
 
 @torch.no_grad()
 def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " rays"], *, capacity: int | None = None) -> Samples:
-    """Pack the samples of rank begin ≤ k < end of each ray, in the same order. Nothing is differentiated.
+    """Pack the samples of rank begin ≤ k < end of each ray, in the same order. Not differentiable.
 
     Args:
         samples: the intervals.
         begin: at least zero.
         end: at most the ray's number of samples; a ray with end ≤ begin keeps none.
-        capacity: length of the arrays returned; rays from the first that does not fit on keep no samples. None fits them all, which needs
-            the count on the host and is refused on a GPU.
+        capacity: length of the arrays returned; the first ray that does not fit and all later ones keep no samples. None fits all, which
+        needs the count on the host and raises an error on a GPU.
 
     Raises:
         ValueError: there is not one integer per ray, or it is on another device, or the capacity is negative or missing on a GPU.

@@ -1,7 +1,7 @@
 """Packed samples: the intervals of a batch of rays in one flat list, ray by ray and near to far within a ray.
 
 A ray owns the slice ``first[ray] : first[ray] + count[ray]``. The arrays may be longer than the samples in use (a fixed capacity keeps a
-GPU step free of host synchronization). A sample in the unused tail has ray index -1 and no length, and weighs nothing everywhere.
+GPU step free of host synchronization). A sample in the unused tail has ray index -1, length zero and weight zero.
 
 :meth:`Samples.positions` and :meth:`Samples.gather` are linear. The backward pass of each is its transpose, and that of the transpose is
 the operation again, so both have derivatives of every order.
@@ -134,18 +134,18 @@ class Samples:
     def positions(self, rays: Rays) -> Float[Tensor, "samples 3"]:
         """Return the middle of each interval in the world, x = origin + t direction; zero in the unused tail.
 
-        Differentiates the origins and directions of the rays, not the distances.
+        Differentiable in the origins and directions of the rays, not in the distances.
 
         Raises:
-            ValueError: the rays are not those of the samples, by number, shape, type or device.
+            ValueError: the rays do not match the samples in number, shape, type or device.
         """
         origins, directions = ray_tensors(rays, "positions", self.count.shape[0], self.starts.device)
         return _Positions.apply(origins, directions, self)
 
     def gather(self, per_ray: Float[Tensor, "rays channels"]) -> Float[Tensor, "samples channels"]:
-        """Repeat a value of each ray, for example its direction, for all its samples; zero in the unused tail.
+        """Repeat a value of each ray, such as its direction, for all its samples; zero in the unused tail.
 
-        Differentiates the values: the gradient of a ray is the sum over its samples, in their order.
+        Differentiable in the values: the gradient of a ray is the sum over its samples, in order.
 
         Raises:
             ValueError: there is not one row for each ray, or its type or device is wrong.
@@ -155,12 +155,12 @@ class Samples:
 
 
 def allocate_samples(counts: Int[Tensor, " rays"], capacity: int | None) -> Samples:
-    """Return packed samples to be filled in, with room for as many on each ray as it has a count.
+    """Allocate packed samples with the given count on each ray.
 
     Args:
         counts: int32, wanted on each ray.
-        capacity: length of the arrays; rays from the first that does not fit on get a count of zero. None fits them all, which needs the
-            sum on the host.
+        capacity: length of the arrays; the first ray that does not fit and all later ones get count zero. None fits all, which needs the
+        sum on the host.
     """
     if capacity is not None:
         counts = counts.masked_fill(counts.cumsum(0) > capacity, 0)

@@ -274,7 +274,7 @@ def sdf_alpha(
         α = clip((σ(s f₋) - σ(s f₊) + 1e-5) / (σ(s f₋) + 1e-5), 0, 1),   f∓ = f ± h/2,
         h = δ [relu(1/2 - c/2) (1 - r) + relu(-c) r]
 
-    The signed distance is taken as linear within the interval, and h >= 0 is how far it falls. Differentiates f, c and s; the gradient of s
+    The signed distance is assumed linear within the interval, and h >= 0 is its decrease. Differentiable in f, c and s; the gradient of s
     is one sum in fixed order. Accurate up to s = 1e6: no difference of nearly equal numbers is formed.
 
     Args:
@@ -282,10 +282,10 @@ def sdf_alpha(
         cosine: c = direction · normal, in [-1, 1], negative where the ray enters.
         lengths: δ; where it is zero (unused samples) the opacity is zero.
         sharpness: s > 0, one over the width of the surface.
-        anneal: r in [0, 1]. With 0, a surface seen from behind or edge-on is opaque, too, which helps at the start of a fit; 1 is unbiased.
+        anneal: r in [0, 1]. With 0, surfaces seen from behind or edge-on are opaque too, which helps at the start of a fit; 1 is unbiased.
 
     Raises:
-        ValueError: the tensors differ in size or device, or their types are no floats.
+        ValueError: the tensors differ in size or device, or are not floating-point.
 
     Source: Wang et al., NeuS, 2021, equations 10-13.
 
@@ -311,7 +311,7 @@ def weights_from_sdf(
 ) -> Float[Tensor, " samples"]:
     """Compute ``weights_from_alpha(sdf_alpha(...))`` in one pass over each ray.
 
-    Spends nothing on samples behind ``early_stop``. Differentiates ``sdf``, ``cosine`` and ``sharpness``; arguments as there.
+    Samples behind ``early_stop`` are skipped. Differentiable in ``sdf``, ``cosine`` and ``sharpness``.
 
     Raises:
         ValueError: there is not one value per sample, or its type or device is wrong.

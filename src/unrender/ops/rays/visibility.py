@@ -1,7 +1,7 @@
-"""Which samples light reaches from the eye: transmittance along rays, and pruning of what is hidden.
+"""Visibility of samples: transmittance along rays, and pruning of hidden samples.
 
 With opacities α_k, the transmittance is T_{k+1} = T_k (1 - α_k). A ray ends at the first sample with T_k ≤ threshold; the samples before it
-are visible. Nothing here is differentiated.
+are visible. Not differentiable.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ def _attenuate_kernel(
 def visible(
     samples: Samples, alpha: Float[Tensor, " samples"], *, threshold: float = 1e-4, alpha_threshold: float = 0.0
 ) -> Bool[Tensor, " samples"]:
-    """Mark the samples that matter to their pixel: T_k > threshold and α_k > alpha_threshold.
+    """Mark the visible samples: T_k > threshold and α_k > alpha_threshold.
 
-    Meant for a pass without gradients; the samples that :func:`prune` keeps are then evaluated again with them.
+    Used in a pass without gradients; the samples that :func:`prune` keeps are then evaluated again with gradients.
 
     Args:
         samples: the intervals.
         alpha: opacity in [0, 1] of each.
         threshold: transmittance at which a ray ends.
-        alpha_threshold: opacity up to which a sample is dropped; it still dims what is behind it.
+        alpha_threshold: opacity up to which a sample is dropped; it still attenuates later samples.
 
     Raises:
         ValueError: there is not one opacity per sample, or its type or device is wrong.
@@ -91,7 +91,7 @@ def visible(
 def attenuate(
     samples: Samples, alpha: Float[Tensor, " samples"], light: Float[Tensor, " rays"], *, threshold: float
 ) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
-    """Return what is left of each ray's light where the ray ends, and the number of its visible samples.
+    """Return the transmittance at the end of each ray, and its number of visible samples.
 
     Args:
         samples: the intervals.
@@ -118,10 +118,10 @@ def attenuate(
 
 @torch.no_grad()
 def attenuate_lazily(samples: Samples, opacity: Opacity, *, threshold: float) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
-    """Do as :func:`attenuate` with light of one, computing opacities only as far as needed.
+    """Apply :func:`attenuate` with light one, computing opacities only as far as needed.
 
-    On a CPU the field is evaluated for a portion of each ray at a time, and only on rays that have not ended by then. On a GPU, where
-    counting these would wait for the device, it is evaluated for all samples at once.
+    On a CPU the field is evaluated in portions of each ray, and only on rays that have not ended. On a GPU, where counting these would
+    synchronize, it is evaluated for all samples at once.
 
     Args:
         samples: the intervals.
@@ -129,9 +129,9 @@ def attenuate_lazily(samples: Samples, opacity: Opacity, *, threshold: float) ->
         threshold: transmittance at which a ray ends.
 
     Raises:
-        ValueError: the tensors of the samples do not fit together, or ``opacity`` does not return one value per sample.
+        ValueError: the tensors of the samples do not match, or ``opacity`` does not return one value per sample.
     """
-    _ = samples.arrays  # refuses samples that do not fit together before anything is computed from their counts
+    _ = samples.arrays  # checks the samples before anything is computed from their counts
     light = torch.ones(samples.count.shape[0], device=samples.starts.device)
     if not on_cpu(samples.starts.device):
         return attenuate(samples, opacity(samples), light, threshold=threshold)

@@ -10,7 +10,7 @@ and nothing cancels: behind an opaque surface A is as small as the weights there
 distance the factor 1 - α of ∂α cancels it, and for plain opacities A_k = T_k (1 - α_k) B_k, where
 B_k = α_{k+1} g_{k+1} + (1 - α_{k+1}) B_{k+1}.
 
-``early_stop``: the first sample with T_k < early_stop and all behind it weigh nothing and receive no gradient. The weights of a ray lose at
+``early_stop``: the first sample with T_k < early_stop and all behind it get weight zero and no gradient. The weights of a ray lose at
 most ``early_stop`` in total.
 
 The weights can be differentiated once; a second derivative raises an error.
@@ -197,13 +197,13 @@ def weights_from_density(density: Float[Tensor, " samples"], samples: Samples, *
 
 
 def weights_from_alpha(alpha: Float[Tensor, " samples"], samples: Samples, *, early_stop: float = 0.0) -> Float[Tensor, " samples"]:
-    """Compute the weights w_k = α_k Π_{j<k} (1 - α_j) of a row of translucent sheets.
+    """Compute the weights w_k = α_k Π_{j<k} (1 - α_j) of given opacities.
 
-    The derivative is exact at α = 1, too, where a sheet hides everything behind it.
+    The derivative is also exact at α = 1, where a sample hides all later ones.
 
     Args:
         alpha: opacity in [0, 1], one per sample.
-        samples: which samples follow each other on a ray.
+        samples: the order of samples on each ray.
         early_stop: transmittance below which the rest of a ray is dropped; 0 drops nothing.
 
     Raises:
