@@ -95,3 +95,11 @@ def test_an_asset_moves_with_its_mesh_and_may_be_empty() -> None:
     moved = Asset(square(), material()).transformed(similarity)
     assert moved.mesh.area == pytest.approx(4.0) and moved.material is not None
     assert Asset.empty().is_empty
+
+
+def test_vertex_colors_do_not_tint_a_base_color_texture(tmp_path: Path) -> None:
+    colored = square().with_colors(torch.full((4, 3), 0.5))
+    Asset(colored, material()).export(tmp_path / "textured.glb")
+    Asset(colored, PbrMaterial(roughness=0.5)).export(tmp_path / "colored.glb")
+    names = [set(document_of(tmp_path / file)[0]["meshes"][0]["primitives"][0]["attributes"]) for file in ("textured.glb", "colored.glb")]
+    assert "COLOR_0" not in names[0] and "COLOR_0" in names[1]

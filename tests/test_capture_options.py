@@ -6,8 +6,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from tiny_captures import write_transforms
+from tiny_captures import SIZE, write_transforms
 from unrender.captures import load_capture
 from unrender.captures.load import read_capture
 from unrender.captures.options import CaptureOptions
@@ -31,3 +32,12 @@ def test_a_capture_is_the_same_however_its_options_are_given(tmp_path: Path) -> 
     here = load_capture(folder, downscale=2, up="y")
     assert read_capture(folder, CaptureOptions(downscale=2, up="y")).fingerprint == here.fingerprint
     assert load_capture(folder, downscale=2, up="z").fingerprint != here.fingerprint
+
+
+def test_a_capture_is_the_same_however_its_folders_are_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_transforms(tmp_path / "ball")
+    (folder / "normals").mkdir()
+    Image.new("RGB", SIZE, (128, 128, 255)).save(folder / "normals" / "000.png")
+    monkeypatch.chdir(tmp_path)
+    spellings = [(Path("ball"), Path("ball/normals")), (folder, Path("ball/normals")), (folder, folder / "normals")]
+    assert len({load_capture(path, normals=normals).fingerprint for path, normals in spellings}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from tiny_recipe import TinyScene
+from unrender.devices import thread_count
 from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Progress
+from unrender.recipes.state import flatten_state
 from unrender.runs.checkpoints import same_tensors
 
 TARGET = torch.tensor([0.6, 0.07, 0.03])
@@ -152,3 +155,104 @@ def test_a_loop_without_an_optimizer_records_and_resumes() -> None:
     resumed, resumed_last = loop({**snapshot, "clock": torch.cat([snapshot["clock"], torch.zeros(1, dtype=torch.float64)])})
     assert whole.history[-1].losses["color"] < whole.history[0].losses["color"] and resumed.steps == 6
     assert same_tensors(last, resumed_last)
+
+
+def test_a_function_of_losses_steps_as_the_losses_do() -> None:
+    def once(wrapped: bool) -> tuple[Tensor, int]:
+        scene = TinyScene()
+        fitting = Fitting(scene, ours(scene), Clock(3))
+        for _ in fitting:
+
+            def losses() -> dict[str, Tensor]:
+                return {"color": ((scene.color - TARGET) ** 2).sum()}
+
+            fitting.take_step(losses if wrapped else losses())
+        return scene.color.detach(), fitting.result(torch.eye(4)).skipped_steps
+
+    (wrapped, skipped), (plain, _) = once(True), once(False)
+    assert torch.equal(wrapped, plain) and skipped == 0
+    assert not torch.equal(plain, TinyScene().color.detach())
+
+
+@pytest.mark.parametrize("make", OPTIMIZERS)
+def test_an_optimizer_goes_on_with_exchanged_parameters(make: MakeOptimizer) -> None:
+    scene = TinyScene()
+    fitting = Fitting(scene, make(scene), Clock(60))
+    old, left_at = scene.color, torch.zeros(3)
+    for step in fitting:
+        if step == 2:
+            left_at = old.detach().clone()
+            scene.color = torch.nn.Parameter(left_at.clone())
+            fitting.exchange([old], [scene.color])
+
+        def losses() -> dict[str, Tensor]:
+            return {"color": ((scene.color - TARGET) ** 2).mean()}
+
+        fitting.take_step(losses if isinstance(fitting.optimizer, torch.optim.LBFGS) else losses())
+    assert torch.equal(old.detach(), left_at)
+    torch.testing.assert_close(scene.color.detach(), TARGET, atol=0.03, rtol=0)
+
+
+def test_a_reported_error_keeps_no_graph_alive() -> None:
+    scene = TinyScene()
+    fitting = Fitting(scene, adam(scene), Clock(2), report_every=0.0)
+    for _ in fitting:
+        error = ((scene.color - TARGET) ** 2).mean()
+        fitting.take_step({"color": error}, error=error)
+    counts = fitting.snapshot()["counts"]
+    assert not counts.requires_grad and float(counts[2]) < float(((TinyScene().color.detach() - TARGET) ** 2).mean())
+
+
+def test_a_clock_is_after_a_block_as_it_was_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("unrender.recipes.clock.time.perf_counter", lambda: now[0])
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    clock = Clock(10)
+    with clock.paused():  # a clock that stands goes on standing
+        wait(1)
+    wait(2)
+    assert clock.seconds == 0
+    with pytest.raises(KeyError), clock.running():
+        wait(4)
+        with clock.running():
+            wait(8)
+        wait(16)
+        with pytest.raises(KeyError), clock.paused():
+            wait(32)
+            raise KeyError
+        wait(64)
+        raise KeyError
+    wait(128)
+    assert clock.seconds == 4 + 8 + 16 + 64
+
+
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_a_loop_that_is_left_stops_the_clock(error: type[Exception] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("unrender.recipes.clock.time.perf_counter", lambda: now[0])
+    clock = Clock(10)
+
+    def loop() -> None:
+        for step in Fitting(TinyScene(), None, clock):
+            now[0] += 1.0
+            if step == 3:
+                if error is not None:
+                    raise error
+                break
+
+    if error is None:
+        loop()
+    else:
+        with contextlib.suppress(error):
+            loop()
+    now[0] += 100.0
+    assert clock.seconds == 3.0  # the first step is off the clock
+    assert torch.get_num_threads() == thread_count()
+
+
+def test_paths_of_a_state_must_differ() -> None:
+    with pytest.raises(ValueError, match="two tensors of a state are at part.a.b"):
+        flatten_state({"a.b": torch.ones(1), "a": {"b": torch.zeros(1)}}, "part")

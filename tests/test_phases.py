@@ -120,3 +120,15 @@ def test_a_phase_without_a_share_is_left_out() -> None:
 def test_shares_that_do_not_sum_to_one_are_refused() -> None:
     with pytest.raises(ValueError, match=r"shares of the phases are \[0.5, 0.4\]"):
         fit_in_phases((Phase("a", 0.5, never), Phase("b", 0.4, never)), Clock(3))
+
+
+def test_shares_that_sum_to_slightly_less_than_one_use_the_whole_budget() -> None:
+    clock, fractions = Clock(10_000_000), []
+
+    def fit(start: PhaseStart) -> FitResult:
+        clock.step = 9_999_998
+        fractions.append(clock.fraction)
+        return ended("finished", skipped=0, reports=0, clock=clock)
+
+    fit_in_phases((Phase("first", 0.5, fit), Phase("second", 0.4999995, fit), Phase("none", 0.0, never)), clock)
+    assert fractions[0] == 1.0 and fractions[1] == pytest.approx(1 - 4e-7, abs=1e-9)

@@ -10,7 +10,7 @@ from mixed_captures import SIZES, mixed_cameras, mixed_capture, seen
 from tiny_captures import write_transforms
 from unrender.cameras import Cameras, Rays
 from unrender.captures import load_capture
-from unrender.captures.capture import Capture
+from unrender.captures.capture import Capture, Split
 from unrender.captures.images import Images
 from unrender.recipes import nerf, neus, pixels
 from unrender.recipes.pixels import PixelBatch, PixelSampler
@@ -72,6 +72,11 @@ def test_ignored_pixels_are_never_drawn() -> None:
     assert {tuple(place) for place in coarse.pixels.tolist()} == {(1.5, 1.5), (2.5, 1.5), (3.5, 1.5)}
     with pytest.raises(ValueError, match="ignores all pixels"):
         PixelSampler(replace(capture, ignored=ignored), CPU, downscale=9)
+
+
+def test_a_capture_without_training_views_is_refused() -> None:
+    with pytest.raises(ValueError, match="no views to fit.*all held out"):
+        PixelSampler(replace(mixed_capture(), split=Split((), (0, 1, 2, 3, 4, 5), "all held out")), CPU)
 
 
 def test_downscaled_pixels_are_blocks_of_each_view() -> None:

@@ -141,7 +141,8 @@ def thread_count() -> int:
     """
     import torch
 
-    return torch.get_num_threads() if _threads.kernel_threads is None else _threads.kernel_threads
+    inside = _threads.kernel_threads  # read once: another thread may end its block meanwhile
+    return torch.get_num_threads() if inside is None else inside
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def load_capture(
         CaptureError: a file cannot be read, or files do not match.
         ValueError: neither memory nor disk has space for the images.
     """
-    folder, normals = Path(path), None if normals is None else Path(normals)
+    folder, normals = Path(path), None if normals is None else Path(normals).absolute()
     # Where the images are kept (memory) does not change the capture.
     settings = (downscale, center, radius, up, test_every, str(normals), normals_frame, use_masks, principal_shift)
     (file, read), others = _located(folder)
@@ -255,6 +255,7 @@ def _points(folder: Path, source: Source) -> Float[Tensor, "points 3"] | None:
 
 def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: tuple[object, ...]) -> str:
     """Hash the read settings and each file's relative name, size, first and last 64 KiB, with SHA-256."""
+    root = folder.absolute()
     files = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
     if normals is not None:
         files += sorted(file for file in normals.rglob("*") if file.is_file())
@@ -266,7 +267,8 @@ def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: t
             if size > 2 * _ENDS:
                 stream.seek(size - _ENDS)
             content += stream.read(_ENDS)
-        name = file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
+        whole_path = file.absolute()
+        name = whole_path.relative_to(root).as_posix() if whole_path.is_relative_to(root) else file.name
         return hashlib.sha256(f"{name}\n{size}\n".encode() + content).digest()
 
     whole = hashlib.sha256(repr(settings).encode())

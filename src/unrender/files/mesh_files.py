@@ -6,9 +6,10 @@ What each file holds:
 - ``.obj``: text; vertex colors follow the position, ``v x y z r g b``, sRGB from 0 to 1. Texture coordinates have rows of their own
   (``vt``), so vertices stay whole along the seams of a texture; there v grows upwards.
 - ``.glb``: glTF 2.0. Its up axis is +Y, so a root node turns a +Z-up mesh upright and the stored positions stay as they are. Vertex colors
-  are linear light there (``COLOR_0``), so they are converted. The material is double-sided; without textures it is non-metallic and fully
-  rough; textures are embedded as PNG, the base color as sRGB. A vertex has one
-  texture coordinate (``TEXCOORD_0``), so vertices along the seams of a texture are written once for each they have.
+  are linear light there (``COLOR_0``), so they are converted; they are left out where a texture has the base color, because readers
+  multiply the two. The material is double-sided; without textures it is non-metallic and fully rough; textures are embedded as PNG, the
+  base color as sRGB. A vertex has one texture coordinate (``TEXCOORD_0``), so vertices along the seams of a texture are written once for
+  each they have.
 
 This module knows arrays, not :class:`unrender.geometry.mesh.Mesh`.
 """
@@ -278,6 +279,8 @@ def _obj_lines(kind: str, form: str, rows: np.ndarray) -> str:
 def _glb_bytes(arrays: MeshArrays, z_up: bool, material: MaterialArrays) -> bytes:
     """Write one node, one mesh, one material and one buffer, every view padded to four bytes."""
     arrays = _split_at_seams(arrays)
+    if material.base_color is not None:  # readers multiply a texture by the vertex colors
+        arrays = arrays._replace(colors=None)
     columns = _glb_columns(arrays)
     indices = arrays.faces.astype("<u4").reshape(-1)
     surface, pictures = _gltf_material(material)

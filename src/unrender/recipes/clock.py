@@ -58,8 +58,9 @@ class Clock:
         self.step, self._seconds = step, seconds
 
     def start(self) -> None:
-        """Start counting seconds."""
-        self._started = time.perf_counter()
+        """Start counting seconds; a running clock goes on."""
+        if self._started is None:
+            self._started = time.perf_counter()
 
     def stop(self) -> None:
         """Stop counting seconds."""
@@ -68,18 +69,22 @@ class Clock:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Count the seconds inside the block, for work between two phases."""
+        """Count the seconds inside the block, for work between two phases; after it the clock is as it was."""
+        was_running = self._started is not None
         self.start()
         try:
             yield
         finally:
-            self.stop()
+            if not was_running:
+                self.stop()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Exclude the seconds inside the block."""
+        """Exclude the seconds inside the block; after it the clock is as it was."""
+        was_running = self._started is not None
         self.stop()
         try:
             yield
         finally:
-            self.start()
+            if was_running:
+                self.start()

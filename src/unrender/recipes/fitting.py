@@ -129,7 +129,7 @@ class Fitting:
         self._base_rates = [] if optimizer is None else [group["lr"] for group in optimizer.param_groups]
         # Our Adam skips a step on the device, without a synchronization; other optimizers are only called for finite steps.
         self._skipping = optimizer if isinstance(optimizer, Adam) else None
-        device = next((parameter.device for parameter in scene.parameters()), torch.device("cpu"))
+        device = next((tensor.device for tensor in (*scene.parameters(), *scene.buffers())), torch.device("cpu"))
         self._skipped = torch.zeros((), device=device)
         self._in_a_row = torch.zeros((), device=device)
         self._error = torch.ones((), device=device)
@@ -159,13 +159,12 @@ class Fitting:
                 if self._outcome != "finished":
                     break
             if not (started or self._restored):  # an earlier phase has used up the budget: the state of this one is reported all the same
-                self.clock.start()
-                started = True
                 self._report()
         except KeyboardInterrupt:
             self._outcome = "interrupted"
-        if started:
-            self.clock.stop()
+        finally:  # also where the loop is left by break or by an error
+            if started:
+                self.clock.stop()
         if self._outcome == "finished" and self.clock.overall >= 1 and self.clock.step < self.clock.steps:
             self._outcome = "time budget reached"
 
@@ -180,7 +179,8 @@ class Fitting:
         assert self.optimizer is not None
         new_of = {id(before): after for before, after in zip(old, new, strict=True)}
         for group in self.optimizer.param_groups:
-            group["params"] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
+            # In place, because some optimizers (L-BFGS) keep this list.
+            group["params"][:] = [new_of.get(id(parameter), parameter) for parameter in group["params"]]
         for parameter in old:
             self.optimizer.state.pop(parameter, None)
 
@@ -198,10 +198,10 @@ class Fitting:
             error: mean squared error of the colors, for the reported PSNR.
             counts: what the recipe counts in a step; tensors are read only when progress is reported.
         """
-        if callable(losses):
+        if callable(losses) and self._skipping is None:
             self._step_by_closure(losses)
-        else:
-            self._step_once(losses)
+        else:  # our Adam looks once, and calls no function by itself
+            self._step_once(losses() if callable(losses) else losses)
         self.record(error=error, counts=counts)
 
     def record(
@@ -221,9 +221,9 @@ class Fitting:
         if losses is not None:
             self._losses = {name: value.detach() for name, value in losses.items()}
         if error is not None:
-            finite = torch.isfinite(error)
+            seen = error.detach()  # a running mean must not hold on to the graph of every step
             share = 0.1 if self._has_error else 1.0
-            self._error = torch.where(finite, self._error.lerp(error, share), self._error)
+            self._error = torch.where(torch.isfinite(seen), self._error.lerp(seen, share), self._error)
             self._has_error = True
         self._counts = dict(counts or {})
 

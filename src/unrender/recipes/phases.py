@@ -75,7 +75,8 @@ def fit_in_phases(
         phase = phases[number]
         if phase.share == 0:
             continue
-        end = min(1.0, begin + phase.share)
+        is_last = not any(later.share for later in phases[number + 1 :])
+        end = 1.0 if is_last else min(1.0, begin + phase.share)  # the shares may sum to slightly less than one
         clock.enter(begin, end)
         watching = None if observer is None else _named(observer, phase.name, number, skipped)
         previous = phase.fit(PhaseStart(clock, resume if number == first else None, watching, previous))

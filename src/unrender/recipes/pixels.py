@@ -54,8 +54,10 @@ class PixelSampler:
         """Prepare to draw from a capture.
 
         Raises:
-            ValueError: the capture ignores all pixels of its training views.
+            ValueError: the capture has no training views, or ignores all pixels of them.
         """
+        if not capture.split.train:
+            raise ValueError(f"{capture.name} has no views to fit ({capture.split.rule}); hold out fewer views")
         photos = capture.photos.select(capture.split.train)
         ignored = None if capture.ignored is None else capture.ignored.select(capture.split.train)
         normals = None if capture.normals is None or downscale > 1 else capture.normals.select(capture.split.train)

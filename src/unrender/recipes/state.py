@@ -35,6 +35,9 @@ class Stateful(Protocol):
 def flatten_state(state: Any, prefix: str) -> dict[str, Tensor]:
     """Copy a nested state into named tensors on the CPU; :func:`unflatten_state` is the inverse.
 
+    Raises:
+        ValueError: two tensors have the same path, as ``{"a.b": x, "a": {"b": y}}`` has.
+
     >>> sorted(flatten_state({"lr": 0.1, 0: [torch.ones(2), None]}, "optimizer"))
     ['optimizer', 'optimizer.0.0']
     """
@@ -42,6 +45,8 @@ def flatten_state(state: Any, prefix: str) -> dict[str, Tensor]:
 
     def write(value: Any, path: str) -> Any:
         if isinstance(value, Tensor):
+            if path in tensors:
+                raise ValueError(f"two tensors of a state are at {path}; rename one of their keys")
             tensors[path] = value.detach().cpu().clone()
             return {_TENSOR: path}
         if isinstance(value, Mapping):

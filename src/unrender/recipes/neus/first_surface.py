@@ -61,7 +61,7 @@ def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> Tensor 
     shapes = [(height, width) for width, height in cameras.sizes.tolist()]
     distances = [scene.median_distance(cameras.image_rays(view)).reshape(shape).cpu() for view, shape in enumerate(shapes)]
     if capture.has_masks:
-        masks = [capture.mask(view).float()[None] for view in capture.split.train]
+        masks = (capture.mask(view).float()[None] for view in capture.split.train)  # one at a time: all may exceed the memory
         silhouettes = [F.adaptive_avg_pool2d(mask, shape)[0].cpu() > 127 for mask, shape in zip(masks, shapes, strict=True)]
         recognized = sum(int((inside & seen.isfinite()).sum()) for inside, seen in zip(silhouettes, distances, strict=True))
         if recognized < _RECOGNIZED * sum(int(inside.sum()) for inside in silhouettes):
