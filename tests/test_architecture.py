@@ -247,3 +247,66 @@ def test_kernels_live_in_ops() -> None:
     """Elsewhere only ``doctor`` and ``devices`` import Warp, to say what they find."""
     outside = {module.name for module in MODULES.values() if module.top != "ops" and "warp" in packages_of_others(module)}
     assert outside <= {"doctor", "devices"}
+
+
+LINES = sum(len(module.path.read_text(encoding="utf-8").splitlines()) for module in MODULES.values())
+
+
+def test_no_file_is_longer_than_600_lines() -> None:
+    lengths = {name: len(module.path.read_text(encoding="utf-8").splitlines()) for name, module in MODULES.items()}
+    assert {name: length for name, length in lengths.items() if length > 600} == {}
+
+
+def test_every_argument_is_annotated() -> None:
+    """Kernels are Warp's affair; the context of an autograd function has no public type."""
+    bare = []
+    for module in MODULES.values():
+        for function in ast.walk(module.tree):
+            if isinstance(function, ast.FunctionDef) and not any("no_type_check" in ast.unparse(d) for d in function.decorator_list):
+                arguments = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+                bare += [
+                    f"{module.name}:{function.lineno} {argument.arg}"
+                    for argument in arguments
+                    if argument.annotation is None and argument.arg not in ("self", "cls", "ctx")
+                ]
+    assert bare == []
+
+
+def test_settings_are_not_handed_down() -> None:
+    """References into a bag of settings, per thousand lines: a function takes the values it uses."""
+    bags = re.compile(r"\b(config|cfg|options|opts|args|flags)$")
+    found = [
+        f"{module.name}:{node.lineno}"
+        for module in MODULES.values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute) and bags.search(ast.unparse(node.value))
+    ]
+    assert len(found) <= 3 * LINES / 1000, found
+
+
+def test_dictionaries_with_string_keys_are_rare() -> None:
+    annotations = ("Float", "Int", "Bool", "UInt8", "Shaped", "Literal", "Annotated")
+    found = [
+        f"{module.name}:{node.lineno}"
+        for module in MODULES.values()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.slice, ast.Constant)
+        and isinstance(node.slice.value, str)
+        and ast.unparse(node.value).split(".")[-1] not in annotations
+    ]
+    assert len(found) <= 2.5 * LINES / 1000, found
+
+
+def test_loops_do_not_ask_for_our_own_types() -> None:
+    own = {node.name for module in MODULES.values() for node in ast.walk(module.tree) if isinstance(node, ast.ClassDef)}
+    asked = [
+        f"{module.name}:{call.lineno}"
+        for module in MODULES.values()
+        for loop in ast.walk(module.tree)
+        if isinstance(loop, ast.For | ast.While)
+        for call in ast.walk(loop)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "isinstance"
+        if any(isinstance(name, ast.Name) and name.id in own for name in ast.walk(call.args[1]))
+    ]
+    assert asked == []

@@ -28,7 +28,6 @@ from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.options import CaptureOptions
 from unrender.cli.arguments import sentence_of
 from unrender.cli.main import main
-from unrender.cli.options import FitOptions
 from unrender.devices import DeviceError, select_device
 from unrender.doctor import examine
 from unrender.geometry.mesh import Mesh, read_mesh
@@ -340,8 +339,8 @@ def test_steps_alone_replace_the_time_budget_of_a_preset(run: Run, monkeypatch: 
     monkeypatch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": timed})
     budgets: list[float | None] = []
 
-    def note(recipe: object, preset: object, options: FitOptions[Path, TinyConfig, object, object], *rest: object) -> int:
-        budgets.append(options.config.max_seconds)
+    def note(recipe: object, preset: object, config: TinyConfig, *rest: object, **named: object) -> int:
+        budgets.append(config.max_seconds)
         return 0
 
     monkeypatch.setattr(unrender.cli.commands, "fit_input", note)
@@ -486,8 +485,8 @@ def test_the_field_of_neus_is_chosen_by_name(
     assert there in text and absent not in text and "{grid,hash}" in text and "The signed distance" in text
     seen: list[neus.NeusConfig] = []
 
-    def note(recipe: object, preset: object, options: FitOptions[Path, neus.NeusConfig, object, object], *rest: object) -> int:
-        seen.append(options.config)
+    def note(recipe: object, preset: object, config: neus.NeusConfig, *rest: object, **named: object) -> int:
+        seen.append(config)
         return 0
 
     monkeypatch.setattr(unrender.cli.commands, "fit_input", note)

@@ -7,7 +7,11 @@ import difflib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+
+CameraPath = Literal["test", "orbit", "interpolated"]
+"""The held-out views; a circle about the scene; a smooth path between the photos."""
+MeshFormat = Literal["ply", "obj", "glb"]
 
 
 class UsageError(ValueError):

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import torch
 from jaxtyping import UInt8
@@ -15,13 +15,14 @@ from torch import Tensor
 from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
 from unrender.captures.undistortion import undistorted
-from unrender.cli.fit_options import read_options
-from unrender.cli.options import DemoOptions, EvalOptions, ExportOptions, FitOptions, RenderOptions
+from unrender.cli.arguments import CameraPath, MeshFormat
 from unrender.demo import AnalyticScene, make_demo_capture
+from unrender.devices import select_device
 from unrender.files.video import write_video
 from unrender.geometry.distances import surface_distance
 from unrender.geometry.mesh import Mesh
-from unrender.recipes.fitting import Outcome
+from unrender.recipes import table
+from unrender.recipes.fitting import Frame, Outcome
 from unrender.recipes.inputs import Input
 from unrender.recipes.settings import with_budget
 from unrender.recipes.table import C, I, Recipe
@@ -30,7 +31,7 @@ from unrender.runs.camera_paths import render_path
 from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.figures import write_picture
-from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input, read_photos
+from unrender.runs.inputs import DEMO_CAPTURE, Origin, ReadOptions, prepared, read_input, read_photos
 from unrender.runs.measures import Measure
 from unrender.runs.opening import OpenRun, open_run
 from unrender.runs.outputs import EMPTY_MESH, evaluate_into, score_sentence, write_metrics
@@ -48,31 +49,30 @@ def exit_code(run: RunResult) -> int:
 def fit_input(
     recipe: Recipe[C, I],
     preset: str,
-    options: FitOptions[Path, C, Any, Any],
-    recipes: Mapping[str, Recipe[Any, Any]],
-    device: torch.device,
-    out: Path,
+    config: C,
+    path: Path,
+    reading: ReadOptions,
+    *,
+    device: str | None,
+    seed: int,
+    out: Path | None,
+    mesh_resolution: int,
+    overwrite: bool,
 ) -> int:
     """Run ``unrender fit``."""
+    where = select_device(device)
     display = Display(Console())
-    directory = RunDirectory(out)
-    check_folder(directory, overwrite=options.overwrite)
+    resolved = path.resolve()
+    directory = RunDirectory(out or Path("runs") / f"{recipe.name}-{resolved.stem if resolved.is_file() else resolved.name}")
+    check_folder(directory, overwrite=overwrite)
     try:
-        reading = read_input(recipe, options.input, read_options(options.reading), recipes=recipes, device=device)
+        given = read_input(recipe, path, reading, recipes=table.recipes(), device=where)
     except (ValueError, OSError):
         directory.remove_if_empty()
         raise
-    capture = recipe.input.capture_of(reading.input)
-    describe_input(reading.input, capture, display)
-    job = Job(recipe, preset, options.config, reading.input, reading.origin, device, options.seed)
-    run = run_job(
-        job,
-        directory,
-        overwrite=options.overwrite,
-        display=display,
-        mesh_resolution=options.mesh_resolution,
-        strict=wants_traceback(),
-    )
+    describe_input(given.input, recipe.input.capture_of(given.input), display)
+    job = Job(recipe, preset, config, given.input, given.origin, where, seed)
+    run = run_job(job, directory, overwrite=overwrite, display=display, mesh_resolution=mesh_resolution, strict=wants_traceback())
     return exit_code(run)
 
 
@@ -101,44 +101,42 @@ def photos_of(run: OpenRun, moved_to: Path | None) -> Capture:
     return undistorted(capture) if run.recipe.undistorted else capture
 
 
-def evaluate_run(options: EvalOptions, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device) -> int:
+def evaluate_run(folder: Path, *, split: Literal["train", "test"], moved_to: Path | None, device: str | None) -> int:
     """Run ``unrender eval``."""
+    where = select_device(device)
     display = Display(Console())
-    run = open_run(options.run, recipes, device)
+    run = open_run(folder, table.recipes(), where)
     run.directory.prepare()
-    capture = photos_of(run, options.capture)
-    evaluation, _ = evaluate_into(run.directory, run.scene, capture, device=device, split=options.split)
-    write_metrics(run.directory.metrics_file if options.split == "test" else run.directory.train_metrics_file, run.record, evaluation)
+    capture = photos_of(run, moved_to)
+    evaluation, _ = evaluate_into(run.directory, run.scene, capture, device=where, split=split)
+    write_metrics(run.directory.metrics_file if split == "test" else run.directory.train_metrics_file, run.record, evaluation)
     for score in evaluation.per_view:
         display.say(f"{score.name}: {score.psnr:.2f} dB, SSIM {score.ssim:.4f}")
     display.say(score_sentence(evaluation))
     return 0
 
 
-def render_run(options: RenderOptions, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device) -> int:
+def render_run(folder: Path, *, path: CameraPath, frames: int, fps: int, downscale: int, moved_to: Path | None, device: str | None) -> int:
     """Run ``unrender render``."""
+    where = select_device(device)
     display = Display(Console())
-    run = open_run(options.run, recipes, device)
+    run = open_run(folder, table.recipes(), where)
     run.directory.prepare()
-    capture = photos_of(run, options.capture)
-    cameras = path_cameras(capture, options)
-    folder = run.directory.renders / options.path
-    folder.mkdir(parents=True, exist_ok=True)
-    video = run.directory.path / f"{options.path}.mp4"
-    count = write_video(video, _frames_written(run.scene, cameras, device, folder), fps=options.fps)
-    display.say(f"{count} pictures in {folder} and {video}")
+    cameras = path_cameras(photos_of(run, moved_to), path, frames)
+    cameras = cameras.downscaled(downscale) if downscale > 1 else cameras
+    pictures = run.directory.renders / path
+    pictures.mkdir(parents=True, exist_ok=True)
+    video = run.directory.path / f"{path}.mp4"
+    count = write_video(video, _frames_written(run.scene, cameras, where, pictures), fps=fps)
+    display.say(f"{count} pictures in {pictures} and {video}")
     return 0
 
 
-def path_cameras(capture: Capture, options: RenderOptions) -> Cameras:
-    """Return the cameras of a path, at the size asked for."""
-    if options.path == "test":
-        cameras = capture.cameras.select(capture.split.test)
-    elif options.path == "orbit":
-        cameras = orbit_cameras(capture.cameras, options.frames)
-    else:
-        cameras = interpolated_cameras(capture.cameras, options.frames)
-    return cameras.downscaled(options.downscale) if options.downscale > 1 else cameras
+def path_cameras(capture: Capture, path: CameraPath, frames: int) -> Cameras:
+    """Return the cameras of a path: the held-out views, or so many frames around or between the photos."""
+    if path == "test":
+        return capture.cameras.select(capture.split.test)
+    return orbit_cameras(capture.cameras, frames) if path == "orbit" else interpolated_cameras(capture.cameras, frames)
 
 
 def _frames_written(scene: Scene, cameras: Cameras, device: torch.device, folder: Path) -> Iterator[UInt8[Tensor, "height width 3"]]:
@@ -148,38 +146,42 @@ def _frames_written(scene: Scene, cameras: Cameras, device: torch.device, folder
         yield picture
 
 
-def export_run(options: ExportOptions, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device) -> int:
+def export_run(
+    folder: Path, *, format: MeshFormat, resolution: int, frame: Frame, all_parts: bool, out: Path | None, device: str | None
+) -> int:
     """Run ``unrender export``."""
+    where = select_device(device)
     display = Display(Console())
-    if options.resolution < 2:
-        raise ValueError(f"--resolution is {options.resolution}; give at least 2 cells")
-    run = open_run(options.run, recipes, device)
-    asset = run.scene.asset(options.resolution, largest_only=not options.all_parts)
+    if resolution < 2:
+        raise ValueError(f"--resolution is {resolution}; give at least 2 cells")
+    run = open_run(folder, table.recipes(), where)
+    asset = run.scene.asset(resolution, largest_only=not all_parts)
     if asset.is_empty:
         raise ValueError(EMPTY_MESH)
-    if options.frame == "source":
+    if frame == "source":
         asset = asset.transformed(torch.tensor(run.record.input.source_from_world, dtype=torch.float64))
-    name = "mesh" if options.frame == "source" else "mesh_normalized"
-    out = options.out or run.directory.path / f"{name}.{options.format}"
-    if out.suffix.lower() != f".{options.format}":
-        raise ValueError(f"--out {out} does not end in .{options.format}; give a file name that does, or another --format")
+    out = out or run.directory.path / f"{'mesh' if frame == 'source' else 'mesh_normalized'}.{format}"
+    if out.suffix.lower() != f".{format}":
+        raise ValueError(f"--out {out} does not end in .{format}; give a file name that does, or another --format")
     asset.export(out)
-    display.say(f"{out}: {len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces, {options.frame} frame")
+    display.say(f"{out}: {len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces, {frame} frame")
     return 0
 
 
-def run_demo(options: DemoOptions, recipe: Recipe[C, I], device: torch.device) -> int:
+def run_demo(out: Path, *, max_seconds: float, device: str | None, seed: int, overwrite: bool) -> int:
     """Run ``unrender demo``."""
+    where = select_device(device)
+    recipe = table.recipes()["neus"]
     display = Display(Console())
-    directory = RunDirectory(options.out)
-    check_folder(directory, overwrite=options.overwrite)
+    directory = RunDirectory(out)
+    check_folder(directory, overwrite=overwrite)
     display.say("painting the photos of an analytic scene")
     capture = make_demo_capture()
     describe_input(capture, capture, display)
-    preset, config = recipe.start(None, device)
-    config = with_budget(config, max_seconds=options.max_seconds)
-    job = Job(recipe, preset, config, prepared(recipe, capture), Origin(DEMO_CAPTURE, DEMO_CAPTURE), device, options.seed)
-    run = run_job(job, directory, overwrite=options.overwrite, display=display, measure=compare_with_truth, strict=wants_traceback())
+    preset, config = recipe.start(None, where)
+    config = with_budget(config, max_seconds=max_seconds)
+    job = Job(recipe, preset, config, prepared(recipe, capture), Origin(DEMO_CAPTURE, DEMO_CAPTURE), where, seed)
+    run = run_job(job, directory, overwrite=overwrite, display=display, measure=compare_with_truth, strict=wants_traceback())
     return exit_code(run)
 
 

@@ -85,3 +85,21 @@ def fit_options(recipe: Recipe[C, I], config: C) -> Any:
     ]
     choices = dataclasses.make_dataclass("Choices", fields, frozen=True, namespace={"__doc__": "Which bundles of settings there are."})
     return FitOptions[given, Annotated[type(config), arg(default=config)], choices, arguments_of(kind.name)]  # pyright: ignore
+
+
+def execute_fit(recipe: Recipe[C, I], preset: str, filled: FitOptions[Path, C, Any, Arguments]) -> int:
+    """Run ``unrender fit`` with the options that the parser filled, and return the exit code."""
+    from unrender.cli.commands import fit_input
+
+    return fit_input(
+        recipe,
+        preset,
+        filled.config,
+        filled.input,
+        read_options(filled.reading),
+        device=filled.device,
+        seed=filled.seed,
+        out=filled.out,
+        mesh_resolution=filled.mesh_resolution,
+        overwrite=filled.overwrite,
+    )

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from unrender.cli.arguments import UsageError, parse, value_of
 from unrender.devices import DeviceError, select_device
@@ -50,16 +50,11 @@ def fit_command(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(_fit_help(table))
         return 0 if words else 2
-    from unrender.cli.commands import fit_input
-    from unrender.cli.fit_options import fit_options
-    from unrender.cli.options import FitOptions
+    from unrender.cli.fit_options import execute_fit, fit_options
 
     name, rest = words[0], list(words[1:])
     recipe, preset, config = _before_the_options(name, rest, table)
-    options: FitOptions[Path, Any, Any, Any] = parse(fit_options(recipe, config), rest, command=f"unrender fit {name}")
-    resolved = options.input.resolve()
-    out = options.out or Path("runs") / f"{name}-{resolved.stem if resolved.is_file() else resolved.name}"
-    return fit_input(recipe, preset, options, table, select_device(options.device), out)
+    return execute_fit(recipe, preset, parse(fit_options(recipe, config), rest, command=f"unrender fit {name}"))
 
 
 def _before_the_options(name: str, rest: Sequence[str], table: Mapping[str, Recipe[C, I]]) -> tuple[Recipe[C, I], str, C]:
@@ -113,10 +108,7 @@ def eval_command(words: Sequence[str]) -> int:
     from unrender.cli.options import EvalOptions
 
     options: EvalOptions = parse(EvalOptions, words, command="unrender eval")
-    from unrender.cli.commands import evaluate_run
-    from unrender.recipes.table import recipes
-
-    return evaluate_run(options, recipes(), select_device(options.device))
+    return options.execute()
 
 
 def render_command(words: Sequence[str]) -> int:
@@ -124,10 +116,7 @@ def render_command(words: Sequence[str]) -> int:
     from unrender.cli.options import RenderOptions
 
     options: RenderOptions = parse(RenderOptions, words, command="unrender render")
-    from unrender.cli.commands import render_run
-    from unrender.recipes.table import recipes
-
-    return render_run(options, recipes(), select_device(options.device))
+    return options.execute()
 
 
 def export_command(words: Sequence[str]) -> int:
@@ -135,10 +124,7 @@ def export_command(words: Sequence[str]) -> int:
     from unrender.cli.options import ExportOptions
 
     options: ExportOptions = parse(ExportOptions, words, command="unrender export")
-    from unrender.cli.commands import export_run
-    from unrender.recipes.table import recipes
-
-    return export_run(options, recipes(), select_device(options.device))
+    return options.execute()
 
 
 def demo_command(words: Sequence[str]) -> int:
@@ -146,10 +132,7 @@ def demo_command(words: Sequence[str]) -> int:
     from unrender.cli.options import DemoOptions
 
     options: DemoOptions = parse(DemoOptions, words, command="unrender demo")
-    from unrender.cli.commands import run_demo
-    from unrender.recipes.table import recipes
-
-    return run_demo(options, recipes()["neus"], select_device(options.device))
+    return options.execute()
 
 
 def doctor_command(words: Sequence[str]) -> int:

@@ -1,4 +1,7 @@
-"""What each subcommand of ``unrender`` takes: one dataclass per command, whose docstrings are the help pages."""
+"""What each subcommand of ``unrender`` takes: one dataclass per command, whose docstrings are the help pages.
+
+``execute`` runs the command with these options and returns the exit code; it imports PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from pathlib import Path
 from typing import Annotated, Generic, Literal, TypeVar
 
 from tyro.conf import Positional, arg
+
+from unrender.cli.arguments import CameraPath, MeshFormat
 
 C = TypeVar("C")
 N = TypeVar("N")
@@ -52,6 +57,12 @@ class EvalOptions:
     device: DeviceOption = None
     """cpu, cuda or cuda:1."""
 
+    def execute(self) -> int:
+        """Evaluate."""
+        from unrender.cli.commands import evaluate_run
+
+        return evaluate_run(self.run, split=self.split, moved_to=self.capture, device=self.device)
+
 
 @dataclass(frozen=True)
 class RenderOptions:
@@ -59,7 +70,7 @@ class RenderOptions:
 
     run: Positional[Annotated[Path, arg(metavar="RUN")]]
     """Folder that `unrender fit` wrote."""
-    path: Literal["test", "orbit", "interpolated"] = "orbit"
+    path: CameraPath = "orbit"
     """The held-out views; a circle about the scene; a smooth path between the photos."""
     frames: int = 120
     """Of the orbit or the interpolated path."""
@@ -72,6 +83,20 @@ class RenderOptions:
     device: DeviceOption = None
     """cpu, cuda or cuda:1."""
 
+    def execute(self) -> int:
+        """Render."""
+        from unrender.cli.commands import render_run
+
+        return render_run(
+            self.run,
+            path=self.path,
+            frames=self.frames,
+            fps=self.fps,
+            downscale=self.downscale,
+            moved_to=self.capture,
+            device=self.device,
+        )
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -79,7 +104,7 @@ class ExportOptions:
 
     run: Positional[Annotated[Path, arg(metavar="RUN")]]
     """Folder that `unrender fit` wrote."""
-    format: Literal["ply", "obj", "glb"] = "glb"
+    format: MeshFormat = "glb"
     """GLB opens in browsers, Blender and game engines; PLY and OBJ in everything else."""
     resolution: int = 512
     """Cells along a side of the region of interest."""
@@ -91,6 +116,20 @@ class ExportOptions:
     """Where the file goes."""
     device: DeviceOption = None
     """cpu, cuda or cuda:1."""
+
+    def execute(self) -> int:
+        """Export."""
+        from unrender.cli.commands import export_run
+
+        return export_run(
+            self.run,
+            format=self.format,
+            resolution=self.resolution,
+            frame=self.frame,
+            all_parts=self.all_parts,
+            out=self.out,
+            device=self.device,
+        )
 
 
 @dataclass(frozen=True)
@@ -107,6 +146,12 @@ class DemoOptions:
     """Of every random number."""
     overwrite: bool = False
     """Remove another run that is in the output folder."""
+
+    def execute(self) -> int:
+        """Fit the demo."""
+        from unrender.cli.commands import run_demo
+
+        return run_demo(self.out, max_seconds=self.max_seconds, device=self.device, seed=self.seed, overwrite=self.overwrite)
 
 
 @dataclass(frozen=True)

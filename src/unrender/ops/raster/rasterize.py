@@ -214,7 +214,7 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     @differentiable_once("rasterize")
-    def backward(ctx, _, grad_weights: Tensor | None, grad_depth: Tensor | None, grad_slopes: Tensor | None):  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, _: None, grad_weights: Tensor | None, grad_depth: Tensor | None, grad_slopes: Tensor | None):  # pyright: ignore[reportIncompatibleMethodOverride]
         positions, faces, face = ctx.saved_tensors
         sizes: _Sizes = ctx.sizes
         if grad_weights is None and grad_depth is None and grad_slopes is None:
