@@ -1,4 +1,4 @@
-"""Posed photos in, a surface and a radiance field out, on any machine.
+"""Turns posed photos into a surface and a radiance field, on any machine.
 
 >>> import unrender
 >>> capture = unrender.load("path/to/capture")                      # doctest: +SKIP

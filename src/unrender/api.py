@@ -1,4 +1,4 @@
-"""The Python side of the command line: ``unrender.load``, ``unrender.fit`` and ``unrender.open_run``."""
+"""The Python interface: ``unrender.load``, ``unrender.fit`` and ``unrender.open_run``."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def fit(
     out: str | Path | None = None,
     observer: Observer | None = None,
 ) -> FitResult:
-    """Fit a scene to a capture, or to whatever the recipe takes.
+    """Fit a scene to a capture, or to another input that the recipe takes.
 
     >>> unrender.fit("neus", capture, steps=100, settings={"target_samples": 2**14})    # doctest: +SKIP
 
     Args:
         recipe: ``"nerf"`` or ``"neus"``.
-        input: posed photos from :func:`unrender.load`, or what the recipe takes instead of them; a path is read with the defaults.
-        preset: where the configuration starts from; ``"cpu"`` or ``"gpu"`` by the device when left out.
+        input: posed photos from :func:`unrender.load`, or another input of the recipe; a path is read with default options.
+        preset: name of the configuration to start from, by default ``"cpu"`` or ``"gpu"``, depending on the device.
         config: a whole configuration of the recipe instead of a preset.
         steps: number of steps; given alone, it replaces the preset's time budget.
         max_seconds: budget of training time.
-        settings: single settings by name, in place of those of the preset or the configuration.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; the best there is when left out.
-        seed: of every random number.
-        out: a run directory: with it the fit writes checkpoints, resumes, and leaves metrics, mesh, video and report there as
-            ``unrender fit`` does; without it nothing is written. An output that cannot be written is a warning.
-        observer: sees every report of the running fit.
+        settings: single settings by name, which override the preset or configuration.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default the best available device.
+        seed: of all random numbers.
+        out: a run directory, into which the fit writes checkpoints, metrics, mesh, video and report, and from which it resumes, like
+        ``unrender fit``; without it nothing is written. An output that cannot be written is a warning.
+        observer: called with the progress of the running fit.
 
     Returns:
         The scene and how the fit ended; ``result.mesh()`` is the surface in the frame of the input.
@@ -85,14 +85,14 @@ def fit(
 
 
 def open_run(path: str | Path, *, device: str | None = None) -> OpenRun:
-    """Read a run back from its folder: its newest scene, and what ``run.json`` says about it.
+    """Read a run from its folder: its newest scene and its ``run.json``.
 
     Args:
         path: the folder that :func:`fit` or ``unrender fit`` wrote.
-        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; the best there is when left out.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default the best available device.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: its recipe is not known here, or no checkpoint can be read.
+        ValueError: its recipe is unknown, or no checkpoint can be read.
     """
     return opening.open_run(path, recipes(), select_device(device))

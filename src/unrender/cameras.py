@@ -38,9 +38,10 @@ class Rays:
 class Cameras:
     """A batch of calibrated cameras, each with its own image size and lens.
 
-    ``distortion`` holds k1, k2, k3, k4, p1, p2. For a perspective lens, on the plane z = 1, x'' = x (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + 2
-    p1 x y + p2 (r² + 2 x²) and y'' = y (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + p1 (r² + 2 y²) + 2 p2 x y; for a fisheye lens, with the angle
-    θ from the axis, θd = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸). All zeros is a pinhole (perspective) or an equidistant lens (fisheye).
+    ``distortion`` holds k1, k2, k3, k4, p1, p2. For a perspective lens, on the plane z = 1,
+    x'' = x (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + 2 p1 x y + p2 (r² + 2 x²) and
+    y'' = y (1 + k1 r² + k2 r⁴ + k3 r⁶ + k4 r⁸) + p1 (r² + 2 y²) + 2 p2 x y; for a fisheye lens, with the angle θ from the axis,
+    θd = θ (1 + k1 θ² + k2 θ⁴ + k3 θ⁶ + k4 θ⁸). All zeros is a pinhole (perspective) or an equidistant lens (fisheye).
 
     ``sizes`` and ``fisheye`` always stay on the CPU, because the host splits images and selects formulas by them.
     """

@@ -1,4 +1,4 @@
-"""Color spaces and compositing. A name says which space a tensor is in: ``linear`` or ``srgb``."""
+"""Color spaces and compositing. Names state the space of a tensor: ``linear`` or ``srgb``."""
 
 from __future__ import annotations
 

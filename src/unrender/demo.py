@@ -1,8 +1,8 @@
 """A capture made without a camera: photos of an analytic scene whose shape and colors are known exactly.
 
 A rubber duck sits in a striped swimming ring on a tiled plinth. Its surface is the zero set of a signed function, its colors do not depend
-on the direction they are seen from, and edges are antialiased, so a radiance field can fit the photos closely and the result can be
-compared with the truth: ``AnalyticScene().mesh(256)`` and :func:`unrender.geometry.distances.surface_distance`.
+on the viewing direction, and edges are antialiased, so a radiance field can fit the photos closely. The result can be compared with the
+truth: ``AnalyticScene().mesh(256)`` and :func:`unrender.geometry.distances.surface_distance`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RADIUS = 0.87
 """The scene lies within this distance of the origin."""
 
 _HIT = 2e-4
-"""A ray that comes this close hits the surface."""
+"""Distance below which a ray hits the surface."""
 
 _MOST_STEPS = 128
 _PIXELS_AT_ONCE = 2**17
@@ -120,15 +120,15 @@ class AnalyticScene:
 
 
 def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supersampling: int = 2) -> Capture:
-    """Make square photos of the scene from all around, with masks; every 8th view is held out.
+    """Render square photos of the scene from all sides, with masks; every 8th view is held out.
 
     The world is also the source frame. Cameras stand on a spiral over the part of a sphere between 12 degrees below and 80 degrees above
     the horizon, look at the origin, and have a field of view of 40 degrees. A pixel is the mean over a square of rays: the mask is the
-    share of rays that meet the scene, the color (straight alpha) the mean of the light they carry, encoded as sRGB.
+    share of rays that hit the scene, the color (straight alpha) their mean light, encoded as sRGB.
 
     Args:
         views: how many photos.
-        size: their width and height, in pixels.
+        size: width and height of the photos, in pixels.
         seed: of the angle at which the spiral starts.
         supersampling: rays along the side of a pixel.
 
@@ -218,18 +218,18 @@ def _walk(
     *,
     as_rays: bool = False,
 ) -> tuple[Float[Tensor, " cones"], Bool[Tensor, " cones"], Float[Tensor, "cones 3"]]:
-    """Walk along the cones through squares of the image, as far as no ray in them can hit the scene.
+    """Walk along the cones through squares of the image, while no ray in them can hit the scene.
 
     At a distance t all rays of the cone around the square are within t θ of its axis, so nothing is hit while f - t θ is positive; f falls
     by at most one and t θ grows by θ for each unit walked, so (f - t θ) / (1 + θ) can be walked.
 
     Args:
-        scene: what is walked through.
+        scene: the scene.
         cameras: pinhole cameras.
         view: the camera of each cone.
         corner: row and column of the upper left corner of its square.
         side: of the squares, in pixels.
-        distance: where the walk begins.
+        distance: start of the walk.
         as_rays: follow the rays through the centers of the squares, θ = 0.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Devices and threads: which ones exist, their names, and how many threads kernels and PyTorch may use.
+"""Devices and threads: available devices, their names, and the number of threads of kernels and PyTorch.
 
 PyTorch is imported by the functions that need it: a broken installation must still be able to say what is broken.
 """
@@ -31,7 +31,7 @@ def select_device(name: str | None) -> torch.device:
         name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or None for a GPU if there is one.
 
     Raises:
-        DeviceError: where the device does not exist, or PyTorch cannot use it; the message says what to do.
+        DeviceError: the device does not exist, or PyTorch cannot use it; the message says what to do.
 
     >>> select_device("cpu")
     device(type='cpu')
@@ -72,7 +72,7 @@ def device_name(device: torch.device) -> str:
 
 
 def processor() -> str:
-    """Return the name of the processor and how many cores this process may use."""
+    """Return the name of the processor and the number of cores this process may use."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -116,7 +116,7 @@ class _Threads:
     """The process-wide thread policy."""
 
     kernel_threads: int | None = None
-    """Threads of kernels inside :func:`pytorch_on_one_thread`; None outside, where PyTorch's own number holds."""
+    """Threads of kernels inside :func:`pytorch_on_one_thread`; None outside, where PyTorch's own number applies."""
     users: int = 0
     """Number of open :func:`pytorch_on_one_thread` blocks, of all threads together."""
     as_on_a_gpu: bool = False
@@ -137,7 +137,7 @@ _depth = _Depth()
 def thread_count() -> int:
     """Return how many threads a kernel may use on a CPU.
 
-    It is ``torch.get_num_threads()`` as it is outside of :func:`pytorch_on_one_thread`.
+    It is ``torch.get_num_threads()`` as set outside of :func:`pytorch_on_one_thread`.
     """
     import torch
 
@@ -149,14 +149,14 @@ def thread_count() -> int:
 def pytorch_on_one_thread() -> Iterator[None]:
     """Run PyTorch's own loops on the calling thread inside the block; kernels keep all threads.
 
-    The tensors between two kernels of a training step are small: on one thread an operation takes some ten microseconds, while an OpenMP
-    barrier takes milliseconds as soon as anything else runs on one of the cores. Blocks may overlap in several threads: OpenMP keeps a
-    number of threads for each of them, and each gets it back when its own outermost block ends.
+    The tensors between two kernels of a training step are small: on one thread an operation takes about ten microseconds, while an OpenMP
+    barrier takes milliseconds as soon as another process runs on one of the cores. Blocks may overlap in several threads: OpenMP has a
+    number of threads for each of them, which is restored when its own outermost block ends.
     """
     import torch
 
     with _threads.lock:
-        # Asked in any case: a thread takes PyTorch's number over when it first asks, which would undo what is set below.
+        # Always called: a thread adopts PyTorch's number on its first call, which would undo the setting below.
         current = torch.get_num_threads()
         if _threads.users == 0:
             _threads.kernel_threads = current
@@ -178,7 +178,7 @@ def pytorch_on_one_thread() -> Iterator[None]:
 
 
 def on_cpu(device: torch.device) -> bool:
-    """Tell whether work on ``device`` is done as suits a CPU: False on a GPU and inside :func:`as_on_a_gpu`."""
+    """Tell whether to use the CPU's kernels on ``device``: False on a GPU and inside :func:`as_on_a_gpu`."""
     return device.type == "cpu" and not _threads.as_on_a_gpu
 
 
@@ -186,8 +186,8 @@ def on_cpu(device: torch.device) -> bool:
 def as_on_a_gpu() -> Iterator[None]:
     """Let a CPU run the GPU's kernels and control flow inside the block.
 
-    Kernels then run one element per thread on a single thread, where atomic operations are plain ones. Tests use this to cover the code
-    written for GPUs where there is none, except for the few lines of C++ that only a GPU compiles.
+    Kernels then run one element per thread on a single thread, where atomic operations are plain ones. Tests use this to cover GPU code
+    without a GPU, except for the few lines of C++ that only a GPU compiles.
     """
     before = _threads.as_on_a_gpu
     _threads.as_on_a_gpu = True

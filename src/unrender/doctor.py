@@ -25,11 +25,11 @@ class Check:
     good: bool
     finding: str
     advice: str = ""
-    """What to do about it; empty where nothing is wrong."""
+    """Advice; empty if nothing is wrong."""
 
 
 def examine() -> list[Check]:
-    """Run every check; where one fails, it explains the failures after it."""
+    """Run every check, in an order in which an early failure explains later ones."""
     checks = [_python(), _system(), _cores(), _memory()]
     torch_check = _guarded(_torch, "PyTorch", "reinstall it: pip install --force-reinstall torch")
     warp_check = _guarded(_warp, "Warp", "reinstall it: pip install --force-reinstall warp-lang")
@@ -45,7 +45,7 @@ def examine() -> list[Check]:
 
 
 def _guarded(check: Callable[[], Check], what: str, advice: str) -> Check:
-    """Run a check and turn whatever it raises into its finding."""
+    """Run a check and turn any exception into a finding."""
     try:
         return check()
     except Exception as error:

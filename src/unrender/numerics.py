@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 SMALLEST_LENGTH = 1e-12
-"""Vectors shorter than this have no direction: dividing by less would overflow float32 when squared in a backward pass."""
+"""Vectors shorter than this have no direction: the backward pass squares the quotient, which would overflow float32."""
 
 SMALLEST_PIVOT = 1e-6
 """A Newton step divides by at least this, so that a fold of a lens polynomial gives a wrong pixel and not a NaN."""

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 LARGEST_DEGREE = 4
-"""Number of bands there are polynomials for."""
+"""Largest number of bands."""
 
 C0 = math.sqrt(1 / (4 * math.pi))
 C1 = math.sqrt(3 / (4 * math.pi))
@@ -36,7 +36,7 @@ C3_2 = math.sqrt(105 / (16 * math.pi))
 
 
 def real_spherical_harmonics(directions: Float[Tensor, "*shape 3"], degree: int = LARGEST_DEGREE) -> Float[Tensor, "*shape {degree**2}"]:
-    """Evaluate the first ``degree`` bands at unit directions, in the order of the module.
+    """Evaluate the first ``degree`` bands at unit directions, in the order of the module docstring.
 
     Args:
         directions: unit vectors of any floating dtype; their length is not checked.
@@ -65,6 +65,6 @@ def real_spherical_harmonics(directions: Float[Tensor, "*shape 3"], degree: int 
 
 
 def check_degree(degree: int) -> None:
-    """Require a number of bands that there are polynomials for."""
+    """Require a supported number of bands."""
     if not 1 <= degree <= LARGEST_DEGREE:
         raise ValueError(f"spherical harmonics take 1 to {LARGEST_DEGREE} bands as degree, got {degree}")

@@ -81,7 +81,7 @@ def look_at(
 ) -> Float[Tensor, "*shape 4 4"]:
     """Return ``world_from_camera`` of a camera that looks at a target, with ``up`` upright.
 
-    Its axes are +X right, +Y down, +Z forward. Where the camera looks along ``up``, another upright direction is taken.
+    Its axes are +X right, +Y down, +Z forward. If the camera looks along ``up``, another upright direction is used.
 
     >>> look_at(torch.tensor([0.0, -4.0, 0.0]), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))[:3, :3].tolist()
     [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]]

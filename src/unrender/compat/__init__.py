@@ -23,11 +23,11 @@ _STAND_INS = {
     "nvdiffrast": "unrender.compat.nvdiffrast",
     "nvdiffrast.torch": "unrender.compat.nvdiffrast.torch",
 }
-"""Names that programs import, and the modules that they get."""
+"""Names that programs import, and the modules that replace them."""
 
 
 class _OtherName(Loader):
-    """Loads a module under a second name. There is only one module, whichever name it is imported by."""
+    """Loads a module under a second name, as the same module object."""
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -53,10 +53,10 @@ class _Finder(MetaPathFinder):
 def install(*, replace: bool = False) -> bool:
     """Make ``import nvdiffrast.torch`` import :mod:`unrender.compat.nvdiffrast.torch` in this process.
 
-    Nothing is imported yet, and nothing is written to disk. An installed nvdiffrast keeps its name.
+    This imports nothing yet, and writes nothing to disk. An installed nvdiffrast is not replaced.
 
     Args:
-        replace: replace an installed nvdiffrast too. Modules that have already imported it keep it.
+        replace: whether to replace an installed nvdiffrast, except in modules that have already imported it.
 
     Returns:
         whether programs now import the stand-in.

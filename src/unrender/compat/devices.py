@@ -1,4 +1,4 @@
-"""Programs that name a GPU where there is none."""
+"""Support for programs that name a GPU on a machine without one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _or_cpu(device: Any) -> Any:
 class EverythingOnCpu(TorchFunctionMode):
     """Within this mode, tensors that a program creates on a GPU or moves to one are on the CPU.
 
-    It covers ``tensor.cuda()``, ``tensor.to(...)``, the same methods of modules, and the argument ``device`` of PyTorch's functions.
+    It covers ``tensor.cuda()``, ``tensor.to(...)``, the same methods of modules, and the argument ``device`` of PyTorch functions.
     It does not cover ``torch.cuda`` itself, ``torch.load`` and generators.
 
     >>> with EverythingOnCpu():

@@ -1,4 +1,4 @@
-"""How far apart two surfaces are."""
+"""Distances between two surfaces."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class SurfaceDistance:
     """The distance of a reconstruction from a reference, in the units of their coordinates."""
 
     accuracy: float
-    """Mean distance from the reconstruction to the reference: wrong surface shows here."""
+    """Mean distance from the reconstruction to the reference: increases with spurious surface."""
     completeness: float
-    """Mean distance from the reference to the reconstruction: missing surface shows here."""
+    """Mean distance from the reference to the reconstruction: increases with missing surface."""
     precision: float
     """Share of the reconstruction nearer to the reference than the threshold."""
     recall: float
@@ -39,7 +39,7 @@ class SurfaceDistance:
 
     @property
     def f_score(self) -> float:
-        """Harmonic mean of precision and recall; zero where both are."""
+        """Harmonic mean of precision and recall; zero if both are."""
         total = self.precision + self.recall
         return 2 * self.precision * self.recall / total if total > 0 else 0.0
 
@@ -54,14 +54,14 @@ def surface_distance(
 ) -> SurfaceDistance:
     """Compute Chamfer distance (L1, symmetric) and F-score between samples of two surfaces.
 
-    Points are drawn evenly from each mesh and matched with the nearest point drawn from the other. The result of two equal surfaces is
+    Points are drawn uniformly from each mesh and matched with the nearest point drawn from the other. The result of two equal surfaces is
     therefore not zero but about half the spacing of the samples, 0.5 √(area / count).
 
     Args:
-        reconstruction: a mesh, or points, which are taken as they are.
-        reference: the truth, likewise.
+        reconstruction: a mesh, or points, which are used directly.
+        reference: the true surface, likewise.
         count: points drawn from each mesh.
-        threshold: for precision and recall; a hundredth of the diagonal of the reference's bounding box if left out.
+        threshold: for precision and recall; by default a hundredth of the diagonal of the reference's bounding box.
         generator: draws the points.
 
     Raises:
@@ -95,8 +95,8 @@ def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Fl
     """Compute the exact unsigned distance from each point to the nearest triangle.
 
     Triangles are sorted by size into classes, each with a search tree over the centers of its triangles. A triangle whose center is farther
-    than the best distance so far plus the largest radius of its class cannot be nearer, so a point asks for more of the nearest centers,
-    four times as many each time, until that is so.
+    than the best distance so far plus the largest radius of its class cannot be nearer, so each point queries more of the nearest centers,
+    four times as many each time, until no center can be nearer.
 
     Raises:
         ValueError: the mesh has no triangles.
@@ -126,7 +126,7 @@ def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Fl
                 possible, slot = np.nonzero(distance - radius < best[chunk, None])
                 found = _point_triangle_distance(query[chunk[possible]], corners[members[index[possible, slot]]])
                 np.minimum.at(best, chunk[possible], found)
-                # The next center may still be near enough: ask for more of them.
+                # The next center may still be near enough: query more.
                 unsettled.append(chunk[distance[:, -1] - radius < best[chunk]])
             pending = np.concatenate(unsettled)
             if wanted == len(members):
@@ -149,7 +149,7 @@ def _samples(
 def _point_triangle_distance(points: Float[np.ndarray, "pairs 3"], corners: Float[np.ndarray, "pairs 3 3"]) -> Float[np.ndarray, " pairs"]:
     """Compute the distance from each point to its triangle.
 
-    It is that to the plane where the foot of the perpendicular lies inside the triangle, else that to the nearest side.
+    This is the distance to the plane if the foot of the perpendicular lies inside the triangle, otherwise that to the nearest side.
     """
     squared = np.full(len(points), np.inf)
     for k in range(3):

@@ -1,4 +1,4 @@
-"""A first surface as a signed distance grid, from the visual hull or from depth maps."""
+"""An initial surface as a signed distance grid, from the visual hull or from depth maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SMALL = 0.02
 def signed_distance(inside: Bool[Tensor, "Z Y X"]) -> Float[Tensor, "Z Y X"] | None:
     """Compute the signed distance to the border between inside and outside vertices of a lattice over [-1, 1]³.
 
-    The border runs half a cell from the vertices on either side, and the distance is smoothed over one cell. None where all vertices are on
+    The border runs half a cell from the vertices on either side, and the distance is smoothed over one cell. None if all vertices are on
     one side.
     """
     solid = inside.cpu().numpy()
@@ -36,12 +36,12 @@ def signed_distance(inside: Bool[Tensor, "Z Y X"]) -> Float[Tensor, "Z Y X"] | N
 def hull_distance(hull: OccupancyGrid) -> Float[Tensor, "Z Y X"] | None:
     """Compute the signed distance to the border of the seen cells of an occupancy grid over [-1, 1]³.
 
-    It is given at the corners of the cells. A corner is inside if all cells around it are. Cells beyond the cube count as their neighbors
-    within, so that a hull cropped by the cube reaches its faces. None where the hull is empty or full.
+    It is given at the corners of the cells. A corner is inside if all cells around it are. Cells beyond the cube copy their neighbors
+    within, so a hull cropped by the cube reaches its faces. None if the hull is empty or full.
     """
     size = hull.resolution
     seen = hull.seen[: size**3].reshape(1, 1, size, size, size).float()
-    # A corner is inside where the least of its eight cells is.
+    # A corner is inside if the smallest of its eight cells is.
     padded = torch.nn.functional.pad(seen, (1, 1, 1, 1, 1, 1), mode="replicate")
     return signed_distance(-torch.nn.functional.max_pool3d(-padded, 2, 1)[0, 0] > 0.5)
 
@@ -51,13 +51,13 @@ def fuse_depth_maps(
 ) -> Float[Tensor, "size size size"] | None:
     """Fuse depth maps into a signed distance at the vertices of a lattice over [-1, 1]³.
 
-    A view says of a vertex at distance r whose pixel sees to distance d: outside by d - r, at most ``truncation``, and nothing where
-    r > d + truncation. A vertex is outside if the views' mean says so, or if no view has it in its image; one that only lies behind what
-    is seen is inside. Specks are dropped. None where nothing, or everything, is inside.
+    For a vertex at distance r whose pixel has depth d, a view contributes d - r, at most ``truncation``, and nothing if r > d + truncation.
+    A vertex is outside if the mean over the views is positive, or if it is in no image; a vertex hidden in all views is inside. Small
+    components are dropped. None if nothing, or everything, is inside.
 
     Args:
         cameras: the cameras of the depth maps.
-        distances: of each view, along the unit ray; infinite where a pixel sees no surface.
+        distances: depth map of each view, along the unit ray; infinite at pixels without a surface.
         size: vertices along an axis.
         truncation: world units.
 

@@ -2,13 +2,13 @@
 
 The lattice has ``resolution`` cells along the longest side of the region and is cut into small cubic blocks.
 
-1. *Find.* The field f is evaluated at the center of every block. A block is kept where |f - level| at its center is no more than the
-   steepest slope seen around it times the half diagonal of the block, or where the sign differs from a neighboring block's.
-2. *Follow.* Kept blocks are evaluated at every lattice point. Where the sign changes on a face of a block, the block beyond the face is
-   kept too, until nothing is added. A surface touched anywhere is therefore extracted whole, without a hole at a block boundary.
+1. *Find.* The field f is evaluated at the center of every block. A block is kept if |f - level| at its center is at most the steepest slope
+   observed around it times the half diagonal of the block, or if the sign differs from a neighboring block's.
+2. *Follow.* Kept blocks are evaluated at every lattice point. If the sign changes on a face of a block, the block beyond the face is kept
+   too, until nothing is added. A surface found anywhere is therefore extracted completely, without holes at block boundaries.
 3. *March.* Lewiner's marching cubes (Lewiner, Lopes, Vieira, Tavares: Efficient implementation of marching cubes' cases with topological
    guarantees, Journal of Graphics Tools 8(2), 2003) gives the triangles. A vertex is identified by the lattice edge it lies on, so vertices
-   of adjacent blocks are joined by integer keys and not by a distance.
+   of adjacent blocks are merged by integer keys instead of by distance.
 
 A lattice of at most twice a chunk of points is evaluated whole. Every lattice point is evaluated once, whichever blocks share it, and time
 and memory grow with the area of the surface: with the square of the resolution instead of its cube.
@@ -42,7 +42,7 @@ _END_OF_EDGE = 2.0**-14
 degenerate."""
 
 _MARCHED_CELLS = 64
-"""Most cells along the side of what one call of marching cubes gets (unless a block is larger)."""
+"""Largest number of cells along a side in one call of marching cubes (unless a block is larger)."""
 
 _NOT_KEPT, _OUTSIDE = -1, -2
 
@@ -64,7 +64,7 @@ def extract_surface(
 
     Faces are counter-clockwise seen from outside. A closed surface inside the region is watertight; one that leaves it is open at the
     border. The mesh is that of dense marching cubes over the whole lattice. A separate component smaller than a block may be missed if the
-    field gives no hint of it at the surrounding block centers, unless ``lipschitz`` is given. No colors or normals are added.
+    values at the surrounding block centers do not indicate it, unless ``lipschitz`` is given. No colors or normals are added.
 
     Args:
         field: positions [points, 3], float32 on ``device``, to values [points]; called without gradients with at most ``chunk`` positions.
@@ -73,14 +73,14 @@ def extract_surface(
         bounds: smallest and largest corner of the region.
         level: value on the surface.
         keep_above: inside is f > level (a density) instead of f < level (a signed distance).
-        lipschitz: a bound of |∇f|, if one is known (1 for a signed distance). Replaces the observed slope; nothing can then be missed.
+        lipschitz: a bound of |∇f|, if known (1 for a signed distance). Replaces the observed slope; no component is then missed.
         block: cells along the side of a block; smaller blocks evaluate fewer points near the surface and visit more block centers.
-            Left out, 4 up to a resolution of 512 and 8 above.
+            By default 4 up to a resolution of 512 and 8 above.
         chunk: positions in one call of the field.
-        device: where the field is evaluated and the mesh is returned; the CPU if left out.
+        device: where the field is evaluated and the mesh is returned; by default the CPU.
 
     Returns:
-        The mesh; without triangles where the level is never crossed (see :func:`explain_empty`).
+        The mesh; without triangles if the level is never crossed (see :func:`explain_empty`).
 
     Raises:
         ValueError: an argument is out of range, or the field returns the wrong shape or values that are not finite.
@@ -138,7 +138,7 @@ def explain_empty(
 ) -> str:
     """Explain in one or two sentences why no surface was found, and what to try.
 
-    Looks at the range of the field over a coarse lattice.
+    Evaluates the range of the field over a coarse lattice.
 
     >>> print(explain_empty(lambda x: x.norm(dim=1) + 0.5, half_extent=1.0))
     There is no surface: the field lies between 0.5 and 2.23 in the region and never reaches the level 0. All of it counts as \

@@ -35,9 +35,9 @@ class Mesh:
     """sRGB, 0 to 1."""
     normals: Float[Tensor, "vertices 3"] | None = None
     uvs: Float[Tensor, "coordinates 2"] | None = None
-    """Places in a texture: (0, 0) is the top left corner of its image, (1, 1) the bottom right one."""
+    """Texture coordinates: (0, 0) is the top left corner of the image, (1, 1) the bottom right one."""
     uv_faces: Int[Tensor, "faces 3"] | None = None
-    """Rows of ``uvs``, one for each corner of each triangle; a vertex on a seam has several, so that it need not be split."""
+    """Rows of ``uvs``, one for each corner of each triangle; a vertex on a seam has several, so it need not be split."""
 
     def __post_init__(self) -> None:
         if (self.uvs is None) != (self.uv_faces is None):
@@ -88,7 +88,7 @@ class Mesh:
         return not self.is_empty and bool(trimesh.Trimesh(_numpy(self.vertices), _numpy(self.faces), process=False).is_watertight)
 
     def transformed(self, similarity: Float[Tensor, "4 4"]) -> Mesh:
-        """Return the mesh moved by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].
+        """Return the mesh transformed by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].
 
         Normals follow A⁻ᵀ and keep pointing out; a reflection (det A < 0) reverses the order of the triangles' corners.
 
@@ -112,7 +112,7 @@ class Mesh:
     def with_vertex_normals(self) -> Mesh:
         """Return the mesh with unit normals at its vertices.
 
-        n = Σ (b − a) × (c − a) / |…|, over the triangles around a vertex, which are thus weighted by area.
+        n = Σ (b − a) × (c − a) / |…|, over the triangles around a vertex, weighted by area.
 
         A vertex in no triangle gets the zero vector.
         """
@@ -125,8 +125,8 @@ class Mesh:
     def largest_component(self) -> Mesh:
         """Return the component with the largest area, without the vertices that only other components use.
 
-        Triangles are connected through shared vertex indices, so the mesh must be welded, as the one from
-        :func:`unrender.geometry.isosurface.extract_surface` is. An empty mesh is returned as it is.
+        Triangles are connected through shared vertex indices, so the mesh must be welded, as
+        :func:`unrender.geometry.isosurface.extract_surface` returns it. An empty mesh is returned unchanged.
         """
         if self.is_empty:
             return self
@@ -135,7 +135,7 @@ class Mesh:
         return self.submesh(torch.from_numpy(component == int(areas.argmax())).to(self.faces.device))
 
     def submesh(self, keep: Tensor) -> Mesh:
-        """Return the triangles where the bool tensor ``keep`` [faces] holds, and the vertices they use, in their order."""
+        """Return the triangles marked in the bool tensor ``keep`` [faces], and their vertices, in order."""
         faces, used = _renumbered(self.faces[keep], self.vertices.shape[0])
         uvs, uv_faces = self.uvs, self.uv_faces
         if uvs is not None and uv_faces is not None:
@@ -151,7 +151,7 @@ class Mesh:
         )
 
     def ray_tree(self) -> TriangleTree:
-        """Return the triangles as :func:`unrender.ops.raster.cast_rays` takes them; it does not follow vertices that move later."""
+        """Return a tree for :func:`unrender.ops.raster.cast_rays`, which does not follow vertices that move later."""
         return TriangleTree(self.vertices, self.faces)
 
     def to(self, device: torch.device | str) -> Mesh:
@@ -160,7 +160,7 @@ class Mesh:
         return replace(self, **{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
 
     def sample_surface(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "count 3"], Float[Tensor, "count 3"]]:
-        """Draw points evenly from the surface, with the unit normals of their triangles.
+        """Draw points uniformly from the surface, with the unit normals of their triangles.
 
         A triangle is drawn with a probability proportional to its area; inside it x = (1 − √u) a + √u (1 − v) b + √u v c with u, v uniform
         (Turk, Graphics Gems, 1990).
@@ -190,14 +190,14 @@ class Mesh:
         return replace(self, colors=colors)
 
     def export(self, path: str | Path, *, z_up: bool = True, material: mesh_files.MaterialArrays | None = None) -> None:
-        """Write the mesh as .ply, .obj or .glb, by the suffix; no half-written file is ever seen.
+        """Write the mesh as .ply, .obj or .glb, by the suffix, atomically.
 
         Texture coordinates go into .obj and .glb, but not into .ply; in a .glb the vertices along their seams are split.
 
         Args:
             path: the file; an existing one is replaced.
-            z_up: the mesh's up axis is +Z. A GLB is +Y up by definition and gets a root node that turns it upright; the other formats hold
-                the coordinates as they are.
+            z_up: the mesh's up axis is +Z. A GLB is +Y up by definition and gets a root node that turns it upright; the other formats keep
+            the coordinates.
             material: textures and factors for a .glb; a mesh with textures needs texture coordinates.
 
         Raises:
@@ -247,11 +247,11 @@ def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
 
     Args:
         path: the file.
-        z_up: turn a GLB, which is +Y up by definition, back to +Z up; the other formats are read as they are.
+        z_up: turn a GLB, which is +Y up by definition, back to +Z up; the other formats keep the coordinates.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds no triangles or cannot be understood.
+        ValueError: the file has no triangles or cannot be parsed.
     """
     arrays = mesh_files.read(Path(path), z_up=z_up)
     colors = None if arrays.colors is None else torch.from_numpy(arrays.colors.astype(np.float32))

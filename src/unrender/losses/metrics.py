@@ -1,6 +1,6 @@
-"""How close an image is to the truth. Both images are sRGB with values from 0 to 1. These are scores, not losses to minimize.
+"""Image metrics between sRGB images with values from 0 to 1: scores, not losses to minimize.
 
-The score of a set of images is the mean of the scores of its images, not the score of their mean error.
+The score of a set of images is the mean of their scores, not the score of their mean error.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def psnr(
     Args:
         image: the rendering.
         reference: the truth.
-        mask: pixels that count; None counts all, as published tables do. A mask without any gives NaN.
+        mask: pixels that count; None counts all, as published tables do. An empty mask gives NaN.
 
     Returns:
         The score; infinite for equal images.
@@ -43,7 +43,7 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
         (2 μa μb + c₁)(2 σab + c₂) / ((μa² + μb² + c₁)(σa² + σb² + c₂)),
 
     with means, variances and covariance under an 11 × 11 Gaussian window of σ = 1.5 pixels, c₁ = 0.01², c₂ = 0.03², over the pixels whose
-    window lies wholly inside the image. Values are clamped to [0, 1].
+    window lies entirely inside the image. Values are clamped to [0, 1].
 
     Returns:
         At most 1, reached by equal images.

@@ -1,7 +1,7 @@
-"""How far predicted ray colors are from the photo.
+"""Losses between predicted ray colors and the photo.
 
-Each loss is a mean over rays of a mean over the three channels, Σ wᵣ d(pᵣ, tᵣ) / Σ wᵣ, with d written below for one value. The weights let
-rays count less or not at all, for example those that hit nothing. Where all weights are zero, the loss is zero.
+Each loss is a mean over rays of a mean over the three channels, Σ wᵣ d(pᵣ, tᵣ) / Σ wᵣ, with d given below for one value. Weights reduce or
+exclude rays, for example those that miss the scene. If all weights are zero, the loss is zero.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from unrender.losses.weighting import weighted_mean
 
 Photometric = Literal["l1", "mse", "smooth_l1"]
-"""Names of the losses of this module, as a configuration states them."""
+"""Names of the losses, as used in configurations."""
 
 
 ColorLoss = Callable[[Float[Tensor, "rays 3"], Float[Tensor, "rays 3"]], Float[Tensor, ""]]
@@ -24,7 +24,7 @@ ColorLoss = Callable[[Float[Tensor, "rays 3"], Float[Tensor, "rays 3"]], Float[T
 
 
 def photometric(kind: Photometric) -> ColorLoss:
-    """Return the loss of a name.
+    """Return a loss by its name.
 
     Raises:
         ValueError: the name is none of :data:`Photometric`.

@@ -1,6 +1,6 @@
-"""Priors on a scene, beyond matching the photos. Each is a mean, so that it does not depend on the size of the batch.
+"""Priors on a scene. Each is a mean, so it does not depend on the batch size.
 
-Losses over samples take an optional weight per sample, Σ wᵢ lᵢ / Σ wᵢ: give 0 to the unused tail of a padded batch and 1 to the rest. Where
+Losses over samples take an optional weight per sample, Σ wᵢ lᵢ / Σ wᵢ: use 0 for the unused tail of a padded batch and 1 for the rest. If
 all weights are zero, the loss is zero.
 """
 
@@ -16,8 +16,7 @@ from unrender.losses.weighting import weighted_mean
 from unrender.ops.kernels.derivatives import differentiable_once
 
 _OPACITY_MARGIN = 1e-3
-"""Opacities are clipped to [margin, 1 - margin]: a ray that is wholly wrong has a finite loss, 6.9, and one that is wholly right has no
-gradient."""
+"""Opacities are clipped to [margin, 1 - margin]: a completely wrong ray has a finite loss, 6.9, and a right one no gradient."""
 
 _NORM_GUARD = 1e-12
 """Added to a squared norm: the first and second derivatives of the root stay finite at the zero vector, where they would be NaN."""
@@ -36,7 +35,7 @@ def eikonal(gradients: Float[Tensor, "samples 3"], weight: Float[Tensor, " sampl
 
 
 def mask_bce(opacity: Float[Tensor, " rays"], mask: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
-    """Average -m log o - (1 - m) log(1 - o), which is least where the opacity is the mask.
+    """Average -m log o - (1 - m) log(1 - o), which is smallest if the opacity equals the mask.
 
     The opacity o is clipped to [0.001, 0.999].
 
@@ -50,7 +49,7 @@ def mask_bce(opacity: Float[Tensor, " rays"], mask: Float[Tensor, " rays"]) -> F
 
 
 def opaque(opacity: Float[Tensor, " rays"]) -> Float[Tensor, ""]:
-    """Average the entropy -o log o - (1 - o) log(1 - o), least for opaque and for clear rays.
+    """Average the entropy -o log o - (1 - o) log(1 - o), smallest for opaque and for empty rays.
 
     The opacity o is clipped to [0.001, 0.999].
 
@@ -66,7 +65,7 @@ def sparsity(sdf: Float[Tensor, " samples"], scale: float, weight: Float[Tensor,
 
     Args:
         sdf: signed distance f.
-        scale: one over the distance from the surface up to which the loss matters.
+        scale: one over the distance from the surface within which the loss acts.
         weight: one per sample.
 
     Source: Long et al., SparseNeuS, 2022, eq. 10.
@@ -91,7 +90,7 @@ def curvature(laplacian: Float[Tensor, " samples"], weight: Float[Tensor, " samp
 def total_variation(grid: Float[Tensor, "depth height width channels"]) -> Float[Tensor, ""]:
     """Average √(Δx² + Δy² + Δz²) over voxels and channels, with Δ the step to the next voxel.
 
-    The last voxel along each axis has no next one and is left out. Units are those of the grid's values per voxel.
+    The last voxel along each axis has no next one and is excluded. Units are those of the grid's values per voxel.
 
     Raises:
         ValueError: the grid has fewer than two voxels along an axis.
@@ -112,8 +111,8 @@ def total_variation(grid: Float[Tensor, "depth height width channels"]) -> Float
 def laplacian_smoothness(sdf: Float[Tensor, "depth height width"], spacing: float) -> Float[Tensor, ""]:
     """Average (Δf)² over inner voxels, with Δf = (Σ of the six neighbors - 6 f) / spacing².
 
-    A plane costs nothing, and a bump costs by its curvature. The gradient is written out, for grids of millions of voxels, and has no
-    derivative of its own.
+    Zero for a plane; grows with curvature. The gradient is computed explicitly, for grids of millions of voxels, and has no second
+    derivative.
 
     Args:
         sdf: values on a regular grid.
@@ -151,7 +150,7 @@ class _LaplacianSmoothness(torch.autograd.Function):
     @staticmethod
     @differentiable_once("laplacian_smoothness")
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        _, laplacian = ctx.saved_tensors  # sdf is there for the guard, which looks at what the gradient depends on
+        _, laplacian = ctx.saved_tensors  # sdf is an input so that the guard sees what the gradient depends on
         grad_laplacian = laplacian * (2 * grads[0] / (laplacian.numel() * ctx.spacing**2))
         grad_sdf = grad_laplacian.new_zeros([size + 2 for size in grad_laplacian.shape])
         grad_sdf[1:-1, 1:-1, 1:-1] -= 6 * grad_laplacian

@@ -1,4 +1,4 @@
-"""The mean that every loss takes."""
+"""The weighted mean that all losses use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def weighted_mean(values: Float[Tensor, "rows ..."], weight: Float[Tensor, " row
 
     Args:
         values: one row for each ray or sample.
-        weight: at least zero, one per row; None weighs all rows equally. The mean is zero where all weights are.
+        weight: at least zero, one per row; None weighs all rows equally. The mean is zero if all weights are.
 
     >>> weighted_mean(torch.tensor([1.0, 5.0, 9.0]), torch.tensor([3.0, 1.0, 0.0])).item()
     2.0

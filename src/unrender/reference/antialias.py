@@ -1,7 +1,7 @@
 """Antialiasing of silhouettes in plain PyTorch: the twin of :mod:`unrender.ops.raster.antialias`, in any floating type.
 
-All pairs of neighboring pixels are processed together. Which edge of the mesh lies between the two is decided without derivatives. Where
-that edge crosses the line through both centers is then computed again from its two corners, with automatic differentiation.
+All pairs of neighboring pixels are processed together. The edge of the mesh between the two is found without derivatives. Its crossing of
+the line through both centers is then computed again from its two corners, with automatic differentiation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from unrender.ops.raster import Raster, Topology
 
 _MOST_STEPS = 64
-"""Edges that a walk crosses before it gives up, as in the kernel."""
+"""Largest number of edges that a walk crosses, as in the kernel."""
 
 _FARTHEST_BACK = 3.0
 """Pixels behind its start at which a walk that has turned back ends, as in the kernel."""
@@ -96,7 +96,7 @@ def antialias(
     rule: Literal["walk", "owner"] = "walk",
     position_gradient_scale: float = 1.0,
 ) -> Float[Tensor, "views height width channels"]:
-    """Blend neighboring pixels between whose centers an outline runs.
+    """Blend neighboring pixels across a silhouette.
 
     If it crosses at the distance d from the first center, the first pixel keeps ½ + d of its color if d < ½, and otherwise the second keeps
     3/2 − d of its own; the rest is the other's.
@@ -165,7 +165,7 @@ def _walk_all(mesh: _Mesh, raster: Raster) -> tuple[_Pairs, Tensor]:
 
 
 def _walk(mesh: _Mesh, pairs: _Pairs, face: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the farthest silhouette edge before the other center, and whether the surface goes on beyond.
+    """Find the farthest silhouette edge before the other center, and whether the surface continues beyond.
 
     The edge is -1 if there is none.
     """
@@ -209,7 +209,7 @@ def _step(
     """Step across an edge into a face and to the edge by which the line leaves it.
 
     Return whether that leads forward, the edge, S and W there, and whether the face is the goal. If several faces meet, take the first that
-    leads on in the walk's direction or, if none does, the first of all.
+    continues in the walk's direction, otherwise the first.
     """
     chosen, chosen_s, chosen_w = torch.full_like(edge, -1), s, w
     leads, arrived, settled = (torch.zeros_like(forward) for _ in range(3))

@@ -1,4 +1,4 @@
-"""Plain twin of ``unrender.ops.rays.distortion``: the formula as it is written, quadratic in the samples of a ray."""
+"""Plain twin of ``unrender.ops.rays.distortion``: the formula itself, quadratic in the samples of a ray."""
 
 from __future__ import annotations
 

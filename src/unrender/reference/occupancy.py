@@ -1,4 +1,4 @@
-"""Plain twins of what the kernels of ``unrender.ops.rays.occupancy`` compute."""
+"""Plain twins of the kernels of ``unrender.ops.rays.occupancy``."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Rasterization in plain PyTorch: the twin of :mod:`unrender.ops.raster.rasterize`, in any floating type.
 
-Every pixel is tried against every triangle. Which triangle wins is decided in float64; weights, depth and derivatives are then computed
+Every pixel is tested against every triangle. The nearest triangle is chosen in float64; weights, depth and derivatives are then computed
 from its corners in the type of the positions, so that automatic differentiation gives their gradients.
 """
 

@@ -11,7 +11,7 @@ from unrender.ops.rays import Samples
 
 
 def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | None = None) -> Samples:
-    """Pack the samples where ``keep`` holds, exactly as many: the twin has no need of a ``capacity``."""
+    """Pack the samples where ``keep`` holds; the arrays fit exactly, whatever the ``capacity``."""
     kept = keep & (samples.ray_index >= 0)
     rays = samples.ray_index[kept]
     count = torch.bincount(rays.long(), minlength=samples.first.shape[0]).int()

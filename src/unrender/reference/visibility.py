@@ -25,7 +25,7 @@ def visible(
 def attenuate(
     samples: Samples, alpha: Float[Tensor, " samples"], light: Float[Tensor, " rays"], *, threshold: float
 ) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
-    """Return what is left of each ray's light, and how many samples more light than ``threshold`` reaches."""
+    """Return the transmittance at the end of each ray, and its number of visible samples."""
     left, visible_count = light.clone(), torch.zeros_like(samples.count)
     for ray in range(light.shape[0]):
         for k in range(int(samples.count[ray])):
@@ -37,11 +37,11 @@ def attenuate(
 
 
 def attenuate_lazily(samples: Samples, opacity: Opacity, *, threshold: float) -> tuple[Float[Tensor, " rays"], Int[Tensor, " rays"]]:
-    """Do as ``attenuate`` with light of one, computing all opacities."""
+    """Apply ``attenuate`` with light one, computing all opacities."""
     return attenuate(samples, opacity(samples), torch.ones(samples.count.shape[0]), threshold=threshold)
 
 
 def prune_hidden(samples: Samples, opacity: Opacity, *, threshold: float, capacity: int) -> Samples:
-    """Pack the samples that light reaches, exactly as many: the twin has no need of a ``capacity``."""
+    """Pack the visible samples; the arrays fit exactly, whatever the ``capacity``."""
     _, visible_count = attenuate_lazily(samples, opacity, threshold=threshold)
     return ray_range(samples, torch.zeros_like(visible_count), visible_count)

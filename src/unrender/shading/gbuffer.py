@@ -1,4 +1,4 @@
-"""The surface at every pixel, before it is lit."""
+"""The surface point at every pixel, before shading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unrender.ops.raster import Raster
 class GBuffer:
     """The surface point at the center of every pixel; all fields are zero where ``covered`` is false.
 
-    Height and width may differ from those of a picture: the covered pixels may be one image without gaps.
+    Height and width may differ from the picture's, because the covered pixels may be packed into one image.
     """
 
     raster: Raster
@@ -25,13 +25,13 @@ class GBuffer:
     to_viewer: Float[Tensor, "views height width 3"]
     """Unit direction to the camera."""
     distance: Float[Tensor, "views height width"]
-    """To the camera, along the ray."""
+    """Distance to the camera, along the ray."""
     color: Float[Tensor, "views height width 3"] | None = None
     """Linear color of the vertices; None for a mesh without colors."""
     uv: Float[Tensor, "views height width 2"] | None = None
     """Texture coordinates; None for a mesh without any."""
     uv_derivatives: Float[Tensor, "views height width 4"] | None = None
-    """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y) per pixel, as :func:`unrender.ops.raster.texture` takes them."""
+    """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y) per pixel, the input of :func:`unrender.ops.raster.texture`."""
 
     @property
     def covered(self) -> Bool[Tensor, "views height width"]:

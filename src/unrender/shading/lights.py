@@ -1,4 +1,4 @@
-"""Lights, and what a white surface reflects of each.
+"""Lights, and the radiance that a white surface reflects of each.
 
 The unit of a light is the radiance it causes: color (1, 1, 1) makes a white Lambert surface that faces the light reflect (1, 1, 1). In
 physical units the irradiance is π times that. Every light has the same two functions of the surface points:
@@ -23,7 +23,7 @@ from unrender.ops.raster import texture
 from unrender.shading.gbuffer import GBuffer
 
 _IRRADIANCE_SIZE = 16
-"""Texels along an edge of the cubes that irradiance is computed from and stored in: a cosine lobe is far wider."""
+"""Texels along an edge of the cubes in which irradiance is computed and stored: a cosine lobe is far wider."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class AmbientLight:
         return self.color.expand_as(surface.normal)
 
     def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
-        """Reflect all light, whatever the width of the lobe."""
+        """Reflect all light, for any lobe width."""
         return self.color.expand_as(surface.normal)
 
 
@@ -65,7 +65,7 @@ class PointLight:
     position: Float[Tensor, " 3"]
     """In world space."""
     color: Float[Tensor, " 3"]
-    """At a distance of one."""
+    """Radiance at distance one, as in the module docstring."""
 
     def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
         towards, strength = self._arriving(surface)
@@ -98,7 +98,7 @@ class EnvironmentLight:
     def irradiance(self) -> Float[Tensor, "6 small small 3"]:
         """Compute the cube map of (1/π) Σ L(l) max(n · l, 0) dl over the normals n.
 
-        It is at most 16 texels wide. The weights of each normal are divided by their sum, so that a constant environment gives exactly its
+        It is at most 16 texels wide. The weights of each normal are divided by their sum, so a constant environment gives exactly its
         color.
         """
         texels = self.texels
@@ -113,9 +113,9 @@ class EnvironmentLight:
         return texture(self.irradiance()[None], surface.normal, filter="linear", boundary="cube")
 
     def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
-        """Reflect as a mirror, r = 2 (n · v) n − v, whatever the width of the lobe.
+        """Reflect like a mirror, r = 2 (n · v) n − v, for any lobe width.
 
-        This is right where the environment is smoother than the lobe.
+        This is accurate if the environment is smoother than the lobe.
         """
         along = (surface.normal * surface.to_viewer).sum(-1, keepdim=True)
         return self.radiance(2 * along * surface.normal - surface.to_viewer)

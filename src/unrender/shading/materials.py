@@ -1,4 +1,4 @@
-"""Where a surface's color comes from, and how it reflects light.
+"""Colors of surfaces, and materials that reflect light.
 
 | color | comes from |
 |---|---|
@@ -13,7 +13,7 @@
 | :class:`BlinnPhong` | albedo · Σ diffuse light + specular · Σ glossy light |
 
 Both are callables: ``color(surface) -> [views, height, width, 3 or 4]``, where a fourth channel is opacity, and
-``material(surface, lights) -> Shaded``. Functions of your own work as well.
+``material(surface, lights) -> Shaded``. Your own functions work too.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class VertexColor:
 
 @dataclass(frozen=True)
 class Texture:
-    """An image laid over the surface, with mip levels where the texture coordinates have derivatives.
+    """An image texture, with mip levels if the texture coordinates have derivatives.
 
     Raises:
         ValueError: when called for a mesh without texture coordinates.
@@ -90,7 +90,7 @@ class Texture:
 
 @dataclass(frozen=True)
 class Unlit:
-    """A surface that shows its color whatever the light."""
+    """A surface that shows its color, independent of light."""
 
     color: ColorSource
 

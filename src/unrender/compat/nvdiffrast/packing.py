@@ -1,10 +1,10 @@
-"""A raster as one tensor of four channels, (u, v, z / w, triangle), as nvdiffrast lays it out.
+"""A raster as one tensor of four channels, (u, v, z / w, triangle), in nvdiffrast's layout.
 
 The last channel is the row of the triangle plus one, and 0 on the background. Up to 2²⁴ a float holds that integer itself. Beyond, it is
-the float whose *bits*, read as an integer, are the row plus one plus 0x4a800000: the order of the rows is kept, and the floats go on
-where the exact integers end.
+the float whose *bits*, read as an integer, are the row plus one plus 0x4a800000: this keeps the order of the rows, and continues where the
+exact integers end.
 
-Weights are copied in pairs, as one element of 64 bits, which is several times faster on a CPU than channel by channel.
+Weights are copied in pairs, as one 64-bit element, which is several times faster on a CPU than channel by channel.
 """
 
 from __future__ import annotations

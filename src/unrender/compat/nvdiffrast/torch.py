@@ -4,7 +4,7 @@ Arguments, defaults and layouts are nvdiffrast's, described in its manual; the f
 the work. Row 0 of every image tensor is y = −1 in normalized device coordinates, the bottom in OpenGL's terms.
 
 Gradients flow to ``pos`` (x, y and w) from u, v and ``rast_db``, and from colors through :func:`antialias`; and to attributes, textures,
-texture coordinates and their derivatives. None flow to z, from z / w, or from the triangle that is seen;
+texture coordinates and their derivatives. None flow to z, from z / w, or from the triangle index;
 :func:`unrender.ops.raster.rasterize` has a differentiable depth.
 """
 
@@ -59,7 +59,7 @@ _OUR_NAME = re.compile(r"\b(" + "|".join(_THEIR_NAMES) + r")\b")
 
 @contextmanager
 def _errors_in_their_names() -> Iterator[None]:
-    """Replace the names of arguments in errors of :mod:`unrender.ops` by those that the caller knows."""
+    """Replace argument names in errors of :mod:`unrender.ops` by nvdiffrast's."""
     try:
         yield
     except ValueError as error:
@@ -79,11 +79,12 @@ class RasterizeCudaContext:
 
 
 class RasterizeGLContext(RasterizeCudaContext):
-    """The same as :class:`RasterizeCudaContext`, for programs that ask for OpenGL. OpenGL is not used; derivatives are always computed.
+    """The same as :class:`RasterizeCudaContext`, for programs that use the OpenGL context. OpenGL is not used; derivatives are always
+    computed.
 
     Args:
         output_db: ignored.
-        mode: "automatic" or "manual"; there is nothing to set or to release.
+        mode: "automatic" or "manual"; has no effect.
         device: ignored.
     """
 
@@ -103,7 +104,7 @@ _log_level = 1
 
 
 def get_log_level() -> int:
-    """Return the level set last: 0 information, 1 warnings, 2 errors, 3 fatal errors."""
+    """Return the current log level: 0 information, 1 warnings, 2 errors, 3 fatal errors."""
     return _log_level
 
 
@@ -154,7 +155,7 @@ def rasterize(
     ranges: Tensor | None = None,
     grad_db: bool = True,
 ) -> tuple[Float[Tensor, "views height width 4"], Float[Tensor, "views height width 4"]]:
-    """Find the triangle seen at every pixel; see :func:`unrender.ops.raster.rasterize`.
+    """Find the visible triangle at every pixel; see :func:`unrender.ops.raster.rasterize`.
 
     Args:
         glctx: a context.
@@ -327,7 +328,7 @@ def texture(
         max_mip_level: coarsest mip level to build and use.
 
     Raises:
-        ValueError: for wrong types, shapes, devices and names, and where a mip level to be halved has an odd side.
+        ValueError: for wrong types, shapes, devices and names, or if a mip level to be halved has an odd side.
     """
     levels: Sequence[Tensor] | None = None
     if isinstance(mip, _MipStack):
@@ -347,7 +348,7 @@ def texture_construct_mip(tex: Tensor, max_mip_level: int | None = None, cube_mo
     """Build the mip levels of a texture that does not change, for the argument ``mip`` of :func:`texture`.
 
     Raises:
-        ValueError: for wrong types and shapes, and where a level to be halved has an odd side.
+        ValueError: for wrong types and shapes, or if a level to be halved has an odd side.
     """
     with _errors_in_their_names():
         levels = build_mips(tex.detach(), max_mip_level, cube=cube_mode)
@@ -362,14 +363,14 @@ def antialias(
     topology_hash: Topology | None = None,
     pos_gradient_boost: float = 1.0,
 ) -> Float[Tensor, "views height width channels"]:
-    """Blend pixels along silhouettes by the published rule; see :func:`unrender.ops.raster.antialias`, which has a better one.
+    """Blend pixels along silhouettes by the published rule; :func:`unrender.ops.raster.antialias` has a better one.
 
     Args:
         color: [minibatch, height, width, channels].
         rast: the first result of :func:`rasterize`.
         pos: [minibatch, vertices, 4] in clip space, or [vertices, 4].
         tri: [triangles, 3] rows of vertices.
-        topology_hash: from :func:`antialias_construct_topology_hash`; by default it is built here, on a CPU only when ``tri`` changes.
+        topology_hash: from :func:`antialias_construct_topology_hash`; by default it is computed here, on a CPU only when ``tri`` changes.
         pos_gradient_boost: factor of the gradient to ``pos``.
 
     Raises:

@@ -1,1 +1,1 @@
-"""How kernels are written and launched, and how their work is split."""
+"""Infrastructure of kernels: checks, launches, C++ sections, structs, splitting of work."""

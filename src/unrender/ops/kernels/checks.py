@@ -1,4 +1,4 @@
-"""Checks of arguments that operations of every family need, each with one sentence for the user.
+"""Argument checks for operations of every family, each with a one-sentence message.
 
 ``verb`` is the function called, ``name`` the argument; a message says what the function takes, what it got, and what to do.
 """
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 MOST_ELEMENTS = 2**31 - 1
-"""Elements of one tensor that a kernel reads or writes: it counts them in 32 bits."""
+"""Limit on the elements of a tensor, because kernels count them in 32 bits."""
 
 
 def check_float32(tensor: Tensor, name: str, verb: str) -> None:
@@ -21,7 +21,7 @@ def check_float32(tensor: Tensor, name: str, verb: str) -> None:
 
 
 def check_same_device(tensors: Mapping[str, Tensor | None], verb: str) -> None:
-    """Require that all tensors given live on one device."""
+    """Require that all given tensors are on one device."""
     devices = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
     if len(set(devices.values())) > 1:
         found = ", ".join(f"{name} on {device}" for name, device in devices.items())
@@ -35,6 +35,6 @@ def check_count(elements: int, name: str, verb: str) -> None:
 
 
 def check_integer(value: object, name: str, verb: str) -> None:
-    """Require an int, not a bool nor a float that happens to be integral."""
+    """Require an int, not a bool or a float with an integer value."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError(f"{verb} takes an integer as {name}, got {value!r}")

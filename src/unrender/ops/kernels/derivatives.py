@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class _NoFurther(torch.autograd.Function):
-    """Passes a gradient on, and refuses to be differentiated."""
+    """Passes a gradient through, and raises an error when differentiated."""
 
     @staticmethod
     def forward(ctx, gradient: Tensor, verb: str, *inputs: Tensor) -> Tensor:
@@ -26,8 +26,8 @@ class _NoFurther(torch.autograd.Function):
 def differentiable_once(verb: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorate the ``backward`` of an operation whose kernels have no second derivative.
 
-    Differentiating its gradient (``create_graph=True``) then raises a RuntimeError that names the operation. PyTorch's own
-    ``once_differentiable`` is silent where the incoming gradient is a constant, and the second derivative wrongly zero.
+    Differentiating its gradient (``create_graph=True``) then raises a RuntimeError that names the operation. PyTorch's
+    ``once_differentiable`` is silent if the incoming gradient is a constant, and the second derivative wrongly zero.
     """
 
     def decorate(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
-"""Starting Warp kernels, on a CPU's threads and on a GPU; no other module knows how.
+"""Launching of Warp kernels on CPU threads or a GPU; the only module that does so.
 
-Warp runs a CPU launch on the calling thread and releases the interpreter lock meanwhile. So a launch is cut into chunks along its leading
-dimension, which run on ``torch.get_num_threads()`` threads. On a GPU it is one launch on PyTorch's current stream.
+Warp runs a CPU launch on the calling thread and releases the interpreter lock meanwhile. A launch is therefore cut into chunks along its
+leading dimension, which run on ``torch.get_num_threads()`` threads. On a GPU it is one launch on PyTorch's current stream.
 
 Every kernel takes the index of its first work item as its first argument, ``first: int``, and starts with ``i = first + wp.tid()``.
 
@@ -29,7 +29,7 @@ from unrender.devices import on_cpu, thread_count
 
 
 def _start_warp() -> None:
-    """Start Warp without its greeting and without its line on standard error about a missing GPU driver."""
+    """Start Warp without its banner and its message about a missing GPU driver."""
     wp.config.log_level = logging.ERROR
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -65,7 +65,7 @@ _Signatures: TypeAlias = "set[tuple[tuple[torch.dtype, int] | None, ...]]"
 """Element types and dimensions of the tensors of a launch."""
 
 _known_signatures: dict[Any, _Signatures] = {}
-"""What each kernel that is loaded on a CPU has run with."""
+"""Signatures with which each kernel loaded on a CPU has run."""
 
 
 def _forget_threads() -> None:
@@ -90,7 +90,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
 def address(tensor: Tensor | None, dtype: torch.dtype) -> int:
     """Return the address of a contiguous tensor, for a member of a Warp struct; 0 for None.
 
-    An address keeps nothing alive: hold on to the tensor until the launch has returned.
+    An address does not keep the tensor alive: hold a reference until the launch has returned.
 
     Raises:
         TypeError: for a tensor of another type, or one that is not contiguous.
@@ -109,9 +109,9 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         kernel: a Warp kernel whose first parameter is ``first: int``.
         count: number of work items; zero does nothing.
         arguments: what follows ``first``: contiguous tensors, numbers, Warp structs.
-        device: where the tensors live.
-        chunks: how many parts a CPU cuts the work into. By default one per thread, which suits many equal items; pass ``count`` if each
-            item is long, or if they differ in length.
+        device: device of the tensors.
+        chunks: number of chunks of work on a CPU. By default one per thread, for many equal items; pass ``count`` if items are long or
+        unequal.
     """
     if count == 0:
         return
@@ -126,8 +126,8 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         chunks = min(threads, max(1, count // _SMALLEST_CHUNK))
     chunks = min(chunks, count)
     bounds = [count * k // chunks for k in range(chunks + 1)]
-    # Warp checks the types and sizes of arrays, which takes longer than all the rest of a launch. So let it check only the first launch
-    # with these types, a launch with a size that it would refuse, and a generic kernel, which it chooses by the types.
+    # Warp checks the types and sizes of arrays, which takes longer than the rest of a launch. Let it check only the first launch with these
+    # types, a launch with a size that it would reject, and a generic kernel, which it selects by the types.
     known = _signatures_known_to(kernel)
     signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
     small = all(max(a.shape, default=0) < 2**31 for a in arguments if isinstance(a, Tensor))
@@ -155,7 +155,7 @@ def _signatures_known_to(kernel: Any) -> _Signatures:
 
 
 def run_in_threads(work: Callable[[int], None], chunks: int, threads: int) -> None:
-    """Call ``work(k)`` for ``0 <= k < chunks`` on this thread and others, which each take the next free ``k``."""
+    """Call ``work(k)`` for ``0 <= k < chunks`` on this and other threads, which each take the next free ``k``."""
     helpers = min(threads, chunks) - 1
     if helpers <= 0:
         for k in range(chunks):

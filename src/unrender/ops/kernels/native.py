@@ -1,10 +1,10 @@
 """C++ bodies of kernels, kept in header files beside the modules that use them.
 
 Lines ``// section: NAME`` cut a header into sections; above the first one is a comment for readers. Inside a section a line
-``// use: OTHER`` stands for the text of another section, so that shared fragments are written once and their place can be seen.
-``// use: OTHER with A=1 B=k`` defines the macros ``A`` and ``B`` (no spaces in their values) around that text and forgets them after it.
-``// use: kernels.OTHER`` takes a section of ``ops/kernels/shared.h``, which holds what several families of kernels need.
-:func:`native_sections` returns the finished text of each section, as :func:`warp.func_native` takes it.
+``// use: OTHER`` is replaced by the text of another section, so shared fragments are written once.
+``// use: OTHER with A=1 B=k`` defines the macros ``A`` and ``B`` (no spaces in their values) around that text and undefines them after it.
+``// use: kernels.OTHER`` uses a section of ``ops/kernels/shared.h``, which several families of kernels share.
+:func:`native_sections` returns the expanded text of each section, for :func:`warp.func_native`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Structs that bundle what kernels take together: a batch of samples, a grid, a view."""
+"""Structs that bundle kernel arguments: a batch of samples, a grid, a view."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from unrender.ops.kernels.checks import MOST_ELEMENTS
 def filled(kind: Any, **values: Tensor | int | float) -> Any:
     """Return an instance of a Warp struct with all its fields set.
 
-    To pack a struct takes as long as to pass its tensors one by one, so a struct that several kernels take is worth keeping. It holds the
-    addresses, shapes and strides of its tensors, and keeps them alive.
+    Packing a struct takes as long as passing its tensors one by one, so reuse a struct for several kernels. It stores the addresses, shapes
+    and strides of its tensors, and keeps them alive.
 
     Args:
         kind: the class that ``wp.struct`` made.

@@ -1,9 +1,9 @@
-"""Helpers of kernels: how a CPU's work is split, memory that costs nothing until it is written, copies to a GPU that do not wait.
+"""Helpers of kernels: splitting of CPU work, lazily allocated memory, asynchronous copies to a GPU.
 
-On a CPU the gradients to vertices and texels are summed without atomics, in one of two ways; both give the same bits whatever the number
-of threads. A large gradient is cut into ranges: the forward pass notes for each element, as bits, the ranges it reaches, and each range is
-one work item that visits its elements in order. Of a small one, each of a fixed number of parts of the picture has a copy, and the copies
-are added.
+On a CPU the gradients to vertices and texels are summed without atomics, in one of two ways; both give the same bits for any number of
+threads. A large gradient is cut into ranges: the forward pass notes for each element, as bits, the ranges it reaches, and each range is one
+work item that visits its elements in order. For a small one, each of a fixed number of chunks of the picture has a copy, and the copies are
+added.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NUMPY_TYPES = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: n
 
 
 def blocks(count: int, smallest: int, device: torch.device) -> tuple[int, int]:
-    """Return (work items, elements of each) for items that own what they write.
+    """Return (work items, elements per item) for items that own what they write.
 
     On a GPU an item has one element, on a CPU at least ``smallest``.
     """
@@ -36,7 +36,7 @@ def blocks(count: int, smallest: int, device: torch.device) -> tuple[int, int]:
 
 
 def empty(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return uninitialized memory; on a CPU from NumPy, which asks for huge pages, quicker to get than many small ones."""
+    """Return uninitialized memory; on a CPU from NumPy, which requests huge pages, faster to allocate than many small ones."""
     if on_cpu(device):
         return torch.from_numpy(np.empty(tuple(shape), _NUMPY_TYPES[dtype]))
     return torch.empty(tuple(shape), dtype=dtype, device=device)
@@ -50,7 +50,7 @@ def zeros(shape: Sequence[int], device: torch.device) -> Tensor:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Copy a tensor to a device, through pinned memory so that a copy to a GPU does not wait."""
+    """Copy a tensor to a device, through pinned memory, so a copy to a GPU is asynchronous."""
     if tensor.device == device or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
