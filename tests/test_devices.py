@@ -58,6 +58,26 @@ def test_blocks_that_overlap_in_several_threads_restore_the_number_of_threads() 
     assert torch.get_num_threads() == 2 and thread_count() == 2
 
 
+def test_a_block_that_another_thread_ends_leaves_neither_of_them_on_one_thread() -> None:
+    """As the garbage collector may do with the generator of a loop that was left."""
+    block, seen = pytorch_on_one_thread(), []
+    block.__enter__()
+
+    def end() -> None:
+        with pytorch_on_one_thread():
+            block.__exit__(None, None, None)
+            seen.append(torch.get_num_threads())
+        seen.append(torch.get_num_threads())
+
+    other = threading.Thread(target=end)
+    other.start()
+    other.join()
+    assert seen == [1, 2]
+    with pytorch_on_one_thread():
+        assert torch.get_num_threads() == 1 and thread_count() == 2
+    assert torch.get_num_threads() == 2 and thread_count() == 2
+
+
 def test_the_number_of_threads_set_between_two_blocks_is_kept() -> None:
     with pytorch_on_one_thread():
         pass

@@ -124,14 +124,24 @@ class _Threads:
     lock: Any = field(default_factory=threading.Lock)
 
 
-class _Depth(threading.local):
-    """Number of open :func:`pytorch_on_one_thread` blocks of the calling thread."""
+@dataclass
+class _Blocks:
+    """The open :func:`pytorch_on_one_thread` blocks of one thread."""
 
-    value: int = 0
+    count: int = 0
+    owed: int | None = None
+    """PyTorch's number of threads that this thread has not got back yet, because another thread ended its last block."""
+
+
+class _OfThisThread(threading.local):
+    """What belongs to the calling thread."""
+
+    def __init__(self) -> None:
+        self.blocks = _Blocks()
 
 
 _threads = _Threads()
-_depth = _Depth()
+_of_this_thread = _OfThisThread()
 
 
 def thread_count() -> int:
@@ -151,30 +161,37 @@ def pytorch_on_one_thread() -> Iterator[None]:
 
     The tensors between two kernels of a training step are small: on one thread an operation takes about ten microseconds, while an OpenMP
     barrier takes milliseconds as soon as another process runs on one of the cores. Blocks may overlap in several threads: OpenMP has a
-    number of threads for each of them, which is restored when its own outermost block ends.
+    number of threads for each of them, which is restored when its own outermost block ends. Where another thread ends that block, as the
+    garbage collector may with a loop that was left, it is restored when the next block of its own thread begins.
     """
     import torch
 
+    own = _of_this_thread.blocks
+    if own.owed is not None and own.count == 0:
+        torch.set_num_threads(own.owed)
+    own.owed = None
     with _threads.lock:
         # Always called: a thread adopts PyTorch's number on its first call, which would undo the setting below.
         current = torch.get_num_threads()
         if _threads.users == 0:
             _threads.kernel_threads = current
         _threads.users += 1
-    _depth.value += 1
+    own.count += 1
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        _depth.value -= 1
+        own.count -= 1
         with _threads.lock:
             before = _threads.kernel_threads
             _threads.users -= 1
             if _threads.users == 0:
                 _threads.kernel_threads = None
         assert before is not None
-        if _depth.value == 0:
+        if own.count == 0 and own is _of_this_thread.blocks:
             torch.set_num_threads(before)
+        elif own.count == 0:
+            own.owed = before
 
 
 def on_cpu(device: torch.device) -> bool:
