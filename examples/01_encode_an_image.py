@@ -1,8 +1,8 @@
-"""Encode an image: colors at points become features in a hash grid and a small network that reads them.
+"""Encode an image in the features of a hash grid and a small network.
 
     python examples/01_encode_an_image.py [OUTPUT_FOLDER]
 
-The picture is the plane z = 0.5 of a volume, so the three-dimensional encoding serves. Writes image.png: truth | learned.
+The encoding is three-dimensional; the picture is the plane z = 0.5. Writes image.png: truth | learned.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unrender.ops.encodings import HashGrid, hash_encode, mlp
 
 
 def picture(points: Tensor) -> Tensor:
-    """Return the color at points: rings that get finer towards the edge, and a sharp disc."""
+    """Return colors at points: rings that become finer towards the edge, and a sharp disc."""
     x, y = points[:, 0] - 0.5, points[:, 1] - 0.5
     radius = torch.sqrt(x * x + y * y)
     disc = ((x - 0.2) ** 2 + (y + 0.15) ** 2 < 0.01).float()

@@ -1,8 +1,8 @@
-"""Render a volume: march rays through an occupancy grid, and composite a field that is a function.
+"""Render a volume: march rays through an occupancy grid, and composite an analytic field.
 
     python examples/02_volume_render_a_sphere.py [OUTPUT_FOLDER]
 
-Nothing is fitted and no network is involved: density and color are formulas. Writes sphere.png.
+There is no fit and no network: density and color are formulas. Writes sphere.png.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def color(points: Tensor) -> Tensor:
 
 
 def fog(samples: Samples, rays: Rays) -> FieldSamples:
-    """Say how much light each sample stops, and what it looks like: all that the renderer asks of a field."""
+    """Return weight, color and normal of each sample, all that the renderer needs of a field."""
     points = samples.positions(rays)
     return FieldSamples(weights_from_density(density(points), samples, early_stop=1e-3), color(points))
 
@@ -45,7 +45,7 @@ folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/02_volume_render_a_sph
 folder.mkdir(parents=True, exist_ok=True)
 size = min(256, 8 * int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "32")))
 
-# Cells with practically no fog in their center get no samples.
+# Cells with almost no fog at their center get no samples.
 grid = OccupancyGrid(64)
 grid.set_from_values(density(grid.cell_centers()), threshold=0.05)
 

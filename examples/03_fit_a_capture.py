@@ -1,8 +1,8 @@
-"""Fit a radiance field to photos, and render a view that was not among them.
+"""Fit a radiance field to photos, and render a held-out view.
 
     python examples/03_fit_a_capture.py [OUTPUT_FOLDER]
 
-The photos are made here, of the analytic scene of ``unrender demo``. For your own, use ``unrender.load("folder")``.
+The photos are rendered from the analytic scene of ``unrender demo``. For your own, use ``unrender.load("folder")``.
 Writes held_out.png: photo | rendering of a held-out view.
 """
 

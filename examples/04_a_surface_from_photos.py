@@ -1,8 +1,8 @@
-"""Fit a surface to photos, and save it as triangles that any viewer opens.
+"""Fit a surface to photos, and save it as a mesh.
 
     python examples/04_a_surface_from_photos.py [OUTPUT_FOLDER]
 
-The photos are made here, of the analytic scene of ``unrender demo``. For your own, use ``unrender.load("folder")``.
+The photos are rendered from the analytic scene of ``unrender demo``. For your own, use ``unrender.load("folder")``.
 Writes mesh.glb and mesh.ply, in the frame of the poses.
 """
 

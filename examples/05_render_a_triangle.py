@@ -1,8 +1,8 @@
-"""Render a triangle: rasterize, interpolate its colors, antialias its outline.
+"""Render a triangle: rasterize, interpolate its colors, antialias its silhouette.
 
     python examples/05_render_a_triangle.py [OUTPUT_FOLDER] [--size PIXELS]
 
-The picture is checked against the weights of the corners, from solving three equations. Writes triangle.png: bare coverage | antialiased.
+The colors are compared with exact barycentric weights. Writes triangle.png: without antialiasing | antialiased.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def main(folder: tyro.conf.Positional[Path] = Path("runs/05_render_a_triangle"),
     colors = torch.eye(3)
     faces = torch.tensor([[0, 1, 2]], dtype=torch.int32)
 
-    raster = rasterize(corners, faces, (size, size))  # which triangle each pixel's center sees, and where in it
+    raster = rasterize(corners, faces, (size, size))  # the triangle at each pixel center, and the position in it
     bare = interpolate(colors, raster, faces)
-    smooth = antialias(bare, raster, corners, faces)  # only this makes the outline differentiable
+    smooth = antialias(bare, raster, corners, faces)  # only this makes the silhouette differentiable
 
     # The exact colors: at (x, y), the weights w of the corners solve Σ w (x_corner, y_corner, 1) = (x, y, 1).
     centers = 2 * (torch.arange(size, dtype=torch.float64) + 0.5) / size - 1

@@ -3,7 +3,7 @@
     python examples/06_fit_a_cube.py [OUTPUT_FOLDER] [--size PIXELS] [--steps STEPS] [--sides-differ] [--samples N]
                                      [--rule walk|owner|off]
 
-Only antialiased outlines tell the corners where to go: with ``--rule off`` they drift away. Writes cube.png: truth | start | fitted.
+Only antialiasing gives the corners gradients at silhouettes: with ``--rule off`` they drift away. Writes cube.png: truth | start | fitted.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Fit(NamedTuple):
     start: Cube
     end: Cube
     errors: list[float]
-    """After each step: the mean distance of the corners to the nearest corners of the true cube."""
+    """Mean distance of the corners to the nearest corners of the true cube, after each step."""
 
 
 def true_cube(sides_differ: bool) -> Cube:
@@ -65,7 +65,7 @@ def seen_from(corners: Tensor, rotation: Tensor, offset: Tensor) -> Tensor:
 
 def renderer(cube: Cube, rule: Rule, samples: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:
     """Return a function of corners, colors, rotation, offset and size that renders the triangles of ``cube``."""
-    topology = edge_topology(cube.faces)  # the faces never change, so their edges are found once
+    topology = edge_topology(cube.faces)  # the faces never change, so the topology is computed once
 
     def render(corners: Tensor, colors: Tensor, rotation: Tensor, offset: Tensor, size: int) -> Tensor:
         clip_positions = seen_from(corners, rotation, offset)
@@ -127,9 +127,9 @@ def main(
         folder: where to write cube.png.
         size: pixels along each side of the pictures: 16, 8, 4.
         steps: optimizer steps; 1000 are enough for 16 pixels, 8 and 4 need 5000.
-        sides_differ: give every side its own colors, so that color jumps at the edges.
+        sides_differ: give every side its own colors, which jump at the edges.
         rule: antialiasing rule; off shows the result without.
-        samples: along each side of a pixel. Only more of them smooth a jump of color inside the cube's outline.
+        samples: along each side of a pixel. Only supersampling smooths edges inside the silhouette.
         seed: of the start and the views.
     """
     torch.set_num_threads(1)  # sharing such small pictures between threads costs more than it saves

@@ -2,8 +2,8 @@
 
     python examples/07_texture_the_earth.py [OUTPUT_FOLDER] [--size PIXELS] [--steps STEPS] [--full-size]
 
-From afar one pixel covers many texels. Without mip levels its gradient goes to the four texels around its center alone, so every far view
-spoils what the near ones have learned. The globe's texture is noise, six faces of a cube in an atlas of 4 x 3. Writes earth.png: truth |
+In a distant view one pixel covers many texels. Without mip levels its gradient goes only to the four texels around its center, so distant
+views degrade what near views have fitted. The globe's texture is noise, six faces of a cube in an atlas of 4 x 3. Writes earth.png: truth |
 learned with mip levels | learned without.
 """
 
@@ -57,7 +57,7 @@ def globe(cells: int = 16) -> Globe:
 
 
 def noise_atlas(face_size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return an atlas of land, sea and clouds, and a mask of the texels well inside its faces.
+    """Return an atlas of land, sea and clouds, and a mask of the texels in the interior of its faces.
 
     The atlas is octaves of noise, [1, 3 face_size, 4 face_size, 3].
     """
@@ -88,7 +88,7 @@ def render(shape: Globe, clip_positions: Tensor, atlas: Tensor, size: int, max_l
     else:
         uv, uv_derivatives = interpolate_with_derivatives(shape.uvs, raster, shape.faces)
         color = texture(atlas, uv, uv_derivatives, max_level=max_level)
-    return torch.where(raster.face[..., None] >= 0, color, 0.0)  # the background has uv 0, which is a texel too
+    return torch.where(raster.face[..., None] >= 0, color, 0.0)  # the background has uv 0, which is a valid texel
 
 
 class Learned(NamedTuple):
@@ -101,10 +101,10 @@ class Learned(NamedTuple):
 def fit(
     size: int, face_size: int, steps: int, *, seed: int = 0, reference_scale: int = 4, report: Callable[[str], None] = lambda line: None
 ) -> tuple[Tensor, Learned, Learned]:
-    """Return the true atlas, and those learned with mip levels and without, from the same views.
+    """Return the true atlas, and those fitted with and without mip levels, from the same views.
 
-    Each step has one view, of random rotation and from a distance of 1.5 to 50. Its target is rendered ``reference_scale`` times as large,
-    with mip levels, and averaged, as a lens does.
+    Each step has one view, with random rotation and at a distance of 1.5 to 50. Its target is rendered ``reference_scale`` times as large,
+    with mip levels, and averaged.
     """
     generator = torch.Generator().manual_seed(seed)
     shape = globe()

@@ -1,11 +1,11 @@
-"""Fit a mesh to masks: deform a sphere until its outlines match masks from all around.
+"""Fit a mesh to masks: deform a sphere until its silhouettes match masks from all sides.
 
     python examples/08_fit_a_mesh_to_masks.py [OUTPUT_FOLDER] [--size PIXELS] [--views VIEWS] [--steps STEPS] [--rule walk|owner]
 
-A mask has no color and no shading, so everything is learned through antialiased outlines. Vertices on no outline follow their neighbors:
-the unknowns are u = (I + 5 L) v, with the vertices v and the mesh's Laplacian L, so that a step moves whole regions (Nicolet, Jacobson,
-Jakob, Large Steps in Inverse Rendering of Geometry, 2021). Dents are on no outline and stay unknown. Writes masks.png: truth | start |
-fitted, and mesh.ply.
+A mask has no color and no shading, so all gradients come from antialiased silhouettes. Vertices away from silhouettes follow their
+neighbors: the unknowns are u = (I + 5 L) v, with the vertices v and the mesh's Laplacian L, so a step moves whole regions (Nicolet,
+Jacobson, Jakob, Large Steps in Inverse Rendering of Geometry, 2021). Dents never appear in a silhouette and stay unknown. Writes masks.png:
+truth | start | fitted, and mesh.ply.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def read_textured(mesh_file: Path, image_file: Path) -> tuple[Mesh, Tensor]:
     image = torch.from_numpy(np.asarray(Image.open(image_file).convert("RGB")).copy()).float() / 255
     low, high = mesh.bounding_box
     vertices = 2 * (mesh.vertices - (low + high) / 2) / (high - low).max()
-    if mesh_file.suffix == ".obj":  # the format does not say which way is up; in most files it is +Y
+    if mesh_file.suffix == ".obj":  # the format does not define the up axis; in most files it is +Y
         vertices = torch.stack((vertices[:, 0], -vertices[:, 2], vertices[:, 1]), -1)
     return replace(mesh, vertices=vertices), linear_from_srgb(image)
 
@@ -83,14 +83,14 @@ def main(
     frames: int = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "48")),
     samples: int = 2,
 ) -> None:
-    """Render a textured mesh from all around.
+    """Render a textured mesh from all sides.
 
     Args:
         folder: where to write the video.
         mesh: an OBJ or GLB file with texture coordinates.
         texture: image file of its texture.
         size: pixels along each side of a frame.
-        frames: of one turn.
+        frames: number of frames of one turn.
         samples: along each side of a pixel.
     """
     spot = Path(os.environ.get("UNRENDER_DATA", Path(__file__).parents[2] / "shared" / "data")) / "meshes"
@@ -107,7 +107,7 @@ def main(
         DirectionalLight(torch.tensor([1.0, -1.5, 2.0]), torch.tensor([0.75, 0.7, 0.6])),
         PointLight(torch.tensor([-2.0, 1.5, 1.0]), torch.tensor([2.0, 1.6, 1.2])),
     ]
-    cameras, topology = turntable(frames, size), edge_topology(shape.faces)  # the faces never change, so their edges are found once
+    cameras, topology = turntable(frames, size), edge_topology(shape.faces)  # the faces never change, so the topology is computed once
 
     started = time.perf_counter()
     pictures, covered = [], []

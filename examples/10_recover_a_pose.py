@@ -2,8 +2,8 @@
 
     python examples/10_recover_a_pose.py [OUTPUT_FOLDER] [--pictures COUNT]
 
-A gradient only leads to the nearest minimum, so the search starts everywhere: a thousand evenly spread orientations are rendered in one
-call at 32 pixels and compared. The best few then follow the gradient together, as views of one batch, at 64, 128 and 256 pixels; their
+Gradient descent only finds the nearest minimum, so the search starts globally: a thousand evenly spread orientations are rendered in one
+call at 32 pixels and compared. The best few are then optimized together, as views of one batch, at 64, 128 and 256 pixels; their
 quaternions are normalized after each step. Writes pose.png: target | best of the thousand | found.
 """
 
@@ -30,7 +30,7 @@ VERTICES = torch.tensor([[x, y, z] for x in (-0.5, 0.5) for y in (-0.5, 0.5) for
 SIDES = ((0, 1, 3, 2), (4, 6, 7, 5), (0, 4, 5, 1), (2, 3, 7, 6), (0, 2, 6, 4), (1, 5, 7, 3))
 FACES = torch.tensor([face for a, b, c, d in SIDES for face in ((a, b, c), (a, c, d))], dtype=torch.int32)
 SIDE_COLORS = torch.tensor([[0.9, 0.2, 0.2], [0.2, 0.8, 0.3], [0.2, 0.3, 0.9], [0.9, 0.8, 0.2], [0.8, 0.3, 0.8], [0.2, 0.8, 0.8]])
-# Every side is darker towards one corner, so that even a single visible side tells how it is rotated.
+# Every side is darker towards one corner, so even a single visible side determines the rotation.
 COLORS = (SIDE_COLORS[:, None] * torch.tensor([1.0, 0.8, 0.6, 0.8])[:, None]).reshape(24, 3)
 COLOR_FACES = torch.arange(24, dtype=torch.int32).reshape(6, 4)[:, [[0, 1, 2], [0, 2, 3]]].reshape(12, 3)
 TOPOLOGY = edge_topology(FACES)
@@ -62,7 +62,7 @@ def difference(pictures: Tensor, target: Tensor) -> Tensor:
 
 
 def find(target: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Return the best of the evenly spread quaternions, and the one that its gradient leads to."""
+    """Return the best of the evenly spread quaternions, and the result of optimizing it."""
     with torch.no_grad():
         spread = evenly_spread(1024)
         wxyz = spread[difference(render(spread, 32), target).argsort()[:8]]

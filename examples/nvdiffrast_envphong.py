@@ -1,4 +1,4 @@
-"""Recover the environment and the highlight of a glossy ring: a program written for nvdiffrast, unaware of unrender.
+"""Recover the environment and the highlight of a glossy ring: a program written for nvdiffrast, without unrender.
 
     python -m unrender.compat examples/nvdiffrast_envphong.py --steps 600
 

@@ -1,4 +1,4 @@
-"""Recover the orientation of a cube from one picture: a program written for nvdiffrast, unaware of unrender.
+"""Recover the orientation of a cube from one picture: a program written for nvdiffrast, without unrender.
 
     python -m unrender.compat examples/nvdiffrast_pose.py --steps 1000 --seeds 10
 

@@ -15,7 +15,7 @@ MeshFormat = Literal["ply", "obj", "glb"]
 
 
 class UsageError(ValueError):
-    """The command line asks for something that does not exist."""
+    """The command line is invalid."""
 
 
 def parse(kind: Any, words: Sequence[str], *, command: str) -> Any:
@@ -24,10 +24,10 @@ def parse(kind: Any, words: Sequence[str], *, command: str) -> Any:
     Args:
         kind: the dataclass; fields without a default are required.
         words: what follows the command.
-        command: as the user types it, for the help page.
+        command: as typed by the user, for the help page.
 
     Raises:
-        UsageError: for an unknown option or a value that does not fit, in one sentence.
+        UsageError: for an unknown option or an invalid value, in one sentence.
         SystemExit: after ``--help`` was printed.
     """
     printed = io.StringIO()
@@ -46,7 +46,7 @@ def parse(kind: Any, words: Sequence[str], *, command: str) -> Any:
 
 
 def _tyro(kind: Any, words: Sequence[str], command: str) -> Any:
-    # Settings keep flat names however deep their bundle lies; of a bundle with alternatives the default says which one it is.
+    # Settings keep flat names at any depth of bundles; for a bundle with alternatives the default decides which one it is.
     import tyro
 
     flat = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
@@ -87,7 +87,7 @@ def sentence_of(box: str, command: str) -> str:
 
 
 def value_of(option: str, words: Sequence[str]) -> str | None:
-    """Return the value of an option that decides what the other options are, so that it is read before them.
+    """Return the value of an option that determines the other options and is therefore read first.
 
     >>> value_of("--preset", ["capture", "--preset=gpu"]), value_of("--preset", ["--preset", "cpu"]), value_of("--preset", [])
     ('gpu', 'cpu', None)

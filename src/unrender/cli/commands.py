@@ -1,4 +1,4 @@
-"""What the commands do once their options are read: the part of the command line that needs PyTorch."""
+"""The commands themselves: the part of the command line that needs PyTorch."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from unrender.runs.outputs import EMPTY_MESH, evaluate_into, score_sentence, wri
 from unrender.runs.session import Job, RunResult, check_folder, run_job
 
 EXIT_CODES: dict[Outcome, int] = {"finished": 0, "time budget reached": 0, "interrupted": 130, "diverged": 1, "empty": 1}
-"""What the shell is told about each outcome; an output that could not be written is 1 as well."""
+"""Exit code of each outcome; an output that could not be written gives 1 too."""
 
 
 def exit_code(run: RunResult) -> int:
-    """Return what a command that fits tells the shell."""
+    """Return the exit code of a command that fits."""
     return EXIT_CODES[run.result.outcome] or (1 if run.failures else 0)
 
 
@@ -77,12 +77,12 @@ def fit_input(
 
 
 def wants_traceback() -> bool:
-    """Tell whether errors show where they come from."""
+    """Tell whether errors show a traceback."""
     return os.environ.get("UNRENDER_TRACEBACK") == "1"
 
 
 def describe_input(given: Input, capture: Capture | None, display: Display) -> None:
-    """Say in a few lines what was read, the split rule among them."""
+    """Describe the input in a few lines, including the split rule."""
     if capture is None:
         display.say(given.name)
     else:
@@ -133,7 +133,7 @@ def render_run(folder: Path, *, path: CameraPath, frames: int, fps: int, downsca
 
 
 def path_cameras(capture: Capture, path: CameraPath, frames: int) -> Cameras:
-    """Return the cameras of a path: the held-out views, or so many frames around or between the photos."""
+    """Return the cameras of a path: the held-out views, or a number of frames around or between the photos."""
     if path == "test":
         return capture.cameras.select(capture.split.test)
     return orbit_cameras(capture.cameras, frames) if path == "orbit" else interpolated_cameras(capture.cameras, frames)
@@ -186,7 +186,7 @@ def run_demo(out: Path, *, max_seconds: float, device: str | None, seed: int, ov
 
 
 def compare_with_truth(mesh: Mesh) -> tuple[Measure, ...]:
-    """Compute how far a mesh is from the demo's true surface."""
+    """Compute the distance of a mesh from the demo's true surface."""
     truth = AnalyticScene().mesh(256)
     diagonal = float((truth.bounding_box[1] - truth.bounding_box[0]).norm())
     distance = surface_distance(mesh, truth, generator=torch.Generator().manual_seed(0))

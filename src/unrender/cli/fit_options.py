@@ -1,4 +1,4 @@
-"""The command line of ``unrender fit``: what a recipe takes, put together from its preset, its choices and its kind of input."""
+"""The options of ``unrender fit``, composed of a recipe's preset, its choices and its kind of input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FROM_CAPTURE = "(default: from the capture)"
 
 @dataclass(frozen=True)
 class CaptureArguments(CaptureOptions):
-    """How the photos are read."""
+    """Options of reading the photos."""
 
     center: Annotated[tuple[float, float, float] | None, arg(metavar="X Y Z", help_behavior_hint=FROM_CAPTURE)] = None
     """Center of the region of interest, in the frame of the poses."""
@@ -35,22 +35,22 @@ class CaptureArguments(CaptureOptions):
     normals: Annotated[Path | None, arg(name="normal-maps", metavar="DIR", help_behavior_hint="(default: none)")] = None
     """A folder of normal maps, one for each view, as a prior."""
     normals_frame: Annotated[NormalFrame, arg(name="normal-maps-frame")] = "opengl"
-    """The axes of those normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
+    """The axes of the normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
     use_masks: Annotated[bool, arg(name="masks")] = True
     """Use masks and alpha channels; without them the surroundings become part of the scene."""
     principal_shift: Annotated[tuple[float, float], arg(metavar="X Y")] = (0.0, 0.0)
-    """Added to every principal point, in pixels of the photos, if the cameras follow another convention than their format."""
+    """Added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their format."""
     memory: Annotated[int | None, arg(metavar="BYTES", help_behavior_hint="(default: half of the machine's)")] = None
     """Memory that the images may take before they are kept in a temporary file."""
 
     def plain(self) -> CaptureOptions:
-        """Return the options as the reader takes them."""
+        """Return the options for the reader."""
         return CaptureOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
 
 
 @dataclass(frozen=True)
 class RunArguments(RunOptions):
-    """How the run is read."""
+    """Options of reading the run."""
 
     capture: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: where it was when it was fitted)")] = None
     """The photos of the run, if they have moved."""
@@ -60,14 +60,14 @@ Arguments = CaptureArguments | RunArguments | NoOptions
 
 
 def arguments_of(kind: InputName) -> type[Arguments]:
-    """Return the options that decide how an input is read."""
+    """Return the options for reading an input."""
     if kind == "capture":
         return CaptureArguments
     return RunArguments if kind == "run" else NoOptions
 
 
 def read_options(arguments: Arguments) -> ReadOptions:
-    """Return options of the command line as readers take them."""
+    """Convert options of the command line for the reader."""
     return arguments.plain() if isinstance(arguments, CaptureArguments) else arguments
 
 

@@ -1,6 +1,6 @@
-"""The command ``unrender``: its subcommands, how each reads its words, and how errors reach the user.
+"""The command ``unrender``: its subcommands, their arguments, and error messages.
 
-PyTorch, Warp, tyro and rich are imported by the commands that need them: help is quick, and ``unrender doctor`` can speak about a broken
+PyTorch, Warp, tyro and rich are imported by the commands that need them: help is fast, and ``unrender doctor`` works in a broken
 installation.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from unrender.recipes.table import C, I, Recipe
 
 HELP = """\
-unrender: posed photos in, a surface and a radiance field out, on any machine.
+unrender: turns posed photos into a surface and a radiance field, on any machine.
 
   unrender demo                        make a small scene, fit it, compare with the truth: runs/demo/report.html
   unrender fit RECIPE INPUT            fit a scene to a folder of posed photos; the same command again resumes
@@ -61,7 +61,7 @@ def _before_the_options(name: str, rest: Sequence[str], table: Mapping[str, Reci
     """Return the recipe, and the preset and configuration that the options of the command line start from.
 
     Raises:
-        UsageError: a recipe, a preset or a choice that is not there.
+        UsageError: an unknown recipe, preset or choice.
     """
     from unrender.recipes.settings import with_budget
     from unrender.recipes.table import find_recipe
@@ -160,7 +160,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0 is success, 1 an error or a fit without a result, 2 a wrong command line, 130 an interruption.
-    An expected error is one line; with ``UNRENDER_TRACEBACK=1`` in the environment it shows where it came from.
+    An expected error is one line; ``UNRENDER_TRACEBACK=1`` in the environment shows its traceback.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; threads that wait by spinning take cores from others
     words = list(sys.argv[1:] if words is None else words)

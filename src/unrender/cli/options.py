@@ -1,4 +1,4 @@
-"""What each subcommand of ``unrender`` takes: one dataclass per command, whose docstrings are the help pages.
+"""Options of each subcommand of ``unrender``: one dataclass per command, whose docstrings are the help pages.
 
 ``execute`` runs the command with these options and returns the exit code; it imports PyTorch.
 """
@@ -23,25 +23,25 @@ CaptureOption = Annotated[Path | None, arg(name="capture", metavar="DIR", help_b
 
 @dataclass(frozen=True)
 class FitOptions(Generic[N, C, K, R]):
-    """Fit a scene. The same command again resumes a fit that was stopped, and writes what is missing of a finished one."""
+    """Fit a scene. The same command resumes a stopped fit, and writes missing outputs of a finished one."""
 
     input: Positional[N]
-    """What the recipe is fitted to."""
+    """The input of the recipe."""
     config: C
     choices: K
     reading: R
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: runs/RECIPE-INPUT)")] = None
-    """Where the run goes."""
+    """Output folder of the run."""
     preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: cpu or gpu, whichever the fit runs on)")] = None
-    """Where the values of the options below start from."""
+    """Defaults of the options below."""
     device: DeviceOption = None
     """cpu, cuda or cuda:1."""
     seed: int = 0
-    """Of every random number; on a CPU the same seed gives the same bits."""
+    """Seed of all random numbers; on a CPU the same seed gives the same bits."""
     mesh_resolution: int = 256
     """Cells along a side of the region of interest when the mesh is extracted."""
     overwrite: bool = False
-    """Remove another run that is in the output folder."""
+    """Remove another run in the output folder."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class EvalOptions:
     run: Positional[Annotated[Path, arg(metavar="RUN")]]
     """Folder that `unrender fit` wrote."""
     split: Literal["test", "train"] = "test"
-    """Held-out views, or those fitted (written to metrics_train.json)."""
+    """Held-out views, or fitted views (written to metrics_train.json)."""
     capture: CaptureOption = None
     """The photos, if they have moved."""
     device: DeviceOption = None
@@ -73,11 +73,11 @@ class RenderOptions:
     path: CameraPath = "orbit"
     """The held-out views; a circle about the scene; a smooth path between the photos."""
     frames: int = 120
-    """Of the orbit or the interpolated path."""
+    """Number of frames of the orbit or the interpolated path."""
     fps: int = 24
     """Frames per second of the video."""
     downscale: int = 1
-    """Render pictures this many times smaller than the photos."""
+    """Render pictures smaller than the photos by this factor."""
     capture: CaptureOption = None
     """The photos, if they have moved."""
     device: DeviceOption = None
@@ -109,11 +109,11 @@ class ExportOptions:
     resolution: int = 512
     """Cells along a side of the region of interest."""
     frame: Literal["source", "normalized"] = "source"
-    """Coordinates: those of the input, or the cube [-1, 1] that the fit works in."""
+    """Frame: that of the input, or the normalized world, whose region of interest is [-1, 1]³."""
     all_parts: bool = False
     """Keep every connected component instead of the largest one."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: RUN/mesh.FORMAT)")] = None
-    """Where the file goes."""
+    """The file to write."""
     device: DeviceOption = None
     """cpu, cuda or cuda:1."""
 
@@ -137,15 +137,15 @@ class DemoOptions:
     """Make a capture of an analytic scene, fit `neus` to it, and compare the mesh with the truth; no data and no network needed."""
 
     out: Annotated[Path, arg(metavar="DIR")] = Path("runs/demo")
-    """Where the run goes."""
+    """Output folder of the run."""
     max_seconds: float = 120.0
-    """Training time."""
+    """Training time in seconds."""
     device: DeviceOption = None
     """cpu, cuda or cuda:1."""
     seed: int = 0
-    """Of every random number."""
+    """Seed of all random numbers."""
     overwrite: bool = False
-    """Remove another run that is in the output folder."""
+    """Remove another run in the output folder."""
 
     def execute(self) -> int:
         """Fit the demo."""
@@ -156,4 +156,4 @@ class DemoOptions:
 
 @dataclass(frozen=True)
 class DoctorOptions:
-    """Say what this machine can do, and what is wrong with it; the exit code is 1 if anything is."""
+    """Report what this machine can do and any problems, which give exit code 1."""

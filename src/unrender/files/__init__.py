@@ -1,1 +1,1 @@
-"""Files written whole: atomic writes, video, meshes."""
+"""Files: atomic writes, video, meshes, Radiance pictures."""

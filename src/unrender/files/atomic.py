@@ -1,6 +1,6 @@
-"""Files that are either complete or absent: write beside the old file, flush to disk, rename over it.
+"""Atomic file writes: write a temporary file beside the old one, flush to disk, rename over it.
 
-No reader sees half a file under its final name, even after ``kill -9``.
+Readers never see a partial file under its final name, even after ``kill -9``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Radiance pictures (.hdr): light of any strength in four bytes a pixel."""
+"""Radiance pictures (.hdr): high-dynamic-range light in four bytes per pixel."""
 
 from __future__ import annotations
 

@@ -1,17 +1,16 @@
-"""Triangle meshes in files: PLY, OBJ and GLB, written so that they open the same everywhere.
+"""Triangle meshes in PLY, OBJ and GLB files.
 
-What each file holds:
+Content of each format:
 
 - ``.ply``: binary little endian, float32 positions and normals, sRGB vertex colors as bytes.
-- ``.obj``: text; vertex colors follow the position, ``v x y z r g b``, sRGB from 0 to 1. Texture coordinates have rows of their own
-  (``vt``), so vertices stay whole along the seams of a texture; there v grows upwards.
-- ``.glb``: glTF 2.0. Its up axis is +Y, so a root node turns a +Z-up mesh upright and the stored positions stay as they are. Vertex colors
-  are linear light there (``COLOR_0``), so they are converted; they are left out where a texture has the base color, because readers
-  multiply the two. The material is double-sided; without textures it is non-metallic and fully rough; textures are embedded as PNG, the
-  base color as sRGB. A vertex has one texture coordinate (``TEXCOORD_0``), so vertices along the seams of a texture are written once for
-  each they have.
+- ``.obj``: text; vertex colors follow the position, ``v x y z r g b``, sRGB from 0 to 1. Texture coordinates have their own rows (``vt``),
+  so vertices are not split along texture seams; there v grows upwards.
+- ``.glb``: glTF 2.0. Its up axis is +Y, so a root node rotates a +Z-up mesh upright; the stored positions are unchanged. Vertex colors
+  are linear light there (``COLOR_0``), so they are converted; they are omitted if a texture has the base color, because readers multiply
+  the two. The material is double-sided; without textures it is non-metallic and fully rough; textures are embedded as PNG, the base color
+  as sRGB. A vertex has one texture coordinate (``TEXCOORD_0``), so vertices along texture seams are written once per texture coordinate.
 
-This module knows arrays, not :class:`unrender.geometry.mesh.Mesh`.
+This module uses arrays, not :class:`unrender.geometry.mesh.Mesh`.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from unrender.files.atomic import write_bytes
 SUFFIXES = (".ply", ".obj", ".glb")
 
 _LARGEST_ROW = 2**31 - 1
-"""No mesh file has more rows of one kind."""
+"""Upper limit on the rows of one kind in a mesh file."""
 
 _GLB_MAGIC = 0x46546C67
 _JSON_CHUNK = 0x4E4F534A
@@ -55,7 +54,7 @@ _Y_UP_FROM_Z_UP = np.array([[1, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0,
 
 
 class MeshArrays(NamedTuple):
-    """What a mesh file holds."""
+    """The content of a mesh file."""
 
     vertices: Float[np.ndarray, "vertices 3"]
     faces: Int[np.ndarray, "faces 3"]
@@ -63,7 +62,7 @@ class MeshArrays(NamedTuple):
     """sRGB, 0 to 1."""
     normals: Float[np.ndarray, "vertices 3"] | None = None
     uvs: Float[np.ndarray, "coordinates 2"] | None = None
-    """(0, 0) is the top left corner of the texture's image, as in glTF; an OBJ counts v upwards, and is turned round when read."""
+    """(0, 0) is the top left corner of the texture's image, as in glTF; in an OBJ v grows upwards, and is flipped on reading."""
     uv_faces: Int[np.ndarray, "faces 3"] | None = None
 
 
@@ -84,7 +83,7 @@ class MaterialArrays(NamedTuple):
 
 
 def write(path: Path, arrays: MeshArrays, *, z_up: bool, material: MaterialArrays | None = None) -> None:
-    """Write a mesh; readers of ``path`` see the old file or the whole new one, never a part.
+    """Write a mesh atomically: readers of ``path`` see the old or the new file, never a part.
 
     Raises:
         ValueError: the suffix is not .ply, .obj or .glb, or positions or texture coordinates are not finite.
@@ -111,12 +110,12 @@ def write(path: Path, arrays: MeshArrays, *, z_up: bool, material: MaterialArray
 def read(path: Path, *, z_up: bool) -> MeshArrays:
     """Read positions, triangles, vertex colors and texture coordinates.
 
-    Polygons become triangles, and the parts of a scene one mesh. The colors and texture coordinates of a GLB are read where it has one
-    part only.
+    Polygons become triangles, and the components of a scene one mesh. Colors and texture coordinates of a GLB are read only if it has a
+    single component.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file holds no triangles or cannot be understood.
+        ValueError: the file has no triangles or cannot be parsed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no mesh file {path}")
@@ -184,17 +183,17 @@ def _obj_arrays(path: Path) -> MeshArrays:
 
 
 class _ObjText(NamedTuple):
-    """What the lines of an OBJ say, as far as they have been read."""
+    """The content of an OBJ file, as far as it has been read."""
 
     positions: list[list[float]]
     """x, y, z, and whatever follows."""
     coordinates: list[tuple[float, float]]
     corners: list[tuple[int, int | None]]
-    """Rows of a position and of a texture coordinate, three of them for each triangle."""
+    """Rows of position and texture coordinate, three pairs for each triangle."""
     lines: list[int]
-    """Where each triangle was found."""
+    """Line of each triangle."""
     known: dict[str, tuple[int, int | None]]
-    """Meanings of corners' words that do not depend on the lines before them."""
+    """Cache of parsed corners that do not depend on earlier lines."""
 
 
 def _add_obj_line(text: _ObjText, words: list[str], number: int) -> None:
@@ -252,7 +251,7 @@ def _ply_bytes(arrays: MeshArrays) -> bytes:
 
 
 def _obj_bytes(arrays: MeshArrays) -> bytes:
-    """Write nine significant digits, which give back every float32."""
+    """Write nine significant digits, which reproduce every float32."""
     colors = None if arrays.colors is None else arrays.colors.clip(0, 1)
     text = ["# unrender\n", _obj_lines("v", "%.9g", arrays.vertices if colors is None else np.hstack([arrays.vertices, colors]))]
     corner, names = "%d", [arrays.faces]
@@ -372,7 +371,7 @@ def _gltf_material(material: MaterialArrays) -> tuple[dict[str, Any], list[bytes
 def _split_at_seams(arrays: MeshArrays) -> MeshArrays:
     """Return the same triangles with one texture coordinate per vertex.
 
-    A vertex on a seam is repeated for each it has. The vertices stay in their order; those of no triangle are left out.
+    A vertex on a seam is repeated for each of its texture coordinates. Vertices keep their order; unused ones are dropped.
     """
     if arrays.uvs is None or arrays.uv_faces is None:
         return arrays
@@ -391,7 +390,7 @@ def _split_at_seams(arrays: MeshArrays) -> MeshArrays:
 
 
 def _glb_attribute(data: bytes, name: str) -> Float[np.ndarray, "vertices channels"] | None:
-    """Return an attribute of the vertices at the precision it is stored with.
+    """Return a vertex attribute in its stored precision.
 
     None unless the file has one primitive and holds its attribute.
     """

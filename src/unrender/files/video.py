@@ -20,7 +20,7 @@ def write_video(path: Path, frames: Iterable[UInt8[Tensor, "height width 3"]], *
 
     Args:
         path: ends in ``.mp4``; replaced when the new file is complete.
-        frames: taken one at a time, so that they may come from a generator.
+        frames: taken one at a time, so a generator works.
         fps: frames per second.
 
     Returns:

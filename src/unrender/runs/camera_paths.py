@@ -1,4 +1,4 @@
-"""Camera paths that show a scene, and their pictures."""
+"""Camera paths for videos of a scene, and their pictures."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from unrender.runs.figures import color_picture
 FEWEST_VIDEO_FRAMES = 36
 SMALLEST_VIDEO_SIDE = 160
 VIDEO_SHARE = 0.1
-"""Of the training time that the video may take, where that is more than :data:`VIDEO_SECONDS`."""
+"""Share of the training time that the video may take, if that is more than :data:`VIDEO_SECONDS`."""
 VIDEO_SECONDS = 20.0
 
 
 def showing_path(capture: Capture, frames: int) -> Cameras:
     """Return the path that shows a capture best.
 
-    An orbit where photos were taken all around, an arc where they were taken from one side, and a path between the photos where the
-    surroundings belong to the scene.
+    An orbit for photos from all sides, an arc for photos from one side, and a path between the photos if the surroundings belong to the
+    scene.
     """
     cameras = capture.cameras
     if capture.unbounded:
@@ -37,7 +37,7 @@ def showing_path(capture: Capture, frames: int) -> Cameras:
 
 
 def within_budget(path: Cameras, seconds_per_ray: float | None, fit_seconds: float) -> Cameras:
-    """Make the pictures of a path smaller, then fewer, so that rendering takes at most a share of the fit."""
+    """Reduce the size, then the number of pictures of a path, to limit rendering to a share of the fit."""
     if seconds_per_ray is None:
         return path
     budget = max(VIDEO_SECONDS, VIDEO_SHARE * fit_seconds)

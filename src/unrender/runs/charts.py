@@ -1,4 +1,4 @@
-"""Curves as inline SVG, which takes its colors from the page it stands on."""
+"""Curves as inline SVG, with the colors of the surrounding page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 14.0, 30.0, 40.0
 """Margins around the curves, in the units of the drawing."""
 
 _MOST_POINTS = 200
-"""Points of a curve; more would make the page heavy and show nothing."""
+"""Largest number of points of a curve; more would not be visible."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Level:
 
 @dataclass(frozen=True)
 class Mark:
-    """A dotted vertical line where something begins."""
+    """A dotted vertical line that marks a beginning."""
 
     name: str
     x: float
@@ -44,7 +44,7 @@ class Mark:
 
 @dataclass(frozen=True)
 class _Axes:
-    """Places values on the drawing; heights are exponents on a logarithmic axis."""
+    """Maps values to the drawing; on a logarithmic axis heights are exponents."""
 
     x_high: float
     y_low: float
@@ -73,12 +73,12 @@ def line_chart(
     The classes of the drawing are ``c0``, ``c1``, ..., ``axis``, ``grid``, ``level`` and ``mark``.
 
     Args:
-        curves: drawn in order; points that are not finite, or not positive on a logarithmic axis, are left out.
+        curves: drawn in order; points that are not finite, or not positive on a logarithmic axis, are skipped.
         title: above the chart.
         x_label: below the axis.
         logarithmic: powers of ten on the vertical axis.
         level: a height to compare the curves with.
-        marks: where parts of the horizontal axis begin.
+        marks: starts of sections of the horizontal axis.
     """
     drawn = [_thinned(_drawable(curve, logarithmic)) for curve in curves]
     drawn = [curve for curve in drawn if len(curve.x) > 0]
@@ -151,7 +151,7 @@ def _drawable(curve: Curve, logarithmic: bool) -> Curve:
 
 
 def _thinned(curve: Curve) -> Curve:
-    """Replace groups of neighboring points by their mean where there are more than are worth drawing."""
+    """Replace groups of neighboring points by their mean if there are too many."""
     if len(curve.x) <= _MOST_POINTS:
         return curve
     groups = np.array_split(np.arange(len(curve.x)), _MOST_POINTS)

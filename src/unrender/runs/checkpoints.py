@@ -1,8 +1,8 @@
 """Checkpoints of a running fit: tensors in safetensors, everything else in a JSON sidecar.
 
-``checkpoints/step_00001200.safetensors`` holds the tensors bit for bit, whatever their type. ``step_00001200.json`` says where the fit
-was and has the SHA-256 of the tensor file. It is written last, so that a checkpoint counts only when both files are complete. One that was
-cut off or altered is recognized, and the one before it is used. Nothing is unpickled.
+``checkpoints/step_00001200.safetensors`` stores the tensors bit for bit. ``step_00001200.json`` has the state of the fit and the SHA-256 of
+the tensor file. It is written last, so a checkpoint is valid only if both files are complete. A truncated or altered checkpoint is
+recognized, and the previous one is used. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ class CheckpointInfo:
     recipe: str
     step: int
     fraction: float
-    """Of the budget, 0 to 1."""
+    """Fraction of the budget used, 0 to 1."""
     seconds: float
-    """Of training."""
+    """Seconds of training."""
     sha256: str
-    """Of the tensor file."""
+    """SHA-256 of the tensor file."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One checkpoint, read and verified."""
+    """A checkpoint, read and verified."""
 
     info: CheckpointInfo
     tensors: Mapping[str, Tensor]
@@ -50,7 +50,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Search:
-    """The newest good checkpoint of a folder, if there is one, and a sentence about each newer one that cannot be used."""
+    """The newest valid checkpoint of a folder, if any, and a sentence about each newer invalid one."""
 
     checkpoint: Checkpoint | None
     passed_over: tuple[str, ...]
@@ -80,7 +80,7 @@ def save_checkpoint(
 
 
 def find_checkpoint(folder: Path, recipe: str) -> Search:
-    """Read the newest complete checkpoint; older ones are tried when it is damaged.
+    """Read the newest complete checkpoint; older ones are tried if it is damaged.
 
     Raises:
         CheckpointError: a checkpoint was written by another recipe.

@@ -13,7 +13,7 @@ C = TypeVar("C")
 
 
 def config_to_json(config: Any) -> Any:
-    """Return a dataclass of plain values as JSON holds it: tuples become lists, paths become text."""
+    """Convert a dataclass of plain values to JSON values: tuples become lists, paths become strings."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {f.name: config_to_json(getattr(config, f.name)) for f in dataclasses.fields(config)}
     if isinstance(config, Mapping):
@@ -26,12 +26,12 @@ def config_to_json(config: Any) -> Any:
 
 
 def config_from_json(kind: type[C], values: Mapping[str, Any]) -> C:
-    """Rebuild a dataclass of type ``kind`` from what :func:`config_to_json` returned.
+    """Rebuild a dataclass of type ``kind`` from the result of :func:`config_to_json`.
 
-    Missing fields take their defaults. Where a field may be one of several dataclasses, the one whose fields fit is taken.
+    Missing fields take their defaults. If a field may be one of several dataclasses, the one with matching fields is used.
 
     Raises:
-        ValueError: ``kind`` does not have a field, or refuses a value.
+        ValueError: ``kind`` lacks a field, or rejects a value.
         TypeError: a field without a default is missing.
     """
     known = {f.name for f in dataclasses.fields(typing.cast(Any, kind)) if f.init}
@@ -43,7 +43,7 @@ def config_from_json(kind: type[C], values: Mapping[str, Any]) -> C:
 
 
 def _decode(hint: Any, value: Any) -> Any:
-    """Return a value as the type that ``hint`` names, where JSON has lost it."""
+    """Convert a value to the type of ``hint``, which JSON has lost."""
     if value is None:
         return None
     origin = typing.get_origin(hint)

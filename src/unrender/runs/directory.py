@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked, how far it got, and what came out.
+"""The folder of a run: its settings, progress and outputs.
 
 ===================  ==========================================================================================
 ``run.json``         recipe, full configuration, versions, seed, device, input, split, outcome, timings
@@ -7,13 +7,11 @@
 ``metrics.json``     PSNR and SSIM of the held-out views
 ``renders/``         every held-out view: color, depth, normal; one view during the fit, as ``progress_060s.png``
 ``mesh.ply, .glb``   the surface with its material, in the frame of the input
-``environment.hdr``  the light around it, for recipes that find one
-``video.mp4``        an orbit
-``report.html``      all of it on one page
-``.lock``            held while a process fits into the folder
-===================  ==========================================================================================
+``environment.hdr``  the environment light, for recipes that estimate it ``video.mp4``        an orbit ``report.html``      all results on
+one page ``.lock``            held while a process fits into the folder ===================
+==========================================================================================
 
-:mod:`unrender.runs.outputs` writes what comes after the checkpoints.
+:mod:`unrender.runs.outputs` writes the files after the checkpoints.
 """
 
 from __future__ import annotations
@@ -41,7 +39,7 @@ from unrender.runs.config_json import config_from_json, config_to_json
 from unrender.runs.measures import Measure
 
 SMALLEST_FREE_SPACE = 256 * 2**20
-"""Bytes a run may need: two checkpoints, two meshes, a video, the pictures."""
+"""Bytes that a run may need: two checkpoints, two meshes, a video, the pictures."""
 
 
 class OutputFolderError(OSError):
@@ -50,20 +48,20 @@ class OutputFolderError(OSError):
 
 @runtime_checkable
 class OutputFiles(Protocol):
-    """Whatever leaves files in a run: :meth:`RunDirectory.clear` removes them."""
+    """An output with files in a run, which :meth:`RunDirectory.clear` removes."""
 
     def files(self, directory: RunDirectory) -> Sequence[Path]:
-        """Return every file that it may leave."""
+        """Return every file that the output may write."""
         ...
 
 
 @dataclass(frozen=True)
 class InputRecord:
-    """What was fitted."""
+    """The input of the fit."""
 
     kind: InputName
     path: str
-    """Empty for what was handed over in Python."""
+    """Empty for inputs passed in Python."""
     name: str
     fingerprint: str
     source_from_world: list[list[float]]
@@ -73,10 +71,10 @@ class InputRecord:
 
 @dataclass(frozen=True)
 class CaptureRecord:
-    """The photos of an input and how they were read; a scene is evaluated with them."""
+    """The photos of an input, with which a scene is evaluated, and how they were read."""
 
     path: str
-    """Empty for photos that were handed over in Python."""
+    """Empty for photos passed in Python."""
     name: str
     fingerprint: str
     options: CaptureOptions
@@ -100,7 +98,7 @@ class RunRecord:
     capture: CaptureRecord | None
     """None for an input without photos."""
     outcome: Outcome | None = None
-    """None while the fit is under way, or after it was killed."""
+    """None during the fit, or after it was killed."""
     steps: int = 0
     seconds: float = 0.0
     skipped_steps: int = 0
@@ -110,13 +108,13 @@ class RunRecord:
     measures: tuple[Measure, ...] = ()
     """Numbers beyond ``metrics.json``: PSNR inside the mask, distances to a known truth."""
     remarks: list[str] = dataclasses.field(default_factory=list)
-    """Sentences about what came out otherwise than one would expect."""
+    """Sentences about unexpected results."""
     failed: list[Output] = dataclasses.field(default_factory=list)
     """Outputs that could not be written; ``remarks`` says why."""
 
     @property
     def is_finished(self) -> bool:
-        """False where the same command goes on fitting."""
+        """Whether the fit is finished; otherwise the same command resumes it."""
         return self.outcome not in (None, "interrupted")
 
 
@@ -181,22 +179,22 @@ class RunDirectory:
         return self.path / f"mesh.{suffix}"
 
     def stage_file(self, seconds: int) -> Path:
-        """Return the file of the picture after so many seconds of training."""
+        """Return the file of the picture taken at this training time."""
         return self.renders / f"progress_{seconds:03d}s.png"
 
     def stages(self) -> list[int]:
-        """List the seconds of training at which there are pictures, in order."""
+        """List the training times of the pictures, in order."""
         names = (re.fullmatch(r"progress_(\d+)s\.png", file.name) for file in self.renders.glob("progress_*s.png"))
         return sorted(int(name.group(1)) for name in names if name is not None)
 
     def drop_stages(self, after: float) -> None:
-        """Remove the pictures that a fit going on after so many seconds of training will take again."""
+        """Remove the pictures that a fit resumed at this training time will take again."""
         for seconds in self.stages():
             if seconds > after:
                 self.stage_file(seconds).unlink(missing_ok=True)
 
     def prepare(self) -> None:
-        """Make the folder and try to write to it, before a fit spends its time.
+        """Make the folder and check that it is writable, before the fit starts.
 
         Raises:
             OutputFolderError: the path is a file, the folder cannot be made or written, or its disk is nearly full.
@@ -219,13 +217,13 @@ class RunDirectory:
             )
 
     def remove_if_empty(self) -> None:
-        """Undo :meth:`prepare` where nothing was written."""
+        """Undo :meth:`prepare` if nothing was written."""
         if self.path.is_dir() and not any(self.path.iterdir()):
             self.path.rmdir()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from fitting into this folder inside the block; the lock ends with the process.
+        """Lock the folder against other processes inside the block; the lock ends with the process.
 
         Raises:
             OutputFolderError: another process holds it.
@@ -265,7 +263,7 @@ class RunDirectory:
         write_json(self.record_file, config_to_json(record))
 
     def clear(self, outputs: Iterable[OutputFiles]) -> None:
-        """Remove the files of an earlier run, those of its outputs among them, and nothing else."""
+        """Remove the files of an earlier run and its outputs, and nothing else."""
         for folder in (self.checkpoints, self.renders):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.history_file, *(file for output in outputs for file in output.files(self)), self.record_file):
@@ -277,7 +275,7 @@ class RunDirectory:
             file.write(json.dumps(dataclasses.asdict(line), allow_nan=False) + "\n")
 
     def read_history(self) -> list[HistoryLine]:
-        """Read all whole lines; one that was cut off by a kill ends the list."""
+        """Read all complete lines; a line truncated by a kill ends the list."""
         if not self.history_file.exists():
             return []
         lines: list[HistoryLine] = []
@@ -289,7 +287,7 @@ class RunDirectory:
         return lines
 
     def truncate_history(self, step: int) -> None:
-        """Keep what was reported up to and including ``step``: a resumed fit does not report it again."""
+        """Keep the lines up to and including ``step``, which a resumed fit does not report again."""
         kept = [line for line in self.read_history() if line.step <= step]
         text = "".join(json.dumps(dataclasses.asdict(line), allow_nan=False) + "\n" for line in kept)
         write_bytes(self.history_file, text.encode("utf-8"))
@@ -305,9 +303,9 @@ def finite(value: float) -> float | None:
 
 
 def differences(there: RunRecord, here: RunRecord) -> list[str]:
-    """List what makes two runs different, one phrase each; nothing if the second may continue the first.
+    """List the differences of two runs, one phrase each; empty if the second may resume the first.
 
-    The device, the versions and the place of the input may change; recipe, configuration, seed and input may not.
+    The device, the versions and the path of the input may change; recipe, configuration, seed and input may not.
     """
     if there.recipe != here.recipe:
         return [f"recipe is {there.recipe} there, {here.recipe} here"]
@@ -332,7 +330,7 @@ def _decisive(record: RunRecord) -> dict[str, Any]:
     """Collect the settings that decide a result, by name."""
     settings = _flatten(record.config) | {"seed": record.seed}
     if record.capture is not None:
-        # Where images are kept changes nothing of the result.
+        # Where images are kept does not change the result.
         settings |= _flatten(config_to_json(dataclasses.replace(record.capture.options, memory=None)))
     return settings
 

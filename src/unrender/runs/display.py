@@ -1,4 +1,4 @@
-"""Progress of a running fit: a bar on a terminal, a plain line now and then in a log file."""
+"""Progress of a running fit: a bar on a terminal, occasional lines in a log file."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Rate:
         self._value: float | None = None
 
     def update(self, progress: Progress) -> None:
-        """Take one more report into account."""
+        """Update the rate with one more report."""
         unit = "samples" if "samples" in progress.counts else "steps"
-        if unit != self._unit:  # a phase that counts something else begins
+        if unit != self._unit:  # a new phase counts something else
             self._unit, self._value = unit, None
         last, self._last = self._last, progress
         if last is None or progress.seconds <= last.seconds:
@@ -75,7 +75,7 @@ class Display:
         return cls(Console(quiet=True))
 
     def say(self, sentence: str) -> None:
-        """Print one line; only the terminal wraps it, so that paths can be copied."""
+        """Print one line; only the terminal wraps it, so paths can be copied."""
         self.console.print(sentence, highlight=False, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Display:

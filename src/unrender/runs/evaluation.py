@@ -1,9 +1,9 @@
-"""Held-out views: how close the scene's pictures come to photos it has not seen.
+"""Evaluation of a scene against the photos of held-out views.
 
-PSNR = −10 log₁₀(MSE) of sRGB values clamped to [0, 1] over the full frame; the number of a split is the mean of its images' PSNRs, not the
-PSNR of the mean error. SSIM uses an 11 × 11 Gaussian window with σ = 1.5 and data range 1. Where the capture has masks, the truth is the
-photo composited over white, truth = photo · a + (1 − a). Pixels that the capture ignores count in no number. Pictures are compared as
-sRGB whatever the scene works in; a difference below the rounding of that conversion counts as none.
+PSNR = −10 log₁₀(MSE) of sRGB values clamped to [0, 1] over the full frame; the PSNR of a split is the mean over its views, not the PSNR of
+the mean error. SSIM uses an 11 × 11 Gaussian window with σ = 1.5 and data range 1. If the capture has masks, the truth is the photo
+composited over white, truth = photo · a + (1 − a). Ignored pixels are excluded. Pictures are compared as sRGB; a difference below the
+rounding of the conversion counts as zero.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 
 ROUNDING = 1e-6
-"""Linear light in float32 and back to sRGB changes a value in [0, 1] by less: a scene that is right in linear light is right."""
+"""Bound on the rounding of a value in [0, 1] from sRGB to float32 linear light and back."""
 
 
 @dataclass(frozen=True)
 class ViewScore:
-    """How well one view was predicted."""
+    """Scores of one view."""
 
     view: int
     """Index into the capture."""
@@ -35,12 +35,12 @@ class ViewScore:
     psnr: float
     ssim: float
     psnr_masked: float | None
-    """Over the pixels inside the mask; None without a mask or where it is empty."""
+    """PSNR over the pixels inside the mask; None without a mask or if it is empty."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How well the views of one split were predicted."""
+    """Scores of the views of a split."""
 
     split: Literal["train", "test"]
     per_view: tuple[ViewScore, ...]
@@ -55,7 +55,7 @@ class Evaluation:
 
     @property
     def psnr_masked(self) -> float | None:
-        """Mean over the views that have a mask; None where none has."""
+        """Mean over the views that have a mask; None if none has."""
         inside = [score.psnr_masked for score in self.per_view if score.psnr_masked is not None]
         return sum(inside) / len(inside) if inside else None
 
@@ -65,7 +65,7 @@ OnView = Callable[[ViewScore, Tensor, Rendering], None]
 
 
 def truth_of(capture: Capture, view: int, device: torch.device) -> Float[Tensor, "height width 3"]:
-    """Return the photo of one view as sRGB in [0, 1], composited over white where there is a mask."""
+    """Return the photo of one view as sRGB in [0, 1], composited over white if there is a mask."""
     color, alpha = capture.color(view).to(device), capture.alpha(view).to(device)[..., None]
     return color * alpha + (1.0 - alpha)
 
@@ -81,11 +81,11 @@ def evaluate(
     """Render every view of ``split`` and compare it with the photo.
 
     Args:
-        scene: a fitted scene; it renders over the background that its recipe is evaluated with.
+        scene: a fitted scene, which renders over the background used for evaluation.
         capture: the photos.
         split: which views.
-        device: where the scene lives; the scene's own by default.
-        on_view: sees each view as it is done, so that pictures can be written without keeping them all.
+        device: device of the scene.
+        on_view: called with each finished view, so pictures can be written one by one.
 
     Raises:
         ValueError: the split has no views.

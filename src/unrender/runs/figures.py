@@ -1,4 +1,4 @@
-"""Pictures for people: color maps, renderings, a mesh from outside, and images packed into the text of a page."""
+"""Pictures for the report: color maps, renderings, views of a mesh, and images as ``data:`` addresses."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def _over_gray(picture: Picture, opacity: Shaped[ndarray, "height width"]) -> Pi
 
 
 def write_picture(file: Path, picture: Picture) -> None:
-    """Write a picture as PNG, whole or not at all."""
+    """Write a picture as PNG, atomically."""
     with replacing(file) as partial:
         Image.fromarray(picture).save(partial)
 
@@ -114,7 +114,7 @@ def read_picture(file: Path) -> Picture:
 
 
 def data_uri(picture: Picture, *, largest_side: int = 360, quality: int = 86) -> str:
-    """Pack a picture as JPEG into a ``data:`` address, shrunk so that no side exceeds ``largest_side``."""
+    """Pack a picture as JPEG into a ``data:`` address, downscaled to at most ``largest_side`` pixels a side."""
     image = Image.fromarray(picture)
     image.thumbnail((largest_side, largest_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -133,7 +133,7 @@ _FRONT, _BACK = (232.0, 226.0, 216.0), (120.0, 150.0, 235.0)
 
 
 def color_source(asset: Asset) -> ColorSource | None:
-    """Return what paints a surface: its texture, else its vertex colors, else None."""
+    """Return the color source of a surface: its texture, else its vertex colors, else None."""
     texels = None if asset.material is None else asset.material.base_color
     if texels is not None and asset.mesh.uvs is not None:
         return Texture(texels)
@@ -142,16 +142,16 @@ def color_source(asset: Asset) -> ColorSource | None:
 
 @torch.no_grad()
 def mesh_picture(mesh: Mesh, azimuth: float, elevation: float, *, color: ColorSource | None = None, size: int = 420) -> Picture:
-    """Draw a mesh from far away, so that it fills the picture, over white.
+    """Draw a mesh over white, from far away, filling the picture.
 
-    Without a color source this shows the shape: flat triangles lit from the viewer's upper left, bluish where they show their back, so that
-    holes and flipped faces stand out.
+    Without a color source this shows the shape: flat triangles lit from the viewer's upper left, bluish from behind, so holes and flipped
+    faces stand out.
 
     Args:
         mesh: any mesh in a frame with +Z up.
         azimuth: of the viewer, degrees from +X towards +Y.
         elevation: of the viewer above the ground plane, degrees.
-        color: what to paint the surface with, unlit.
+        color: color source of the surface, unlit.
         size: side of the picture in pixels.
     """
     if mesh.is_empty:
@@ -165,7 +165,7 @@ def mesh_picture(mesh: Mesh, azimuth: float, elevation: float, *, color: ColorSo
         [],
         camera,
         background=mesh.vertices.new_ones(3),
-        samples=2,  # antialiasing alone would leave edges between two visible triangles jagged
+        samples=2,  # antialiasing alone leaves edges between two visible triangles jagged
         depth_range=(_CAMERA_DISTANCE - 1.5, _CAMERA_DISTANCE + 1.5),
     )
     return color_picture(rendering.srgb[0])
@@ -179,7 +179,7 @@ def _in_unit_ball(mesh: Mesh) -> Mesh:
 
 
 def _distant_camera(vertices: Float[Tensor, "vertices 3"], azimuth: float, elevation: float, size: int) -> Cameras:
-    """Return a nearly orthographic camera whose picture the vertices fill to 92 %."""
+    """Return a nearly orthographic camera in whose picture the vertices span 92 %."""
     a, e = math.radians(azimuth), math.radians(elevation)
     towards = vertices.new_tensor([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
     up = vertices.new_tensor([-math.sin(e) * math.cos(a), -math.sin(e) * math.sin(a), math.cos(e)])

@@ -1,6 +1,6 @@
-"""What a fit is given, read from its path: a capture, a picture, a mesh, or a finished run of another recipe.
+"""Reading of a fit's input: a capture, a picture, a mesh, or a finished run of another recipe.
 
-Each kind of :mod:`unrender.recipes.inputs` has one reader. :class:`Origin` says where an input comes from, for ``run.json``.
+Each kind of :mod:`unrender.recipes.inputs` has one reader. :class:`Origin` records the source of an input, for ``run.json``.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from unrender.runs.directory import RunRecord
 from unrender.runs.opening import open_run
 
 DEMO_CAPTURE = "demo"
-"""Stands in ``run.json`` for the path of the capture that ``unrender demo`` makes."""
+"""Path in ``run.json`` of the capture that ``unrender demo`` makes."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is read."""
+    """Options of reading a run."""
 
     capture: Path | None = None
-    """The photos it was fitted to, if they have moved."""
+    """Folder of the photos it was fitted to, if they have moved."""
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Pictures and meshes are read as they are."""
+    """No options, for pictures and meshes."""
 
 
 ReadOptions = CaptureOptions | RunOptions | NoOptions
@@ -51,7 +51,7 @@ ReadOptions = CaptureOptions | RunOptions | NoOptions
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an input was read from; paths are empty for what was handed over in Python."""
+    """The source of an input; paths are empty for inputs passed in Python."""
 
     path: str = ""
     photos: str = ""
@@ -62,7 +62,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Reading(Generic[I]):
-    """An input, and where it was read from."""
+    """An input and its source."""
 
     input: I
     origin: Origin
@@ -76,12 +76,12 @@ def read_input(
     recipes: Mapping[str, Recipe[Any, Any]],
     device: torch.device,
 ) -> Reading[I]:
-    """Read what a recipe is fitted to.
+    """Read the input of a recipe.
 
     Args:
-        recipe: says which kind of input it takes.
+        recipe: defines the kind of input.
         path: a folder or a file.
-        options: of that kind; defaults where left out.
+        options: options of that kind, by default the defaults.
         recipes: the table, for runs of other recipes.
         device: of the scene of such a run.
 
@@ -103,7 +103,7 @@ def read_input(
 
 
 def prepared(recipe: Recipe[C, I], given: Input) -> I:
-    """Return an input as a recipe needs it: without lens distortion, for methods that draw triangles.
+    """Return an input as a recipe needs it: without lens distortion, for methods that rasterize.
 
     Raises:
         ValueError: the recipe takes another kind of input.
@@ -125,7 +125,7 @@ def with_absolute_paths(options: CaptureOptions) -> CaptureOptions:
 def read_run(
     path: Path, photos: Path | None = None, *, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device
 ) -> Reading[FittedRun]:
-    """Read a finished run with the capture it was fitted to.
+    """Read a finished run and the capture it was fitted to.
 
     Args:
         path: the folder of the run.
@@ -160,10 +160,10 @@ def read_photos(record: RunRecord, moved_to: Path | None = None) -> Capture:
 
     Args:
         record: of the run.
-        moved_to: the folder of the capture, if it is not where it was.
+        moved_to: the folder of the capture, if it has moved.
 
     Raises:
-        ValueError: there is none, it is not where it was, or its files have changed.
+        ValueError: there is no capture, it has moved, or its files have changed.
     """
     known = record.capture
     if known is None:
@@ -184,7 +184,7 @@ def read_picture(path: Path) -> Picture:
     """Read a picture file as linear light; transparent parts become white.
 
     Raises:
-        ValueError: the file is no picture, or is cut off.
+        ValueError: the file is not a picture, or is truncated.
     """
     data = _bytes_of(path)
     try:

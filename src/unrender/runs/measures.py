@@ -1,4 +1,4 @@
-"""Numbers that a run reports beside the scores of its views."""
+"""Numbers that a run reports besides the scores of its views."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measure:
-    """One number about a result, with the words that show it.
+    """A number about a result, with its label.
 
     >>> chamfer = Measure("Chamfer", 0.25, "% of diagonal", digits=3)
     >>> chamfer.number, chamfer.label, chamfer.sentence
@@ -18,7 +18,7 @@ class Measure:
     value: float
     unit: str = ""
     digits: int = 3
-    """Shown after the point."""
+    """Number of decimals."""
 
     @property
     def number(self) -> str:

@@ -1,6 +1,6 @@
-"""Progress of a fit in pictures: one view, rendered when the training clock passes certain marks.
+"""Progress pictures of a fit: one view, rendered at certain training times.
 
-They lie in the run's ``renders/`` as ``progress_060s.png``, color on the left and normal on the right, named by seconds of training.
+They are in the run's ``renders/`` as ``progress_060s.png``, color on the left and normal on the right, named by seconds of training.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from unrender.runs.display import Display
 from unrender.runs.figures import Picture, color_picture, normal_picture, write_picture
 
 MARK_SECONDS = 60
-"""Training time at which every fit that lasts as long leaves a picture, so that fits can be compared."""
+"""Training time at which every fit takes a picture, so fits can be compared."""
 
 MARK_FRACTIONS = (0.1, 0.25, 0.5, 1.0)
-"""Shares of the budget."""
+"""Fractions of the budget at which pictures are taken."""
 
 SHORTEST_GAP = 2.0
-"""Seconds of training between two pictures, at least."""
+"""Smallest training time between two pictures, in seconds."""
 
 PREVIEW_SIDE = 160
 """Longest side of a picture in pixels; rendering one takes about a second on a CPU."""
@@ -46,7 +46,7 @@ def stacked(picture: Picture) -> UInt8[ndarray, "twice_height half_width 3"]:
 
 
 class Milestones:
-    """Takes the pictures of one fit; called with every report of it, while its clock stands still.
+    """Takes the pictures of a fit; called with every progress report, while the clock is stopped.
 
     Of two marks closer than :data:`SHORTEST_GAP` the first is kept, except that :data:`MARK_SECONDS` takes precedence over the end of the
     fit, and the end over other fractions. No random number is drawn.
@@ -60,8 +60,8 @@ class Milestones:
         Args:
             directory: of the run.
             capture: what is fitted.
-            device: where the scene lives.
-            display: where a picture that cannot be taken is mentioned.
+            device: device of the scene.
+            display: for messages about pictures that cannot be taken.
             seconds: of training so far.
             fraction: of the budget used so far.
         """

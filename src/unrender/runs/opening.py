@@ -1,4 +1,4 @@
-"""Runs read back from their folders."""
+"""Reading of runs from their folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unrender.runs.directory import RunDirectory, RunRecord
 
 @dataclass(frozen=True)
 class OpenRun:
-    """A run read back from its folder."""
+    """A run read from its folder."""
 
     directory: RunDirectory
     recipe: Recipe[Any, Any]
@@ -29,11 +29,11 @@ class OpenRun:
 
 
 def open_run(path: str | Path, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device) -> OpenRun:
-    """Read the newest good checkpoint of a run as a scene.
+    """Read the scene of a run from its newest valid checkpoint.
 
     Raises:
         FileNotFoundError: the folder holds no run.
-        ValueError: its recipe is not known here, or no checkpoint can be read.
+        ValueError: its recipe is unknown, or no checkpoint can be read.
     """
     directory = RunDirectory(Path(path))
     record = directory.read_record()
@@ -46,7 +46,7 @@ def open_run(path: str | Path, recipes: Mapping[str, Recipe[Any, Any]], device: 
 
 
 def read_scene(directory: RunDirectory, recipe: Recipe[C, I], config: C, device: torch.device) -> tuple[Scene, CheckpointInfo]:
-    """Rebuild the scene of the newest good checkpoint.
+    """Rebuild the scene of the newest valid checkpoint.
 
     Raises:
         CheckpointError: there is none, or it comes from another recipe.

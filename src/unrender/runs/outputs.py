@@ -1,7 +1,7 @@
-"""What a fit leaves in its folder, one writer for each: scores with pictures, the asset, a video, the report.
+"""Outputs of a fit, one writer for each: scores with pictures, the asset, a video, the report.
 
-A writer knows its files, whether they are missing, and how to write them. Writers run in the order of :data:`WRITERS`; what one of them
-computes is there for those after it. One that fails does not take the others with it: its sentence goes into ``run.json`` and the report.
+A writer knows its files, whether they are missing, and how to write them. Writers run in the order of :data:`WRITERS`; later writers can
+use the results of earlier ones. A writer that fails does not stop the others: ``run.json`` and the report get a sentence about it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from unrender.runs.report import Course, Report, ViewRow, build_report
 from unrender.shading.lights import EnvironmentLight
 
 CameraPath = Literal["test", "orbit", "interpolated"]
-"""Paths that ``unrender render`` knows."""
+"""Paths of ``unrender render``."""
 
 MeasureMesh = Callable[[Mesh], Sequence[Measure]]
 """Compares a mesh, in the normalized world, with a known truth."""
@@ -62,7 +62,7 @@ EMPTY_MESH = (
 
 @dataclass
 class Results:
-    """A finished fit, and what the writers have found out about it so far."""
+    """A finished fit, and the results of the writers so far."""
 
     directory: RunDirectory
     fit: FitResult
@@ -76,9 +76,9 @@ class Results:
     evaluation: Evaluation | None = None
     rows: list[ViewRow] = field(default_factory=list)
     seconds_per_ray: float | None = None
-    """Of rendering; None where nothing was evaluated."""
+    """Time of rendering one ray; None if nothing was evaluated."""
     asset: Asset | None = None
-    """In the normalized world; None where none was extracted."""
+    """In the normalized world; None if none was extracted."""
 
     @property
     def photos(self) -> Capture:
@@ -105,7 +105,7 @@ class OutputWriter(ABC):
 
     @abstractmethod
     def files(self, directory: RunDirectory) -> tuple[Path, ...]:
-        """Return every file that this output, or a later command that makes it again, may leave outside ``renders/``."""
+        """Return every file that this output, or a later command, may write outside ``renders/``."""
 
     @abstractmethod
     def missing(self, directory: RunDirectory) -> bool:
@@ -113,7 +113,7 @@ class OutputWriter(ABC):
 
     @abstractmethod
     def write(self, results: Results) -> None:
-        """Write the output, each file complete or not at all, and note what was found out."""
+        """Write the output, each file atomically, and record its results."""
 
 
 class MetricsWriter(OutputWriter):
@@ -144,7 +144,7 @@ class MetricsWriter(OutputWriter):
 
 
 class AssetWriter(OutputWriter):
-    """The surface with its material as ``mesh.ply`` and ``mesh.glb``, and the light around it where the recipe finds one."""
+    """The surface with its material as ``mesh.ply`` and ``mesh.glb``, and the environment light, if the recipe estimates one."""
 
     name = "mesh"
     needs_photos = False
@@ -193,7 +193,7 @@ class VideoWriter(OutputWriter):
 
 
 class ReportWriter(OutputWriter):
-    """All of it on one page."""
+    """The report of all results on one page."""
 
     name = "report"
     needs_photos = False
@@ -220,7 +220,7 @@ class ReportWriter(OutputWriter):
 
 
 WRITERS: tuple[OutputWriter, ...] = (MetricsWriter(), AssetWriter(), VideoWriter(), ReportWriter())
-"""In order; the report shows what those before it found out."""
+"""In order; the report shows the results of the others."""
 
 
 def write_outputs(
@@ -235,18 +235,18 @@ def write_outputs(
     measure: MeasureMesh | None = None,
     strict: bool = False,
 ) -> RunRecord:
-    """Write whatever of the outputs is missing or failed before.
+    """Write the outputs that are missing or failed before.
 
     Args:
         directory: of a run whose fit is finished.
         fit: its result.
         capture: with the held-out views; None for inputs without photos.
-        outputs: those that the recipe has; the report is always one of them.
-        device: where the scene lives.
-        display: where the numbers are shown.
+        outputs: outputs of the recipe, besides the report.
+        device: device of the scene.
+        display: shows the numbers.
         mesh_resolution: cells along the longest side of the region of interest.
         measure: compares the mesh with a known truth; the numbers go into ``run.json`` and the report.
-        strict: let the error of an output through instead of noting it.
+        strict: raise the error of an output instead of recording it.
 
     Returns:
         The updated ``run.json``; its ``failed`` names the outputs that could not be written.
@@ -256,7 +256,7 @@ def write_outputs(
     before = results.record.failed
     due = [writer for writer in possible if writer.missing(directory) or writer.name in before]
     if before or any(writer.name == "report" for writer in due):
-        # The page shows pictures, curves and the mesh, and says what failed: all this is made for it again.
+        # The page shows pictures, curves, the mesh and failures, so these are made again for it.
         due = [writer for writer in possible if writer in due or writer.name in ("metrics", "mesh", "report")]
     for writer in due:
         _write(writer, results, strict=strict)
@@ -286,7 +286,7 @@ def _write(writer: OutputWriter, results: Results, *, strict: bool) -> None:
 
 
 def _failure(name: Output) -> str:
-    """Return how the sentence about a failed output begins."""
+    """Return the beginning of the sentence about a failed output."""
     return f"{name} could not be written"
 
 
@@ -323,7 +323,7 @@ def evaluate_into(
 
 
 def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
-    """Collect the pictures taken during the fit, color above normal, with the photo they approach; None where there are none."""
+    """Collect the progress pictures, color above normal, with their photo; None if there are none."""
     stages = tuple((seconds, data_uri(stacked(read_picture(directory.stage_file(seconds))))) for seconds in directory.stages())
     if not stages:
         return None

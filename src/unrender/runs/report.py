@@ -18,13 +18,13 @@ from unrender.runs.evaluation import Evaluation, ViewScore
 from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Picture, color_source, data_uri, mesh_picture
 
 LARGEST_EMBEDDED_VIDEO = 15 * 2**20
-"""Bytes; a larger video is linked instead."""
+"""Largest embedded video, in bytes; a larger one is linked."""
 
 COMPLETE = ("finished", "time budget reached")
 """Outcomes of fits that used their whole budget."""
 
 _AZIMUTHS, _ELEVATION = (35.0, 215.0), 20.0
-"""Degrees, of the pictures of the surface."""
+"""Azimuths of the pictures of the surface, in degrees."""
 
 _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
@@ -40,7 +40,7 @@ class ViewRow:
     distance: str
     normal: str
     span: tuple[float, float]
-    """Distances at the two ends of the colors."""
+    """Distances at both ends of the color map."""
 
     @classmethod
     def from_pictures(
@@ -59,7 +59,7 @@ class ViewRow:
 
 @dataclass(frozen=True)
 class Course:
-    """One view while the fit ran; the pictures are ``data:`` addresses."""
+    """Progress pictures of one view, as ``data:`` addresses."""
 
     name: str
     """Of the view."""
@@ -70,7 +70,7 @@ class Course:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page is made of."""
+    """The content of the page."""
 
     record: RunRecord
     evaluation: Evaluation | None
@@ -84,12 +84,12 @@ class Report:
 
     @property
     def views(self) -> str:
-        """What the evaluated views are called."""
+        """Name of the evaluated views."""
         return "held-out" if self.evaluation is None or self.evaluation.split == "test" else "fitted"
 
 
 def build_report(report: Report) -> str:
-    """Build the page as HTML, with nothing to load from elsewhere but a video too large to embed."""
+    """Build the page as self-contained HTML, except for a video too large to embed."""
     record = report.record
     title = f"{record.recipe} · {record.input.name}"
     sections = [
@@ -129,7 +129,7 @@ def _headline(report: Report, title: str) -> str:
 
 
 def _ending(report: Report) -> str:
-    """Say how the fit ended and how far it came."""
+    """Describe how the fit ended and its progress."""
     record, last = report.record, report.history[-1] if report.history else None
     steps = record.steps or (0 if last is None else last.step)
     text = f"{record.outcome or 'not finished'} after {steps:,} steps"
@@ -220,7 +220,7 @@ def _curves(report: Report) -> str:
 
 
 def _curves_by_name(seconds: Sequence[float], values: Sequence[Mapping[str, float | None]]) -> list[Curve]:
-    """Return one curve for every name that occurs; it has NaN where the name does not."""
+    """Return one curve for every name, with NaN where the name is absent."""
     names = list(dict.fromkeys(name for line in values for name in line))
     return [Curve(name, seconds, [_or_nan(line.get(name)) for line in values]) for name in names]
 
@@ -231,7 +231,7 @@ def _or_nan(value: float | None) -> float:
 
 @dataclass(frozen=True)
 class _PhaseSpan:
-    """When one phase of a fit ran."""
+    """Time range of a phase."""
 
     name: str
     start: float

@@ -1,6 +1,6 @@
-"""One fit from the first checkpoint to its outputs: resuming, interrupting, and what each outcome leads to.
+"""A fit from its first checkpoint to its outputs: resuming, interrupting, and handling of each outcome.
 
-The recipe knows nothing of this: it is given an observer, and what the observer saves is given back to it as ``resume``.
+The recipe only gets an observer, which saves snapshots, and a saved snapshot as ``resume``.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 """What Python calls at a signal."""
 
 CHECKPOINT_EVERY = 30.0
-"""Seconds of wall time between checkpoints: what a killed run loses at most."""
+"""Seconds of wall time between checkpoints, the most that a killed run loses."""
 
 REMARKS: dict[Outcome, str] = {
     "diverged": "the fit diverged: its loss stopped being finite; what is shown is the last good state",
     "empty": "the fit is empty: nothing is left of the scene that a ray meets. Usual reasons: the region of interest is in the wrong place "
     "(set --center and --radius), or the masks are inverted",
 }
-"""What the report says about outcomes that are not successes."""
+"""Remarks in the report about unsuccessful outcomes."""
 
 
 @dataclass(frozen=True)
 class Job(Generic[C, I]):
-    """Everything that decides the result of a fit."""
+    """Everything that determines the result of a fit."""
 
     recipe: Recipe[C, I]
     preset: str | None
@@ -110,7 +110,7 @@ class RunConflictError(ValueError):
 
 @dataclass(frozen=True)
 class RunResult:
-    """A fit with what it left in its folder."""
+    """A fit and its outputs."""
 
     result: FitResult
     record: RunRecord
@@ -133,20 +133,20 @@ def run_job(
     measure: MeasureMesh | None = None,
     strict: bool = False,
 ) -> RunResult:
-    """Fit, and write the outputs: the one way from a job to its results.
+    """Fit, and write the outputs.
 
-    An interrupted fit leaves a checkpoint and no outputs; the same job resumes it. Every other outcome leaves all outputs, those of a
-    diverged or empty fit with a remark.
+    An interrupted fit writes a checkpoint and no outputs; the same job resumes it. Every other outcome writes all outputs; those of a
+    diverged or empty fit have a remark.
 
     Args:
         job: what to fit and how.
         directory: of the run.
-        overwrite: remove another run's files instead of refusing.
+        overwrite: remove another run's files instead of raising an error.
         display: where progress and numbers are shown.
-        observer: also sees every report of the running fit.
+        observer: also called with the progress of the running fit.
         mesh_resolution: cells along the longest side of the region of interest.
         measure: compares the mesh with a known truth; the numbers go into ``run.json`` and the report.
-        strict: let the error of an output through instead of noting it in ``run.json`` and the report.
+        strict: raise the error of an output instead of recording it in ``run.json`` and the report.
 
     Raises:
         RunConflictError: the folder holds a run of another job.
@@ -174,16 +174,16 @@ def run_job(
 
 
 def closing_sentence(result: FitResult) -> str:
-    """Say in one line how a fit ended."""
+    """Describe in one line how a fit ended."""
     skipped = f", {result.skipped_steps} of them skipped because they were not finite" if result.skipped_steps else ""
     return f"{result.outcome}: {result.steps} steps{skipped}, {duration(result.seconds)} of training"
 
 
 def check_folder(directory: RunDirectory, *, overwrite: bool) -> None:
-    """Check that the folder can be written and is ours, before any photo is read.
+    """Check that the folder is writable and belongs to a run, before reading photos.
 
     Raises:
-        OutputFolderError: something is in the way.
+        OutputFolderError: the folder cannot be used.
     """
     if directory.is_foreign() and not overwrite:
         raise OutputFolderError(f"{directory.path} holds files but no run; choose another --out or pass --overwrite to write among them")
@@ -193,14 +193,14 @@ def check_folder(directory: RunDirectory, *, overwrite: bool) -> None:
 def fit_into(
     directory: RunDirectory, job: Job[C, I], *, overwrite: bool = False, display: Display, observer: Observer | None = None
 ) -> FitResult:
-    """Fit, from where an earlier run of the same job stopped; a finished one is read back instead.
+    """Fit, or resume an earlier run of the same job; a finished run is read instead.
 
     Args:
         directory: of the run.
         job: what to fit and how.
-        overwrite: remove another run's files instead of refusing.
+        overwrite: remove another run's files instead of raising an error.
         display: where progress is shown.
-        observer: also sees every report of the running fit.
+        observer: also called with the progress of the running fit.
 
     Returns:
         The result; ``outcome == "interrupted"`` after Ctrl-C, with a checkpoint written.
@@ -236,7 +236,7 @@ def _refuse_another(directory: RunDirectory, there: RunRecord, here: RunRecord) 
 
 
 def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display: Display, observer: Observer | None) -> FitResult:
-    """Fit from the newest good checkpoint, or from the start where there is none."""
+    """Fit from the newest valid checkpoint, or from the start if there is none."""
     search = find_checkpoint(directory.checkpoints, job.recipe.name)
     for sentence in search.passed_over:
         display.say(f"note: {sentence}")
@@ -286,7 +286,7 @@ def _read_back(directory: RunDirectory, job: Job[C, I], record: RunRecord) -> Fi
 
 
 class _Stop:
-    """Defers the first Ctrl-C or SIGTERM to the end of the step; a second one stops at once."""
+    """Defers the first Ctrl-C or SIGTERM to the end of the step; a second one stops immediately."""
 
     def __init__(self, display: Display) -> None:
         self.requested = False
@@ -313,7 +313,7 @@ class _Stop:
 
 
 class _Watcher:
-    """Watches a fit: writes history, pictures and checkpoints, shows progress, and passes Ctrl-C on to the recipe."""
+    """Observes a fit: writes history, pictures and checkpoints, shows progress, and passes Ctrl-C to the recipe."""
 
     def __init__(
         self, directory: RunDirectory, recipe: str, display: Display, milestones: Milestones | None, stop: _Stop, observer: Observer | None
@@ -351,7 +351,7 @@ class _Watcher:
         self.save(progress)
 
     def save(self, progress: Progress) -> None:
-        """Write the present state as a checkpoint."""
+        """Write the current state as a checkpoint."""
         save_checkpoint(
             self._directory.checkpoints,
             progress.snapshot(),
