@@ -91,6 +91,25 @@ def test_the_first_launches_of_a_process_may_come_from_several_threads(attempt: 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_an_error_in_one_chunk_waits_for_the_others() -> None:
+    """They work on memory that the caller frees when the error reaches it."""
+    together, helpers, ended = threading.Barrier(3), [], []
+
+    def work(k: int) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            helpers.append(k)
+        is_slow = len(helpers) == 2 and helpers[1] == k
+        together.wait(timeout=60)
+        if not is_slow:
+            raise KeyError(k)
+        time.sleep(0.3)
+        ended.append(k)
+
+    with pytest.raises(KeyError):
+        run_in_threads(work, 3, 3)
+    assert ended == helpers[1:]
+
+
 def test_a_forked_process_starts_its_own_threads():
     """It inherits the pool without its threads, so work given to that pool would never be done."""
     run_in_threads(lambda k: None, 8, 3)

@@ -175,6 +175,8 @@ def run_in_threads(work: Callable[[int], None], chunks: int, threads: int) -> No
     futures: list[Future[None]] = [_workers(threads - 1).submit(drain) for _ in range(helpers)]
     try:
         drain()
-    finally:
-        for future in futures:
-            future.result()
+    finally:  # wait for all of them, whatever one of them raised: they work on memory that the caller may free
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
