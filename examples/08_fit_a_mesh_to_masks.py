@@ -155,7 +155,7 @@ def main(
     found.end.export(folder / "mesh.ply")
     print(f"wrote {folder}/masks.png and mesh.ply")
     if steps >= 100 and found.overlap < 0.95:
-        raise SystemExit("the outlines of the shape do not match the masks")
+        raise SystemExit("the silhouettes of the shape do not match the masks")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
-    """Return width and height of an image as its EXIF orientation shows it, or as it is stored.
+    """Return width and height of an image, as stored or after EXIF orientation.
 
     Only the header is read.
 

@@ -269,7 +269,7 @@ def _stated_size(keys: Mapping[str, Any], name: str, file: Path) -> tuple[float,
 
 @dataclass(frozen=True)
 class _Photo:
-    """The two sizes a photo may have: as its EXIF orientation shows it, and as it is stored."""
+    """The two sizes of a photo: after EXIF orientation, and as stored."""
 
     path: Path
     shown: tuple[int, int]

@@ -414,7 +414,7 @@ def _glb_attribute(data: bytes, name: str) -> Float[np.ndarray, "vertices channe
 
 
 def _unit(normals: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, "vertices 3"]:
-    """Return unit normals; +Z where there is none, because glTF allows no zero normal."""
+    """Return unit normals; +Z for missing ones, because glTF does not allow zero normals."""
     lengths = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
     known = lengths > 1e-12
     return np.where(known, normals / np.where(known, lengths, 1.0), [0.0, 0.0, 1.0]).astype("<f4")

@@ -58,7 +58,7 @@ class Clock:
         self.step, self._seconds = step, seconds
 
     def start(self) -> None:
-        """Start counting seconds; a running clock goes on."""
+        """Start counting seconds; a running clock continues."""
         if self._started is None:
             self._started = time.perf_counter()
 

@@ -200,7 +200,7 @@ class Fitting:
         """
         if callable(losses) and self._skipping is None:
             self._step_by_closure(losses)
-        else:  # our Adam looks once, and calls no function by itself
+        else:  # our Adam needs no closure
             self._step_once(losses() if callable(losses) else losses)
         self.record(error=error, counts=counts)
 

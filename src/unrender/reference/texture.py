@@ -104,7 +104,7 @@ def _level(
         sizes = slopes.new_tensor([width, width, height, height])
         longest = _longer_axis((slopes * sizes).detach())
         usable = longest.isfinite() & (longest > 0)
-        unit = slopes.new_tensor([1.0, 0.0, 0.0, 0.5])  # a harmless footprint where there is no gradient, to keep it finite
+        unit = slopes.new_tensor([1.0, 0.0, 0.0, 0.5])  # an arbitrary footprint where there is no gradient, to keep it finite
         level = torch.where(usable, _longer_axis(torch.where(usable[..., None], slopes * sizes, unit)).log2(), longest.log2()) / 2
         level = level if bias is None else level + bias
     interior = (level > 0) & (level < top)

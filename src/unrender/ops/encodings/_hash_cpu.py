@@ -1,9 +1,9 @@
 """CPU kernels of the hash encoding: the three sums of :mod:`unrender.ops.encodings.hash_encoding`.
 
-A thread takes one level and a run of points, so that one table is in cache at a time. Points go in chunks, whose indices and weights are
-computed side by side in vector registers before the table is touched; the eight rows of a point are fetched in one go, which keeps many
-reads in flight. The last chunk is filled up with copies of the last point, so every point goes through the same instructions however the
-points are cut into runs.
+A thread takes one level and a run of points, so that one table is in cache at a time. Points are processed in chunks, whose indices and
+weights are computed in vector registers before the table is read; the eight rows of a point are fetched together, which keeps many reads in
+flight. The last chunk is padded with copies of the last point, so every point passes through the same instructions, however the points are
+cut into runs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def gather_cpu(
     result: wp.array(dtype=wp.float32),
 ):
     i = first + wp.tid()
-    level = levels - 1 - i // runs  # the finest levels miss the cache most: they start first
+    level = levels - 1 - i // runs  # the finest levels miss the cache most, so they start first
     begin = (i % runs) * run_length
     end = wp.min(begin + run_length, count)
     _gather(level, begin, end, count, grid, directional, positions, directions, table, result)

@@ -30,7 +30,7 @@ _CPP = native_sections(__file__, "adam.h")
 
 
 class _Rule:
-    """The numbers of one update, the corrections of both moments for their start at zero included."""
+    """The constants of one update, including the bias corrections of both moments."""
 
     beta_1: wp.float32
     beta_2: wp.float32
@@ -77,7 +77,7 @@ def _update_kernel(
 class Adam(torch.optim.Optimizer):
     """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019) that skips untouched entries.
 
-    m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   θ ← (1 - λ lr) θ - lr m̂ / (√v̂ + ε), with m̂ and v̂ corrected for their start at zero.
+    m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   θ ← (1 - λ lr) θ - lr m̂ / (√v̂ + ε), with bias-corrected m̂ and v̂.
     With weight decay, entries that are skipped do not decay either; give grids and tables none.
 
     Args:

@@ -36,7 +36,7 @@ from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.work import empty
 
 _SHORTEST_RUN = 256
-"""Points of one level below which handing a run to another thread costs more than it saves."""
+"""Smallest number of points of one level for which another thread pays off."""
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------
@@ -57,7 +57,7 @@ class _Lookup:
 
     def arguments(self, positions: Tensor, directions: Tensor | None) -> list[Any]:
         """Return the kernel arguments that all sums share: number of points, constants of the levels, points and directions."""
-        along = positions if directions is None else directions  # a placeholder where there are no directions
+        along = positions if directions is None else directions  # a placeholder if there are no directions
         levels = kernel_levels(self.grid, positions.device)
         return [positions.shape[1], levels, int(directions is not None), positions.view(-1), along.view(-1)]
 
@@ -111,12 +111,12 @@ def _slope_sum(lookup: _Lookup, positions: Tensor, table: Tensor, grad: Tensor, 
 
 
 # ---------------------------------------------------------------------------------------------------------------------------------
-# Autograd. PyTorch tells a Function which of its inputs require a gradient, but not which gradients a backward pass asks for, and the
-# usual ones ask for one each: autograd.grad(sdf, positions) for the normal, backward(inputs=parameters) for the step. So each input has
-# a node of its own, which the engine runs only when its gradient is wanted: one node computes the value and differentiates the table, a
-# second one without a value (zeros of no memory) differentiates the positions, and both are joined. What a node reads without
-# differentiating it goes in as a tuple, which autograd does not look into; it is saved with its history all the same, so that the
-# backward pass, built from differentiable functions, has a backward pass of its own.
+# Autograd. PyTorch tells a Function which of its inputs require a gradient, but not which gradients a backward pass needs, and the usual
+# ones need one each: autograd.grad(sdf, positions) for the normal, backward(inputs=parameters) for the step. Each input therefore has its
+# own node, which the engine runs only if its gradient is needed: one node computes the value and differentiates the table, a second one
+# without a value (zeros of no memory) differentiates the positions, and both are joined. Inputs that a node reads without differentiating
+# are passed as a tuple, which autograd ignores; they are saved with their history nevertheless, so the backward pass, built from
+# differentiable functions, has its own backward pass.
 # ---------------------------------------------------------------------------------------------------------------------------------
 
 

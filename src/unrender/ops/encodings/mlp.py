@@ -31,9 +31,9 @@ from unrender.ops.kernels.native import native_sections
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
 _WIDEST = 64
-"""Units of the widest layer that the fused path takes; its buffers live on the stack of a thread."""
+"""Units of the widest layer of the fused path, whose buffers are on the stack of a thread."""
 _LAYERS = 4
-"""Most layers that the fused path takes."""
+"""Largest number of layers of the fused path."""
 _VECTOR = 16
 """Widths of layers are padded to a multiple of this."""
 _CHUNK = 4096

@@ -14,7 +14,7 @@ _CPP = native_sections(__file__, "antialias.h")
 
 
 class _Scene:
-    """What a search for outlines looks at. Addresses stand for contiguous arrays."""
+    """The inputs of a search for silhouettes. Addresses are those of contiguous arrays."""
 
     face: wp.uint64
     """int32 [views, height, width]"""
@@ -41,22 +41,22 @@ class _Scene:
 
 
 class _Crossings:
-    """On a CPU: the outlines found between neighboring pixels, one list for each band of each view."""
+    """On a CPU: the crossings found between neighboring pixels, one list for each band of each view."""
 
     edge: wp.uint64
     """int32 number of the edge"""
     place: wp.uint64
     """int32, 4 · pixel + 2 if the second pixel is below the first + 1 if the search started from the second"""
     alpha: wp.uint64
-    """float32, how much the first takes of the second's color, or if negative the second of the first's"""
+    """float32, share of the second's color that the first takes, or if negative the second of the first's"""
     count: wp.uint64
     """int32, the length of each list, which :func:`list_crossings_kernel` writes; 0 afterwards"""
     first: wp.uint64
-    """int64 [lists + 1], where each list begins once they are put together; 0 before"""
+    """int64 [lists + 1], the start of each list after concatenation; 0 before"""
 
 
 class _Picture:
-    """Colors and gradients, float32 [views, height, width, channels]; 0 for what is not given or not wanted."""
+    """Colors and gradients, float32 [views, height, width, channels]; 0 if not given or not needed."""
 
     color: wp.uint64
     result: wp.uint64
@@ -135,7 +135,7 @@ def color_gradients_kernel(first: int, scene: Scene, crossings: Crossings, pictu
 @no_type_check
 @wp.kernel
 def share_crossings_kernel(first: int, scene: Scene, crossings: Crossings, picture: Picture, shares: wp.array(dtype=wp.float32)):
-    """Compute what the crossings of one band give to the positions."""
+    """Compute the position gradients of the crossings of one band."""
     i = first + wp.tid()
     _share_crossings(scene, crossings, picture, i / scene.bands, i, shares)
 

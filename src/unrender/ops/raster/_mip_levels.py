@@ -1,8 +1,8 @@
 """The kernels of :mod:`unrender.ops.raster.mips`: several levels at once in bands of rows, and their gradients back to the base.
 
 On a CPU one work item computes its band of rows for several levels in turn, while the rows are in the cache; the coarse levels, which have
-fewer rows than there are bands, are one work item. The backward pass skips zeros, so that a large texture costs as much as was looked up
-in it.
+fewer rows than there are bands, are one work item. The backward pass skips zeros, so a large texture costs only as much as was looked up in
+it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Levels = wp.types.vector(length=MOST_LEVELS, dtype=wp.uint64)
 _MOST_BANDS = 16
 """Work items that share the levels with enough rows."""
 _SMALLEST_BAND = 65536
-"""Elements of level 0 in a band, at least: to start a work item costs as much as some thousand elements."""
+"""Elements of level 0 in a band, at least: starting a work item costs as much as a few thousand elements."""
 
 _CPP = native_sections(__file__, "mip_levels.h")
 
@@ -110,12 +110,12 @@ def _pull_level_kernel(first: int, above: wp.array(dtype=wp.float32, ndim=4), be
     column = i / channels % below.shape[2]
     row = i / channels / below.shape[2] % below.shape[1]
     image = i / channels / below.shape[2] / below.shape[1]
-    share = 1.0 / float(wp.min(below.shape[1], 2) * wp.min(below.shape[2], 2))  # of how many texels the one above is the mean
+    share = 1.0 / float(wp.min(below.shape[1], 2) * wp.min(below.shape[2], 2))  # number of texels averaged by the one above
     below[image, row, column, c] += share * above[image, row / wp.min(below.shape[1], 2), column / wp.min(below.shape[2], 2), c]
 
 
 def addresses(levels: Sequence[Tensor]) -> Any:
-    """Return the memory addresses of the levels, the last one repeated for those that do not exist."""
+    """Return the memory addresses of the levels, with the last one repeated for missing levels."""
     found = [address(level, torch.float32) for level in levels]
     return Levels(*found, *[found[-1]] * (MOST_LEVELS - len(found)))
 
@@ -124,7 +124,7 @@ def level_sizes(height: int, width: int, max_level: int | None) -> list[tuple[in
     """Return (height, width) of the levels 0 to ``max_level``, or to that of a single texel if it comes first.
 
     Raises:
-        ValueError: where a level to be halved has an odd side, or for a ``max_level`` that is negative or no integer.
+        ValueError: for a level to be halved with an odd side, or a ``max_level`` that is negative or not an integer.
     """
     if max_level is not None:
         check_integer(max_level, "max_level", "texture")
@@ -187,7 +187,7 @@ def build_levels(texels: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
 def rows_of_levels(levels: Sequence[Tensor]) -> Tensor | None:
     """Return zeros to mark the rows of gradients that are written, uint8 [levels, rows of level 0 in all images].
 
-    None where a kernel could not count the marks; all rows are then read.
+    None if a kernel could not count the marks; all rows are then read.
     """
     rows = levels[0].numel() // (levels[0].shape[-1] * levels[0].shape[-2])
     if len(levels) * rows > MOST_ELEMENTS:
@@ -196,7 +196,7 @@ def rows_of_levels(levels: Sequence[Tensor]) -> Tensor | None:
 
 
 def pull_to_base(grad_levels: Sequence[Tensor], sizes: list[tuple[int, int]], written: Tensor | None = None) -> None:
-    """Add the gradients of levels 1 and up to that of level 0, in place; the others are changed too.
+    """Add the gradients of levels 1 and up to that of level 0, in place; the others are modified too.
 
     ``written``, marks of :func:`rows_of_levels`, lets a CPU skip the rows that hold only zeros.
     """

@@ -14,7 +14,7 @@ _CPP = native_sections(__file__, "rasterize.h")
 
 
 class _Triangles:
-    """What is drawn, and the views that are rasterized together. Addresses stand for contiguous arrays."""
+    """The triangles, and the views that are rasterized together. Addresses are those of contiguous arrays."""
 
     positions: wp.uint64
     """float32 [views or 1, vertices, 4]"""
@@ -24,15 +24,15 @@ class _Triangles:
     view_stride: wp.int64
     """Vertices from one view's first to the next one's; zero if all views share them."""
     most_faces: wp.int32
-    """Of any one view."""
+    """Largest number of faces of a view."""
     first_view: wp.int32
-    """Of the group of views rasterized together."""
+    """First view of the group rasterized together."""
     height: wp.int32
     width: wp.int32
 
 
 class _Pixels:
-    """What a rasterization writes, each [views, pixels, ...], and the raster behind which it looks."""
+    """The outputs of a rasterization, each [views, pixels, ...], and the raster behind which it draws."""
 
     face: wp.uint64
     """int32"""
@@ -41,7 +41,7 @@ class _Pixels:
     depth: wp.uint64
     """float32"""
     slopes: wp.uint64
-    """float32, four each; 0 if they are not wanted"""
+    """float32, four each; 0 if not needed"""
     behind_face: wp.uint64
     """int32; 0 if nothing is peeled off"""
     behind_depth: wp.uint64
@@ -53,7 +53,7 @@ class _Pixels:
 
 
 class _Bands:
-    """How a CPU cuts the work: faces in chunks are sorted into bands of rows."""
+    """The division of work on a CPU: chunks of faces are sorted into bands of rows."""
 
     chunk: wp.int32
     """Faces of a chunk."""
@@ -70,7 +70,7 @@ class _Bands:
 
 
 class _Gradients:
-    """The gradients at the pixels of all views, [views, pixels, ...] in float32, and to the positions; 0 for one that is not given."""
+    """The gradients at the pixels of all views, [views, pixels, ...] in float32, and to the positions; 0 if not given."""
 
     face: wp.uint64
     """int32"""
@@ -161,7 +161,7 @@ def list_kernel(
     ends: wp.array(dtype=wp.int64),
     listed: wp.array(dtype=wp.int32),
 ):
-    """List the faces of each band in their order; ``ends`` begins as where each chunk's part of a list begins."""
+    """List the faces of each band in order; ``ends`` initially has the start of each chunk's part of a list."""
     i = first + wp.tid()
     local = i // bands.chunks
     part = i - local * bands.chunks

@@ -1,6 +1,6 @@
 """The kernels of :mod:`unrender.ops.raster.texture`: the lookup, its gradient to the samples, and its gradient to the texels.
 
-Their loops are C++, in ``texture.h``, and begin with what ``texture_lookup.h`` defines.
+Their loops are C++, in ``texture.h``, based on ``texture_lookup.h``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from unrender.ops.raster._mip_levels import Levels
 wp.set_module_options({"enable_backward": False, "optimization_level": 3, "cpu_compiler_flags": "-fno-slp-vectorize"})
 
 WRAP, CLAMP, ZERO, CUBE = range(4)
-"""The values of ``TextureLookup.boundary``, as ``texture_lookup.h`` has them."""
+"""The values of ``TextureLookup.boundary``, as in ``texture_lookup.h``."""
 NEAREST, LINEAR, LINEAR_MIPMAP_NEAREST, LINEAR_MIPMAP_LINEAR = range(4)
 """The values of ``TextureLookup.filter``; mip levels are used from LINEAR_MIPMAP_NEAREST on."""
 
@@ -25,7 +25,7 @@ _CPP = native_sections(__file__, "texture.h")
 
 
 class _TextureLookup:
-    """A texture, the samples to look up in it, and how. An address is that of a contiguous float32 array."""
+    """A texture, its samples, and the lookup settings. An address is that of a contiguous float32 array."""
 
     levels: Levels  # pyright: ignore[reportInvalidTypeForm]
     uv: wp.uint64
@@ -47,7 +47,7 @@ class _TextureLookup:
 
 
 class _TexelGradient:
-    """Where the gradient to the texels is added up."""
+    """The destination of the gradient to the texels."""
 
     grad_levels: Levels  # pyright: ignore[reportInvalidTypeForm]
     bytes_per_copy: wp.uint64

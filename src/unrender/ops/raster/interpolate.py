@@ -33,7 +33,7 @@ wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
 _CPP = native_sections(__file__, "interpolate.h")
 _SMALLEST_BLOCK = 8192
-"""Pixels of one work item on a CPU, at least: starting one costs as much as some hundred pixels."""
+"""Smallest number of pixels of a work item on a CPU: starting one costs as much as a few hundred pixels."""
 _VALUES, _DERIVATIVES = 1, 2
 """Numbers of directions: the value itself, or its derivatives along x and y."""
 
@@ -142,7 +142,7 @@ def _scatter_kernel(
 
 
 class _Mesh(NamedTuple):
-    """The triangle at every pixel, and all else that has no gradient."""
+    """The triangle at every pixel, and other inputs without gradients."""
 
     face: Tensor
     """int32 [views, height, width]"""
@@ -166,7 +166,7 @@ def _pixels(mesh: _Mesh, directions: int, attributes: Tensor, weights: Tensor, s
 
 
 def _shift(attributes: Tensor, pixel_count: int) -> int:
-    """Return by how many bits a vertex is shifted to its range; -1 for copies instead of ranges."""
+    """Return the shift from a vertex to its range, in bits; -1 for copies instead of ranges."""
     if attributes.numel() * COPIES <= max(pixel_count * attributes.shape[2], 4096):
         return -1
     vertices = attributes.shape[0] * attributes.shape[1]

@@ -58,10 +58,10 @@ _CHUNK_FACES = 1024
 """Faces that one work item sorts into bands."""
 
 _FACES_AT_ONCE = 2**22
-"""Pairs of a view and a face that are sorted together, so that memory does not grow with the number of views."""
+"""Pairs of a view and a face that are sorted together, so memory does not grow with the number of views."""
 
 _PIXELS_AT_ONCE = 2**26
-"""Pixels of the views rasterized together; each takes 64 bits meanwhile."""
+"""Pixels of the views rasterized together; each temporarily takes 64 bits."""
 
 _FACE_BITS = 22
 """Bits of the face in a pixel's key, leaving 40 for the depth; more if there are more faces."""
@@ -73,7 +73,7 @@ _LARGE_FACE_GROUPS = 4096
 """Groups of lanes that take the large triangles in turn."""
 
 _MOST_PARTIAL_ELEMENTS = 2**24
-"""Elements of all partial sums together, beyond which there are fewer of them."""
+"""Largest number of elements of all partial sums; above it there are fewer sums."""
 
 _ITEMS_PER_THREAD = 4
 """Chunks of work for each thread of a CPU."""
@@ -90,7 +90,7 @@ class _Sizes(NamedTuple):
     shared: bool
     """Whether all views have the same vertices."""
     most_faces: int
-    """Of any one view."""
+    """Largest number of faces of a view."""
     face_bits: int
     height: int
     width: int

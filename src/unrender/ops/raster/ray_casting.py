@@ -32,7 +32,7 @@ from unrender.ops.raster.checks import check_faces
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
 _PADDING = 1e-6
-"""Margin of boxes as a share of the largest coordinate: 8 float32 roundings, more than a slab test within the scene can lose."""
+"""Margin of boxes as a share of the largest coordinate: 8 float32 roundings, more than the error of a slab test within the scene."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _meet(
 @no_type_check
 @wp.func
 def _box_component(x: wp.float64):
-    """Return a component of a direction in float32, kept away from zero, by which slab tests divide."""
+    """Return a float32 direction component away from zero, because slab tests divide by it."""
     y = wp.float32(x)
     if wp.abs(y) < 1.0e-20:
         y = 1.0e-20

@@ -44,12 +44,12 @@ _FILTERS = {
 _BOUNDARIES = {"wrap": kernels.WRAP, "clamp": kernels.CLAMP, "zero": kernels.ZERO, "cube": kernels.CUBE}
 
 _SMALLEST_BLOCK = 4096
-"""Samples of one work item on a CPU, at least: to start one costs as much as some hundred samples."""
+"""Smallest number of samples of a work item on a CPU: starting one costs as much as a few hundred samples."""
 
 
 @dataclass(frozen=True)
 class _Settings:
-    """How textures are looked up: all that is not a tensor."""
+    """The lookup settings: all arguments that are not tensors."""
 
     filter: int
     boundary: int
@@ -136,7 +136,7 @@ def _gradients_to_samples(
     grad_values: Tensor,
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return the gradients to uv, uv_derivatives and level_bias, as far as they are needed and the filter has any."""
+    """Return the gradients to uv, uv_derivatives and level_bias, if needed and defined for the filter."""
     uv, derivatives, bias = samples
     has_any = (settings.filter != kernels.NEAREST, *[settings.filter == kernels.LINEAR_MIPMAP_LINEAR] * 2)
     grads = [

@@ -124,7 +124,7 @@ def _summary_adjoint_kernel(
 
 
 def _flat(values: Tensor) -> tuple[Tensor, int, int]:
-    """Return a flat view with the strides of samples and channels; a transposed [channels, samples] is taken as it lies."""
+    """Return a flat view with the strides of samples and channels; a transposed [channels, samples] is used without a copy."""
     samples, channels = values.shape
     if values.t().is_contiguous():
         return values.t().reshape(-1), 1, samples

@@ -33,11 +33,11 @@ _CPP = native_sections(__file__, "marching.h")
 _RAYS_PER_CHUNK = 1024
 
 _RUNS = 8
-"""Runs of adjacent samples that counting records for writing, less one; a ray with more is marched again behind them."""
+"""Runs of adjacent samples that the counting pass records, less one; a ray with more is marched again behind them."""
 
 
 class _SegmentFields:
-    """Rays, each from where it enters the grid to where it leaves it."""
+    """Rays, each with the distances at which it enters and leaves the grid."""
 
     origins: wp.array2d(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
     directions: wp.array2d(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
@@ -100,7 +100,7 @@ def _march_kernel(
     recorded: _Runs,
     samples: SampleArrays,
 ):
-    """Count the samples of a ray, or write them. One kernel does both, so that both see the same lattice to the last bit."""
+    """Count the samples of a ray, or write them. One kernel does both, so both use the same lattice to the last bit."""
     ray = first + wp.tid()
     _march_ray(ray, rays, grid, step, cone, most, writing, recorded, samples)
 
@@ -115,7 +115,7 @@ def _box_kernel(
     near: wp.array(dtype=wp.float32),
     far: wp.array(dtype=wp.float32),
 ):
-    """Narrow ``near`` and ``far`` to the part of the ray within the cube; both become zero where there is none."""
+    """Narrow ``near`` and ``far`` to the part of the ray within the cube; both become zero if there is none."""
     ray = first + wp.tid()
     enter = wp.max(near[ray], 0.0)
     leave = far[ray]

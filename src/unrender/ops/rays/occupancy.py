@@ -30,10 +30,10 @@ _CHUNK = 2**18
 """Points evaluated at once in an update."""
 
 _FARTHEST = 15
-"""Largest distance to the next occupied brick that is told apart, in bricks."""
+"""Largest stored distance to the next occupied brick, in bricks."""
 
 _BACKGROUND = 26
-"""A mask pixel below this (a tenth of full) shows background."""
+"""A mask pixel below this (a tenth of full) is background."""
 
 
 @no_type_check
@@ -208,7 +208,7 @@ def _mark_seen_kernel(
     axis_z = wp.vec3(view.camera_from_world[0, 2], view.camera_from_world[1, 2], view.camera_from_world[2, 2])
     shift = wp.vec3(view.camera_from_world[0, 3], view.camera_from_world[1, 3], view.camera_from_world[2, 3])
     center = axis_x * world[0] + axis_y * world[1] + axis_z * world[2] + shift
-    # The ball around the cell: near the camera a projection says nothing, so such a cell counts as seen.
+    # The ball around the cell: near the camera a projection is meaningless, so such a cell counts as seen.
     radius = 1.7320508 * half
     if wp.length(center) < 2.0 * radius:
         seen[cell] = wp.uint8(1)
@@ -433,7 +433,7 @@ class OccupancyGrid(nn.Module):
         self._pack(values, torch.full((1,), float(threshold), device=self.values.device))
 
     def _pack(self, values: Tensor, limit: Tensor) -> None:
-        """Set the bits of the seen cells with values above ``limit``, and the clearance that follows from them."""
+        """Set the bits of the seen cells with values above ``limit``, and the resulting clearance."""
         device = self.bits.device
         launch(_pack_kernel, self.bits.shape[0], [values, self.seen.view(torch.uint8), limit, self.resolution, self.bits], device)
         bricks, number = self.resolution // 4, self.clearance.shape[0]
@@ -458,8 +458,8 @@ class OccupancyGrid(nn.Module):
 def _strata(among: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Draw ``count`` cells of those marked in ``among``, one from each equal part of their list.
 
-    On a CPU all are returned where there are no more. On a GPU, where nothing may wait for their number, a cell may come twice, and the
-    last cell of the grid stands in where none is marked.
+    On a CPU all are returned if there are no more. On a GPU, where reading their number would synchronize, a cell may be drawn twice, and
+    the last cell of the grid is drawn if none is marked.
     """
     if on_cpu(among.device):
         marked = among.nonzero()[:, 0]

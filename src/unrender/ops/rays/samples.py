@@ -28,7 +28,7 @@ from unrender.ops.rays.checks import float_matrix, float_row, ray_tensors
 wp.set_module_options({"enable_backward": False})
 
 _SAMPLES_PER_CHUNK = 32768
-"""A thread gets no fewer samples than this: they take about 0.2 ms, and waking a thread on a busy machine takes as long."""
+"""Smallest number of samples per thread: they take about 0.2 ms, and waking a thread on a busy machine takes as long."""
 
 
 _FIELDS = ("ray_index", "starts", "ends", "first", "count")
@@ -36,7 +36,7 @@ _TYPES = [torch.int32, torch.float32, torch.float32, torch.int32, torch.int32]
 
 
 class _SampleArrays:
-    """The arrays of :class:`Samples`, as kernels take them."""
+    """The arrays of :class:`Samples`, for kernels."""
 
     ray_index: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
     starts: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
@@ -51,7 +51,7 @@ SampleArrays = wp.struct(_SampleArrays)
 @no_type_check
 @wp.func
 def span(samples: SampleArrays, ray: int):
-    """Return begin and end of a ray's samples, within the arrays whatever ``first`` and ``count`` hold."""
+    """Return begin and end of a ray's samples, clamped to the arrays."""
     size = samples.starts.shape[0]
     begin = wp.clamp(samples.first[ray], 0, size)
     return begin, begin + wp.clamp(samples.count[ray], 0, size - begin)
@@ -274,7 +274,7 @@ class _Positions(torch.autograd.Function):
 
 
 class _PositionsTransposed(torch.autograd.Function):
-    """Sums over each ray of what its samples hold, and of that times their distance."""
+    """Sums over each ray of its samples' values, and of these times their distance."""
 
     @staticmethod
     def forward(ctx: Any, grad_positions: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ _SDF_EPSILON = wp.constant(1.0e-5)
 
 
 class _SurfaceArrays:
-    """A signed distance at each sample, with what turns it into an opacity."""
+    """A signed distance at each sample, with the parameters of its opacity."""
 
     sdf: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
     cosine: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
@@ -42,7 +42,7 @@ SurfaceArrays = wp.struct(_SurfaceArrays)
 @no_type_check
 @wp.func
 def _descent(cosine: float, anneal: float):
-    """Return how fast the signed distance falls along the ray: relu(1/2 - c/2) (1 - r) + relu(-c) r."""
+    """Return the decrease of the signed distance along the ray: relu(1/2 - c/2) (1 - r) + relu(-c) r."""
     return wp.max(0.5 - 0.5 * cosine, 0.0) * (1.0 - anneal) + wp.max(-cosine, 0.0) * anneal
 
 
@@ -164,7 +164,7 @@ def _sdf_weights_adjoint_kernel(
     grad_cosine: wp.array(dtype=wp.float32),
     grad_sharpness: wp.array(dtype=wp.float32),
 ):
-    """Fill ``transmittance`` with what is left behind each sample, and ``grad_sharpness`` with one partial sum per ray."""
+    """Fill ``transmittance`` with the light left behind each sample, and ``grad_sharpness`` with one partial sum per ray."""
     ray = first + wp.tid()
     begin, end = span(samples, ray)
     sharpness = surface.sharpness[0]
@@ -206,7 +206,7 @@ def _total_kernel(first: int, parts: wp.array(dtype=wp.float32), total: wp.array
 
 
 def _total(parts: Tensor) -> Tensor:
-    """Add up in float64, with a value that does not depend on the number of threads."""
+    """Add up in float64, with the same bits for any number of threads."""
     if not on_cpu(parts.device):
         return parts.sum(dtype=torch.float64).float()
     total = torch.zeros(1)

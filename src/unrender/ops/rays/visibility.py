@@ -23,10 +23,10 @@ from unrender.ops.rays.samples import SampleArrays, Samples, chunk_count, per_sa
 wp.set_module_options({"enable_backward": False})
 
 _PORTIONS = (0.25, 0.5, 1.0)
-"""How far along its samples each ray is evaluated, one after the other. Most rays end before half of the way."""
+"""Shares of its samples up to which each ray is evaluated in turn. Most rays end in the first half."""
 
 Opacity = Callable[[Samples], Float[Tensor, " samples"]]
-"""The opacity of each interval it is given, from 0 to 1."""
+"""Returns the opacity of each given interval, from 0 to 1."""
 
 
 @no_type_check
