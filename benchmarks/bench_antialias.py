@@ -1,6 +1,6 @@
-"""Antialiasing by walking to the outline, against the published rule, which looks only at the triangle seen at a center.
+"""Antialiasing by walking to the silhouette, against the published rule, which tests only the triangle at a pixel center.
 
-The target is at most twice the time of the published rule. docs/antialiasing.md says how much of a silhouette's gradient each keeps.
+The target is at most twice the time of the published rule. docs/antialiasing.md gives the share of a silhouette's gradient that each keeps.
 """
 
 from __future__ import annotations

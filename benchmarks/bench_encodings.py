@@ -1,4 +1,4 @@
-"""Encodings against plain PyTorch: the twins, and for the hash also one weighted ``embedding_bag`` per level."""
+"""Encodings against plain PyTorch: the twins, and for the hash encoding also a weighted ``embedding_bag`` per level."""
 
 from __future__ import annotations
 

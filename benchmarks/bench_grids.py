@@ -84,9 +84,9 @@ def _perceptrons(count: int, generator: torch.Generator, repeats: int) -> list[R
 
 
 def _optimizer(quick: bool, generator: torch.Generator, repeats: int) -> Row:
-    """Measure Adam where a twentieth of the entries has a gradient.
+    """Measure Adam with gradients in a twentieth of the entries.
 
-    They come in runs of 256, as where a surface crosses a grid.
+    These come in runs of 256, as if a surface crossed a grid.
     """
     size = 2**20 if quick else 2**23
     touched = (torch.rand(size // 256, 1, generator=generator) < 0.05).expand(-1, 256).reshape(-1)

@@ -8,13 +8,13 @@ mean((image − ½)²) to vertices and texels, silhouettes included. Mitsuba's s
   sppi = 16 with guiding "none"; with its default guiding a step takes many times as long. ``hide_emitters``, for a black background;
 - box filter, independent sampler; a diffuse surface under constant light of radiance 1, which looks like an unlit surface except for the
   ring's shadow on itself; a raw float32 bitmap with bilinear lookups;
-- each step passes new vertices and texels (``params.update()``), as a fit does, and a new seed that is no constant of the kernels, so
-  that nothing is compiled after the warm-up.
+- each step passes new vertices and texels (``params.update()``), as a fit does, and a new seed that is not a constant of the kernels, so
+  nothing is compiled after the warm-up.
 
 Ours is the step with one antialiased sample per pixel, and ``render_surface`` with 4 x 4 samples per pixel.
 
-Mitsuba is no dependency; without it there are no rows. They need ``pip install mitsuba==3.9.*`` and an LLVM library, found by itself or
-named by DRJIT_LIBLLVM_PATH; version 19 works, 15 and 16 end the process.
+Mitsuba is not a dependency; without it there are no rows. They need ``pip install mitsuba==3.9.*`` and an LLVM library, found automatically
+or set by DRJIT_LIBLLVM_PATH; version 19 works, 15 and 16 crash.
 """
 
 from __future__ import annotations

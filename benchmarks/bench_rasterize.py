@@ -1,7 +1,7 @@
 """Rasterization against its PyTorch twin, and images per second by resolution and number of triangles.
 
 For comparison: on a similar machine with two cores PyTorch3D 0.7.9 takes 3.9 s to rasterize the 5,856 triangles of the mesh "spot" at
-512 x 512 (forward). It is no dependency, so it is quoted and not measured here.
+512 x 512 (forward). It is not a dependency, so its time is quoted instead of measured.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def _forward_and_backward(positions: Tensor, faces: Tensor, side: int, grad_weig
 
 
 def _bumpy_sphere(triangles: int) -> tuple[Tensor, Tensor]:
-    """Return a sphere whose bumps hide each other in part; it covers a third of the picture."""
+    """Return a sphere with bumps that partly hide each other; it covers a third of the picture."""
     around = max(3, round(math.sqrt(triangles)))
     down = max(2, round(triangles / (2 * around)) + 1)
     polar = torch.linspace(0.0, math.pi, down)[:, None]

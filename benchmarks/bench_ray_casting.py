@@ -14,7 +14,7 @@ from unrender.transforms import look_at
 
 
 def rows(quick: bool) -> list[Row]:
-    """Compare with the twin, which tries every triangle and so gets few rays; measure the rest alone."""
+    """Compare with the twin on few rays, because it tests every triangle; measure the rest alone."""
     repeats = 3 if quick else 7
     generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     vertices, faces = _sphere(3)

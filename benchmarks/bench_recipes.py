@@ -23,9 +23,9 @@ _RAYS, _COARSE, _FINE = 1024, 64, 64
 def rows(quick: bool) -> list[Row]:
     """Measure network evaluations per second of training.
 
-    Both count a sample each time it passes the networks forward and backward. Samples that our recipe evaluates without gradients, to
-    drop hidden ones, are not counted. The peer takes a step whenever the fit reports, while the fit's clock is stopped, so that both meet
-    the same machine. It uses all threads; a fit gives PyTorch one.
+    Both count samples that pass through the networks forward and backward. Samples that our recipe evaluates without gradients, to
+    drop hidden ones, are not counted. The peer takes a step whenever the fit reports, while the fit's clock is stopped, so both run under
+    the same load. It uses all threads; a fit gives PyTorch one.
     """
     threads = torch.get_num_threads()
     peer = _EagerNerf()

@@ -25,7 +25,7 @@ from unrender.transforms import look_at
 
 
 def rows(quick: bool) -> list[Row]:
-    """Measure the acceptance rows at 512² and 256², then steps of the verbs and of ``render_surface`` from 256² to 2048²."""
+    """Measure the acceptance rows at 512² and 256², then steps of all four functions and ``render_surface`` up to 2048²."""
     repeats = 3 if quick else 9
     mesh, uvs, uv_faces = bumpy_ring()
     texels = torch.rand(1024, 1024, 3)
@@ -79,7 +79,7 @@ def rows(quick: bool) -> list[Row]:
 
 
 def textured_step(mesh: Mesh, uvs: Tensor, uv_faces: Tensor, texels: Tensor, topology: Topology, side: int) -> Callable[[], None]:
-    """Return a step: the four verbs, the mean of (picture − ½)², and its gradient to vertices and texels."""
+    """Return a step: render, average (picture − ½)², and compute its gradient to vertices and texels."""
 
     def step() -> None:
         vertices, image = mesh.vertices.detach().requires_grad_(), texels[None].requires_grad_()

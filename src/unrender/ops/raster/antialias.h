@@ -50,7 +50,7 @@
     };
 
 // section: search
-// Finds the outline between a pixel and its neighbor: found_edge (-1: none), at found_s / found_w, seen from the second if found_backwards.
+// Finds the silhouette between a pixel and its neighbor: found_edge (-1: none), at found_s / found_w, seen from the second if found_backwards.
 // use: viewpoint
     const int most_steps = 64;           // edges that a walk crosses before it gives up, and faces tried around one edge
     const double farthest_back = 3.0;    // pixels behind its start at which a walk that has turned back ends
@@ -162,7 +162,7 @@
         if (walk) {
             stand(backwards ? to_column : column, backwards ? to_row : row, along_column, backwards);
             const bool beyond = walk_from(backwards ? other : face, backwards ? face : other);
-            // The nearer surface goes on, hidden, beyond the other center: the outline may be the other surface's.
+            // The nearer surface continues, hidden, beyond the other center: the silhouette may be the other surface's.
             if (found_edge < 0 && beyond && here && there) {
                 backwards = !backwards;
                 stand(backwards ? to_column : column, backwards ? to_row : row, along_column, backwards);
