@@ -12,6 +12,8 @@ import pytest
 import torch
 import trimesh
 from PIL import Image
+from trimesh.visual.material import PBRMaterial
+from trimesh.visual.texture import TextureVisuals
 
 from unrender.color import srgb_from_linear
 from unrender.geometry.mesh import Mesh
@@ -66,9 +68,10 @@ def test_textures_are_embedded_as_gltf_defines_them(tmp_path: Path) -> None:
 
 def test_another_reader_sees_the_textures(tmp_path: Path) -> None:
     Asset(square(), material()).export(tmp_path / "square.glb")
-    loaded = trimesh.load_mesh(tmp_path / "square.glb", process=False)
-    assert loaded.visual.kind == "texture" and loaded.visual.material.baseColorTexture.size == (8, 8)
-    assert loaded.visual.material.metallicRoughnessTexture.size == (7, 5)
+    visual = trimesh.load_mesh(tmp_path / "square.glb", process=False).visual
+    assert isinstance(visual, TextureVisuals) and isinstance(visual.material, PBRMaterial)
+    base, packed = visual.material.baseColorTexture, visual.material.metallicRoughnessTexture
+    assert base is not None and base.size == (8, 8) and packed is not None and packed.size == (7, 5)
 
 
 def test_opacity_in_the_base_color_makes_the_material_blend(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_short_fit_learns_the_scene(recipe, config, capture: Capture):
     steps = 150
     result = recipe.fit(capture, override(config, steps=steps), device=CPU, seed=0, observer=seen.append)
     assert result.outcome == "finished" and result.steps == steps and result.skipped_steps == 0
-    assert seen[-1].psnr > 20
+    assert (seen[-1].psnr or 0.0) > 20
     rendering = result.scene.render_view(capture.cameras, capture.split.test[0])
     assert rendering.color.shape == (40, 40, 3) and bool(torch.isfinite(rendering.color).all())
     assert float(rendering.opacity.min()) >= 0 and float(rendering.opacity.max()) <= 1 + 1e-4

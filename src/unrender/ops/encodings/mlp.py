@@ -215,7 +215,7 @@ class _FusedMlp(torch.autograd.Function):
         arguments = [_network(weights, *packed), rays, count, _CHUNK, x.view(-1), ready.view(-1), with_inputs]
         launch(_backward_kernel, chunks, [*arguments, grad_x.view(-1), grad_weights.view(-1)], x.device, chunks=chunks)
         grad_per_ray = None
-        if grad_rays is not None and carries is not None:
+        if per_ray is not None and grad_rays is not None and carries is not None:
             begins = ray_index[::_CHUNK]
             carried = begins >= 0
             grad_rays.index_add_(0, begins[carried], carries[carried])
