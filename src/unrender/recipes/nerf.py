@@ -24,7 +24,6 @@ from unrender.devices import on_cpu, pytorch_on_one_thread
 from unrender.fields.radiance import RadianceField
 from unrender.geometry.isosurface import extract_surface
 from unrender.losses.photometric import Photometric, mse, photometric
-from unrender.ops.encodings import Adam
 from unrender.ops.rays import (
     MARCHED_PER_TRAINED,
     OccupancyGrid,
@@ -275,11 +274,7 @@ def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
-    nets = [*scene.field.density_net.parameters(), *scene.field.color_net.parameters()]
-    optimizer = Adam(
-        [{"params": [scene.field.table], "weight_decay": 0.0}, {"params": nets, "weight_decay": adam.weight_decay}],
-        lr=adam.learning_rate, betas=(0.9, 0.99), eps=1e-15,
-    )  # fmt: skip
+    optimizer = adam.optimizer(scene.field.parameter_groups(adam.learning_rate, weight_decay=adam.weight_decay))
     fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts={"rays": ray_count})
     if start.resume is None:
         masks = [capture.mask(view) for view in range(len(capture))] if masked else None

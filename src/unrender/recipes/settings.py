@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from unrender.ops.encodings import HashGrid
+from unrender.ops.encodings import Adam, HashGrid
 from unrender.recipes.pixels import Background
 
 C = TypeVar("C")
@@ -80,6 +80,10 @@ class AdamSettings:
     """Share of the budget over which the learning rate rises from a hundredth of its peak."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the perceptrons (AdamW)."""
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> Adam:
+        """Return Adam over groups that name their own rates and decays, as the fields give them."""
+        return Adam(groups, lr=self.learning_rate, betas=(0.9, 0.99), eps=1e-15)
 
 
 def with_budget(config: C, *, steps: int | None = None, max_seconds: float | None = None) -> C:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -101,15 +102,13 @@ def _start_scene(
 
 def _optimizer(scene: NeusScene, adam: AdamSettings, sharpness_rate: float) -> Adam:
     """Return Adam over the networks, the sharpness and the field's own parameters."""
-    rate = adam.learning_rate
-    nets = list(scene.color_net.parameters())
-    groups = [{"params": [scene.sharpness_log], "lr": rate * sharpness_rate, "weight_decay": 0.0}]
-    groups += scene.surface.parameter_groups(rate, weight_decay=adam.weight_decay)
+    rate, decay = adam.learning_rate, adam.weight_decay
+    groups: list[dict[str, Any]] = [{"params": [scene.sharpness_log], "lr": rate * sharpness_rate, "weight_decay": 0.0}]
+    groups += scene.surface.parameter_groups(rate, weight_decay=decay)
     if scene.around is not None:
-        groups.append({"params": [scene.around.table], "lr": rate, "weight_decay": 0.0})
-        nets += [*scene.around.density_net.parameters(), *scene.around.color_net.parameters()]
-    groups.append({"params": nets, "lr": rate, "weight_decay": adam.weight_decay})
-    return Adam(groups, lr=rate, betas=(0.9, 0.99), eps=1e-15)
+        groups += scene.around.parameter_groups(rate, weight_decay=decay)
+    groups.append({"params": list(scene.color_net.parameters()), "lr": rate, "weight_decay": decay})
+    return adam.optimizer(groups)
 
 
 def _fit_surface(
