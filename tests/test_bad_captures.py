@@ -213,10 +213,16 @@ def test_split_without_views(tmp_path: Path) -> None:
     assert "transforms_test.json lists no frames" in refusal(empty)
 
 
-@pytest.mark.parametrize("focal", [0, -45.0, float("nan")])
+@pytest.mark.parametrize("focal", [0, -45.0])
 def test_focal_length_that_is_not_positive(tmp_path: Path, focal: float) -> None:
     message = refusal(write_transforms(tmp_path / "ball", fl_x=focal))
     assert "focal length of images/000.png" in message and "positive" in message
+
+
+@pytest.mark.parametrize("focal", [float("nan"), float("inf"), 1e39, 10**400])
+def test_focal_length_that_is_not_finite(tmp_path: Path, focal: float) -> None:
+    message = refusal(write_transforms(tmp_path / "ball", fl_x=focal))
+    assert '"fl_x" of images/000.png' in message and "not finite" in message
 
 
 def test_field_of_view_beyond_half_a_turn(tmp_path: Path) -> None:

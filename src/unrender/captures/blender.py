@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from unrender.captures.capture import Capture, CaptureError, Split
+from unrender.captures.reading import is_regular_file, read_json
 from unrender.captures.source import Region, Source, held_out
-from unrender.captures.transforms_json import name_below, read_frames, read_json
+from unrender.captures.transforms_json import name_below, read_frames
 from unrender.transforms import scale_of
 
 _REGION = Region((0.0, 0.0, 0.0), 1.5)
@@ -27,7 +28,7 @@ def read_blender(folder: Path, file: Path, test_every: int) -> Source:
         CaptureError: see :func:`unrender.captures.transforms_json.read_frames`; or only one of the files has masks.
     """
     files = [file]
-    files += [path for path in (folder / "transforms_test.json", folder / "transforms_val.json") if path.is_file()][:1]
+    files += [path for path in (folder / "transforms_test.json", folder / "transforms_val.json") if is_regular_file(path)][:1]
     parts = [read_frames(path, read_json(path), skip_missing=False) for path in files]
     if len({part.masks is None for part in parts}) > 1:
         raise CaptureError(f"{files[1].name} and {file.name} in {folder} must both give masks to their frames, or neither")

@@ -6,8 +6,6 @@ unit sphere around the object to the source frame (DTU: millimeters). Readers of
 
 from __future__ import annotations
 
-import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,9 +17,11 @@ from torch import Tensor
 from unrender.captures.capture import CaptureError
 from unrender.captures.images import in_threads
 from unrender.captures.photos import image_files, image_size
+from unrender.captures.reading import is_folder, read_npz, shown
 from unrender.captures.source import Source, checked_intrinsics, held_out, rigid_motions
 
 _IMAGE_FOLDERS = ("image", "images", "rgb")
+_WANTED = r"world_mat_\d{1,9}|scale_mat_0"
 _MASK_FOLDERS = ("mask", "masks")
 _CENTER = torch.tensor([0.0, 0.0, 0.5, 0.5], dtype=torch.float64)
 """Shift from integer pixel centers to centers at +0.5."""
@@ -66,12 +66,12 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
             that do not match.
     """
     arrays = _arrays(file)
-    image_folder = next((folder / name for name in _IMAGE_FOLDERS if (folder / name).is_dir()), None)
+    image_folder = next((folder / name for name in _IMAGE_FOLDERS if is_folder(folder / name)), None)
     images = image_files(image_folder) if image_folder is not None else []
     if not images:
         raise CaptureError(f"{folder} has no images; NeuS captures keep them in {folder / 'image'} as .png or .jpg files")
     names = tuple(f"{image.parent.name}/{image.name}" for image in images)
-    indices = _indices(images, sorted(int(key[10:]) for key in arrays if re.fullmatch(r"world_mat_\d+", key)), file)
+    indices = _indices(images, sorted(int(key[10:]) for key in arrays if key.startswith("world_mat_")), file)
     scale = _matrix(arrays, "scale_mat_0", file)
     _check_similarity(scale, file)
     world = torch.stack([_matrix(arrays, f"world_mat_{index}", file) for index in indices])
@@ -105,13 +105,9 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CaptureError(f"{file} cannot be read as a NumPy archive ({error}); copy the file again") from error
+    arrays, names = read_npz(file, _WANTED)
     if "world_mat_0" not in arrays and not any(key.startswith("world_mat_") for key in arrays):
-        found = ", ".join(sorted(arrays)[:4]) or "nothing"
+        found = ", ".join(sorted(map(shown, names))[:4]) or "nothing"
         raise CaptureError(f"{file} has no world_mat_0, world_mat_1, ... (it holds {found}); write one projection matrix for each image")
     return arrays
 
@@ -153,7 +149,7 @@ def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path) -> list
 
 
 def _masks(folder: Path, images: Sequence[Path]) -> tuple[Path, ...] | None:
-    mask_folder = next((folder / name for name in _MASK_FOLDERS if (folder / name).is_dir()), None)
+    mask_folder = next((folder / name for name in _MASK_FOLDERS if is_folder(folder / name)), None)
     masks = image_files(mask_folder) if mask_folder is not None else []
     if not masks:
         return None

@@ -6,11 +6,10 @@ or per frame; a focal length in pixels overrides a field of view.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from unrender.captures.capture import CaptureError, Split
 from unrender.captures.images import in_threads
 from unrender.captures.photos import IMAGE_SUFFIXES, image_size
 from unrender.captures.points import read_points
+from unrender.captures.reading import FileFinder, finite_matrix, flag, is_regular_file, number, read_json, shown
 from unrender.captures.source import Source, checked_intrinsics, held_out, rigid_motions
 
 _OPENCV_FROM_OPENGL = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
@@ -64,7 +64,7 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
     content = read_json(file)
     frames = read_frames(file, content, skip_missing=True)
     names = tuple(name_below(folder, image) for image in frames.images)
-    points = folder / str(content["ply_file_path"]) if "ply_file_path" in content else None
+    points = None if content.get("ply_file_path") is None else folder / _text(content["ply_file_path"], "ply_file_path", file)
     return Source(
         files=(file,),
         names=names,
@@ -79,28 +79,9 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
         fisheye=frames.fisheye,
         apply_exif=frames.apply_exif,
         split=_split(file, content, frames, names, test_every),
-        points=read_points(points) if points is not None and points.is_file() else None,
+        points=read_points(points) if points is not None and is_regular_file(points) else None,
         notes=frames.notes,
     )
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read the object in a JSON file.
-
-    Raises:
-        CaptureError: the file is not JSON, or not an object.
-    """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise CaptureError(
-            f"{file} is not valid JSON ({error.msg} at line {error.lineno}, column {error.colno}); correct it or write it again"
-        ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise CaptureError(f"{file} cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise CaptureError(f'{file} holds a {type(content).__name__}; it must be an object with a list "frames"')
-    return content
 
 
 def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -> Frames:
@@ -122,11 +103,11 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
         raise CaptureError(f'{file} has no list "frames"; each frame needs a file_path and a transform_matrix')
     if not frames:
         raise CaptureError(f"{file} lists no frames; a capture needs at least one view")
-    listed = tuple(str(_needed(frame, "file_path", file, f"frame {k}")) for k, frame in enumerate(frames))
-    look_up = _FileFinder(file.parent)
+    listed = tuple(_text(_needed(frame, "file_path", file, f"frame {k}"), "file_path", file) for k, frame in enumerate(frames))
+    look_up = FileFinder(file.parent)
     notes: list[str] = []
     if skip_missing:
-        there = [look_up.find(name) is not None for name in listed]
+        there = [_image(look_up, name) is not None for name in listed]
         if 2 * sum(there) > len(listed) > sum(there):
             absent = [name for name, present in zip(listed, there, strict=True) if not present]
             notes.append(f"{len(absent)} of the {len(listed)} frames have no photo and were left out ({_first_three(absent)})")
@@ -147,7 +128,7 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
         found = f"the photos' {'x'.join(map(str, scaled.pop()))}" if len(scaled) == 1 else "the size of each photo"
         notes.append(f"intrinsics were scaled from the w and h of {file.name} to {found}")
     fisheye = [_is_fisheye(own, name, file) for own, name in zip(keys, listed, strict=True)]
-    if any("rolling_shutter" in frame or any(content.get("rolling_shutter", ())) for frame in frames):
+    if any("rolling_shutter" in frame or any(_list(content, "rolling_shutter", file)) for frame in frames):
         notes.append("the file describes a rolling shutter, which is not modeled")
     if "applied_transform" in content or "applied_scale" in content:
         notes.append("results are exported in the frame of the poses in transforms.json; applied_transform leads back to the one before")
@@ -175,30 +156,22 @@ def name_below(folder: Path, image: Path) -> str:
         return image.as_posix()
 
 
-class _FileFinder:
-    """Finds files by the names written in a JSON file, which may lack a suffix or have that of an earlier conversion."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._listings: dict[Path, set[str]] = {}
-
-    def find(self, written: str) -> Path | None:
-        path = self._folder / written.replace("\\", "/")
-        present = self._names(path.parent)
-        has_suffix = path.suffix.lower() in IMAGE_SUFFIXES
-        names = [path.name] if has_suffix else []
-        for base in [path.stem, path.name] if has_suffix else [path.name]:
-            names += [base + suffix for suffix in (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))]
-        return next((path.parent / name for name in names if name in present), None)
-
-    def _names(self, folder: Path) -> set[str]:
-        if folder not in self._listings:
-            self._listings[folder] = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
-        return self._listings[folder]
+def _candidates(name: str) -> list[str]:
+    """Return the file names that a written name may mean: it may lack a suffix, or have that of an earlier conversion."""
+    path = PurePosixPath(name)
+    has_suffix = path.suffix.lower() in IMAGE_SUFFIXES
+    bases = [path.stem, path.name] if has_suffix else [path.name]
+    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
+    return [path.name] * has_suffix + [base + suffix for base in bases for suffix in suffixes]
 
 
-def _found(look_up: _FileFinder, written: Sequence[str], kind: str, file: Path) -> tuple[Path, ...]:
-    found = [look_up.find(name) for name in written]
+def _image(look_up: FileFinder, written: str) -> Path | None:
+    path = look_up.path(written)
+    return look_up.first(path.parent, _candidates(path.name))
+
+
+def _found(look_up: FileFinder, written: Sequence[str], kind: str, file: Path) -> tuple[Path, ...]:
+    found = [_image(look_up, name) for name in written]
     missing = [name for name, path in zip(written, found, strict=True) if path is None]
     if missing:
         raise CaptureError(
@@ -213,16 +186,16 @@ def _first_three(names: Sequence[str]) -> str:
 
 
 def _masks(
-    look_up: _FileFinder, frames: Sequence[Mapping[str, Any]], listed: Sequence[str], images: Sequence[Path], file: Path
+    look_up: FileFinder, frames: Sequence[Mapping[str, Any]], listed: Sequence[str], images: Sequence[Path], file: Path
 ) -> tuple[Path, ...] | None:
     written = [frame.get("mask_path") for frame in frames]
     if any(path is not None for path in written):
         without = [name for name, path in zip(listed, written, strict=True) if path is None]
         if without:
             raise CaptureError(f"{file} gives a mask_path to some frames but not to {without[0]}; give one to all frames or to none")
-        return _found(look_up, [str(path) for path in written], "mask", file)
+        return _found(look_up, [_text(path, "mask_path", file) for path in written], "mask", file)
     beside = [image.with_name(f"{image.stem}.alpha{suffix}") for image in images[:1] for suffix in (image.suffix, ".png")]
-    suffix = next((path.suffix for path in beside if path.is_file()), None)
+    suffix = next((path.suffix for path in beside if is_regular_file(path)), None)
     if suffix is None:
         return None
     return _found(look_up, [str(image.with_name(f"{image.stem}.alpha{suffix}").absolute()) for image in images], "alpha", file)
@@ -230,7 +203,13 @@ def _masks(
 
 def _dynamic_mask(image: Path) -> Path | None:
     path = image.with_name(f"dynamic_mask_{image.stem}.png")
-    return path if path.is_file() else None
+    return path if is_regular_file(path) else None
+
+
+def _text(value: Any, key: str, file: Path) -> str:
+    if not isinstance(value, str) or not value:
+        raise CaptureError(f'a "{key}" in {file} is {shown(value)}; it must be the name of a file')
+    return value
 
 
 def _needed(frame: Mapping[str, Any], key: str, file: Path, where: str) -> Any:
@@ -240,26 +219,13 @@ def _needed(frame: Mapping[str, Any], key: str, file: Path, where: str) -> Any:
 
 
 def _pose(rows: Any, name: str, file: Path) -> Float[Tensor, "4 4"]:
-    try:
-        matrix = torch.tensor(rows, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise CaptureError(
-            f"the transform_matrix of {name} in {file} is not a matrix of numbers; write four rows of four numbers"
-        ) from error
-    if matrix.shape == (3, 4):
-        matrix = torch.cat((matrix, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)))
-    if matrix.shape != (4, 4):
-        raise CaptureError(f"the transform_matrix of {name} in {file} has the shape {list(matrix.shape)}; write four rows of four numbers")
-    return matrix
+    matrix = torch.from_numpy(finite_matrix(rows, [(4, 4), (3, 4)], f"the transform_matrix of {name} in {file}"))
+    return matrix if len(matrix) == 4 else torch.cat((matrix, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)))
 
 
 def _number(keys: Mapping[str, Any], key: str, name: str, file: Path) -> float | None:
     value = keys.get(key)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CaptureError(f'"{key}" of {name} in {file} is {value!r}; it must be a number')
-    return float(value)
+    return None if value is None else number(value, f'"{key}" of {name} in {file}')
 
 
 def _stated_size(keys: Mapping[str, Any], name: str, file: Path) -> tuple[float, float] | None:
@@ -355,7 +321,8 @@ def _is_fisheye(keys: Mapping[str, Any], name: str, file: Path) -> bool:
         raise CaptureError(
             f'{name} in {file} has the camera_model "{model}"; supported are {", ".join(_FISHEYE)}; undistort the photos first'
         )
-    return bool(keys.get("is_fisheye")) or _FISHEYE[model]
+    declared = keys.get("is_fisheye")
+    return _FISHEYE[model] or (declared is not None and flag(declared, f'"is_fisheye" of {name} in {file}'))
 
 
 def _distortion(keys: Mapping[str, Any], name: str, file: Path) -> list[float]:
@@ -363,17 +330,16 @@ def _distortion(keys: Mapping[str, Any], name: str, file: Path) -> list[float]:
     if written is None:
         values = [_number(keys, key, name, file) or 0.0 for key in _DISTORTION]
     else:
-        values = [*written, *[0.0] * 6][:6]
-        if not all(isinstance(value, int | float) for value in values):
-            raise CaptureError(f"distortion_params of {name} in {file} are {written}; they must be the numbers k1, k2, k3, k4, p1, p2")
-        values = [float(value) for value in values]
-    if not all(math.isfinite(value) for value in values):
-        raise CaptureError(f"the distortion of {name} in {file} is not finite: {values}; solve the lens again or leave it out")
+        if not isinstance(written, list):
+            raise CaptureError(
+                f"distortion_params of {name} in {file} are {shown(written)}; they must be a list of the numbers k1, k2, k3, k4, p1, p2"
+            )
+        values = [number(value, f"distortion_params of {name} in {file}") for value in [*written, *[0.0] * 6][:6]]
     return values
 
 
 def _split(file: Path, content: Mapping[str, Any], frames: Frames, names: Sequence[str], test_every: int) -> Split:
-    lists = {key: content[f"{key}_filenames"] for key in ("train", "val", "test") if f"{key}_filenames" in content}
+    lists = {key: _list(content, f"{key}_filenames", file) for key in ("train", "val", "test") if f"{key}_filenames" in content}
     if not lists:
         return held_out(names, test_every)
     index = {_plain(written): view for view, written in enumerate(frames.listed)}
@@ -390,6 +356,13 @@ def _split(file: Path, content: Mapping[str, Any], frames: Frames, names: Sequen
     if not chosen.get(test):
         raise CaptureError(f"test_filenames and val_filenames of {file} are missing or empty; list views there, or take all the lists out")
     return Split(chosen["train"], chosen[test], f"the train_filenames and {test}_filenames of {file.name}")
+
+
+def _list(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:
+    value = content.get(key)
+    if not isinstance(value, list | None):
+        raise CaptureError(f'"{key}" in {file} is {shown(value)}; it must be a list')
+    return value or []
 
 
 def _plain(written: str) -> str:
