@@ -39,6 +39,8 @@ MOST_FRAMES = 100_000
 _LONGEST_INTEGER = 15
 """Integers with more digits than float64 holds exactly are read as floats, which may be infinite."""
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 _LONGEST_VALUE = 60
 """Letters of a value that messages show."""
 
@@ -206,11 +208,11 @@ def number(value: Any, what: str) -> float:
     3.0
 
     Raises:
-        CaptureError: the value is no number, a boolean, or beyond float32.
+        CaptureError: the value is not a number, is a boolean, or beyond float32.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CaptureError(f"{what} is {shown(value)}; it must be a number")
-    if not abs(value) <= np.finfo(np.float32).max:
+    if not abs(value) <= _LARGEST:
         raise CaptureError(f"{what} is {float(value):g}, which is not finite in float32; give a finite number")
     return float(value)
 
@@ -253,7 +255,7 @@ def finite_matrix(rows: Any, shapes: Sequence[tuple[int, int]], what: str) -> np
         counts = "x".join(map(str, (len(rows), *sorted(lengths))))
         raise CaptureError(f"{what} has the shape {counts}; {wanted}")
     matrix = np.array(rows, dtype=np.float64)
-    if not (np.abs(matrix) <= np.finfo(np.float32).max).all():
+    if not (np.abs(matrix) <= _LARGEST).all():
         raise CaptureError(f"{what} has a number that is not finite; remove the view or solve its pose again")
     return matrix
 

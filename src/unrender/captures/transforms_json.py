@@ -157,7 +157,10 @@ def name_below(folder: Path, image: Path) -> str:
 
 
 def _candidates(name: str) -> list[str]:
-    """Return the file names that a written name may mean: it may lack a suffix, or have that of an earlier conversion."""
+    """Return the file names that a written name may mean.
+
+    It may lack a suffix, or have that of an earlier conversion.
+    """
     path = PurePosixPath(name)
     has_suffix = path.suffix.lower() in IMAGE_SUFFIXES
     bases = [path.stem, path.name] if has_suffix else [path.name]
