@@ -58,7 +58,7 @@ def test_moving_takes_the_chosen_images_only(views: list[int]) -> None:
 
 
 def test_images_on_disk_are_those_in_memory_and_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unrender.captures.images._disk_folder", lambda: str(tmp_path))
+    monkeypatch.setattr("unrender.captures.memory._disk_folder", lambda: str(tmp_path))
     images = Images.of(ragged())
     on_disk = ImageMemory(135).empty(images.sizes, (4,), torch.uint8)
     assert on_disk.on_disk and not ImageMemory(136).empty(images.sizes, (4,), torch.uint8).on_disk
@@ -79,7 +79,7 @@ def test_a_budget_is_shared() -> None:
 
 
 def test_a_full_disk_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unrender.captures.images._disk_folder", lambda: str(tmp_path))
+    monkeypatch.setattr("unrender.captures.memory._disk_folder", lambda: str(tmp_path))
     monkeypatch.setattr("shutil.disk_usage", lambda folder: namedtuple("Usage", "total used free")(10, 0, 10))
     with pytest.raises(ValueError, match="larger downscale, or set TMPDIR"):
         Images.empty(torch.tensor([[5, 6]]), (4,), torch.uint8, on_disk=True)

@@ -6,15 +6,11 @@ random pixel is one gather, and photos that exceed the memory budget are mapped 
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -23,8 +19,7 @@ from jaxtyping import Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-SHARE_OF_MEMORY = 0.5
-"""Share of the machine's memory that the images of a capture may take before they are kept on disk."""
+from unrender.captures.memory import ImageBudget, allocated, mapped_file
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -56,11 +51,11 @@ class Images:
         """Allocate storage for images of these sizes, without setting their pixels.
 
         Raises:
-            ValueError: the disk has no space for the file.
+            CaptureError: neither memory nor disk has space for them.
         """
         counts = sizes.prod(1)
         shape = (int(counts.sum()), *channels)
-        pixels = _mapped_file(shape, dtype) if on_disk else torch.empty(shape, dtype=dtype, device="cpu")
+        pixels = mapped_file(shape, dtype) if on_disk else allocated(shape, dtype)
         return cls(pixels, sizes, counts.cumsum(0) - counts, on_disk)
 
     @classmethod
@@ -148,35 +143,17 @@ class Images:
         return self.offsets.to(self.pixels.device)
 
 
-class ImageMemory:
-    """A memory budget for images: those allocated first stay in memory, the rest go to disk."""
-
-    def __init__(self, limit: int | None = None) -> None:
-        """Set the budget in bytes, by default half of the machine's memory."""
-        self._left = int(SHARE_OF_MEMORY * physical_memory()) if limit is None else limit
+class ImageMemory(ImageBudget):
+    """A memory budget that allocates images."""
 
     def empty(self, sizes: Int[Tensor, "views 2"], channels: Sequence[int], dtype: torch.dtype) -> Images:
         """Allocate storage for images, on disk if they exceed the rest of the budget.
 
         Raises:
-            ValueError: the disk has no space either.
+            CaptureError: the disk has no space either.
         """
         needed = int(sizes.prod(1).sum()) * int(np.prod(channels)) * dtype.itemsize
-        on_disk = needed > self._left
-        self._left -= 0 if on_disk else needed
-        return Images.empty(sizes, channels, dtype, on_disk=on_disk)
-
-
-def physical_memory() -> int:
-    """Return the bytes of memory of this machine or container; 8 GB if the system does not report it."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        total = 8 * 2**30
-    try:
-        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    except (OSError, ValueError):  # no such file, or "max"
-        return total
+        return Images.empty(sizes, channels, dtype, on_disk=not self.takes(needed))
 
 
 def averaged(images: Images, block: int) -> Images:
@@ -225,44 +202,11 @@ def _block_sum(pixels: np.ndarray, block: int) -> np.ndarray:
     return strips.reshape(rows, columns, block, channels).sum(2)
 
 
-def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
-    """Apply ``work`` to every item on a pool of threads.
+def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item], *, most: int = 8) -> list[_Result]:
+    """Apply ``work`` to every item on a pool of at most ``most`` threads.
 
     Results keep the order of the items, and the first error in that order is raised.
     """
-    threads = max(1, min(8, os.cpu_count() or 1, len(items)))
+    threads = max(1, min(most, os.cpu_count() or 1, len(items)))
     with ThreadPoolExecutor(threads, thread_name_prefix="unrender-read") as pool:
         return list(pool.map(work, items))
-
-
-def _mapped_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Map a new temporary file.
-
-    The file is unlinked at once if the system allows it, so it disappears with the tensor; otherwise at exit.
-    """
-    size = int(np.prod(shape)) * dtype.itemsize
-    folder = _disk_folder()
-    handle, name = tempfile.mkstemp(prefix="unrender-", suffix=".pixels", dir=folder)
-    try:
-        if shutil.disk_usage(folder).free < size:
-            raise ValueError(
-                f"the images take {size / 2**30:.1f} GB, more than the memory they may use and than {folder} has left; "
-                "use a larger downscale, or set TMPDIR to a folder on a larger disk"
-            )
-        os.truncate(handle, size)
-    except BaseException:
-        os.close(handle)
-        os.unlink(name)
-        raise
-    os.close(handle)
-    pixels = torch.from_file(name, shared=True, size=size, dtype=torch.uint8).view(dtype).view(shape)
-    try:
-        os.unlink(name)
-    except OSError:  # Windows does not delete mapped files
-        atexit.register(Path(name).unlink, missing_ok=True)
-    return pixels
-
-
-def _disk_folder() -> str:
-    """Return TMPDIR, else /var/tmp: the usual folder for temporary files is often kept in memory."""
-    return tempfile.gettempdir() if "TMPDIR" in os.environ or not os.path.isdir("/var/tmp") else "/var/tmp"

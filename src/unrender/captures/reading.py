@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from unrender.captures.capture import CaptureError
+from unrender.captures.errors import CaptureError
 
 MOST_JSON_BYTES = 64 * 2**20
 """Largest JSON file: about 80,000 frames."""
