@@ -28,7 +28,8 @@ from unrender.color import linear_from_srgb
 from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, Progress
-from unrender.recipes.inputs import MESH, PICTURE, FittedRun, MeshInput, Picture
+from unrender.recipes.inputs import FittedRun, MeshInput, Picture
+from unrender.recipes.kinds import MESH, PICTURE
 from unrender.recipes.table import Recipe
 from unrender.runs.checkpoints import find_checkpoint, same_tensors
 from unrender.runs.directory import RunDirectory

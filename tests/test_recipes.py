@@ -67,7 +67,7 @@ def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(recipe, config, stop_at: i
             snapshots.append(progress.snapshot())
             raise KeyboardInterrupt
 
-    for module in ("unrender.recipes.nerf", "unrender.recipes.neus.loop"):
+    for module in ("unrender.recipes.nerf.loop", "unrender.recipes.neus.loop"):
         monkeypatch.setattr(f"{module}.Fitting", partial(Fitting, report_every=0.0))
     first = recipe.fit(capture, config, device=CPU, seed=3, observer=interrupt)
     assert first.outcome == "interrupted" and first.steps < config.steps

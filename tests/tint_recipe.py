@@ -11,7 +11,8 @@ from tiny_recipe import State, TinyScene
 from unrender.cameras import Cameras
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
-from unrender.recipes.inputs import RUN, FittedRun
+from unrender.recipes.inputs import FittedRun
+from unrender.recipes.kinds import RUN
 from unrender.recipes.table import Recipe
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering

@@ -20,7 +20,7 @@ from unrender.color import srgb_from_linear
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
-from unrender.recipes.inputs import CAPTURE
+from unrender.recipes.kinds import CAPTURE
 from unrender.recipes.table import Recipe
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering

@@ -10,7 +10,7 @@ from typing import Any
 from unrender.captures import load_capture
 from unrender.devices import select_device
 from unrender.recipes.fitting import FitResult, Observer
-from unrender.recipes.inputs import Input
+from unrender.recipes.kinds import Input
 from unrender.recipes.settings import with_budget
 from unrender.recipes.table import Config, find_recipe, recipes
 from unrender.runs import opening

@@ -1,9 +1,28 @@
-"""Suggestions for misspelled words."""
+"""Words that users type: names of a fixed set, and suggestions for misspelled ones.
+
+PyTorch is not imported, so that help pages are fast.
+"""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+Up: TypeAlias = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "-x", "-y", "-z"]
+"""The upward direction of the source frame: a vector, an axis, or "cameras" for the mean of the cameras' upward axes."""
+
+NormalFrame: TypeAlias = Literal["opengl", "opencv", "world"]
+"""Axes of stored normals: the camera's with +Y up and +Z backward, the camera's with +Y down and +Z forward, or those of the poses."""
+
+Photometric: TypeAlias = Literal["l1", "mse", "smooth_l1"]
+"""Names of the photometric losses."""
+
+Background: TypeAlias = Literal["random", "white", "black"]
+"""Colors behind the scene while fitting."""
+
+Normals: TypeAlias = Literal["analytic", "taps6", "taps4"]
+"""How the gradient of a distance field is computed: exactly, or by finite differences with six or four taps."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,9 +20,7 @@ from unrender.captures.capture import CaptureError
 from unrender.captures.images import in_threads
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, rotation_between, scale_of, similarity, transformed
-
-Up = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "-x", "-y", "-z"]
-"""The upward direction of the source frame: a vector, an axis, or "cameras" for the mean of the cameras' upward axes."""
+from unrender.words import Up
 
 _COARSE_GRID = 24
 _COARSE_STEP = 4

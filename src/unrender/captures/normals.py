@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +14,7 @@ from unrender.captures.capture import CaptureError
 from unrender.captures.images import ImageMemory, Images, in_threads
 from unrender.captures.photos import image_files, read_photo
 from unrender.numerics import normalized
-
-NormalFrame = Literal["opengl", "opencv", "world"]
-"""Axes of the stored normals: the camera's with +Y up and +Z backward, the camera's with +Y down and +Z forward, or those of the poses."""
+from unrender.words import NormalFrame
 
 _KNOWN = 0.5
 """Decoded vectors shorter than this are background: gray encodes zero, and blurred borders are short."""

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unrender.captures.normalization import Up
-from unrender.captures.normals import NormalFrame
+from unrender.words import NormalFrame, Up
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from unrender.geometry.distances import surface_distance
 from unrender.geometry.mesh import Mesh
 from unrender.recipes import table
 from unrender.recipes.fitting import Frame, Outcome
-from unrender.recipes.inputs import Input
+from unrender.recipes.kinds import Input
 from unrender.recipes.settings import with_budget
 from unrender.recipes.table import C, I, Recipe
 from unrender.render.scene import Scene
@@ -31,10 +31,11 @@ from unrender.runs.camera_paths import render_path
 from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.figures import write_picture
-from unrender.runs.inputs import DEMO_CAPTURE, Origin, ReadOptions, prepared, read_input, read_photos
+from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input, read_photos
 from unrender.runs.measures import Measure
 from unrender.runs.opening import OpenRun, open_run
 from unrender.runs.outputs import EMPTY_MESH, evaluate_into, score_sentence, write_metrics
+from unrender.runs.read_options import ReadOptions
 from unrender.runs.session import Job, RunResult, check_folder, run_job
 
 EXIT_CODES: dict[Outcome, int] = {"finished": 0, "time budget reached": 0, "interrupted": 130, "diverged": 1, "empty": 1}

@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from unrender.captures.normalization import Up
-from unrender.captures.normals import NormalFrame
 from unrender.captures.options import CaptureOptions
 from unrender.cli.options import FitOptions
-from unrender.recipes.inputs import InputName
+from unrender.recipes.kinds import InputName
 from unrender.recipes.table import C, I, Recipe
-from unrender.runs.inputs import NoOptions, ReadOptions, RunOptions
+from unrender.runs.read_options import NoOptions, ReadOptions, RunOptions
+from unrender.words import NormalFrame, Up
 
 FROM_CAPTURE = "(default: from the capture)"
 

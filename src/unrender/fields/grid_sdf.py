@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,13 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
+from unrender.fields.stages import Stage
 from unrender.fields.surface import StepOpacity, SurfaceField, SurfaceSample
 from unrender.losses.regularizers import laplacian_smoothness
 from unrender.ops.encodings import grid_lookup, grid_lookup_with_jacobian
 from unrender.ops.rays import OccupancyGrid, Samples
-
-Stage: TypeAlias = tuple[float, int, int]
-"""(share of the budget at its start, vertices along an axis of the distance grid, of the feature grid)."""
 
 _SLAB = 16
 """Layers of the distance grid whose bending energy one step measures, for a tenth of the cost of the whole grid."""

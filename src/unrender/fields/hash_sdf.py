@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +15,7 @@ from unrender.cameras import Rays
 from unrender.fields.surface import StepOpacity, SurfaceField, SurfaceSample
 from unrender.ops.encodings import HashGrid, hash_encode
 from unrender.ops.rays import OccupancyGrid, Samples
-
-Normals: TypeAlias = Literal["analytic", "taps6", "taps4"]
-"""How the gradient is computed: exactly, or by finite differences with six or four taps."""
+from unrender.words import Normals
 
 _TETRAHEDRON = ((1.0, -1.0, -1.0), (-1.0, -1.0, 1.0), (-1.0, 1.0, -1.0), (1.0, 1.0, 1.0))
 _SOFTPLUS_SHARPNESS = 100.0

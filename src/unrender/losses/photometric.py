@@ -7,17 +7,13 @@ exclude rays, for example those that miss the scene. If all weights are zero, th
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from unrender.losses.weighting import weighted_mean
-
-Photometric = Literal["l1", "mse", "smooth_l1"]
-"""Names of the losses, as used in configurations."""
-
+from unrender.words import Photometric
 
 ColorLoss = Callable[[Float[Tensor, "rays 3"], Float[Tensor, "rays 3"]], Float[Tensor, ""]]
 """Prediction and target to a loss."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -12,11 +11,10 @@ from torch import Tensor
 from unrender.cameras import Cameras, Rays
 from unrender.captures.capture import Capture
 from unrender.captures.images import Images, averaged
+from unrender.words import Background
 
 _MOST_MAPPED_PIXELS = 2**26
 """Ray directions are cached for up to this many pixels of different lenses (12 bytes each); beyond it, every draw computes them."""
-
-Background = Literal["random", "white", "black"]
 
 
 def draw_background(kind: Background, like: Float[Tensor, "rays 3"], generator: torch.Generator) -> Float[Tensor, "rays 3"]:

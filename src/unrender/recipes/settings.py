@@ -1,13 +1,18 @@
-"""Settings that recipes share, bundled by use. Shares are fractions of the budget, 0 to 1."""
+"""Settings that recipes share, bundled by use. Shares are fractions of the budget, 0 to 1.
+
+PyTorch is imported by the methods that build something, so that help pages are fast.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from unrender.ops.encodings import Adam, HashGrid
-from unrender.recipes.pixels import Background
+from unrender.words import Background
+
+if TYPE_CHECKING:
+    from unrender.ops.encodings import Adam, HashGrid
 
 C = TypeVar("C")
 
@@ -67,6 +72,8 @@ class HashLevels:
 
     def grid(self) -> HashGrid:
         """Return the hash grid of these levels."""
+        from unrender.ops.encodings import HashGrid
+
         return HashGrid.spanning(**dataclasses.asdict(self))
 
 
@@ -83,6 +90,8 @@ class AdamSettings:
 
     def optimizer(self, groups: list[dict[str, Any]]) -> Adam:
         """Return Adam over groups that name their own rates and decays, as the fields give them."""
+        from unrender.ops.encodings import Adam
+
         return Adam(groups, lr=self.learning_rate, betas=(0.9, 0.99), eps=1e-15)
 
 

@@ -11,25 +11,28 @@
     losses: photometric, eikonal, mask, bending, curvature, sparsity, opacity, distortion, normal prior, surface points;
     phases: a radiance field, whose depths give the first surface; then the surface.
 
-Each recipe is a function that contains its training loop; this table tells the rest of the package how to use it.
+Each recipe is a function that contains its training loop; this table tells the rest of the package how to use it. The functions, and with
+them PyTorch, are imported when they are called.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-import torch
-from torch import Tensor
-
-from unrender.captures.capture import Capture
 from unrender.recipes import nerf, neus
-from unrender.recipes.fitting import FitResult, Observer
-from unrender.recipes.inputs import CAPTURE, Input, InputKind
+from unrender.recipes.kinds import CAPTURE, Input, InputKind
 from unrender.recipes.settings import override
-from unrender.render.scene import Scene
 from unrender.words import suggestion
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from unrender.captures.capture import Capture
+    from unrender.recipes.fitting import FitResult, Observer
+    from unrender.render.scene import Scene
 
 Output = Literal["metrics", "mesh", "video", "report"]
 """Outputs of a run: scores of held-out views, the asset as files, a camera path; a report is always written."""
@@ -156,20 +159,37 @@ class Recipe(Generic[C, I]):
         return override(config, **{name: value for name, value in settings.items() if name not in chosen})
 
 
-NERF = Recipe[nerf.NerfConfig, Capture](
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def later(find: Callable[[], Callable[P, T]]) -> Callable[P, T]:
+    """Return a function that is found when it is first called, and with it PyTorch.
+
+    >>> later(lambda: print)(1)
+    1
+    """
+
+    def call(*arguments: P.args, **named: P.kwargs) -> T:
+        return find()(*arguments, **named)
+
+    return call
+
+
+NERF: Recipe[nerf.NerfConfig, Capture] = Recipe(
     name="nerf",
     summary="a radiance field: new views, also of unbounded scenes",
     presets=nerf.PRESETS,
-    fit=nerf.fit,
-    load_scene=nerf.load_scene,
+    fit=later(lambda: nerf.fit),
+    load_scene=later(lambda: nerf.load_scene),
     input=CAPTURE,
 )
-NEUS = Recipe[neus.NeusConfig, Capture](
+NEUS: Recipe[neus.NeusConfig, Capture] = Recipe(
     name="neus",
     summary="a surface, the zero level of a signed distance",
     presets=neus.PRESETS,
-    fit=neus.fit,
-    load_scene=neus.load_scene,
+    fit=later(lambda: neus.fit),
+    load_scene=later(lambda: neus.load_scene),
     input=CAPTURE,
     choices=(Choice("field", "The signed distance: grid, dense grids for a CPU; hash, a hash grid with a perceptron.", neus.FIELDS),),
 )

@@ -33,7 +33,7 @@ from filelock import FileLock, Timeout
 from unrender.captures.options import CaptureOptions
 from unrender.files.atomic import write_bytes, write_json
 from unrender.recipes.fitting import Outcome
-from unrender.recipes.inputs import InputName
+from unrender.recipes.kinds import InputName
 from unrender.recipes.table import Output
 from unrender.runs.config_json import config_from_json, config_to_json
 from unrender.runs.measures import Measure

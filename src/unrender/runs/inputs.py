@@ -24,29 +24,19 @@ from unrender.captures.undistortion import undistorted
 from unrender.color import linear_from_srgb
 from unrender.demo import make_demo_capture
 from unrender.geometry.mesh import read_mesh
-from unrender.recipes.inputs import FittedRun, Input, MeshInput, Picture
+from unrender.recipes.inputs import FittedRun, MeshInput, Picture
+from unrender.recipes.kinds import Input, InputName
 from unrender.recipes.table import C, I, Recipe
 from unrender.runs.directory import RunRecord
 from unrender.runs.opening import open_run
+from unrender.runs.read_options import ReadOptions, RunOptions
 
 DEMO_CAPTURE = "demo"
 """Path in ``run.json`` of the capture that ``unrender demo`` makes."""
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of reading a run."""
-
-    capture: Path | None = None
-    """Folder of the photos it was fitted to, if they have moved."""
-
-
-@dataclass(frozen=True)
-class NoOptions:
-    """No options, for pictures and meshes."""
-
-
-ReadOptions = CaptureOptions | RunOptions | NoOptions
+INPUT_TYPES: dict[InputName, type] = {"capture": Capture, "picture": Picture, "mesh": MeshInput, "run": FittedRun}
+"""The class of each kind of input."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +98,7 @@ def prepared(recipe: Recipe[C, I], given: Input) -> I:
     Raises:
         ValueError: the recipe takes another kind of input.
     """
-    if not isinstance(given, recipe.input.input_type):
+    if not isinstance(given, INPUT_TYPES[recipe.input.name]):
         raise ValueError(f"the recipe {recipe.name} takes {recipe.input.summary} as input, got {type(given).__name__}")
     if recipe.undistorted and isinstance(given, Capture):
         given = undistorted(given)

@@ -13,12 +13,26 @@ starts from a radiance field, fitted in a phase before.
 - ``scene``: the unknowns and how they are rendered
 - ``first_surface``: the initial surface
 - ``loop``: the training loop, in one phase or two
+
+``scene`` and ``loop`` are imported when first used, because they need PyTorch.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from unrender.recipes.neus.config import FIELDS, PRESETS, GridField, HashField, NeusConfig
-from unrender.recipes.neus.loop import fit, load_scene
-from unrender.recipes.neus.scene import NeusScene
+
+if TYPE_CHECKING:
+    from unrender.recipes.neus.loop import fit, load_scene
+    from unrender.recipes.neus.scene import NeusScene
 
 __all__ = ["FIELDS", "PRESETS", "GridField", "HashField", "NeusConfig", "NeusScene", "fit", "load_scene"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'unrender.recipes.neus' has no attribute {name!r}")
+    from unrender.recipes.neus import loop, scene
+
+    return scene.NeusScene if name == "NeusScene" else getattr(loop, name)

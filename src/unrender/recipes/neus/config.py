@@ -1,20 +1,25 @@
-"""Settings of the ``neus`` recipe and its presets. Shares and ramps are in fractions of the budget, 0 to 1."""
+"""Settings of the ``neus`` recipe and its presets. Shares and ramps are in fractions of the budget, 0 to 1.
+
+PyTorch is imported by the methods that build a field, so that help pages are fast.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from unrender.fields.grid_sdf import GridSdf, Stage, sphere_distance
-from unrender.fields.hash_sdf import HashSdf, Normals
-from unrender.fields.surface import SurfaceField
-from unrender.losses.photometric import Photometric
-from unrender.recipes import nerf
+from unrender.fields.stages import Stage
+from unrender.recipes.nerf import config as nerf
 from unrender.recipes.schedules import Ramp
 from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
+from unrender.words import Normals, Photometric
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from unrender.fields.surface import SurfaceField
 
 
 class FieldSettings(ABC):
@@ -95,6 +100,8 @@ class GridField(FieldSettings):
         return self.stages[0][1]
 
     def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
+        from unrender.fields.grid_sdf import GridSdf, sphere_distance
+
         return GridSdf(
             self.stages,
             self.grid_features,
@@ -134,6 +141,8 @@ class HashField(FieldSettings):
     """Share of the budget between two added levels; 0 activates all from the start."""
 
     def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
+        from unrender.fields.hash_sdf import HashSdf
+
         return HashSdf(
             self.hash.grid(),
             hidden=self.hidden,

@@ -13,7 +13,7 @@ from unrender.devices import pytorch_on_one_thread
 from unrender.fields.grid_sdf import sphere_distance
 from unrender.geometry.first_surface import fuse_depth_maps, hull_distance
 from unrender.ops.rays import OccupancyGrid
-from unrender.recipes.nerf import NerfScene
+from unrender.recipes.nerf.loop import NerfScene
 
 _RECOGNIZED = 0.8
 """Smallest share of the object's pixels that must be opaque for depths to be used."""

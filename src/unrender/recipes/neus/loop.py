@@ -16,9 +16,9 @@ from unrender.losses.photometric import mse, photometric
 from unrender.losses.regularizers import curvature, eikonal, mask_bce, opaque, sparsity
 from unrender.ops.encodings import Adam
 from unrender.ops.rays import MARCHED_PER_TRAINED, Samples, distortion, samples_taken
-from unrender.recipes import nerf
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
+from unrender.recipes.nerf import loop as nerf
 from unrender.recipes.neus.config import NeusConfig, NeusLosses
 from unrender.recipes.neus.first_surface import seen_cells, surface_of_density, surface_of_hull
 from unrender.recipes.neus.scene import NeusScene, SurfaceSamples, load_surface, new_scene

@@ -1,17 +1,10 @@
-"""``nerf``: a radiance field from a hash grid, marched through an occupancy grid (instant-ngp; instant-nsr-pl's NeRF system).
-
-Unknowns: a hash table and two small perceptrons. Image: C = Σ w_i c_i + (1 - Σ w_i) background, weights from density. Loss: photometric,
-with an optional distortion term.
-
-    draw pixels → march their rays through occupied cells → drop what lies behind → density, color → composite → loss → Adam
-"""
+"""The scene and the training loop of ``nerf``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -21,9 +14,8 @@ from unrender.cameras import Rays
 from unrender.captures.capture import Capture
 from unrender.color import over
 from unrender.devices import on_cpu, pytorch_on_one_thread
-from unrender.fields.radiance import RadianceField
 from unrender.geometry.isosurface import extract_surface
-from unrender.losses.photometric import Photometric, mse, photometric
+from unrender.losses.photometric import mse, photometric
 from unrender.ops.rays import (
     MARCHED_PER_TRAINED,
     OccupancyGrid,
@@ -40,10 +32,10 @@ from unrender.ops.rays import (
 )
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
+from unrender.recipes.nerf.config import NerfConfig
 from unrender.recipes.phases import PhaseStart
 from unrender.recipes.pixels import PixelSampler, RayCount, draw_background
 from unrender.recipes.schedules import exponential, steps_down, warm_up
-from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import RayScene
@@ -51,81 +43,6 @@ from unrender.render.volume import FieldSamples, color_vertices, render_volume
 
 _UNSEEN = 1e-4
 """Samples below this weight do not change an 8-bit pixel, even a hundred of them on one ray."""
-
-
-@dataclass(frozen=True)
-class RadianceSettings:
-    """The field: one hash grid, a density perceptron and a color perceptron."""
-
-    hash: HashLevels = HashLevels()
-    density_hidden: tuple[int, ...] = (64,)
-    """Units of the hidden layers of the density perceptron."""
-    color_hidden: tuple[int, ...] = (64, 64)
-    """Units of the hidden layers of the color perceptron."""
-    geometry_features: int = 16
-    """Outputs of the density perceptron, all inputs of the color perceptron; the first is the raw density."""
-
-    def field(self, *, unbounded: bool, generator: torch.Generator) -> RadianceField:
-        """Return the field with its initial weights."""
-        return RadianceField(
-            self.hash.grid(),
-            density_hidden=self.density_hidden,
-            color_hidden=self.color_hidden,
-            geometry_features=self.geometry_features,
-            unbounded=unbounded,
-            generator=generator,
-        )
-
-
-@dataclass(frozen=True)
-class NerfConfig:
-    """Settings of the ``nerf`` recipe. Shares are fractions of the budget, 0 to 1."""
-
-    steps: int = 20_000
-    """Optimizer steps; every schedule spans them (or ``max_seconds``)."""
-    max_seconds: float | None = None
-    """Budget of training time in seconds."""
-    field: RadianceSettings = RadianceSettings()
-    adam: AdamSettings = AdamSettings()
-    sampling: Sampling = Sampling()
-    decay: Literal["steps", "exponential"] = "exponential"
-    """``steps``: multiplied by 0.33 at 1/2, 3/4 and 9/10 of the budget, as published; ``exponential``: smoothly to a thirtieth."""
-    near: float = 0.05
-    """Smallest distance of samples from the camera, in world units."""
-    cone_angle: float = 1 / 256
-    """Unbounded captures only: a step is at least this share of the distance."""
-    occupancy_levels: int = 6
-    """Unbounded captures only: nested cubes of the occupancy grid, each twice as wide as the one before."""
-    loss: Photometric = "smooth_l1"
-    """Photometric loss."""
-    distortion: float = 0.0
-    """Weight of the distortion loss, which concentrates the weights of a ray (mip-NeRF 360)."""
-
-
-_CPU = NerfConfig(
-    steps=30_000,
-    max_seconds=300.0,
-    field=RadianceSettings(
-        hash=HashLevels(levels=8, features=4, log2_entries=16, finest_resolution=1024),
-        density_hidden=(32,),
-        color_hidden=(32, 32),
-    ),
-    sampling=Sampling(samples_per_ray=512, target_samples=2**16, max_rays=2**15, occupancy_resolution=64),
-    cone_angle=1 / 50,
-    distortion=0.005,
-)
-
-_PUBLISHED = NerfConfig(decay="steps", adam=AdamSettings(warm_up=0.0, weight_decay=0.01))
-
-PRESETS: dict[str, NerfConfig] = {
-    "cpu": _CPU,
-    "gpu": _PUBLISHED,
-    "nerf-blender": _PUBLISHED,
-    "nerf-colmap": replace(
-        _PUBLISHED, sampling=Sampling(start_rays=128, samples_per_ray=346), distortion=0.001, cone_angle=10 ** (4 / 2048) - 1, near=0.2
-    ),
-}
-"""``cpu`` is made for two cores; ``gpu`` and the others are the published configurations of instant-nsr-pl."""
 
 
 class NerfScene(RayScene):
