@@ -146,6 +146,16 @@ class Cameras:
             raise ValueError(f"downscale is {factor}; it must be at least 1 and at most the shorter side of the {width}x{height} images")
         return replace(self, intrinsics=self.intrinsics / factor, sizes=self.sizes // factor)
 
+    def resized(self, width: int, height: int) -> Cameras:
+        """Return the cameras of images resampled to one size: fx and cx scale with the width, fy and cy with the height.
+
+        >>> Cameras.alike(torch.eye(4)[None], torch.tensor([[80.0, 80.0, 40.0, 30.0]]), None, 80, 60).resized(160, 120).intrinsics.tolist()
+        [[160.0, 160.0, 80.0, 60.0]]
+        """
+        size = torch.tensor([width, height])
+        factor = (size / self.sizes).to(self.intrinsics)
+        return replace(self, intrinsics=self.intrinsics * torch.cat([factor, factor], 1), sizes=size.expand(len(self), 2).clone())
+
     @property
     def width(self) -> int:
         """The width of the images of all views.

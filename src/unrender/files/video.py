@@ -8,12 +8,13 @@ from pathlib import Path
 import imageio.v2 as imageio
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from unrender.files.atomic import replacing
 
 
-def write_video(path: Path, frames: Iterable[UInt8[Tensor, "height width 3"]], *, fps: int = 24) -> int:
+def write_video(path: Path, frames: Iterable[UInt8[Tensor, "height width 3"]], *, fps: int = 24, smallest_side: int = 2) -> int:
     """Write sRGB frames as an H.264 file that plays in every browser (yuv420p, index at the front).
 
     H.264 in yuv420p needs even sides; an odd last row or column is repeated once.
@@ -22,6 +23,7 @@ def write_video(path: Path, frames: Iterable[UInt8[Tensor, "height width 3"]], *
         path: ends in ``.mp4``; replaced when the new file is complete.
         frames: taken one at a time, so a generator works.
         fps: frames per second.
+        smallest_side: smaller frames are enlarged until their longer side has this many pixels.
 
     Returns:
         The number of frames written.
@@ -44,7 +46,7 @@ def write_video(path: Path, frames: Iterable[UInt8[Tensor, "height width 3"]], *
         )
         try:
             for frame in frames:
-                image = frame.cpu().numpy()
+                image = _enlarged(frame.cpu().numpy(), smallest_side)
                 height, width = image.shape[:2]
                 writer.append_data(np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge"))
                 count += 1
@@ -53,3 +55,12 @@ def write_video(path: Path, frames: Iterable[UInt8[Tensor, "height width 3"]], *
         if count == 0:
             raise ValueError(f"{path}: a video needs at least one frame")
     return count
+
+
+def _enlarged(image: UInt8[np.ndarray, "height width 3"], longest: int) -> UInt8[np.ndarray, "_ _ 3"]:
+    height, width = image.shape[:2]
+    factor = longest / max(height, width)
+    if factor <= 1:
+        return image
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import final
+from collections.abc import Callable
+from typing import TypeAlias, final
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from unrender.cameras import Cameras, Rays
 from unrender.geometry.mesh import Mesh
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.volume import render_in_chunks
+
+SurfaceColor: TypeAlias = Callable[[Float[Tensor, "points 3"], Float[Tensor, "points 3"]], Float[Tensor, "points 3"]]
+"""Returns sRGB at points of a surface, each seen along a unit direction away from the viewer."""
 
 
 class Scene(nn.Module, ABC):
@@ -33,6 +38,13 @@ class Scene(nn.Module, ABC):
     def mesh(self, resolution: int = 256, *, largest_only: bool = True) -> Mesh:
         """Return the surface alone; it may be empty (``mesh.is_empty``)."""
         return self.asset(resolution, largest_only=largest_only).mesh
+
+    def surface_color(self) -> SurfaceColor | None:
+        """Return the color of the points of :meth:`mesh`, or None if the mesh alone does not show the scene.
+
+        With it a view is rasterized, which takes one evaluation per pixel instead of dozens along a ray.
+        """
+        return None
 
 
 class RayScene(Scene):

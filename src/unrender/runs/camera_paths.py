@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import UInt8
@@ -11,14 +11,27 @@ from torch import Tensor
 
 from unrender.cameras import Cameras, arc_cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
-from unrender.render.scene import Scene
+from unrender.color import linear_from_srgb
+from unrender.geometry.mesh import Mesh
+from unrender.render.scene import Scene, SurfaceColor
+from unrender.render.surface import render_surface
 from unrender.runs.figures import color_picture
+from unrender.shading.gbuffer import GBuffer
+from unrender.shading.lights import Light
+from unrender.shading.materials import Material, Shaded
+
+SMALLEST_VIDEO_SIDE = 480
+"""Smallest longer side of a video, in pixels; frames that were rendered smaller are enlarged."""
 
 FEWEST_VIDEO_FRAMES = 36
-SMALLEST_VIDEO_SIDE = 160
-VIDEO_SHARE = 0.1
-"""Share of the training time that the video may take, if that is more than :data:`VIDEO_SECONDS`."""
-VIDEO_SECONDS = 20.0
+SMALLEST_RENDERED_SIDE = 160
+"""Smallest shorter side of a rendered frame, in pixels."""
+
+MOST_VIDEO_RAYS = 1_500_000
+"""Rays of a video of a scene that must be rendered as a volume: half a minute on two CPU cores, however many pixels the photos have."""
+
+_CHUNK = 2**16
+"""Surface points that are colored at once."""
 
 
 def showing_path(capture: Capture, frames: int) -> Cameras:
@@ -36,13 +49,10 @@ def showing_path(capture: Capture, frames: int) -> Cameras:
     return orbit_cameras(cameras, frames) if around else arc_cameras(cameras, frames)
 
 
-def within_budget(path: Cameras, seconds_per_ray: float | None, fit_seconds: float) -> Cameras:
-    """Reduce the size, then the number of pictures of a path, to limit rendering to a share of the fit."""
-    if seconds_per_ray is None:
-        return path
-    budget = max(VIDEO_SECONDS, VIDEO_SHARE * fit_seconds)
-    too_much = seconds_per_ray * len(path) * path.width * path.height / budget
-    largest_factor = max(1, min(path.width, path.height) // SMALLEST_VIDEO_SIDE)
+def within_budget(path: Cameras, rays: int) -> Cameras:
+    """Reduce the size, then the number of pictures of a path, to at most about this many rays."""
+    too_much = len(path) * path.width * path.height / rays
+    largest_factor = max(1, min(path.width, path.height) // SMALLEST_RENDERED_SIDE)
     factor = min(largest_factor, max(1, math.ceil(math.sqrt(too_much))))
     every = 2 if too_much / factor**2 > 1.5 and len(path) // 2 >= FEWEST_VIDEO_FRAMES else 1
     return path.downscaled(factor)[::every] if factor > 1 else path[::every]
@@ -54,3 +64,43 @@ def render_path(scene: Scene, cameras: Cameras, device: torch.device) -> Iterato
     for frame in range(len(cameras)):
         with torch.no_grad():
             yield torch.from_numpy(color_picture(scene.render_view(cameras, frame).srgb))
+
+
+def large_enough(path: Cameras) -> Cameras:
+    """Return a path whose pictures have at least :data:`SMALLEST_VIDEO_SIDE` pixels along their longer side."""
+    factor = SMALLEST_VIDEO_SIDE / max(path.width, path.height)
+    return path if factor <= 1 else path.resized(round(path.width * factor), round(path.height * factor))
+
+
+def render_surface_path(
+    mesh: Mesh, color: SurfaceColor, cameras: Cameras, device: torch.device
+) -> Iterator[UInt8[Tensor, "height width 3"]]:
+    """Rasterize the surface of a scene along a camera path, over white, one frame at a time, as sRGB bytes.
+
+    Args:
+        mesh: in the normalized world.
+        color: of the scene: :meth:`~unrender.render.scene.Scene.surface_color`.
+        cameras: the path.
+        device: of the scene.
+    """
+    mesh, cameras = mesh.to(device), cameras.to(device)
+    farthest = float(cameras.positions.norm(dim=-1).max() + mesh.vertices.norm(dim=-1).max())
+    white = torch.ones(3, device=device)
+    for frame in range(len(cameras)):
+        with torch.no_grad():
+            rendering = render_surface(
+                mesh, _as_material(color), [], cameras[frame], background=white, depth_range=(1e-3 * farthest, 1.01 * farthest)
+            )
+        yield torch.from_numpy(color_picture(rendering.srgb[0]))
+
+
+def _as_material(color: SurfaceColor) -> Material:
+    """Return the material that shows a color seen along the ray."""
+
+    def shaded(surface: GBuffer, lights: Sequence[Light]) -> Shaded:
+        points, directions = surface.position.reshape(-1, 3), -surface.to_viewer.reshape(-1, 3)
+        chunks = zip(points.split(_CHUNK), directions.split(_CHUNK), strict=True)
+        srgb = torch.cat([color(*chunk) for chunk in chunks]).reshape(surface.position.shape)
+        return Shaded(linear_from_srgb(srgb), torch.ones_like(srgb[..., 0]))
+
+    return shaded

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from unrender.numerics import normalized
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.surface import render_surface
+from unrender.runs.viewpoint import UPRIGHT, Viewpoint
 from unrender.shading.gbuffer import GBuffer
 from unrender.shading.lights import Light
 from unrender.shading.materials import ColorSource, Shaded, Texture, Unlit, VertexColor
@@ -141,23 +141,32 @@ def color_source(asset: Asset) -> ColorSource | None:
 
 
 @torch.no_grad()
-def mesh_picture(mesh: Mesh, azimuth: float, elevation: float, *, color: ColorSource | None = None, size: int = 420) -> Picture:
+def mesh_picture(
+    mesh: Mesh,
+    azimuth: float,
+    elevation: float,
+    *,
+    viewpoint: Viewpoint = UPRIGHT,
+    color: ColorSource | None = None,
+    size: int = 420,
+) -> Picture:
     """Draw a mesh over white, from far away, filling the picture.
 
     Without a color source this shows the shape: flat triangles lit from the viewer's upper left, bluish from behind, so holes and flipped
     faces stand out.
 
     Args:
-        mesh: any mesh in a frame with +Z up.
-        azimuth: of the viewer, degrees from +X towards +Y.
-        elevation: of the viewer above the ground plane, degrees.
+        mesh: any mesh.
+        azimuth: of the viewer, degrees to the right of the viewpoint's front; from +X towards +Y by default.
+        elevation: of the viewer above the horizon, degrees.
+        viewpoint: the directions up and front.
         color: color source of the surface, unlit.
         size: side of the picture in pixels.
     """
     if mesh.is_empty:
         return np.full((size, size, 3), 255, dtype=np.uint8)
     mesh = _in_unit_ball(mesh)
-    camera = _distant_camera(mesh.vertices, azimuth, elevation, size)
+    camera = _distant_camera(mesh.vertices, viewpoint.direction(azimuth, elevation), viewpoint.direction(azimuth, elevation + 90.0), size)
     material = Unlit(color) if color is not None else _shape_material(mesh, camera)
     rendering = render_surface(
         replace(mesh, normals=None),
@@ -178,11 +187,9 @@ def _in_unit_ball(mesh: Mesh) -> Mesh:
     return replace(mesh, vertices=((mesh.vertices.detach().double() - (low + high) / 2) / radius).float())
 
 
-def _distant_camera(vertices: Float[Tensor, "vertices 3"], azimuth: float, elevation: float, size: int) -> Cameras:
-    """Return a nearly orthographic camera in whose picture the vertices span 92 %."""
-    a, e = math.radians(azimuth), math.radians(elevation)
-    towards = vertices.new_tensor([math.cos(e) * math.cos(a), math.cos(e) * math.sin(a), math.sin(e)])
-    up = vertices.new_tensor([-math.sin(e) * math.cos(a), -math.sin(e) * math.sin(a), math.cos(e)])
+def _distant_camera(vertices: Float[Tensor, "vertices 3"], towards: Float[Tensor, " 3"], up: Float[Tensor, " 3"], size: int) -> Cameras:
+    """Return a nearly orthographic camera in the direction ``towards``, in whose picture the vertices span 92 %."""
+    towards, up = towards.to(vertices), up.to(vertices)
     pose = look_at(_CAMERA_DISTANCE * towards, torch.zeros_like(towards), up)
     plane = (vertices @ pose[:3, :3])[:, :2]
     low, high = plane.amin(0), plane.amax(0)

@@ -30,14 +30,23 @@ from unrender.recipes.table import Output
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
-from unrender.runs.camera_paths import render_path, showing_path, within_budget
+from unrender.runs.camera_paths import (
+    MOST_VIDEO_RAYS,
+    SMALLEST_VIDEO_SIDE,
+    large_enough,
+    render_path,
+    render_surface_path,
+    showing_path,
+    within_budget,
+)
 from unrender.runs.directory import RunDirectory, RunRecord, finite
 from unrender.runs.display import Display
 from unrender.runs.evaluation import Evaluation, ViewScore, evaluate, truth_of
 from unrender.runs.figures import color_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
 from unrender.runs.measures import Measure
 from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
-from unrender.runs.report import Course, Report, ViewRow, build_report
+from unrender.runs.report import Course, FileLink, Report, ViewRow, build_report
+from unrender.runs.viewpoint import viewpoint_of
 from unrender.shading.lights import EnvironmentLight
 
 CameraPath = Literal["test", "orbit", "interpolated"]
@@ -49,7 +58,9 @@ MeasureMesh = Callable[[Mesh], Sequence[Measure]]
 MOST_ROWS = 40
 """Test views shown in the report; all of them are in ``renders/``."""
 
-VIDEO_FRAMES = 72
+VIDEO_FRAMES = 60
+VIDEO_DURATION = 3
+"""Seconds."""
 
 ENVIRONMENT_HEIGHT = 256
 """Rows of the picture of an environment; it has twice as many columns."""
@@ -75,8 +86,6 @@ class Results:
     """Grows while the outputs are written."""
     evaluation: Evaluation | None = None
     rows: list[ViewRow] = field(default_factory=list)
-    seconds_per_ray: float | None = None
-    """Time of rendering one ray; None if nothing was evaluated."""
     asset: Asset | None = None
     """In the normalized world; None if none was extracted."""
 
@@ -129,13 +138,11 @@ class MetricsWriter(OutputWriter):
         return not directory.metrics_file.exists()
 
     def write(self, results: Results) -> None:
-        photos, started = results.photos, time.perf_counter()
+        photos = results.photos
         split: Literal["train", "test"] = "test" if photos.split.test else "train"
         if split == "train":
             results.remark(f"the numbers are of the fitted views, because none was held out ({photos.split.rule})")
         evaluation, rows = evaluate_into(results.directory, results.fit.scene, photos, device=results.device, split=split)
-        sizes = photos.cameras.select([score.view for score in evaluation.per_view]).sizes
-        results.seconds_per_ray = (time.perf_counter() - started) / int(sizes.prod(1).sum())
         write_metrics(results.directory.metrics_file, results.record, evaluation)
         if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
             results.add_measure(Measure("PSNR inside the mask", evaluation.psnr_masked, "dB", digits=2))
@@ -188,8 +195,15 @@ class VideoWriter(OutputWriter):
         return not directory.video_file.exists()
 
     def write(self, results: Results) -> None:
-        path = within_budget(showing_path(results.photos, VIDEO_FRAMES), results.seconds_per_ray, results.record.seconds)
-        write_video(results.directory.video_file, render_path(results.fit.scene, path, results.device))
+        scene, asset = results.fit.scene, results.asset
+        path, color = showing_path(results.photos, VIDEO_FRAMES), scene.surface_color()
+        if asset is not None and not asset.is_empty and color is not None:
+            path = large_enough(path)
+            frames = render_surface_path(asset.mesh, color, path, results.device)
+        else:
+            path = within_budget(path, MOST_VIDEO_RAYS)
+            frames = render_path(scene, path, results.device)
+        write_video(results.directory.video_file, frames, fps=max(1, len(path) // VIDEO_DURATION), smallest_side=SMALLEST_VIDEO_SIDE)
 
 
 class ReportWriter(OutputWriter):
@@ -213,7 +227,9 @@ class ReportWriter(OutputWriter):
             tuple(results.rows),
             tuple(directory.read_history()),
             results.asset,
+            None if results.capture is None else viewpoint_of(results.capture),
             directory.video_file,
+            written_files(directory),
         )
         write_text(directory.report_file, build_report(report))
         results.display.say(f"all of it on one page: {directory.report_file}")
@@ -364,6 +380,21 @@ def write_environment(file: Path, environment: EnvironmentLight, source_from_wor
     turned = directions @ source_from_world[:3, :3].to(device, dtype)
     with torch.no_grad():
         write_hdr(file, environment.radiance(turned[None])[0])
+
+
+def written_files(directory: RunDirectory) -> tuple[FileLink, ...]:
+    """Return the files of a run that are there, for the links of its report."""
+    listed = (
+        (directory.mesh_file("glb"), "the mesh for viewers and Blender"),
+        (directory.mesh_file("ply"), "the mesh in the frame of the input"),
+        (directory.environment_file, "the environment light"),
+        (directory.video_file, "the video"),
+        (directory.renders, "all rendered views, with depths and normals"),
+        (directory.metrics_file, "the scores of every view"),
+        (directory.history_file, "losses and counts of every report of the fit"),
+        (directory.record_file, "the configuration, versions and timings"),
+    )
+    return tuple(FileLink(file.name, note, file.stat().st_size if file.is_file() else None) for file, note in listed if file.exists())
 
 
 def score_sentence(evaluation: Evaluation) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from unrender.render.asset import Asset
 from unrender.runs.charts import Curve, Level, Mark, line_chart
@@ -16,6 +18,8 @@ from unrender.runs.directory import HistoryLine, RunRecord
 from unrender.runs.display import duration
 from unrender.runs.evaluation import Evaluation, ViewScore
 from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Picture, color_source, data_uri, mesh_picture
+from unrender.runs.mesh_viewer import viewer
+from unrender.runs.viewpoint import ELEVATION, UPRIGHT, Viewpoint
 
 LARGEST_EMBEDDED_VIDEO = 15 * 2**20
 """Largest embedded video, in bytes; a larger one is linked."""
@@ -23,8 +27,8 @@ LARGEST_EMBEDDED_VIDEO = 15 * 2**20
 COMPLETE = ("finished", "time budget reached")
 """Outcomes of fits that used their whole budget."""
 
-_AZIMUTHS, _ELEVATION = (35.0, 215.0), 20.0
-"""Azimuths of the pictures of the surface, in degrees."""
+_SIDES = (20.0, 200.0)
+"""Azimuths of the pictures of a surface without photos, in degrees."""
 
 _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
@@ -69,6 +73,17 @@ class Course:
 
 
 @dataclass(frozen=True)
+class FileLink:
+    """A file of the run."""
+
+    name: str
+    note: str
+    """What it contains."""
+    size: int | None
+    """In bytes; None for a folder."""
+
+
+@dataclass(frozen=True)
 class Report:
     """The content of the page."""
 
@@ -80,7 +95,10 @@ class Report:
     history: tuple[HistoryLine, ...]
     asset: Asset | None
     """In the normalized world."""
+    viewpoint: tuple[Viewpoint, tuple[float, float]] | None
+    """Of the surface, and the azimuths of its two pictures; None for an input without photos."""
     video: Path | None
+    files: tuple[FileLink, ...] = ()
 
     @property
     def views(self) -> str:
@@ -95,11 +113,12 @@ def build_report(report: Report) -> str:
     sections = [
         _headline(report, title),
         _remarks(record),
-        _course(report),
+        _result(report),
         _views(report),
-        _curves(report),
+        _course(report),
         _surface(report),
-        _video(report.video),
+        _curves(report),
+        _files(report.files),
         _run(report),
         _input(record),
         _config(record),
@@ -145,6 +164,21 @@ def _remarks(record: RunRecord) -> str:
     return "".join(f'<p class="remark">{html.escape(sentence)}.</p>' for sentence in sentences)
 
 
+def _result(report: Report) -> str:
+    """Show the surface and the video side by side, or the one that there is."""
+    shown, asset = [], report.asset
+    if asset is not None and not asset.is_empty:
+        viewpoint, azimuths = report.viewpoint or (UPRIGHT, _SIDES)
+        still = data_uri(
+            mesh_picture(asset.mesh, azimuths[0], ELEVATION, viewpoint=viewpoint, color=color_source(asset), size=560), largest_side=560
+        )
+        shown.append(f"<div><h2>Surface</h2>{viewer(asset, viewpoint, still=still)}</div>")
+    video = _video(report.video)
+    if video:
+        shown.append(f"<div><h2>Video</h2>{video}</div>")
+    return f'<section class="pair">{"".join(shown)}</section>' if shown else ""
+
+
 def _course(report: Report) -> str:
     course = report.course
     if course is None:
@@ -154,7 +188,7 @@ def _course(report: Report) -> str:
     photos = report.record.capture
     kind = "Held-out" if photos is not None and photos.test_views else "Fitted"
     note = f"{kind} view {html.escape(course.name)} at several training times: color above, normal below."
-    return f'<section><h2>Progress</h2><p class="note">{note}</p><div class="row">{"".join(strip)}</div></section>'
+    return f'<section><h2>Progress</h2><p class="note">{note}</p>{_row("".join(strip), "pictures of the progress")}</section>'
 
 
 def _views(report: Report) -> str:
@@ -173,7 +207,7 @@ def _views(report: Report) -> str:
         figures = "".join(_figure(source, label, f"{label} of {row.score.name}") for source, label in pictures)
         rows.append(
             f"<h3>{html.escape(row.score.name)} <small>{row.score.psnr:.2f} dB{inside}, SSIM {row.score.ssim:.3f}</small></h3>"
-            f'<div class="row">{figures}</div>'
+            + _row(figures, f"pictures of {row.score.name}")
         )
     total = len(report.evaluation.per_view)
     shown = "" if len(rows) == total else f" {len(rows)} of {total} views are shown; all are in <code>renders/</code>."
@@ -190,6 +224,11 @@ def _views(report: Report) -> str:
 def _figure(source: str, caption: str, described: str) -> str:
     picture = f'<img loading="lazy" src="{source}" alt="{html.escape(described)}">'
     return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+
+
+def _row(figures: str, described: str) -> str:
+    """Return a row of pictures; where it is wider than the page, it scrolls, with the keyboard too."""
+    return f'<div class="row" tabindex="0" role="region" aria-label="{html.escape(described)}">{figures}</div>'
 
 
 def _scale(anchors: Sequence[Sequence[float]], name: str, low: str, high: str) -> str:
@@ -262,19 +301,20 @@ def _surface(report: Report) -> str:
         ("components", str(mesh.component_count)),
         ("watertight", "yes" if mesh.is_watertight else "no"),
         ("bounding box, normalized world", f"{_point(low)} to {_point(high)}"),
-        ("files", "mesh.ply and mesh.glb, in the frame of the input"),
     ]
     if asset.material is not None and asset.material.base_color is not None:
         height, width = asset.material.base_color.shape[:2]
         facts.insert(4, ("texture", f"{width} × {height}"))
+    viewpoint, azimuths = report.viewpoint or (UPRIGHT, _SIDES)
     color = color_source(asset)
     pictures = ""
     for label, source in (("shape", None), ("color", color)) if color is not None else (("shape", None),):
-        for azimuth in _AZIMUTHS:
-            picture = data_uri(mesh_picture(mesh, azimuth, _ELEVATION, color=source), largest_side=420)
-            pictures += _figure(picture, f"{label}, azimuth {azimuth:.0f}°", f"{label} of the surface, azimuth {azimuth:.0f}°")
+        for side, azimuth in zip(("left", "right") if max(azimuths) < 90 else ("front", "back"), azimuths, strict=True):
+            picture = data_uri(mesh_picture(mesh, azimuth, ELEVATION, viewpoint=viewpoint, color=source), largest_side=420)
+            pictures += _figure(picture, f"{label}, {side}", f"{label} of the surface, {side}")
     note = "Triangles seen from behind are bluish."
-    return f'<section><h2>Surface</h2><p class="note">{note}</p><div class="row">{pictures}</div>{_table(facts)}</section>'
+    row = _row(pictures, "pictures of the surface")
+    return f'<section><h2>Shape</h2><p class="note">{note}</p>{row}{_table(facts)}</section>'
 
 
 def _point(values: Iterable[float]) -> str:
@@ -285,9 +325,28 @@ def _video(file: Path | None) -> str:
     if file is None or not file.exists():
         return ""
     if os.path.getsize(file) > LARGEST_EMBEDDED_VIDEO:
-        return f'<section><h2>Video</h2><p><a href="{html.escape(file.name)}">{html.escape(file.name)}</a></p></section>'
+        return f'<p><a href="{quote(file.name)}">{html.escape(file.name)}</a></p>'
     source = "data:video/mp4;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
-    return f'<section><h2>Video</h2><video controls loop muted autoplay playsinline src="{source}"></video></section>'
+    return f'<video controls loop muted autoplay playsinline src="{source}"></video>'
+
+
+def _files(files: Sequence[FileLink]) -> str:
+    rows = "".join(
+        f'<tr><th><a href="{quote(file.name)}">{html.escape(file.name)}</a></th><td>{html.escape(file.note)}'
+        + ("" if file.size is None else f", {_size(file.size)}")
+        + "</td></tr>"
+        for file in files
+    )
+    return f"<section><h2>Files</h2><table>{rows}</table></section>" if rows else ""
+
+
+def _size(count: int) -> str:
+    """Write a number of bytes.
+
+    >>> _size(11_466_344), _size(740)
+    ('11.5 MB', '1 kB')
+    """
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{math.ceil(count / 1e3)} kB"
 
 
 def _run(report: Report) -> str:

@@ -33,7 +33,7 @@ from unrender.recipes.neus.config import NeusConfig, SharpnessSettings
 from unrender.recipes.settings import Sampling
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
-from unrender.render.scene import RayScene
+from unrender.render.scene import RayScene, SurfaceColor
 from unrender.render.volume import FieldSamples, color_vertices, render_volume
 
 _DEEP = 8.0
@@ -191,12 +191,17 @@ class NeusScene(RayScene):
         with torch.no_grad():
             normals = [self.surface.sample(points).normals for points in mesh.vertices.split(2**16)]
 
-        def color(points: Tensor, normals: Tensor) -> Tensor:
-            own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
-            features = self.surface.sample(points).features
-            return self.color(points, normals, features, spherical_harmonics_encode(-normals, _SH_DEGREE), own_ray)
+        return Asset(color_vertices(mesh.with_normals(torch.cat(normals)), lambda points, normals: self._seen_along(points, -normals)))
 
-        return Asset(color_vertices(mesh.with_normals(torch.cat(normals)), color))
+    def surface_color(self) -> SurfaceColor | None:
+        return self._seen_along if self.around is None else None
+
+    @torch.no_grad()
+    def _seen_along(self, points: Tensor, directions: Tensor) -> Tensor:
+        """Return sRGB of points on the surface, each seen along its own direction."""
+        own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
+        surface = self.surface.sample(points)
+        return self.color(points, surface.normals, surface.features, spherical_harmonics_encode(directions, _SH_DEGREE), own_ray)
 
 
 @torch.no_grad()
