@@ -147,7 +147,9 @@ class Cameras:
         return replace(self, intrinsics=self.intrinsics / factor, sizes=self.sizes // factor)
 
     def resized(self, width: int, height: int) -> Cameras:
-        """Return the cameras of images resampled to one size: fx and cx scale with the width, fy and cy with the height.
+        """Return the cameras of images resampled to one size.
+
+        fx and cx scale with the width, fy and cy with the height.
 
         >>> Cameras.alike(torch.eye(4)[None], torch.tensor([[80.0, 80.0, 40.0, 30.0]]), None, 80, 60).resized(160, 120).intrinsics.tolist()
         [[160.0, 160.0, 80.0, 60.0]]

@@ -78,9 +78,9 @@ def packed(asset: Asset, viewpoint: Viewpoint, *, most_faces: int = MOST_FACES) 
 
 
 def coarsened(mesh: Mesh, most_faces: int) -> Mesh:
-    """Merge vertices that share a cell of a grid, in the finest of some grids that leaves at most ``most_faces`` triangles.
+    """Merge vertices that share a cell of a grid until at most ``most_faces`` triangles are left.
 
-    A merged vertex is the mean of its vertices; triangles with two corners in one cell are dropped (Rossignac and Borrel, Multi-resolution
+    The grid is the finest of some that suffices. A merged vertex is the mean of its vertices; triangles with two corners in one cell are dropped (Rossignac and Borrel, Multi-resolution
     3D approximations for rendering complex scenes, 1993).
     """
     cells = 1024
