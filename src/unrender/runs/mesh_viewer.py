@@ -80,8 +80,8 @@ def packed(asset: Asset, viewpoint: Viewpoint, *, most_faces: int = MOST_FACES) 
 def coarsened(mesh: Mesh, most_faces: int) -> Mesh:
     """Merge vertices that share a cell of a grid until at most ``most_faces`` triangles are left.
 
-    The grid is the finest of some that suffices. A merged vertex is the mean of its vertices; triangles with two corners in one cell are dropped (Rossignac and Borrel, Multi-resolution
-    3D approximations for rendering complex scenes, 1993).
+    The grid is the finest of some that suffices. A merged vertex is the mean of its vertices; triangles with two corners in one cell are
+    dropped (Rossignac and Borrel, Multi-resolution 3D approximations for rendering complex scenes, 1993).
     """
     cells = 1024
     original = mesh
