@@ -124,7 +124,7 @@ def test_surroundings_are_learned_where_there_are_no_masks(capture: Capture):
     scene = neus.fit(open_air, config, device=CPU, seed=0).scene
     color = scene.render_view(capture.cameras, 0).color
     assert float((color - 200 / 255).abs().mean()) < 0.1
-    with pytest.raises(ValueError, match="--no-masks"):
+    with pytest.raises(ValueError, match="masks=none"):
         neus.fit(capture, override(config, learned_background=True), device=CPU, seed=0)
 
 

@@ -12,6 +12,12 @@ from typing import Literal, TypeAlias
 Up: TypeAlias = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "-x", "-y", "-z"]
 """The upward direction of the source frame: a vector, an axis, or "cameras" for the mean of the cameras' upward axes."""
 
+MaskUse: TypeAlias = Literal["object", "ignore", "none"]
+"""What masks and alpha channels do: outline the object, leave dark or transparent pixels out, or nothing."""
+
+CameraAxes: TypeAlias = Literal["opengl", "opencv", "mitsuba"]
+"""Directions of +X, +Y, +Z of a camera: right, up, backward; right, down, forward; or left, up, forward."""
+
 NormalFrame: TypeAlias = Literal["opengl", "opencv", "world"]
 """Axes of stored normals: the camera's with +Y up and +Z backward, the camera's with +Y down and +Z forward, or those of the poses."""
 

@@ -40,6 +40,8 @@ class Capture:
     split: Split
     source_from_world: Float[Tensor, "4 4"]
     """Similarity from the normalized world to the frame of the input poses (float64)."""
+    up: tuple[float, float, float] | None = None
+    """The upward direction in the frame of the input poses, a unit vector, which is +Z of the world; None if it is unknown."""
     unbounded: bool = False
     """Whether the photos show surroundings beyond [-1, 1]³ and no mask separates them."""
     ignored: Images | None = None

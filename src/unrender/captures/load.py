@@ -9,20 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.captures.blender import read_blender
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.images import ImageMemory, Images, in_threads
+from unrender.captures.masks import MaskUse, read_pictures
 from unrender.captures.neus_npz import read_neus
 from unrender.captures.normalization import Up, normalize, normalized_poses
 from unrender.captures.normals import NormalFrame, read_normals
 from unrender.captures.options import CaptureOptions
-from unrender.captures.photos import read_mask, read_photos
 from unrender.captures.points import points_file, read_points
-from unrender.captures.source import Source
+from unrender.captures.source import CameraAxes, Source
 from unrender.captures.transforms_json import read_transforms
 from unrender.transforms import inverse_similarity, scale_of, transformed
 
@@ -36,9 +36,6 @@ FORMATS: tuple[tuple[str, Reader], ...] = (
     ("cameras.npz", read_neus),
 )
 """The camera file of each format and its reader, in order of preference. A new format only needs a line here."""
-
-_ONLY_EXCLUDES = 0.8
-"""Masks of undeclared meaning mark pixels to ignore, not an object, if they are bright on more than this share of pixels."""
 
 _LENS_TOLERANCE = 0.01
 """Reprojection error of a ray, in pixels, above which the lens counts as not invertible."""
@@ -57,7 +54,8 @@ def load_capture(
     test_every: int = 8,
     normals: Path | str | None = None,
     normals_frame: NormalFrame = "opengl",
-    use_masks: bool = True,
+    masks: MaskUse | None = None,
+    camera_axes: CameraAxes | None = None,
     principal_shift: tuple[float, float] = (0.0, 0.0),
     memory: int | None = None,
 ) -> Capture:
@@ -76,7 +74,9 @@ def load_capture(
         test_every: hold out every N-th view if the capture has no split of its own; 0 holds out none.
         normals: a folder of normal images, one for each view.
         normals_frame: the axes of the normals.
-        use_masks: False ignores masks and alpha.
+        masks: what masks and alpha channels mean: they outline the ``object``, leave pixels out (``ignore``), or are not used (``none``); by
+        default the format and their content decide, see docs/captures.md.
+        camera_axes: the axes of the cameras in the files, if they are not those of the format.
         principal_shift: added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their
         format: a NeuS file whose matrices were multiplied by diag(s, s, 1, 1) for resized photos needs -0.5 (1 - s) for both.
         memory: bytes the images may take before they are kept in a temporary file, by default half of the machine's memory.
@@ -87,17 +87,20 @@ def load_capture(
     """
     folder, normals = Path(path), None if normals is None else Path(normals).absolute()
     # Where the images are kept (memory) does not change the capture.
-    settings = (downscale, center, radius, up, test_every, str(normals), normals_frame, use_masks, principal_shift)
+    settings = (downscale, center, radius, up, test_every, str(normals), normals_frame, masks, camera_axes, principal_shift)
     (file, read), others = _located(folder)
     source = read(folder, folder / file, test_every)
     source = replace(source, intrinsics=source.intrinsics + torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64))
+    source = source if camera_axes is None else source.with_camera_axes(camera_axes)
     notes = list(source.notes)
     if others:
         notes.append(f"read {file} and not {' or '.join(others)}, which is there too")
     room = ImageMemory(memory)
-    photos, has_masks, ignored = _images(source, downscale, use_masks, room, notes)
-    masks = [photo[..., 3] for photo in photos] if has_masks else None
-    region = normalize(source, masks, center=center, radius=radius, up=up)
+    pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
+    notes += pictures.notes
+    photos, ignored = pictures.photos, pictures.ignored
+    outlines = [photo[..., 3] for photo in photos] if pictures.has_masks else None
+    region = normalize(source, outlines, center=center, radius=radius, up=up)
     notes += region.notes
     frame = region.source_from_world
     exact_poses = normalized_poses(source.source_from_camera, frame)
@@ -122,11 +125,12 @@ def load_capture(
     return Capture(
         name=folder.resolve().name,
         photos=photos,
-        has_masks=has_masks,
+        has_masks=pictures.has_masks,
         cameras=cameras,
         names=source.names,
         split=source.split,
         source_from_world=frame,
+        up=region.up,
         unbounded=region.unbounded,
         ignored=ignored,
         normals=prior,
@@ -165,57 +169,6 @@ def _suggestion(missing: Path) -> str:
     name = missing.absolute().name
     near = difflib.get_close_matches(name, [entry.name for entry in parent.iterdir()], n=1)
     return f" (did you mean {parent / near[0]}?)" if near else ""
-
-
-def _images(source: Source, downscale: int, use_masks: bool, memory: ImageMemory, notes: list[str]) -> tuple[Images, bool, Images | None]:
-    """Read photos with masks as alpha, whether there are masks, and the pixels to ignore."""
-    use_files = use_masks and source.masks is not None
-    photos, has_masks = read_photos(
-        source.images,
-        source.sizes,
-        downscale=downscale,
-        use_alpha=use_masks and source.masks is None,
-        apply_exif=source.apply_exif,
-        memory=memory,
-    )
-    left_out: list[Callable[[int], Bool[Tensor, "_ _"] | None]] = []
-    if use_files and source.masks is not None:
-        masks = source.masks
-
-        def read(view: int) -> None:
-            photos[view][..., 3].copy_(_gray(source, view, masks[view], downscale))
-
-        in_threads(read, range(len(photos)))
-        meaning = source.mask_meaning
-        bright = sum(float(photo[..., 3].sum(dtype=torch.int64)) for photo in photos) / (255 * photos.count)
-        if meaning == "by brightness":
-            meaning = "ignore" if bright > _ONLY_EXCLUDES else "object"
-            if meaning == "ignore":
-                notes.append("the masks are bright nearly everywhere, so they leave pixels out; they do not outline an object")
-        has_masks = meaning == "object"
-        if not has_masks:
-            left_out.append(lambda view: photos[view][..., 3] < 128)
-    if any(source.ignored):
-        notes.append("pixels that are bright in the dynamic masks are left out")
-        left_out.append(lambda view: None if (file := source.ignored[view]) is None else _gray(source, view, file, downscale) > 0)
-    ignored = None
-    if left_out:
-        ignored = memory.empty(photos.sizes, (), torch.bool)
-        for view in range(len(photos)):
-            found = [pixels for which in left_out if (pixels := which(view)) is not None]
-            ignored[view].copy_(torch.stack(found).any(0) if found else torch.tensor(False))
-    if use_files and not has_masks:
-        for photo in photos:
-            photo[..., 3] = 255
-    if not has_masks and use_masks:
-        notes.append("there are no masks: the surroundings are fitted too")
-    return photos, has_masks, ignored
-
-
-def _gray(source: Source, view: int, file: Path, downscale: int) -> UInt8[Tensor, "rows columns"]:
-    width, height = source.sizes[view].tolist()
-    size, apply_exif = (width, height), source.apply_exif[view]
-    return torch.tensor(read_mask(file, photo=source.images[view], size=size, downscale=downscale, apply_exif=apply_exif))
 
 
 def _cameras(source: Source, poses: Float[Tensor, "views 4 4"], downscale: int, notes: list[str]) -> Cameras:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unrender.words import NormalFrame, Up
+from unrender.words import CameraAxes, MaskUse, NormalFrame, Up
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,10 @@ class CaptureOptions:
     """A folder of normal images, one for each view, as a prior."""
     normals_frame: NormalFrame = "opengl"
     """The axes of the normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
-    use_masks: bool = True
-    """Whether masks and alpha channels are used; without them the surroundings become part of the scene."""
+    masks: MaskUse | None = None
+    """What masks and alpha channels mean: they outline the object, leave dark or transparent pixels out (ignore), or are not used (none)."""
+    camera_axes: CameraAxes | None = None
+    """The axes of the cameras in the files, if they are not those of the format."""
     principal_shift: tuple[float, float] = (0.0, 0.0)
     """Added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their format."""
     memory: int | None = None
@@ -51,7 +53,7 @@ class CaptureOptions:
 
         >>> CaptureOptions.from_json({"downscale": 2, "center": [0.0, 0.0, 1.0]})
         CaptureOptions(downscale=2, center=(0.0, 0.0, 1.0), radius=None, up=None, test_every=8, normals=None, normals_frame='opengl', \
-use_masks=True, principal_shift=(0.0, 0.0), memory=None)
+masks=None, camera_axes=None, principal_shift=(0.0, 0.0), memory=None)
 
         Raises:
             TypeError: a name is not an option.

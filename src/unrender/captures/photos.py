@@ -1,4 +1,4 @@
-"""Photo and mask files: their sizes, and their pixels with eight bits per channel."""
+"""Photo files: their sizes, and their pixels with eight bits per channel."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from unrender.captures.capture import CaptureError
-from unrender.captures.images import ImageMemory, Images, averaged_gray, averaged_pixels, in_threads
+from unrender.captures.images import ImageMemory, Images, averaged_pixels, in_threads
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 """Image suffixes, in the order in which a name without a suffix is completed."""
@@ -67,7 +67,12 @@ def _has_exif_chunk(png: Path) -> bool:
 
 
 def read_photo(
-    file: Path, *, downscale: int = 1, use_alpha: bool = True, apply_exif: bool = True
+    file: Path,
+    *,
+    downscale: int = 1,
+    use_alpha: bool = True,
+    transparent_colors: Sequence[tuple[int, int, int]] = (),
+    apply_exif: bool = True,
 ) -> tuple[UInt8[ndarray, "rows columns 4"], bool]:
     """Decode a photo to RGBA and average blocks of ``downscale`` x ``downscale`` pixels, colors weighted by alpha.
 
@@ -77,6 +82,7 @@ def read_photo(
         file: the photo.
         downscale: side of a block.
         use_alpha: whether to keep the alpha channel; otherwise alpha is 255.
+        transparent_colors: pixels of exactly these colors become transparent.
         apply_exif: whether to apply the EXIF orientation.
 
     Returns:
@@ -85,12 +91,15 @@ def read_photo(
     Raises:
         CaptureError: the file cannot be decoded.
     """
-    image = _decoded(file, apply_exif)
+    image = _eight_bits(file, apply_exif)
     has_alpha = use_alpha and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info)
     pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
     if not has_alpha:
         pixels = np.concatenate((pixels, np.full_like(pixels[..., :1], 255)), -1)
-    return averaged_pixels(pixels, downscale), has_alpha and bool((pixels[..., 3] < 255).any())
+    pixels = np.array(pixels) if transparent_colors else pixels  # Pillow's own pixels are read-only
+    for color in transparent_colors:
+        pixels[(pixels[..., :3] == color).all(-1), 3] = 0
+    return averaged_pixels(pixels, downscale), (has_alpha or bool(transparent_colors)) and bool((pixels[..., 3] < 255).any())
 
 
 def read_photos(
@@ -99,6 +108,7 @@ def read_photos(
     *,
     downscale: int = 1,
     use_alpha: bool = True,
+    transparent_colors: Sequence[tuple[int, int, int]] = (),
     apply_exif: Sequence[bool] | None = None,
     memory: ImageMemory | None = None,
 ) -> tuple[Images, bool]:
@@ -109,6 +119,7 @@ def read_photos(
         sizes: of the photos before downscaling, as :func:`image_size` returns them.
         downscale: side of the blocks of pixels to average.
         use_alpha: whether to keep alpha channels.
+        transparent_colors: pixels of exactly these colors become transparent.
         apply_exif: for each view whether to apply the EXIF orientation, by default to all.
         memory: decides whether the photos are kept in memory or on disk.
 
@@ -130,55 +141,34 @@ def read_photos(
 
     def read(view: int) -> bool:
         upright = apply_exif is None or apply_exif[view]
-        pixels, transparent = read_photo(files[view], downscale=downscale, use_alpha=use_alpha, apply_exif=upright)
+        pixels, transparent = read_photo(
+            files[view], downscale=downscale, use_alpha=use_alpha, transparent_colors=transparent_colors, apply_exif=upright
+        )
         photos[view].numpy()[:] = pixels
         return transparent
 
     return photos, any(in_threads(read, range(len(files))))
 
 
-def read_mask(
-    file: Path, *, photo: Path, size: tuple[int, int], downscale: int = 1, apply_exif: bool = True
-) -> UInt8[ndarray, "rows columns"]:
-    """Decode a gray image, 255 where bright, and average blocks of its pixels.
-
-    A mask of ones and zeros is scaled to 255. A color mask is converted to luminance; an all-white mask with an alpha channel is replaced
-    by that channel.
-
-    Args:
-        file: the mask.
-        photo: of the view, for messages.
-        size: width and height of the photo before downscaling.
-        downscale: side of a block.
-        apply_exif: whether to apply the EXIF orientation.
+def decoded_image(path: Path, *, apply_exif: bool = True) -> Image.Image:
+    """Decode a whole image, with the numbers as stored.
 
     Raises:
-        CaptureError: the file cannot be decoded, or its size is not that of the photo.
+        CaptureError: the file is missing or cannot be decoded.
     """
-    image = _decoded(file, apply_exif)
-    if image.size != size:
-        raise CaptureError(
-            f"the mask {file} is {image.width}x{image.height} but its image {photo.name} is {size[0]}x{size[1]}; "
-            "resize the mask to its image"
-        )
-    gray = np.asarray(image.convert("L"))
-    if image.mode in ("RGBA", "LA") and gray.min() == gray.max():
-        gray = np.asarray(image.getchannel("A"))
-    if gray.max() == 1:
-        gray = gray * np.uint8(255)
-    return averaged_gray(gray, downscale)
-
-
-def _decoded(path: Path, apply_exif: bool) -> Image.Image:
-    """Decode a whole image to eight bits per channel."""
     try:
         with Image.open(path) as file:
             file.load()
-            image = ImageOps.exif_transpose(file) if apply_exif else file.copy()
+            return ImageOps.exif_transpose(file) if apply_exif else file.copy()
     except FileNotFoundError as error:
         raise CaptureError(f"the image {path} does not exist") from error
     except _BROKEN as error:
         raise CaptureError(f"{path} cannot be decoded ({error}); replace the file or leave the view out") from error
+
+
+def _eight_bits(path: Path, apply_exif: bool) -> Image.Image:
+    """Decode a whole image to eight bits per channel."""
+    image = decoded_image(path, apply_exif=apply_exif)
     if image.mode.startswith("I"):
         return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.mode == "F":

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +12,26 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unrender.captures.capture import CaptureError, Split
+from unrender.words import CameraAxes
 
 _RIGID = 1e-3
 """Largest deviation of RᵀR from the identity: rounding in files stays below, a scale or shear does not."""
 
 
-MaskMeaning = Literal["object", "ignore", "by brightness"]
-"""Dark pixels of a mask: the background, pixels to ignore, or the latter only if masks are bright nearly everywhere."""
+MaskMeaning = Literal["object", "ignore", "by content"]
+"""What a format says about masks: they outline the object, leave dark pixels out, or either, which their content decides."""
+
+
+_OPENCV_FROM: Mapping[CameraAxes, tuple[float, float, float]] = {
+    "opengl": (1.0, -1.0, -1.0),
+    "opencv": (1.0, 1.0, 1.0),
+    "mitsuba": (-1.0, -1.0, 1.0),
+}
+
+
+def opencv_from(axes: CameraAxes) -> Float[Tensor, " 4"]:
+    """Return the diagonal of the 4x4 matrix that multiplies poses from the right, float64."""
+    return torch.tensor([*_OPENCV_FROM[axes], 1.0], dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -54,20 +67,29 @@ class Source:
     masks: tuple[Path, ...] | None = None
     """One mask file for each view; without them, alpha channels of the photos are the masks."""
     mask_meaning: MaskMeaning = "object"
-    """Meaning of the files in ``masks``; an alpha channel always marks the object."""
+    """Meaning of the files in ``masks``."""
+    alpha_meaning: MaskMeaning = "by content"
+    """Meaning of alpha channels."""
+    transparent_colors: tuple[tuple[int, int, int], ...] = ()
+    """Colors of pixels that count as transparent, in photos without alpha."""
     ignored: tuple[Path | None, ...] = ()
     """For each view an optional image whose bright pixels are ignored; empty if no view has one."""
     source_from_world: Float[Tensor, "4 4"] | None = None
     """The normalization stored in the files, if any."""
     region: Region | None = None
-    """A region that contains the object, if the format specifies one; masks narrow it down."""
+    """A region that contains an object with masks, if the format specifies one; the masks narrow it down."""
     z_is_up: bool = False
     """Whether +Z of the frame of the poses is known to be up."""
-    has_surroundings: bool = True
-    """Whether photos without masks show surroundings beyond the region of interest."""
     points: Float[Tensor, "points 3"] | None = None
     """Points from structure from motion, if the files name them."""
+    camera_axes: CameraAxes = "opencv"
+    """The axes of the cameras in the files, from which the poses were converted."""
     notes: tuple[str, ...] = ()
+
+    def with_camera_axes(self, axes: CameraAxes) -> Source:
+        """Return the source as if the cameras in its files had other axes."""
+        poses = self.source_from_camera * opencv_from(self.camera_axes) * opencv_from(axes)
+        return replace(self, source_from_camera=poses, camera_axes=axes)
 
 
 def rigid_motions(matrices: Float[Tensor, "views 4 4"], names: Sequence[str], file: Path) -> Float[Tensor, "views 4 4"]:

@@ -14,7 +14,7 @@ from unrender.cli.options import FitOptions
 from unrender.recipes.kinds import InputName
 from unrender.recipes.table import C, I, Recipe
 from unrender.runs.read_options import NoOptions, ReadOptions, RunOptions
-from unrender.words import NormalFrame, Up
+from unrender.words import CameraAxes, MaskUse, NormalFrame, Up
 
 FROM_CAPTURE = "(default: from the capture)"
 
@@ -35,8 +35,10 @@ class CaptureArguments(CaptureOptions):
     """A folder of normal maps, one for each view, as a prior."""
     normals_frame: Annotated[NormalFrame, arg(name="normal-maps-frame")] = "opengl"
     """The axes of the normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
-    use_masks: Annotated[bool, arg(name="masks")] = True
-    """Use masks and alpha channels; without them the surroundings become part of the scene."""
+    masks: Annotated[MaskUse | None, arg(metavar="object|ignore|none", help_behavior_hint=FROM_CAPTURE)] = None
+    """Masks and alpha channels outline the object, leave dark or transparent pixels out (ignore), or are not used (none)."""
+    camera_axes: Annotated[CameraAxes | None, arg(metavar="opengl|opencv|mitsuba", help_behavior_hint=FROM_CAPTURE)] = None
+    """The axes of the cameras in the files: +Y up and -Z forward, +Y down and +Z forward, or +X left, +Y up and +Z forward."""
     principal_shift: Annotated[tuple[float, float], arg(metavar="X Y")] = (0.0, 0.0)
     """Added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their format."""
     memory: Annotated[int | None, arg(metavar="BYTES", help_behavior_hint="(default: half of the machine's)")] = None

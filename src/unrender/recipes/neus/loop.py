@@ -53,7 +53,7 @@ def fit(
     if surroundings is None:
         surroundings = capture.unbounded and not capture.has_masks
     if surroundings and capture.has_masks:
-        raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (--no-masks)")
+        raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (masks=none)")
     field = config.field
     density = field.density(config)
     share = 0.0 if density is None else field.density_share(surroundings=surroundings)
