@@ -20,7 +20,7 @@ def test_the_function_and_the_options_have_the_same_names_and_defaults() -> None
 
 
 def test_options_come_back_from_json(tmp_path: Path) -> None:
-    options = CaptureOptions(downscale=3, up=(0.0, 1.0, 0.0), normals=tmp_path, use_masks=False, principal_shift=(0.5, 0.5), memory=10)
+    options = CaptureOptions(downscale=3, up=(0.0, 1.0, 0.0), normals=tmp_path, masks="ignore", principal_shift=(0.5, 0.5), memory=10)
     assert CaptureOptions.from_json(json.loads(json.dumps(options.as_json()))) == options
     assert CaptureOptions().as_json() == {}
     with pytest.raises(TypeError, match="upscale"):

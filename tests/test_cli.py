@@ -315,8 +315,8 @@ def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.M
         return tiny_capture(path, options)
 
     monkeypatch.setattr(unrender.runs.inputs, "read_capture", read)
-    words = ["--center", "-1", "0", "2.5", "--radius", "3", "--up", "0", "0", "1", "--test-every", "4", "--no-masks", "--downscale", "2"]
-    words += ["--normal-maps", "maps", "--normal-maps-frame", "world"]
+    words = ["--center", "-1", "0", "2.5", "--radius", "3", "--up", "0", "0", "1", "--test-every", "4", "--masks", "none"]
+    words += ["--downscale", "2", "--normal-maps", "maps", "--normal-maps-frame", "world"]
     assert run("fit", "tiny", "ball", *words, "--steps", "6", "--layers", "3", "4", "5")[0] == 0
     assert seen[0] == CaptureOptions(
         downscale=2,
@@ -324,7 +324,7 @@ def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.M
         radius=3.0,
         up=(0.0, 0.0, 1.0),
         test_every=4,
-        use_masks=False,
+        masks="none",
         normals=Path("maps").absolute(),
         normals_frame="world",
     )

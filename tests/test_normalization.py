@@ -71,10 +71,13 @@ def test_masked_object_fills_the_region_of_interest(tmp_path: Path, form: str) -
     assert float(center.abs().max()) < 0.25
 
 
-def test_blender_without_masks_keeps_its_usual_box(tmp_path: Path) -> None:
-    capture = load_capture(write_blender(tmp_path / "a", alpha=False))
-    assert not capture.has_masks and not capture.unbounded
-    assert capture.source_from_world.tolist() == [[1.5, 0, 0, 0], [0, 1.5, 0, 0], [0, 0, 1.5, 0], [0, 0, 0, 1]]
+@pytest.mark.parametrize("form", ["blender", "transforms"])
+def test_photos_without_alpha_are_unbounded_whichever_file_lists_them(tmp_path: Path, form: str) -> None:
+    folder = write_blender(tmp_path / "a", alpha=False, test=0) if form == "blender" else write_transforms(tmp_path / "a", count=8)
+    capture = load_capture(folder)
+    assert not capture.has_masks and capture.unbounded
+    torch.testing.assert_close(capture.cameras.positions.norm(dim=-1).median(), torch.tensor(1.0))
+    assert scale_of(capture.source_from_world) == pytest.approx(3.0)
 
 
 def test_unbounded_scene_has_its_median_camera_at_distance_one(tmp_path: Path) -> None:

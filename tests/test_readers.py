@@ -14,8 +14,9 @@ from tiny_captures import BALL, FOCAL, RADIUS, SIZE, ball_photo, opengl_poses, r
 from unrender.cameras import Cameras
 from unrender.captures import load_capture
 from unrender.captures.capture import Capture
+from unrender.captures.masks import decode_mask
 from unrender.captures.neus_npz import decomposed
-from unrender.captures.photos import image_size, read_mask, read_photo, read_photos
+from unrender.captures.photos import image_size, read_photo, read_photos
 from unrender.transforms import inverse_similarity, transformed
 
 
@@ -271,7 +272,7 @@ def test_alpha_and_mask_files_outline_the_object(tmp_path: Path) -> None:
     for view in range(9):
         assert torch.equal(alpha.mask(view), files.mask(view))
     assert not alpha.unbounded and not files.unbounded
-    ignored = load_capture(folder, use_masks=False)
+    ignored = load_capture(folder, masks="none")
     assert not ignored.has_masks and bool((ignored.mask(0) == 255).all()) and ignored.unbounded
 
 
@@ -401,7 +402,8 @@ def test_masks_in_alpha_and_of_ones_are_understood(tmp_path: Path) -> None:
     white[..., 3] = shape * 255
     Image.fromarray(white).save(tmp_path / "alpha.png")
     for file in (tmp_path / "ones.png", tmp_path / "alpha.png"):
-        assert np.array_equal(read_mask(file, photo=tmp_path / "x.png", size=(4, 3)), shape * 255)
+        mask = decode_mask(file)
+        assert np.array_equal(mask.as_bytes(255 if mask.kind == "alpha" else 1), shape * 255)
 
 
 def test_fingerprint_follows_files_and_options(tmp_path: Path) -> None:

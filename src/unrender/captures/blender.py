@@ -12,7 +12,7 @@ from PIL import Image
 from unrender.captures.capture import Capture, CaptureError, Split
 from unrender.captures.reading import is_regular_file, read_json
 from unrender.captures.source import Region, Source, held_out
-from unrender.captures.transforms_json import name_below, read_frames
+from unrender.captures.transforms_json import any_photo_of, dynamic_mask, name_below, read_frames
 from unrender.transforms import scale_of
 
 _REGION = Region((0.0, 0.0, 0.0), 1.5)
@@ -20,16 +20,26 @@ _REGION = Region((0.0, 0.0, 0.0), 1.5)
 
 
 def read_blender(folder: Path, file: Path, test_every: int) -> Source:
-    """Read the cameras of ``transforms_train.json`` and of ``transforms_test.json``, or ``transforms_val.json`` if there is no test file.
+    """Read the cameras of ``transforms_train.json`` and of ``transforms_test.json``, or ``transforms_val.json``.
 
-    Without either, every ``test_every``-th training view is held out.
+    The first of the two whose photos exist is held out: exporters write poses of pictures that are still to be rendered. Without either,
+    every ``test_every``-th training view is held out.
 
     Raises:
         CaptureError: see :func:`unrender.captures.transforms_json.read_frames`; or only one of the files has masks.
     """
-    files = [file]
-    files += [path for path in (folder / "transforms_test.json", folder / "transforms_val.json") if is_regular_file(path)][:1]
-    parts = [read_frames(path, read_json(path), skip_missing=False) for path in files]
+    contents = {file: read_json(file)}
+    notes: list[str] = []
+    for path in (folder / "transforms_test.json", folder / "transforms_val.json"):
+        if not is_regular_file(path):
+            continue
+        content = read_json(path)
+        if any_photo_of(path, content):
+            contents[path] = content
+            break
+        notes.append(f"{path.name} has poses but none of its photos exist, so it is not used")
+    parts = [read_frames(path, content) for path, content in contents.items()]
+    files = tuple(contents)
     if len({part.masks is None for part in parts}) > 1:
         raise CaptureError(f"{files[1].name} and {file.name} in {folder} must both give masks to their frames, or neither")
     images = tuple(image for part in parts for image in part.images)
@@ -40,10 +50,14 @@ def read_blender(folder: Path, file: Path, test_every: int) -> Source:
         count = len(parts[0].images)
         split = Split(tuple(range(count)), tuple(range(count, len(images))), f"{file.name} is fitted, {files[1].name} is held out")
     return Source(
-        files=tuple(files),
+        files=files,
         names=names,
         images=images,
         masks=None if parts[0].masks is None else tuple(mask for part in parts for mask in part.masks or ()),
+        mask_meaning=parts[0].mask_meaning,
+        alpha_meaning=parts[0].alpha_meaning,
+        transparent_colors=parts[0].transparent_colors,
+        ignored=tuple(dynamic_mask(image) for image in images),
         source_from_camera=torch.cat([part.source_from_camera for part in parts]),
         intrinsics=torch.cat([part.intrinsics for part in parts]),
         distortion=torch.cat([part.distortion for part in parts]),
@@ -53,8 +67,8 @@ def read_blender(folder: Path, file: Path, test_every: int) -> Source:
         split=split,
         region=_REGION,
         z_is_up=True,
-        has_surroundings=False,
-        notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        camera_axes=parts[0].camera_axes,
+        notes=(*notes, *dict.fromkeys(note for part in parts for note in part.notes)),
     )
 
 

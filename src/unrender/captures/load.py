@@ -15,7 +15,7 @@ from torch import Tensor
 from unrender.cameras import Cameras
 from unrender.captures.blender import read_blender
 from unrender.captures.capture import Capture, CaptureError
-from unrender.captures.images import ImageMemory, Images, in_threads
+from unrender.captures.images import ImageMemory, in_threads
 from unrender.captures.masks import MaskUse, read_pictures
 from unrender.captures.neus_npz import read_neus
 from unrender.captures.normalization import Up, normalize, normalized_poses
@@ -74,8 +74,8 @@ def load_capture(
         test_every: hold out every N-th view if the capture has no split of its own; 0 holds out none.
         normals: a folder of normal images, one for each view.
         normals_frame: the axes of the normals.
-        masks: what masks and alpha channels mean: they outline the ``object``, leave pixels out (``ignore``), or are not used (``none``); by
-        default the format and their content decide, see docs/captures.md.
+        masks: what masks and alpha channels mean: they outline the "object", leave pixels out ("ignore"), or are not used ("none"); by
+        default format and content decide, see docs/captures.md.
         camera_axes: the axes of the cameras in the files, if they are not those of the format.
         principal_shift: added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their
         format: a NeuS file whose matrices were multiplied by diag(s, s, 1, 1) for resized photos needs -0.5 (1 - s) for both.

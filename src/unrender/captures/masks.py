@@ -104,7 +104,7 @@ def read_pictures(source: Source, *, downscale: int, masks: MaskUse | None, memo
         for view in range(len(photos)):
             left_out = photos[view][..., 3] < 128 if meaning == "ignore" else torch.zeros_like(photos[view][..., 3], dtype=torch.bool)
             if any(dynamic) and (file := dynamic[view]) is not None:
-                left_out |= torch.from_numpy(read_mask(source, view, file, downscale)) > 0
+                left_out |= torch.from_numpy(read_mask(source, view, file, downscale) > 0)
             ignored[view].copy_(left_out)
     if any(dynamic):
         notes.append("pixels that are bright in the dynamic masks are left out")
@@ -206,7 +206,8 @@ def _decoded(source: Source, view: int, file: Path) -> DecodedMask:
     width, height = source.sizes[view].tolist()
     if (rows, columns) != (height, width):
         raise CaptureError(
-            f"the mask {file} is {columns}x{rows} but its image {source.images[view].name} is {width}x{height}; resize the mask to its image"
+            f"the mask {file} is {columns}x{rows} but its image {source.images[view].name} is {width}x{height}; "
+            "resize the mask to its image"
         )
     return mask
 
@@ -246,7 +247,9 @@ def _read_mask_files(source: Source, files: Sequence[Path], photos: Images, down
 
         in_threads(scale, same)
         if unit is None:
-            notes.append(f"the masks hold values up to {peak:g}, so they are taken as labels: 0 is the background, every other one the object")
+            notes.append(
+                f"the masks hold values up to {peak:g}, so they are taken as labels: 0 is the background, every other one the object"
+            )
     return {kind for kind, _, _ in found}
 
 
@@ -307,8 +310,8 @@ def _understood(source: Source, photos: Images, kinds: set[Kind], masks: MaskUse
     meaning = masks if masks in ("object", "ignore") else says if says != "by content" else _by_content(source, shapes, share, kinds)
     if meaning == "ignore":
         notes.append(
-            f"the {name} leave {1 - share:.1%} of the pixels out ({dark} ones) and do not outline an object, so the surroundings are fitted "
-            "too; masks=object reads them as outlines"
+            f"the {name} leave {1 - share:.1%} of the pixels out (the {dark} ones) and outline no object, so the surroundings are fitted; "
+            "masks=object reads them as outlines"
         )
         return "ignore"
     inverted = kinds == {"gray"} and _mean([shape.dark_border for shape in shapes]) < 0.1
@@ -316,8 +319,8 @@ def _understood(source: Source, photos: Images, kinds: set[Kind], masks: MaskUse
         for photo in photos:
             photo[..., 3] = 255 - photo[..., 3]
         notes.append(
-            f"the masks are bright along the border of the photos, so they are taken as inverted: the dark {1 - share:.1%} of the pixels are "
-            "the object; masks=ignore leaves these out instead"
+            f"the masks are bright along the border of the photos, so they are inverted: the dark {1 - share:.1%} of the pixels are the "
+            "object; masks=ignore leaves these out instead"
         )
     elif source.transparent_colors and not from_files:
         notes.append(f"pixels of the color that the file declares transparent are not the object ({1 - share:.1%}); masks=none keeps them")

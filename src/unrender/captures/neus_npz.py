@@ -1,30 +1,38 @@
-"""Captures of IDR and NeuS: ``image/``, ``mask/`` and projection matrices in ``cameras_sphere.npz`` or ``cameras.npz``.
+"""Captures of IDR, NeuS and DVR: ``image/``, ``mask/`` and matrices in ``cameras_sphere.npz`` or ``cameras.npz``.
 
 ``world_mat_i`` is [K [R | t]; 0 0 0 1] from the source frame to pixels whose centers are integers, and ``scale_mat_i`` = [s I | c] maps the
-unit sphere around the object to the source frame (DTU: millimeters). Readers of related formats share the decomposition.
+unit sphere around the object to the source frame (DTU: millimeters). In files of Differentiable Volumetric Rendering, ``world_mat_i`` is
+[R | t] alone, and ``camera_mat_i`` maps to -1 to 1 across and down the image. Readers of related formats share the decomposition.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.captures.capture import CaptureError
 from unrender.captures.images import in_threads
+from unrender.captures.lenses import plausible_intrinsics
+from unrender.captures.photo_files import IMAGE_FOLDERS, MASK_FOLDERS, check_format_of, natural_key
 from unrender.captures.photos import image_files, image_size
 from unrender.captures.reading import is_folder, read_npz, shown
-from unrender.captures.source import Source, checked_intrinsics, held_out, rigid_motions
+from unrender.captures.source import Source, held_out, rigid_motions
 
-_IMAGE_FOLDERS = ("image", "images", "rgb")
-_WANTED = r"world_mat_\d{1,9}|scale_mat_0"
-_MASK_FOLDERS = ("mask", "masks")
+_WANTED = r"(world|camera)_mat_\d{1,9}|scale_mat_\d{1,9}"
 _CENTER = torch.tensor([0.0, 0.0, 0.5, 0.5], dtype=torch.float64)
 """Shift from integer pixel centers to centers at +0.5."""
+
+_UNIT_FOCAL = 0.02
+"""Focal lengths below this share of the width are no pixels: ``world_mat_i`` has no intrinsics."""
+
+_NORMALIZED = 16.0
+"""Focal lengths of ``camera_mat_i`` below this are in units of half the image, longer ones in pixels."""
 
 _MOST_SKEW = 0.5
 """Largest shift of the image border, in pixels, for which skew is ignored."""
@@ -59,28 +67,21 @@ def decomposed(projections: Float[Tensor, "views 3 4"]) -> tuple[Float[Tensor, "
 
 
 def read_neus(folder: Path, file: Path, test_every: int) -> Source:
-    """Read the cameras of an ``.npz`` file, and the sorted images and masks of its folder.
+    """Read the cameras of an ``.npz`` file, and the images and masks of its folder.
 
     Raises:
         CaptureError: no images, an archive without the matrices, matrices that are not cameras, or numbers of images, masks and cameras
             that do not match.
     """
     arrays = _arrays(file)
-    image_folder = next((folder / name for name in _IMAGE_FOLDERS if is_folder(folder / name)), None)
-    images = image_files(image_folder) if image_folder is not None else []
-    if not images:
-        raise CaptureError(f"{folder} has no images; NeuS captures keep them in {folder / 'image'} as .png or .jpg files")
-    names = tuple(f"{image.parent.name}/{image.name}" for image in images)
-    indices = _indices(images, sorted(int(key[10:]) for key in arrays if key.startswith("world_mat_")), file)
-    scale = _matrix(arrays, "scale_mat_0", file)
-    _check_similarity(scale, file)
-    world = torch.stack([_matrix(arrays, f"world_mat_{index}", file) for index in indices])
-    usable = world.flatten(1).isfinite().all(-1) & (torch.linalg.det(torch.nan_to_num(world[:, :3, :3])).abs() > 0)
-    if not usable.all():
-        view = int((~usable).int().argmax())
-        raise CaptureError(f"world_mat_{indices[view]} in {file} is singular or not finite; solve the pose of {names[view]} again")
-    matrices, poses = decomposed(world[:, :3])
+    images = _images(folder)
+    names = tuple(f"{image.parent.name}/{image.name}" if image.parent != folder else image.name for image in images)
+    notes: list[str] = []
+    indices = _indices(images, sorted(int(key[10:]) for key in arrays if key.startswith("world_mat_")), file, notes)
+    scale = _scale(arrays, file, notes)
     sizes = torch.tensor(in_threads(image_size, images))
+    projections = _projections(arrays, indices, sizes, names, file, notes)
+    matrices, poses = decomposed(projections)
     intrinsics = torch.stack((matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 0, 2], matrices[:, 1, 2]), -1) + _CENTER
     skewed = (matrices[:, 0, 1] / matrices[:, 1, 1]).abs() * sizes[:, 1] / 2
     if float(skewed.max()) > _MOST_SKEW:
@@ -88,60 +89,123 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
         raise CaptureError(
             f"world_mat_{indices[view]} in {file} has skewed pixels, which no camera here has; check the matrix of {names[view]}"
         )
+    fisheye = torch.zeros(len(images), dtype=torch.bool)
+    intrinsics, doubts = plausible_intrinsics(intrinsics, sizes, fisheye, names, file)
+    poses, repairs = rigid_motions(poses, names, file)
     return Source(
         files=(file,),
         names=names,
         images=tuple(images),
         masks=_masks(folder, images),
-        source_from_camera=rigid_motions(poses, names, file),
-        intrinsics=checked_intrinsics(intrinsics, names, file),
+        source_from_camera=poses,
+        intrinsics=intrinsics,
         distortion=torch.zeros(len(images), 6, dtype=torch.float64),
         sizes=sizes,
-        fisheye=torch.zeros(len(images), dtype=torch.bool),
+        fisheye=fisheye,
         apply_exif=(True,) * len(images),
         split=held_out(names, test_every),
         source_from_world=scale,
+        notes=(*notes, *repairs, *doubts),
     )
+
+
+def _images(folder: Path) -> list[Path]:
+    """List the images of a capture: those of the first folder that has any, else those beside the cameras."""
+    places = [folder / name for name in IMAGE_FOLDERS if is_folder(folder / name)]
+    for place in (*places, folder):
+        if images := image_files(place):
+            return sorted(images, key=natural_key)
+    for place in places:
+        check_format_of(place)
+    raise CaptureError(f"{folder} has no images; NeuS captures keep them in {folder / 'image'} as .png or .jpg files")
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
     arrays, names = read_npz(file, _WANTED)
-    if "world_mat_0" not in arrays and not any(key.startswith("world_mat_") for key in arrays):
+    if not any(key.startswith("world_mat_") for key in arrays):
         found = ", ".join(sorted(map(shown, names))[:4]) or "nothing"
         raise CaptureError(f"{file} has no world_mat_0, world_mat_1, ... (it holds {found}); write one projection matrix for each image")
     return arrays
 
 
 def _matrix(arrays: dict[str, np.ndarray], key: str, file: Path) -> Float[Tensor, "4 4"]:
+    """Return a matrix as 4x4, float64, completed by the identity."""
     if key not in arrays:
-        raise CaptureError(
-            f"{file} has no {key}; it needs world_mat_i for each image and scale_mat_0, which maps the unit sphere to the scene"
-        )
+        raise CaptureError(f"{file} has no {key}; it needs world_mat_i for each image")
     matrix = arrays[key]
-    if matrix.shape == (3, 4):
-        matrix = np.concatenate((matrix, [[0.0, 0.0, 0.0, 1.0]]))
-    if matrix.shape != (4, 4) or matrix.dtype.kind not in "fiu":
+    if matrix.shape not in ((4, 4), (3, 4), (3, 3)) or matrix.dtype.kind not in "fiu":
         raise CaptureError(f"{key} in {file} has the shape {matrix.shape} and type {matrix.dtype}; it must be 4x4 numbers")
-    return torch.from_numpy(matrix.astype(np.float64))
+    whole = torch.eye(4, dtype=torch.float64)
+    whole[: matrix.shape[0], : matrix.shape[1]] = torch.from_numpy(matrix.astype(np.float64))
+    return whole
 
 
-def _check_similarity(scale: Float[Tensor, "4 4"], file: Path) -> None:
+def _projections(
+    arrays: dict[str, np.ndarray], indices: Sequence[int], sizes: Int[Tensor, "views 2"], names: Sequence[str], file: Path, notes: list[str]
+) -> Float[Tensor, "views 3 4"]:
+    """Return K [R | t] of each view, to pixels with integer centers."""
+    world = torch.stack([_matrix(arrays, f"world_mat_{index}", file) for index in indices])
+    _check_invertible(world, "world_mat", indices, names, file)
+    focal = decomposed(world[:, :3])[0].diagonal(dim1=1, dim2=2)[:, :2]
+    has_none = bool((focal < _UNIT_FOCAL * sizes).all())
+    if not has_none:
+        return world[:, :3]
+    if not all(f"camera_mat_{index}" in arrays for index in indices):
+        raise CaptureError(
+            f"world_mat_{indices[0]} in {file} has a focal length of {float(focal[0, 0]):.3g} pixels, so it seems to hold no intrinsics, "
+            f"and there is no camera_mat_{indices[0]}; write K [R | t] there"
+        )
+    lenses = torch.stack([_matrix(arrays, f"camera_mat_{index}", file) for index in indices])
+    _check_invertible(lenses, "camera_mat", indices, names, file)
+    if bool((lenses[:, 0, 0].abs() > _NORMALIZED).all()):
+        notes.append("the intrinsics are those of camera_mat, because world_mat has none")
+        return (lenses @ world)[:, :3]
+    # x from -1 to 1 becomes (x + 1) width / 2, counted from the corner; integer centers lie half a pixel before.
+    pixels = torch.zeros(len(indices), 3, 4, dtype=torch.float64)
+    pixels[:, 0, 0], pixels[:, 1, 1], pixels[:, 2, 2] = sizes[:, 0] / 2, sizes[:, 1] / 2, 1.0
+    pixels[:, :2, 2] = sizes / 2 - 0.5
+    notes.append("the intrinsics are those of camera_mat, from -1 to 1 across the image, because world_mat has none (files of DVR)")
+    return pixels @ lenses @ world
+
+
+def _check_invertible(matrices: Float[Tensor, "views 4 4"], kind: str, indices: Sequence[int], names: Sequence[str], file: Path) -> None:
+    usable = matrices.flatten(1).isfinite().all(-1) & (torch.linalg.det(torch.nan_to_num(matrices[:, :3, :3])).abs() > 0)
+    if not usable.all():
+        view = int((~usable).int().argmax())
+        raise CaptureError(f"{kind}_{indices[view]} in {file} is singular or not finite; solve the pose of {names[view]} again")
+
+
+def _scale(arrays: dict[str, np.ndarray], file: Path, notes: list[str]) -> Float[Tensor, "4 4"] | None:
+    """Return the map from the unit sphere to the source frame, or None with a note if there is none."""
+    keys = sorted((key for key in arrays if key.startswith("scale_mat_")), key=lambda key: int(key[10:]))
+    if not keys:
+        notes.append(f"{file.name} has no scale_mat, so the region of interest is found from the masks or cameras")
+        return None
+    scale = _matrix(arrays, keys[0], file)
     linear = scale[:3, :3]
     size = float(torch.linalg.det(torch.nan_to_num(linear)))
     if not bool(scale.isfinite().all()) or size <= 0:
-        raise CaptureError(f"scale_mat_0 in {file} is not finite or does not scale by a positive number; write [s I | c]")
+        raise CaptureError(f"{keys[0]} in {file} is not finite or does not scale by a positive number; write [s I | c]")
     unit = linear / size ** (1 / 3)
     if float((unit.mT @ unit - torch.eye(3, dtype=scale.dtype)).abs().max()) > 1e-3:
-        raise CaptureError(f"scale_mat_0 in {file} scales the axes differently; write one scale s for all: [s I | c]")
+        raise CaptureError(f"{keys[0]} in {file} scales the axes differently; write one scale s for all: [s I | c]")
+    differ = [key for key in keys if not torch.allclose(_matrix(arrays, key, file), scale, rtol=1e-5, atol=1e-6 * size ** (1 / 3))]
+    if differ:
+        notes.append(f"{differ[0]} differs from {keys[0]}, which is used for all views")
+    return scale
 
 
-def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path) -> list[int]:
+def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path, notes: list[str]) -> list[int]:
     """Find the camera of each image: in order, or by the number in its name if there are fewer images."""
     if len(images) == len(cameras):
         return list(cameras)
-    numbers = [int(image.stem) if image.stem.isdecimal() else -1 for image in images]
-    if set(numbers) <= set(cameras):
-        return numbers
+    numbers = [_number(image) for image in images]
+    if len(images) < len(cameras) and len(set(numbers)) == len(numbers) and set(numbers) <= set(cameras):
+        notes.append(
+            f"{file.name} has {len(cameras)} cameras for {len(images)} images, so each image has the camera of the number in its name "
+            f"({images[0].name}: world_mat_{numbers[0]})"
+        )
+        return [number for number in numbers if number is not None]
     raise CaptureError(
         f"{file} has {len(cameras)} cameras but {images[0].parent} has {len(images)} images; "
         "remove images without a camera, or name each image by the number of its camera"
@@ -149,21 +213,29 @@ def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path) -> list
 
 
 def _masks(folder: Path, images: Sequence[Path]) -> tuple[Path, ...] | None:
-    mask_folder = next((folder / name for name in _MASK_FOLDERS if is_folder(folder / name)), None)
-    masks = image_files(mask_folder) if mask_folder is not None else []
+    """Find the mask of each image: by name, by the number in it, or in order."""
+    places = [folder / name for name in MASK_FOLDERS if is_folder(folder / name)]
+    place, masks = next(((place, masks) for place in places if (masks := image_files(place))), (folder, []))
     if not masks:
+        for place in places:
+            check_format_of(place)
         return None
+    for key in (lambda path: path.name, lambda path: path.stem, _number):
+        by_key = {key(mask): mask for mask in masks}
+        found = [by_key.get(key(image)) for image in images]
+        if len(by_key) == len(masks) and all(mask is not None for mask in found) and len(set(found)) == len(found):
+            return tuple(mask for mask in found if mask is not None)
     if len(masks) == len(images):
-        return tuple(masks)
-    by_number = {_number(mask): mask for mask in masks}
-    missing = [image.name for image in images if _number(image) not in by_number]
-    if missing:
-        raise CaptureError(
-            f"{mask_folder} has {len(masks)} masks for {len(images)} images and none for {missing[0]}; "
-            "add the missing masks, or remove the folder to do without"
-        )
-    return tuple(by_number[_number(image)] for image in images)
+        return tuple(sorted(masks, key=natural_key))
+    have = {_number(mask) for mask in masks}
+    missing = next((image.name for image in images if _number(image) not in have), images[0].name)
+    raise CaptureError(
+        f"{place} has {len(masks)} masks for {len(images)} images and none for {missing}; "
+        "add the missing masks, or remove the folder to do without"
+    )
 
 
-def _number(path: Path) -> str:
-    return path.stem.lstrip("0") if path.stem.isdecimal() else path.stem
+def _number(path: Path) -> int | None:
+    """Return the last number in a file's name: 12 for ``img_012.png``."""
+    numbers = re.findall(r"\d{1,9}", path.stem)
+    return int(numbers[-1]) if numbers else None

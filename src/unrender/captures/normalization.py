@@ -39,6 +39,9 @@ _TIGHT = 0.7
 _LEAST_SPREAD = 1e-3
 """Least eigenvalue of the mean of I - d dᵀ over optical axes d: below it (about 2.5 degrees apart) the axes are parallel."""
 
+_ONE_PLACE = 1e-9
+"""Cameras that differ by a smaller share of their coordinates stand at one place."""
+
 _UPRIGHT = math.cos(math.radians(30))
 
 
@@ -46,6 +49,8 @@ _UPRIGHT = math.cos(math.radians(30))
 class Normalization:
     source_from_world: Float[Tensor, "4 4"]
     unbounded: bool
+    up: tuple[float, float, float] | None
+    """The upward direction in the source frame, a unit vector; None if it is unknown."""
     notes: tuple[str, ...]
 
 
@@ -86,13 +91,14 @@ def normalize(
     """Find the region of interest of a capture.
 
     - Files with a normalization: that one, with the axes of their own frame.
-    - Formats that specify the region of the object: that cube, or with masks the box of their visual hull, padded by a tenth and made a
-      cube.
-    - Others, with masks: the same, carved from a box between the cameras.
-    - Others, without masks: the point nearest to all optical axes, or the mean camera position if the axes are nearly parallel or meet
+    - With masks: the box of their visual hull, padded by a tenth and made a cube. It is carved from the region that the format specifies,
+      or from a box between the cameras.
+    - Without masks: the point nearest to all optical axes, or the mean camera position if the axes are nearly parallel or meet
       behind the cameras; the median distance of the cameras from it becomes one.
 
     +Z is the cameras' mean upward axis, unless the format says that +Z is up, or an object with masks is upright already.
+
+    Everything is computed in float64 relative to the cameras, so georeferenced poses keep their accuracy.
 
     Args:
         source: the cameras.
@@ -109,29 +115,23 @@ def normalize(
     chosen = None if center is None else torch.tensor(center, dtype=torch.float64)
     found, notes = source.source_from_world, list[str]()
     if found is not None and up is None:
-        rotation = found[:3, :3] / scale_of(found)
+        rotation, known = found[:3, :3] / scale_of(found), False
         notes.append("the world keeps the axes of the capture's own unit sphere, so +Z need not be up; give up to turn it")
     else:
-        rotation, notes = _world_axes(source, masks is not None, up)
+        rotation, known, notes = _world_axes(source, masks is not None, up)
     if found is not None:
         middle, extent = found[:3, 3], scale_of(found)
     elif chosen is not None and radius is not None:
         middle, extent = chosen, radius
-    elif source.region is not None:
+    elif source.region is not None and masks is not None:
         middle, extent = torch.tensor(source.region.center, dtype=torch.float64), source.region.half_side
-        if masks is not None:
-            middle, extent = _carved(source, masks, middle, extent, rotation, notes)
+        middle, extent = _carved(source, masks, middle, extent, rotation, notes)
     else:
-        meeting = nearest_to_axes(poses)
-        middle = poses[:, :3, 3].mean(0) if meeting is None else meeting
-        extent = float((poses[:, :3, 3] - (middle if chosen is None else chosen)).norm(dim=-1).median())
+        middle = _center(source, masks is not None, notes) if chosen is None else chosen
+        extent = float((poses[:, :3, 3] - middle).norm(dim=-1).median())
         if extent == 0:
             extent = 1.0
             notes.append("the cameras share one position, so the scale of the world is that of the file")
-        if meeting is None and chosen is None:
-            notes.append(
-                "the optical axes do not meet in front of the cameras, so the world is centered on them; give a center to change it"
-            )
         if masks is not None:
             longest = source.sizes.amax(1).double()
             # Focal lengths, rescaled as if all photos had the longer side of the largest one.
@@ -139,8 +139,40 @@ def normalize(
             half_view = 0.5 * float(longest.max()) / float(focal.median())
             middle, extent = _carved(source, masks, middle, extent * min(0.9, half_view), rotation, notes)
     middle, extent = (middle if chosen is None else chosen), (extent if radius is None else radius)
-    unbounded = masks is None and source.has_surroundings
-    return Normalization(similarity(middle, extent, rotation), unbounded, tuple(notes))
+    x, y, z = rotation[:, 2].tolist()
+    return Normalization(similarity(middle, extent, rotation), masks is None, (x, y, z) if known else None, tuple(notes))
+
+
+def _center(source: Source, has_masks: bool, notes: list[str]) -> Float[Tensor, " 3"]:
+    """Find the center of the region from the cameras alone."""
+    poses = source.source_from_camera
+    positions, axes = poses[:, :3, 3], poses[:, :3, 2]
+    middle = positions.mean(0)
+    if float((positions - middle).norm(dim=-1).max()) <= _ONE_PLACE * float(positions.abs().max()):
+        if not has_masks:
+            notes.append("the cameras share one position, so the world is centered on them; give a center to change it")
+            return middle
+        forward = axes.mean(0) if float(axes.mean(0).norm()) > 0.1 else axes[0]
+        forward = forward / forward.norm()
+        distance = -float(torch.dot(middle, forward))
+        notes.append(
+            "the cameras share one position, so the masks do not tell how far away the object is: the region of interest is a guess; give "
+            "center and radius"
+        )
+        return middle + forward * (distance if distance > 0 else 1.0)
+    meeting = _meeting_of_axes(poses)
+    if meeting is None:
+        notes.append("the optical axes do not meet in front of the cameras, so the world is centered on them; give a center to change it")
+        return middle
+    point, ahead = meeting
+    if ahead > 0:
+        return point
+    others = "opengl" if source.camera_axes == "opencv" else "mitsuba, or opencv if the pictures are then upside down"
+    notes.append(
+        "the optical axes meet behind the cameras, so the world is centered on the cameras: if they should look at an object, the axes of "
+        f"the cameras are not those of the format ({source.camera_axes}); give camera_axes={others}"
+    )
+    return middle
 
 
 def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | None:
@@ -149,14 +181,20 @@ def nearest_to_axes(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, " 3"] | 
     It has the least sum of squared distances: Σ (I - d dᵀ) x = Σ (I - d dᵀ) o. None if the axes are nearly parallel, or if the point lies
     behind most cameras.
     """
+    meeting = _meeting_of_axes(poses)
+    return meeting[0] if meeting is not None and meeting[1] > 0 else None
+
+
+def _meeting_of_axes(poses: Float[Tensor, "views 4 4"]) -> tuple[Float[Tensor, " 3"], float] | None:
+    """Return the point of :func:`nearest_to_axes` and its median depth in the cameras; None if the axes are nearly parallel."""
     origins, axes = poses[:, :3, 3], poses[:, :3, 2]
+    shift = origins.mean(0)
     across = torch.eye(3).to(poses) - axes[:, :, None] * axes[:, None, :]
     total = across.mean(0)
     if float(torch.linalg.eigvalsh(total)[0]) < _LEAST_SPREAD:
         return None
-    point = torch.linalg.solve(total, (across @ origins[:, :, None]).mean(0)[:, 0])
-    ahead = ((point - origins) * axes).sum(-1)
-    return point if float(ahead.median()) > 0 else None
+    point = shift + torch.linalg.solve(total, (across @ (origins - shift)[:, :, None]).mean(0)[:, 0])
+    return point, float(((point - origins) * axes).sum(-1).median())
 
 
 def visual_hull_box(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]] | None:
@@ -209,7 +247,7 @@ def _carved_cells(
 
     Masks are grown by half a cell's diagonal first.
     """
-    distance = float(cameras.positions.norm(dim=-1).median())
+    distance = max(float(cameras.positions.norm(dim=-1).median()), cell)
     half_diagonal = cell * math.sqrt(3) / 2 / distance
     # With one image size the largest focal length serves all views; otherwise pixel sizes differ.
     focal = cameras.intrinsics[:, :2].amax(1)
@@ -276,27 +314,27 @@ def _carved(
     return middle, half
 
 
-def _world_axes(source: Source, has_masks: bool, up: Up | None) -> tuple[Float[Tensor, "3 3"], list[str]]:
-    """Decide R of the similarity, with a note about it."""
+def _world_axes(source: Source, has_masks: bool, up: Up | None) -> tuple[Float[Tensor, "3 3"], bool, list[str]]:
+    """Decide R of the similarity, and whether its +Z is known to be up, with a note about it."""
     z = torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64)
     cameras_up = -source.source_from_camera[:, :3, 1].mean(0)
     agree = float(cameras_up.norm()) > 0.1
     if up is None:
         tilted = agree and float(torch.dot(cameras_up, z)) < _UPRIGHT * float(cameras_up.norm())
         if source.z_is_up or not agree or (has_masks and not tilted):
-            return torch.eye(3, dtype=torch.float64), []
-        return rotation_between(z, cameras_up), ["+Z of the world is the mean upward direction of the cameras"]
+            return torch.eye(3, dtype=torch.float64), source.z_is_up or agree, []
+        return rotation_between(z, cameras_up), True, ["+Z of the world is the mean upward direction of the cameras"]
     if up == "cameras":
         if not agree:
             raise CaptureError('the upward directions of the cameras cancel; give up as an axis ("x", "-y", ...) or a vector')
-        return rotation_between(z, cameras_up), ["+Z of the world is the mean upward direction of the cameras"]
+        return rotation_between(z, cameras_up), True, ["+Z of the world is the mean upward direction of the cameras"]
     if isinstance(up, str):
         direction = torch.eye(3, dtype=torch.float64)["xyz".index(up[-1])] * (-1 if up.startswith("-") else 1)
     else:
         direction = torch.tensor(up, dtype=torch.float64)
     if not 0 < float(direction.norm()) < math.inf:
         raise CaptureError(f"up is {up}; give a direction of finite length above zero")
-    return rotation_between(z, direction), []
+    return rotation_between(z, direction), True, []
 
 
 def _check_overrides(center: tuple[float, float, float] | None, radius: float | None) -> None:

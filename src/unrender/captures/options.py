@@ -29,7 +29,7 @@ class CaptureOptions:
     normals_frame: NormalFrame = "opengl"
     """The axes of the normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
     masks: MaskUse | None = None
-    """What masks and alpha channels mean: they outline the object, leave dark or transparent pixels out (ignore), or are not used (none)."""
+    """What masks and alpha channels do: outline the object, leave dark or transparent pixels out (ignore), or nothing (none)."""
     camera_axes: CameraAxes | None = None
     """The axes of the cameras in the files, if they are not those of the format."""
     principal_shift: tuple[float, float] = (0.0, 0.0)

@@ -15,7 +15,10 @@ from unrender.captures.capture import CaptureError, Split
 from unrender.words import CameraAxes
 
 _RIGID = 1e-3
-"""Largest deviation of RᵀR from the identity: rounding in files stays below, a scale or shear does not."""
+"""Largest deviation of a rotation that counts as rounding."""
+
+_MOST_SHEAR = 0.05
+"""Largest shear that is repaired."""
 
 
 MaskMeaning = Literal["object", "ignore", "by content"]
@@ -92,46 +95,97 @@ class Source:
         return replace(self, source_from_camera=poses, camera_axes=axes)
 
 
-def rigid_motions(matrices: Float[Tensor, "views 4 4"], names: Sequence[str], file: Path) -> Float[Tensor, "views 4 4"]:
-    """Check that poses are rigid motions, and replace their rotations by the nearest orthogonal matrices.
+def rigid_motions(
+    matrices: Float[Tensor, "views 4 4"], names: Sequence[str], file: Path
+) -> tuple[Float[Tensor, "views 4 4"], tuple[str, ...]]:
+    """Make poses rigid motions: rotations are replaced by the nearest orthogonal matrices.
+
+    Rounding is repaired silently. These are repaired with a note: all matrices transposed, a last row 0 0 0 s, columns of another length
+    than 1 that are orthogonal, and a shear of at most 5 % (largest by smallest singular value, less 1).
+
+    Returns:
+        The poses, and notes about repairs.
 
     Raises:
-        CaptureError: a pose has a number that is not finite, a last row other than 0 0 0 1, or a 3x3 part that scales, mirrors or shears.
+        CaptureError: a pose has a number that is not finite, another last row, or a 3x3 part that mirrors, is singular, or shears more.
     """
-    rotations = matrices[:, :3, :3]
-    expected = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=matrices.dtype)
     finite = matrices.flatten(1).isfinite().all(-1)
-    rigid = (rotations.mT @ rotations - torch.eye(3, dtype=matrices.dtype)).abs().amax((-1, -2)) <= _RIGID
-    upright = torch.linalg.det(torch.where(finite[:, None, None], rotations, torch.eye(3, dtype=matrices.dtype))) > 0
-    for view in range(matrices.shape[0]):
-        if not finite[view]:
-            raise CaptureError(
-                f"the pose of {names[view]} in {file} has a number that is not finite; remove the view or solve its pose again"
-            )
-        if not torch.allclose(matrices[view, 3], expected, atol=1e-6):
-            raise CaptureError(f"the pose of {names[view]} in {file} ends in the row {matrices[view, 3].tolist()}; it must be 0 0 0 1")
-        if not (rigid[view] and upright[view]):
-            raise CaptureError(f"the pose of {names[view]} in {file} is not a rotation: {_what_is_wrong(rotations[view])}")
-    left, _, right = torch.linalg.svd(rotations)
-    exact = matrices.clone()
+    if not bool(finite.all()):
+        view = int((~finite).int().argmax())
+        raise CaptureError(f"the pose of {names[view]} in {file} has a number that is not finite; remove the view or solve its pose again")
+    notes: list[str] = []
+    poses = _with_last_row(matrices, names, file, notes)
+    rotations = poses[:, :3, :3]
+    lengths = rotations.norm(dim=1)
+    for view in range(poses.shape[0]):
+        _check_repairable(rotations[view], names[view], file)
+    scaled = (lengths - 1).abs().amax(1) > _RIGID
+    if bool(scaled.any()):
+        low, high = float(lengths[scaled].min()), float(lengths[scaled].max())
+        by = f"{low:.4g}" if high - low <= 1e-3 * high else f"{low:.4g} to {high:.4g}"
+        notes.append(f"the rotations of {_count(scaled, names)} are scaled by {by}, which was divided out")
+    unit = rotations / lengths[:, None, :]
+    shears = _shear(unit)
+    sheared = shears > _RIGID
+    if bool(sheared.any()):
+        notes.append(
+            f"the rotations of {_count(sheared, names)} shear by up to {float(shears.max()):.1%}, so the nearest ones are used; check "
+            "the program that wrote the poses"
+        )
+    left, _, right = torch.linalg.svd(unit)
+    exact = poses.clone()
     exact[:, :3, :3] = left @ right
-    return exact
+    return exact, tuple(notes)
 
 
-def _what_is_wrong(matrix: Float[Tensor, "3 3"]) -> str:
-    determinant = float(torch.linalg.det(matrix))
-    scale = abs(determinant) ** (1 / 3)
-    if scale < 1e-6:
-        return "its 3x3 part is singular; write a rotation there"
-    unscaled = matrix / scale
-    if float((unscaled.mT @ unscaled - torch.eye(3, dtype=matrix.dtype)).abs().max()) > _RIGID:
-        return "its 3x3 part shears (columns are not orthogonal or differ in length); write a rotation there"
-    faults = []
-    if determinant < 0:
-        faults.append("it mirrors (its determinant is negative), so flip the sign of one axis")
-    if abs(scale - 1) > _RIGID / 4:
-        faults.append(f"it scales by {scale:.4g}, so divide its 3x3 part by that")
-    return " and ".join(faults)
+def _with_last_row(matrices: Float[Tensor, "views 4 4"], names: Sequence[str], file: Path, notes: list[str]) -> Float[Tensor, "views 4 4"]:
+    """Return matrices whose last row is 0 0 0 1."""
+    last = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=matrices.dtype)
+    ends_so = (matrices[:, 3] - last).abs().amax(-1) <= 1e-6
+    if bool(ends_so.all()):
+        return matrices
+    if bool(((matrices[:, :, 3] - last).abs().amax(-1) <= 1e-6).all()):
+        notes.append("the matrices are transposed (their last column is 0 0 0 1), so rows and columns were swapped")
+        return matrices.mT.contiguous()
+    weights = matrices[:, 3, 3]
+    homogeneous = (matrices[:, 3, :3].abs().amax(-1) <= 1e-6 * weights.abs()) & (weights > 0)
+    if not bool(homogeneous.all()):
+        view = int((~homogeneous).int().argmax())
+        raise CaptureError(f"the pose of {names[view]} in {file} ends in the row {matrices[view, 3].tolist()}; it must be 0 0 0 1")
+    notes.append(f"the last row of {_count(~ends_so, names)} is 0 0 0 s with s other than 1, by which the matrices were divided")
+    return matrices / weights[:, None, None]
+
+
+def _count(chosen: Bool[Tensor, " views"], names: Sequence[str]) -> str:
+    number = int(chosen.sum())
+    return names[int(chosen.int().argmax())] if number == 1 else f"{number} of {len(names)} poses"
+
+
+def _shear(unit: Float[Tensor, "views 3 3"]) -> Float[Tensor, " views"]:
+    """Return the largest by the smallest singular value, less 1: zero for rotations."""
+    stretch = torch.linalg.svdvals(unit)
+    return stretch[:, 0] / stretch[:, 2] - 1
+
+
+def _check_repairable(matrix: Float[Tensor, "3 3"], name: str, file: Path) -> None:
+    """Reject a 3x3 part from which no rotation can be read."""
+    lengths = matrix.norm(dim=0)
+    columns = ", ".join(f"{length:.4g}" for length in lengths.tolist())
+    fault = None
+    if float(lengths.min()) < 1e-3 or float(lengths.max()) > 1e3:
+        fault = f"its columns have the lengths {columns}, where a rotation has 1; write a rotation there"
+    else:
+        unit = matrix / lengths
+        shear, determinant = float(_shear(unit[None])), float(torch.linalg.det(unit))
+        if shear > _MOST_SHEAR:
+            pairs = torch.stack([unit[:, 0] @ unit[:, 1], unit[:, 1] @ unit[:, 2], unit[:, 2] @ unit[:, 0]]).clamp(-1, 1)
+            angles = ", ".join(f"{angle:.1f}" for angle in torch.rad2deg(torch.acos(pairs)).tolist())
+            kind = "is singular" if abs(determinant) < 1e-6 else f"shears by {shear:.1%} (at most {_MOST_SHEAR:.0%} is repaired)"
+            fault = f"its 3x3 part {kind}: its columns meet at {angles} degrees, those of a rotation at 90; write a rotation there"
+        elif determinant < 0:
+            fault = f"it mirrors (its determinant is {float(torch.linalg.det(matrix)):.4g}); flip the sign of one axis in all poses"
+    if fault is not None:
+        raise CaptureError(f"the pose of {name} in {file} is not a rotation: {fault}")
 
 
 def held_out(names: Sequence[str], every: int) -> Split:
@@ -160,18 +214,3 @@ def held_out(names: Sequence[str], every: int) -> Split:
 def _ordinal(number: int) -> str:
     ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
-
-
-def checked_intrinsics(intrinsics: Float[Tensor, "views 4"], names: Sequence[str], file: Path) -> Float[Tensor, "views 4"]:
-    """Check that every number is finite and the focal lengths are positive, and return the intrinsics.
-
-    Raises:
-        CaptureError: an intrinsic is not finite or a focal length is not positive.
-    """
-    for view, numbers in enumerate(intrinsics.tolist()):
-        fx, fy, *center = numbers
-        if not (0 < fx < float("inf") and 0 < fy < float("inf")):
-            raise CaptureError(f"the focal length of {names[view]} in {file} is {fx:g}, {fy:g} pixels; it must be positive and finite")
-        if not all(abs(value) < float("inf") for value in center):
-            raise CaptureError(f"the principal point of {names[view]} in {file} is not finite; give cx and cy in pixels")
-    return intrinsics

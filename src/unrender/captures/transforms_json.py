@@ -1,15 +1,14 @@
 """``transforms.json`` of instant-ngp, nerfstudio and their exporters, and the frames of Blender captures.
 
 Poses are camera-to-world with OpenGL axes (+X right, +Y up, +Z backward) and pixel centers at +0.5. Intrinsics and distortion may be global
-or per frame; a focal length in pixels overrides a field of view.
+or per frame; a focal length in pixels overrides a field of view. Every key is used or named in a note; docs/captures.md lists them.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,24 +17,21 @@ from torch import Tensor
 
 from unrender.captures.capture import CaptureError, Split
 from unrender.captures.images import in_threads
-from unrender.captures.photos import IMAGE_SUFFIXES, image_size
+from unrender.captures.lenses import LENS_KEYS, LensReader, number_of, plausible_intrinsics
+from unrender.captures.photo_files import MASK_FOLDERS, PhotoFinder, unread_message
+from unrender.captures.photos import image_size
 from unrender.captures.points import read_points
-from unrender.captures.reading import FileFinder, finite_matrix, flag, is_regular_file, number, read_json, shown
-from unrender.captures.source import Source, checked_intrinsics, held_out, rigid_motions
+from unrender.captures.reading import finite_matrix, flag, is_regular_file, read_json, shown
+from unrender.captures.source import CameraAxes, MaskMeaning, Source, held_out, opencv_from, rigid_motions
 
-_OPENCV_FROM_OPENGL = torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
+_USED = LENS_KEYS | {
+    "frames", "file_path", "transform_matrix", "mask_path", "ply_file_path", "train_filenames", "val_filenames", "test_filenames",
+    "from_mitsuba", "white_transparent", "black_transparent", "mask_color", "applied_transform", "applied_scale", "rolling_shutter",
+    "time", "depth_file_path", "depth_path", "enable_depth_loading", "depth_unit_scale_factor", "integer_depth_scale",
+}  # fmt: skip
+"""Keys that are used, or have a note of their own."""
 
-_FISHEYE: Mapping[str, bool] = {
-    "SIMPLE_PINHOLE": False,
-    "PINHOLE": False,
-    "SIMPLE_RADIAL": False,
-    "RADIAL": False,
-    "OPENCV": False,
-    "OPENCV_FISHEYE": True,
-}
-"""Camera models, and whether each is a fisheye."""
-
-_DISTORTION = ("k1", "k2", "k3", "k4", "p1", "p2")
+_WHITE, _BLACK = (255, 255, 255), (0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -46,12 +42,16 @@ class Frames:
     """Each frame's ``file_path`` as written."""
     images: tuple[Path, ...]
     masks: tuple[Path, ...] | None
+    mask_meaning: MaskMeaning
+    alpha_meaning: MaskMeaning
+    transparent_colors: tuple[tuple[int, int, int], ...]
     source_from_camera: Float[Tensor, "views 4 4"]
     intrinsics: Float[Tensor, "views 4"]
     distortion: Float[Tensor, "views 6"]
     sizes: Int[Tensor, "views 2"]
     fisheye: Bool[Tensor, " views"]
     apply_exif: tuple[bool, ...]
+    camera_axes: CameraAxes
     notes: tuple[str, ...]
 
 
@@ -62,16 +62,22 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
         CaptureError: see :func:`read_frames`; or a split with unknown frames or no view.
     """
     content = read_json(file)
-    frames = read_frames(file, content, skip_missing=True)
+    frames = read_frames(file, content)
     names = tuple(name_below(folder, image) for image in frames.images)
     points = None if content.get("ply_file_path") is None else folder / _text(content["ply_file_path"], "ply_file_path", file)
+    notes = frames.notes
+    if points is not None and not is_regular_file(points):
+        notes = (*notes, f"the points {points.name} that {file.name} names do not exist")
+        points = None
     return Source(
         files=(file,),
         names=names,
         images=frames.images,
         masks=frames.masks,
-        mask_meaning="by brightness",
-        ignored=tuple(_dynamic_mask(image) for image in frames.images),
+        mask_meaning=frames.mask_meaning,
+        alpha_meaning=frames.alpha_meaning,
+        transparent_colors=frames.transparent_colors,
+        ignored=tuple(dynamic_mask(image) for image in frames.images),
         source_from_camera=frames.source_from_camera,
         intrinsics=frames.intrinsics,
         distortion=frames.distortion,
@@ -79,24 +85,36 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
         fisheye=frames.fisheye,
         apply_exif=frames.apply_exif,
         split=_split(file, content, frames, names, test_every),
-        points=read_points(points) if points is not None and is_regular_file(points) else None,
-        notes=frames.notes,
+        points=None if points is None else read_points(points),
+        camera_axes=frames.camera_axes,
+        notes=notes,
     )
 
 
-def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -> Frames:
+def any_photo_of(file: Path, content: Mapping[str, Any]) -> bool:
+    """Tell whether a photo that a JSON file lists exists; True if the list is not one, which :func:`read_frames` reports."""
+    frames = content.get("frames")
+    if not isinstance(frames, list):
+        return True
+    finder = PhotoFinder(file.parent)
+    names = [frame["file_path"] for frame in frames if isinstance(frame, dict) and isinstance(frame.get("file_path"), str)]
+    return any(finder.find(name) is not None or finder.unread(name) is not None for name in names)
+
+
+def read_frames(file: Path, content: Mapping[str, Any]) -> Frames:
     """Read the posed photos listed under ``frames``, with intrinsics scaled to the size of each photo.
+
+    Frames without a photo are skipped with a note if they are fewer than half, because exporters list photos that were later removed as
+    blurred; otherwise a missing photo is an error.
 
     Args:
         file: for paths and messages.
         content: content of the file.
-        skip_missing: skip frames without a photo, with a note, if they are fewer than half (exporters list photos that were
-            later removed as blurred); otherwise one missing photo is an error.
 
     Raises:
-        CaptureError: no frames, a key that is missing or not a number, photos that are missing, an unknown lens, a focal length that is not
-            positive, a pose that is not a rigid motion, masks for some frames only, ``w`` and ``h`` of another shape than the photo, or
-            photos of several sizes with shared intrinsics in pixels that do not state their size.
+        CaptureError: no frames, a key that is missing or not a number, photos that are missing or of a format that is not read, an unknown
+            lens, a focal length that is not positive, a pose that is not a rigid motion, masks for some frames only, ``w`` and ``h`` of
+            another shape than the photo, or photos of several sizes with shared intrinsics in pixels that do not state their size.
     """
     frames = content.get("frames")
     if not isinstance(frames, list) or not all(isinstance(frame, dict) for frame in frames):
@@ -104,22 +122,30 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
     if not frames:
         raise CaptureError(f"{file} lists no frames; a capture needs at least one view")
     listed = tuple(_text(_needed(frame, "file_path", file, f"frame {k}"), "file_path", file) for k, frame in enumerate(frames))
-    look_up = FileFinder(file.parent)
+    finder = PhotoFinder(file.parent)
     notes: list[str] = []
-    if skip_missing:
-        there = [_image(look_up, name) is not None for name in listed]
-        if 2 * sum(there) > len(listed) > sum(there):
-            absent = [name for name, present in zip(listed, there, strict=True) if not present]
-            notes.append(f"{len(absent)} of the {len(listed)} frames have no photo and were left out ({_first_three(absent)})")
-            frames = [frame for frame, present in zip(frames, there, strict=True) if present]
-            listed = tuple(name for name, present in zip(listed, there, strict=True) if present)
-    images = _found(look_up, listed, "image", file)
+    there = [finder.find(name) is not None for name in listed]
+    if 2 * sum(there) > len(listed) > sum(there):
+        absent = [name for name, present in zip(listed, there, strict=True) if not present]
+        notes.append(f"{len(absent)} of the {len(listed)} frames have no photo and were left out ({_first_three(absent)})")
+        frames = [frame for frame, present in zip(frames, there, strict=True) if present]
+        listed = tuple(name for name, present in zip(listed, there, strict=True) if present)
+    finder.moved.clear()
+    images = _found(finder, listed, "image", file)
+    masks, mask_meaning = _masks(finder, frames, listed, images, file)
+    if finder.moved:
+        notes.append(
+            f"{len(finder.moved)} paths of {file.name} lead nowhere here, so their files were found by the ends of the paths "
+            f"({_first_three(finder.moved[:1])} is {name_below(file.parent, images[0])})"
+        )
     keys = [{**content, **frame} for frame in frames]
     written = [_needed(frame, "transform_matrix", file, name) for frame, name in zip(frames, listed, strict=True)]
     poses = torch.stack([_pose(rows, name, file) for rows, name in zip(written, listed, strict=True)])
+    poses, repairs = rigid_motions(poses, listed, file)
     photos = in_threads(_Photo.read, images)
     stated = [_stated_size(own, name, file) for own, name in zip(keys, listed, strict=True)]
     sized = [_size(photo, size, file) for photo, size in zip(photos, stated, strict=True)]
+    sizes = torch.tensor([size for size, _ in sized])
     _check_pixels_have_a_size(photos, [size for size, _ in sized], frames, content, file)
     if not all(apply for _, apply in sized):
         notes.append("the cameras are of the photos as stored, so their EXIF orientation is not applied")
@@ -127,25 +153,86 @@ def read_frames(file: Path, content: Mapping[str, Any], *, skip_missing: bool) -
     if scaled:
         found = f"the photos' {'x'.join(map(str, scaled.pop()))}" if len(scaled) == 1 else "the size of each photo"
         notes.append(f"intrinsics were scaled from the w and h of {file.name} to {found}")
-    fisheye = [_is_fisheye(own, name, file) for own, name in zip(keys, listed, strict=True)]
+    lens = LensReader(file)
+    fisheye = [lens.is_fisheye(own, name) for own, name in zip(keys, listed, strict=True)]
+    numbers = [lens.intrinsics(own, size, name) for own, (size, _), name in zip(keys, sized, listed, strict=True)]
+    distortion = [lens.distortion(own, name, bent) for own, name, bent in zip(keys, listed, fisheye, strict=True)]
+    intrinsics, doubts = plausible_intrinsics(torch.tensor(numbers, dtype=torch.float64), sizes, torch.tensor(fisheye), listed, file)
+    colors, alpha_meaning = _transparent_colors(content, file, notes)
+    axes: CameraAxes = "mitsuba" if _is_set(content, "from_mitsuba", file) else "opengl"
+    if axes == "mitsuba":
+        notes.append("from_mitsuba is set, so the cameras have +X left, +Y up and +Z forward")
+    return Frames(
+        listed=listed,
+        images=images,
+        masks=masks,
+        mask_meaning=mask_meaning,
+        alpha_meaning=alpha_meaning,
+        transparent_colors=colors,
+        source_from_camera=poses * opencv_from(axes),
+        intrinsics=intrinsics,
+        distortion=torch.tensor(distortion, dtype=torch.float64),
+        sizes=sizes,
+        fisheye=torch.tensor(fisheye),
+        apply_exif=tuple(apply for _, apply in sized),
+        camera_axes=axes,
+        notes=(*notes, *repairs, *lens.notes(), *doubts, *_unused(file, content, frames)),
+    )
+
+
+def _unused(file: Path, content: Mapping[str, Any], frames: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return notes about what the file says and nothing here uses."""
+    notes: list[str] = []
     if any("rolling_shutter" in frame or any(_list(content, "rolling_shutter", file)) for frame in frames):
         notes.append("the file describes a rolling shutter, which is not modeled")
     if "applied_transform" in content or "applied_scale" in content:
         notes.append("results are exported in the frame of the poses in transforms.json; applied_transform leads back to the one before")
-    intrinsics = [_intrinsics(own, size, name, file) for own, (size, _), name in zip(keys, sized, listed, strict=True)]
-    distortion = [_distortion(own, name, file) for own, name in zip(keys, listed, strict=True)]
-    return Frames(
-        listed=listed,
-        images=images,
-        masks=_masks(look_up, frames, listed, images, file),
-        source_from_camera=rigid_motions(poses, listed, file) * _OPENCV_FROM_OPENGL,
-        intrinsics=checked_intrinsics(torch.tensor(intrinsics, dtype=torch.float64), listed, file),
-        distortion=torch.tensor(distortion, dtype=torch.float64),
-        sizes=torch.tensor([size for size, _ in sized]),
-        fisheye=torch.tensor(fisheye),
-        apply_exif=tuple(apply for _, apply in sized),
-        notes=tuple(notes),
-    )
+    times = {repr(frame["time"]) for frame in frames if "time" in frame}
+    if len(times) > 1:
+        notes.append(f"the frames are at {len(times)} different times; the scene is fitted as if nothing moved")
+    if content.get("enable_depth_loading") or any("depth_file_path" in frame or "depth_path" in frame for frame in frames):
+        notes.append("the depth images are not used")
+    given = dict.fromkeys(key for own in (content, *frames) for key, value in own.items() if key not in _USED and value)
+    if given:
+        shortened = [shown(key)[1:-1] for key in given][:12]
+        notes.append(f"keys of {file.name} that are not used: {', '.join(shortened)}{', ...' if len(given) > 12 else ''}")
+    return notes
+
+
+def _transparent_colors(content: Mapping[str, Any], file: Path, notes: list[str]) -> tuple[tuple[tuple[int, int, int], ...], MaskMeaning]:
+    """Return the colors that count as transparent, and what that means.
+
+    In instant-ngp ``white_transparent`` and ``black_transparent`` make pixels transparent, and ``mask_color`` leaves them out.
+    """
+    colors = [color for key, color in (("white_transparent", _WHITE), ("black_transparent", _BLACK)) if _is_set(content, key, file)]
+    color = _color(content.get("mask_color"), file)
+    if color is not None and colors:
+        notes.append("mask_color is not used, because white_transparent or black_transparent is set")
+    elif color is not None:
+        notes.append(f"pixels of the mask_color {color} are left out")
+        return (color,), "ignore"
+    return tuple(colors), "object" if colors else "by content"
+
+
+def _color(value: Any, file: Path) -> tuple[int, int, int] | None:
+    """Return a color written as [r, g, b], "#rrggbb" or instant-ngp's integer 0xaabbggrr; None if there is none."""
+    if value is None or value is False or value == 0:
+        return None
+    if isinstance(value, str) and len(digits := value.removeprefix("#").removeprefix("0x")) in (6, 8):
+        try:
+            red, green, blue = bytes.fromhex(digits[-6:])
+        except ValueError as error:
+            raise CaptureError(f"mask_color in {file} is {shown(value)}; write [red, green, blue], each from 0 to 255") from error
+        return red, green, blue
+    if isinstance(value, int):
+        return value & 255, (value >> 8) & 255, (value >> 16) & 255
+    if isinstance(value, list) and len(value) in (3, 4) and all(isinstance(part, int) and 0 <= part <= 255 for part in value):
+        return value[0], value[1], value[2]
+    raise CaptureError(f"mask_color in {file} is {shown(value)}; write [red, green, blue], each from 0 to 255")
+
+
+def _is_set(content: Mapping[str, Any], key: str, file: Path) -> bool:
+    return content.get(key) is not None and flag(content[key], f'"{key}" in {file}')
 
 
 def name_below(folder: Path, image: Path) -> str:
@@ -156,27 +243,13 @@ def name_below(folder: Path, image: Path) -> str:
         return image.as_posix()
 
 
-def _candidates(name: str) -> list[str]:
-    """Return the file names that a written name may mean.
-
-    It may lack a suffix, or have that of an earlier conversion.
-    """
-    path = PurePosixPath(name)
-    has_suffix = path.suffix.lower() in IMAGE_SUFFIXES
-    bases = [path.stem, path.name] if has_suffix else [path.name]
-    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
-    return [path.name] * has_suffix + [base + suffix for base in bases for suffix in suffixes]
-
-
-def _image(look_up: FileFinder, written: str) -> Path | None:
-    path = look_up.path(written)
-    return look_up.first(path.parent, _candidates(path.name))
-
-
-def _found(look_up: FileFinder, written: Sequence[str], kind: str, file: Path) -> tuple[Path, ...]:
-    found = [_image(look_up, name) for name in written]
+def _found(finder: PhotoFinder, written: Sequence[str], kind: str, file: Path, prefer: Sequence[str] | None = None) -> tuple[Path, ...]:
+    found = [finder.find(name) if prefer is None else finder.find(name, prefer=prefer) for name in written]
     missing = [name for name, path in zip(written, found, strict=True) if path is None]
     if missing:
+        unread = next((path for name in missing if (path := finder.unread(name)) is not None), None)
+        if unread is not None:
+            raise CaptureError(unread_message(unread))
         raise CaptureError(
             f"{len(missing)} of the {len(written)} {kind} files that {file} lists do not exist ({_first_three(missing)}); "
             f"put them below {file.parent} or take their frames out"
@@ -189,22 +262,24 @@ def _first_three(names: Sequence[str]) -> str:
 
 
 def _masks(
-    look_up: FileFinder, frames: Sequence[Mapping[str, Any]], listed: Sequence[str], images: Sequence[Path], file: Path
-) -> tuple[Path, ...] | None:
+    finder: PhotoFinder, frames: Sequence[Mapping[str, Any]], listed: Sequence[str], images: Sequence[Path], file: Path
+) -> tuple[tuple[Path, ...] | None, MaskMeaning]:
+    """Return the mask files, and what the format says about them."""
     written = [frame.get("mask_path") for frame in frames]
     if any(path is not None for path in written):
         without = [name for name, path in zip(listed, written, strict=True) if path is None]
         if without:
             raise CaptureError(f"{file} gives a mask_path to some frames but not to {without[0]}; give one to all frames or to none")
-        return _found(look_up, [_text(path, "mask_path", file) for path in written], "mask", file)
+        return _found(finder, [_text(path, "mask_path", file) for path in written], "mask", file, MASK_FOLDERS), "by content"
     beside = [image.with_name(f"{image.stem}.alpha{suffix}") for image in images[:1] for suffix in (image.suffix, ".png")]
     suffix = next((path.suffix for path in beside if is_regular_file(path)), None)
     if suffix is None:
-        return None
-    return _found(look_up, [str(image.with_name(f"{image.stem}.alpha{suffix}").absolute()) for image in images], "alpha", file)
+        return None, "by content"
+    return _found(finder, [str(image.with_name(f"{image.stem}.alpha{suffix}").absolute()) for image in images], "alpha", file), "object"
 
 
-def _dynamic_mask(image: Path) -> Path | None:
+def dynamic_mask(image: Path) -> Path | None:
+    """Return instant-ngp's mask of moving things beside a photo, if there is one."""
     path = image.with_name(f"dynamic_mask_{image.stem}.png")
     return path if is_regular_file(path) else None
 
@@ -226,13 +301,8 @@ def _pose(rows: Any, name: str, file: Path) -> Float[Tensor, "4 4"]:
     return matrix if len(matrix) == 4 else torch.cat((matrix, torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)))
 
 
-def _number(keys: Mapping[str, Any], key: str, name: str, file: Path) -> float | None:
-    value = keys.get(key)
-    return None if value is None else number(value, f'"{key}" of {name} in {file}')
-
-
 def _stated_size(keys: Mapping[str, Any], name: str, file: Path) -> tuple[float, float] | None:
-    width, height = _number(keys, "w", name, file), _number(keys, "h", name, file)
+    width, height = number_of(keys, "w", name, file), number_of(keys, "h", name, file)
     return None if width is None or height is None else (width, height)
 
 
@@ -286,59 +356,6 @@ def _same_shape(stated: tuple[float, float], size: tuple[int, int]) -> bool:
         return False
     across, down = size[0] / stated[0], size[1] / stated[1]
     return abs(across - down) <= max(across, down) * (1 / min(size) + 1 / min(stated))
-
-
-def _intrinsics(keys: Mapping[str, Any], size: tuple[int, int], name: str, file: Path) -> list[float]:
-    width, height = _number(keys, "w", name, file) or float(size[0]), _number(keys, "h", name, file) or float(size[1])
-
-    def focal(pixels: str, radians: str, degrees: str, extent: float) -> float | None:
-        length, angle, angle_in_degrees = (_number(keys, key, name, file) for key in (pixels, radians, degrees))
-        if length is not None:
-            return length
-        if angle is None and angle_in_degrees is not None:
-            angle = math.radians(angle_in_degrees)
-        if angle is None:
-            return None
-        if not 0 < angle < math.pi:
-            raise CaptureError(f"the field of view of {name} in {file} is {angle:g} radians; it must lie between 0 and π")
-        return 0.5 * extent / math.tan(0.5 * angle)
-
-    fx, fy = focal("fl_x", "camera_angle_x", "x_fov", width), focal("fl_y", "camera_angle_y", "y_fov", height)
-    if _number(keys, "fl_x", name, file) is not None and _number(keys, "fl_y", name, file) is None:
-        fy = fx
-    if fx is None and fy is None:
-        raise CaptureError(f'{file} says nothing about the focal length of {name}; give "fl_x" in pixels or "camera_angle_x" in radians')
-    fx, fy = (fy if fx is None else fx), (fx if fy is None else fy)
-    if fx is None or fy is None:
-        raise CaptureError(f"{file} says nothing about the focal length of {name}")
-    cx, cy = _number(keys, "cx", name, file), _number(keys, "cy", name, file)
-    across, down = size[0] / width, size[1] / height
-    return [fx * across, fy * down, (width / 2 if cx is None else cx) * across, (height / 2 if cy is None else cy) * down]
-
-
-def _is_fisheye(keys: Mapping[str, Any], name: str, file: Path) -> bool:
-    if any(key.startswith("ftheta_p") for key in keys):
-        raise CaptureError(f"{name} in {file} has an F-theta lens, which is not supported; undistort the photos first")
-    model = str(keys.get("camera_model", "OPENCV"))
-    if model not in _FISHEYE:
-        raise CaptureError(
-            f'{name} in {file} has the camera_model "{model}"; supported are {", ".join(_FISHEYE)}; undistort the photos first'
-        )
-    declared = keys.get("is_fisheye")
-    return _FISHEYE[model] or (declared is not None and flag(declared, f'"is_fisheye" of {name} in {file}'))
-
-
-def _distortion(keys: Mapping[str, Any], name: str, file: Path) -> list[float]:
-    written = keys.get("distortion_params")
-    if written is None:
-        values = [_number(keys, key, name, file) or 0.0 for key in _DISTORTION]
-    else:
-        if not isinstance(written, list):
-            raise CaptureError(
-                f"distortion_params of {name} in {file} are {shown(written)}; they must be a list of the numbers k1, k2, k3, k4, p1, p2"
-            )
-        values = [number(value, f"distortion_params of {name} in {file}") for value in [*written, *[0.0] * 6][:6]]
-    return values
 
 
 def _split(file: Path, content: Mapping[str, Any], frames: Frames, names: Sequence[str], test_every: int) -> Split:

@@ -24,6 +24,14 @@ def draw_background(kind: Background, like: Float[Tensor, "rays 3"], generator: 
     return torch.full_like(like, 1.0 if kind == "white" else 0.0)
 
 
+def picture_background(kind: Background, *, masked: bool) -> float:
+    """Return the gray value behind a scene in pictures.
+
+    Photos with masks are compared over white. Without masks, a scene fitted over one color is shown over it; otherwise black is behind it.
+    """
+    return 1.0 if masked or kind == "white" else 0.0
+
+
 @dataclass(frozen=True)
 class PixelBatch:
     """Pixels drawn from the training views, and the rays through their centers."""

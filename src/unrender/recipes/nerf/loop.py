@@ -34,7 +34,7 @@ from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
 from unrender.recipes.nerf.config import NerfConfig
 from unrender.recipes.phases import PhaseStart
-from unrender.recipes.pixels import PixelSampler, RayCount, draw_background
+from unrender.recipes.pixels import PixelSampler, RayCount, draw_background, picture_background
 from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
@@ -62,8 +62,8 @@ class NerfScene(RayScene):
         self.samples_per_ray = sampling.samples_per_ray
         self.capacity = 2 * sampling.target_samples
         """Largest number of samples that a step keeps after pruning, on a GPU."""
-        self.background = 1.0 if masked else 0.0
-        """Color behind the scene in pictures: white for a cut-out object."""
+        self.background = picture_background(sampling.background, masked=masked)
+        """Gray value behind the scene in pictures."""
 
     def march(self, rays: Rays, offsets: Tensor | None, capacity: int | None) -> Samples:
         """Cut the occupied part of each ray into samples."""

@@ -30,6 +30,7 @@ from unrender.ops.rays import (
 )
 from unrender.recipes.fitting import scene_state
 from unrender.recipes.neus.config import NeusConfig, SharpnessSettings
+from unrender.recipes.pixels import picture_background
 from unrender.recipes.settings import Sampling
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
@@ -92,8 +93,8 @@ class NeusScene(RayScene):
         self.annealing = 0.0
         self.register_buffer("sharpness_limit", torch.tensor(math.inf))
         self.step = 2 * math.sqrt(3) / sampling.samples_per_ray
-        self.background = 1.0 if masked else 0.0
-        """Color behind the scene in pictures: white for a cut-out object."""
+        self.background = picture_background(sampling.background, masked=masked)
+        """Gray value behind the scene in pictures."""
 
     def sharpness(self) -> Tensor:
         """Return s = exp(10 v), bounded by the cap."""

@@ -1,0 +1,176 @@
+"""Finding photos and masks by the names that a file of the capture gives them.
+
+A name may lack a suffix or have that of an earlier conversion, be decomposed Unicode, written by Windows, percent-encoded, or an absolute
+path of another machine. See docs/captures.md.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
+
+from unrender.captures.capture import CaptureError
+from unrender.captures.photos import IMAGE_SUFFIXES
+from unrender.captures.reading import FileFinder, entries, is_folder
+
+IMAGE_FOLDERS = ("image", "images", "rgb", "imgs")
+MASK_FOLDERS = ("mask", "masks", "object_mask", "object_masks")
+
+_UNREAD = {
+    **dict.fromkeys((".exr",), "OpenEXR"),
+    **dict.fromkeys((".heic", ".heif"), "HEIC"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw"), "a raw photo"),
+    **dict.fromkeys((".avif",), "AVIF"),
+    **dict.fromkeys((".jxl",), "JPEG XL"),
+    **dict.fromkeys((".jp2", ".j2k"), "JPEG 2000"),
+    **dict.fromkeys((".hdr", ".pfm"), "a floating-point picture"),
+    **dict.fromkeys((".gif",), "GIF"),
+    **dict.fromkeys((".tga", ".ppm", ".pgm", ".dds", ".psd", ".svg", ".pdf"), "a kind of image"),
+}
+"""Suffixes of photos in formats that are not read, and their names in messages."""
+
+_MOST_LISTED = 200_000
+"""Files that are listed below a folder at most, to find one by the end of its path."""
+
+
+def unread_format(name: str) -> str | None:
+    """Return what a file name's suffix stands for if it is a format of images that is not read.
+
+    >>> unread_format("a.heic"), unread_format("a.png")
+    ('HEIC', None)
+    """
+    return _UNREAD.get(PurePosixPath(name).suffix.lower())
+
+
+def unread_message(path: Path) -> str:
+    """Return the sentence that refuses a photo of a format that is not read."""
+    return f"{path} is {unread_format(path.name)}, which is not read; convert the photos to PNG or JPEG"
+
+
+def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Return a key that sorts names by the numbers in them, as people count.
+
+    >>> sorted([Path("10.png"), Path("2.png"), Path("002b.png")], key=natural_key)
+    [PosixPath('2.png'), PosixPath('002b.png'), PosixPath('10.png')]
+    """
+    parts = re.findall(r"\d+|\D+", path.stem.casefold())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
+
+
+class PhotoFinder:
+    """Finds the image files that a file of the capture names, relative to its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.moved: list[str] = []
+        """Names that were found by the end of their path only."""
+        self._finder = FileFinder(folder)
+        self._below: dict[str, list[tuple[str, ...]]] | None = None
+
+    def find(self, written: str, *, prefer: Sequence[str] = IMAGE_FOLDERS) -> Path | None:
+        """Return the file that a name means, or None.
+
+        A path that leads to no folder here is found by its longest end that is below the capture's folder. If several files end alike, the
+        one in a folder of ``prefer`` is taken, and none if that does not decide.
+        """
+        spellings = [written.removeprefix("file://")]
+        if "%" in written:
+            spellings.append(unquote(spellings[0]))
+        for spelling in spellings:
+            path = self._finder.path(spelling)
+            found = self._in_folder(path)
+            if found is not None:
+                return found
+        for spelling in spellings:
+            path = self._finder.path(spelling)
+            if not is_folder(path.parent) and (found := self._by_end(spelling, prefer)) is not None:
+                self.moved.append(written)
+                return found
+        return None
+
+    def unread(self, written: str) -> Path | None:
+        """Return the file that a name means if it is an image of a format that is not read."""
+        path = self._finder.path(written)
+        names = self._finder.names(path.parent)
+        name = unicodedata.normalize("NFC", path.name)
+        stem = PurePosixPath(name).stem if unread_format(name) or PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else name
+        for candidate in [name] + [stem + suffix for known in _UNREAD for suffix in (known, known.upper())]:
+            if candidate in names and unread_format(candidate) is not None:
+                return path.parent / names[candidate]
+        return None
+
+    def _in_folder(self, path: Path) -> Path | None:
+        candidates = _candidates(path.name)
+        found = self._finder.first(path.parent, candidates)
+        if found is not None:
+            return found
+        folded = [_folded(name) for name in candidates]
+        alike = [name for name in self._finder.names(path.parent).values() if _folded(name) in folded]
+        return path.parent / alike[0] if len(alike) == 1 else None
+
+    def _by_end(self, written: str, prefer: Sequence[str]) -> Path | None:
+        parts = [part for part in re.split(r"[\\/]+", written) if part not in ("", ".", "..")]
+        for start in range(len(parts)):
+            found = self._finder.first(self.folder.joinpath(*parts[start:-1]), _candidates(parts[-1]))
+            if found is not None:
+                return found
+        below = self._listed()
+        files = [file for name in dict.fromkeys(map(_folded, _candidates(parts[-1]))) for file in below.get(name, ())]
+        wanted = [_folded(part) for part in parts[:-1]]
+
+        def agreeing(file: tuple[str, ...]) -> int:
+            pairs = zip(reversed(wanted), map(_folded, reversed(file[:-1])), strict=False)
+            return next((count for count, (one, other) in enumerate(pairs) if one != other), min(len(wanted), len(file) - 1))
+
+        most = max(map(agreeing, files), default=0)
+        best = [file for file in files if agreeing(file) == most]
+        if len(best) > 1:
+            best = [file for file in best if len(file) > 1 and file[-2].lower() in prefer]
+        return self.folder.joinpath(*best[0]) if len(best) == 1 else None
+
+    def _listed(self) -> dict[str, list[tuple[str, ...]]]:
+        """List the images below the folder by their folded names, as parts of their relative paths."""
+        if self._below is None:
+            self._below = {}
+            count = 0
+            for place, folders, names in os.walk(self.folder):
+                folders.sort()
+                parents = Path(place).relative_to(self.folder).parts
+                for name in names:
+                    if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
+                        self._below.setdefault(_folded(name), []).append((*parents, name))
+                count += len(names)
+                if count > _MOST_LISTED:
+                    break
+        return self._below
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _candidates(name: str) -> list[str]:
+    """Return the file names that a written name may mean.
+
+    It may lack a suffix, or have that of an earlier conversion.
+    """
+    path = PurePosixPath(name)
+    has_suffix = path.suffix.lower() in IMAGE_SUFFIXES
+    bases = [path.stem, path.name] if has_suffix or unread_format(name) else [path.name]
+    suffixes = (*IMAGE_SUFFIXES, *map(str.upper, IMAGE_SUFFIXES))
+    return [path.name] * has_suffix + [base + suffix for base in bases for suffix in suffixes]
+
+
+def check_format_of(folder: Path) -> None:
+    """Refuse a folder without readable images if it holds photos of a format that is not read.
+
+    Raises:
+        CaptureError: naming the first of them.
+    """
+    for name in entries(folder) if is_folder(folder) else []:
+        if unread_format(name) is not None and not name.startswith("."):
+            raise CaptureError(unread_message(folder / name))
