@@ -16,15 +16,16 @@ from unrender.cameras import Cameras
 from unrender.captures.blender import read_blender
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.images import ImageMemory, in_threads
-from unrender.captures.masks import MaskUse, read_pictures
+from unrender.captures.masks import read_pictures
 from unrender.captures.neus_npz import read_neus
-from unrender.captures.normalization import Up, normalize, normalized_poses
-from unrender.captures.normals import NormalFrame, read_normals
+from unrender.captures.normalization import normalize, normalized_poses
+from unrender.captures.normals import read_normals
 from unrender.captures.options import CaptureOptions
 from unrender.captures.points import points_file, read_points
-from unrender.captures.source import CameraAxes, Source
+from unrender.captures.source import Source
 from unrender.captures.transforms_json import read_transforms
 from unrender.transforms import inverse_similarity, scale_of, transformed
+from unrender.words import CameraAxes, MaskUse, NormalFrame, Up
 
 Reader = Callable[[Path, Path, int], Source]
 """Reads the cameras of a folder with a recognized camera file; the last argument is ``test_every``."""
