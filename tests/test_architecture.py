@@ -33,8 +33,8 @@ def level_of(module: str) -> tuple[int, int]:
     return LEVEL_OF.get(module.split(".")[0], (len(LEVEL_OF), 0))
 
 
-CUDA_ALLOWED = ("doctor", "devices")
-"""The modules that may name a CUDA device: one describes the machine, one turns the name of a device into a device."""
+CUDA_ALLOWED = ("doctor", "devices", "compat")
+"""The modules that may name a CUDA device: to describe the machine, to turn a name into a device, to recognize it in programs of others."""
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,32 @@ def peak_memory_mb(device: torch.device) -> float | None:
     return None
 
 
+def resident_memory() -> int:
+    """Return the memory of this process now, in bytes; 0 if unknown."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        peak = peak_memory_mb(_cpu())
+        return 0 if peak is None else round(peak * 2**20)
+
+
+def memory() -> tuple[int, int]:
+    """Return the free and the total memory of this machine, in bytes; 8 GiB where the system does not say."""
+    try:
+        page, total = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_PHYS_PAGES")
+        free = os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 8 * 2**30, 8 * 2**30
+    return page * free, page * total
+
+
+def _cpu() -> torch.device:
+    import torch
+
+    return torch.device("cpu")
+
+
 def versions() -> dict[str, str]:
     """Return the version of everything that can change a result."""
     packages = {"unrender": "unrender", "torch": "torch", "warp": "warp-lang", "numpy": "numpy"}

@@ -4,26 +4,36 @@
 >>> unrender.compat.install()                       # ``import nvdiffrast.torch as dr`` now works where nvdiffrast is not installed
 True
 
-To run a program without editing it: ``python -m unrender.compat PROGRAM.py ARGUMENTS``.
+To run a program without editing it: ``python -m unrender.compat PROGRAM.py ARGUMENTS``. ``docs/nvdiffrast.md`` says what is covered.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType
 
-__all__ = ["install"]
+from unrender.compat.imports import after_import
+
+__all__ = ["SETTINGS", "install", "pass_to_children"]
 
 _STAND_INS = {
     "nvdiffrast": "unrender.compat.nvdiffrast",
     "nvdiffrast.torch": "unrender.compat.nvdiffrast.torch",
+    "nvdiffrast.torch.ops": "unrender.compat.nvdiffrast.torch.ops",
 }
 """Names that programs import, and the modules that replace them."""
+
+SETTINGS = "UNRENDER_COMPAT"
+"""The environment variable that child processes read: "on", and the options of the command, separated by commas."""
+_START = Path(__file__).parent / "children"
+"""The folder whose ``sitecustomize`` a child process of Python imports when it starts."""
 
 
 class _OtherName(Loader):
@@ -47,25 +57,71 @@ class _Finder(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         module = _STAND_INS.get(fullname)
-        return None if module is None else ModuleSpec(fullname, _OtherName(module), origin=module, is_package=fullname == "nvdiffrast")
+        is_package = fullname in ("nvdiffrast", "nvdiffrast.torch")
+        return None if module is None else ModuleSpec(fullname, _OtherName(module), origin=module, is_package=is_package)
 
 
-def install(*, replace: bool = False) -> bool:
+def _is_installed() -> bool:
+    """Tell whether an nvdiffrast can be imported.
+
+    A folder of that name without ``__init__.py``, as of a submodule that was not fetched, does not count.
+    """
+    if "nvdiffrast" in sys.modules:
+        return True
+    spec = importlib.util.find_spec("nvdiffrast")
+    return spec is not None and spec.origin is not None
+
+
+def install(*, replace: bool = False, cuda_on_cpu: bool = False) -> bool:
     """Make ``import nvdiffrast.torch`` import :mod:`unrender.compat.nvdiffrast.torch` in this process.
 
     This imports nothing yet, and writes nothing to disk. An installed nvdiffrast is not replaced.
 
     Args:
         replace: whether to replace an installed nvdiffrast, except in modules that have already imported it.
+        cuda_on_cpu: whether everything that PyTorch is told to do on a GPU happens on the CPU, if there is no GPU; see
+            :mod:`unrender.compat.without_cuda`. It begins when PyTorch is imported, and lasts as long as the process.
 
     Returns:
         whether programs now import the stand-in.
     """
+    if cuda_on_cpu and not _prepared:
+        _prepared.append("torch")
+        after_import("torch", _put_cuda_on_cpu)
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         return True
-    if not replace and ("nvdiffrast" in sys.modules or importlib.util.find_spec("nvdiffrast") is not None):
+    if not replace and _is_installed():
         return False
     for name in [name for name in sys.modules if name.split(".")[0] == "nvdiffrast"]:
         del sys.modules[name]
     sys.meta_path.insert(0, _Finder())
     return True
+
+
+_prepared: list[str] = []
+"""Modules whose import :func:`install` has prepared, so that it prepares them once."""
+
+
+def _put_cuda_on_cpu(torch: ModuleType) -> None:
+    from unrender.compat.without_cuda import has_gpu, put_cuda_on_cpu
+
+    if not has_gpu():
+        put_cuda_on_cpu(answers_yes="no-cuda" not in settings())
+
+
+def settings() -> list[str]:
+    """Return the options of the command under which this process runs."""
+    return [name for name in os.environ.get(SETTINGS, "").split(",") if name]
+
+
+def pass_to_children(*names: str) -> None:
+    """Let Python processes that this one starts run as under ``python -m unrender.compat``.
+
+    They find ``sitecustomize`` through ``PYTHONPATH``; see :mod:`unrender.compat.children.sitecustomize`.
+
+    Args:
+        names: options of the command, "strict" and "no-cuda".
+    """
+    os.environ[SETTINGS] = ",".join(["on", *names])
+    others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != str(_START)]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(_START), *others])

@@ -1,4 +1,4 @@
-"""The functions of ``nvdiffrast.torch``, version 0.4, for tensors on a CPU or a GPU.
+"""The functions of ``nvdiffrast.torch.ops``, version 0.4, for tensors on a CPU or a GPU.
 
 Arguments, defaults and layouts are nvdiffrast's, described in its manual; the formulas are those of :mod:`unrender.ops.raster`, which does
 the work. Row 0 of every image tensor is y = −1 in normalized device coordinates, the bottom in OpenGL's terms.
@@ -6,6 +6,9 @@ the work. Row 0 of every image tensor is y = −1 in normalized device coordinat
 Gradients flow to ``pos`` (x, y and w) from u, v and ``rast_db``, and from colors through :func:`antialias`; and to attributes, textures,
 texture coordinates and their derivatives. None flow to z, from z / w, or from the triangle index;
 :func:`unrender.ops.raster.rasterize` has a differentiable depth.
+
+All is computed in float32. Inputs of another float type are converted; results and gradients return in the caller's type: that of ``attr``,
+``tex`` and ``color``. A raster is float32, or float64 for such positions, since half precision cannot hold the number of a triangle.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unrender.compat.nvdiffrast.leniency import as_float32, last_mip_level, like, most_triangles, type_of_raster
 from unrender.compat.nvdiffrast.packing import pack, unpack, unpack_visibility
 from unrender.ops import raster
 from unrender.ops.kernels.derivatives import differentiable_once
@@ -100,6 +104,22 @@ class RasterizeGLContext(RasterizeCudaContext):
         """Do nothing."""
 
 
+class _Plugin:
+    """Stands in for the compiled plugin of nvdiffrast, which programs fetch early so that it is built before training."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"nvdiffrast's compiled plugin does not exist here, nor its {name}: call the functions of nvdiffrast.torch")
+
+
+_cached_plugin: dict[bool, _Plugin] = {}
+"""Plugins by ``gl``, as some programs read or clear them."""
+
+
+def _get_plugin(gl: bool = False) -> _Plugin:
+    """Return the stand-in of the plugin; nothing has to be compiled."""
+    return _cached_plugin.setdefault(gl, _Plugin())
+
+
 _log_level = 1
 
 
@@ -120,17 +140,24 @@ def _check_mesh(glctx: RasterizeCudaContext, pos: Tensor, tri: Tensor, ranges: T
     for name, tensor in (("pos", pos), ("tri", tri)):
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} is a tensor, got {type(tensor).__name__}: use torch.as_tensor")
-    if ranges is None and pos.ndim != 3:
+    if pos.ndim == 3:  # ranges are ignored in instanced mode
+        return
+    if ranges is None:
         raise ValueError(f"pos is [minibatch, vertices, 4] without ranges, got {tuple(pos.shape)}: add the dimension, or pass ranges")
-    if ranges is not None and not isinstance(ranges, Tensor):
+    if not isinstance(ranges, Tensor):
         raise TypeError(f"ranges is an int32 tensor [minibatch, 2], got {type(ranges).__name__}: use torch.as_tensor")
-    if ranges is not None and (ranges.ndim != 2 or ranges.shape[1] != 2):
+    if ranges.ndim != 2 or ranges.shape[1] != 2:
         raise ValueError(f"ranges is [minibatch, 2], first triangle and number of triangles, got {tuple(ranges.shape)}")
 
 
-def _check_rast(rast: Tensor, name: str) -> None:
-    if rast.ndim != 4 or rast.shape[3] != 4 or rast.dtype != torch.float32:
+def _raster_of(rast: Tensor, name: str, tri: Tensor) -> Tensor:
+    """Check a tensor that :func:`rasterize` returned, and return it in float32."""
+    single = as_float32(rast)
+    if rast.ndim != 4 or rast.shape[3] != 4 or single.dtype != torch.float32:
         raise ValueError(f"{name} is float32 [minibatch, height, width, 4], as rasterize returns it, got {rast.dtype} {tuple(rast.shape)}")
+    if tri.shape[0] > most_triangles(rast.dtype):
+        raise ValueError(f"{name} is {rast.dtype}, which cannot number {tri.shape[0]} triangles: keep the type that rasterize returns")
+    return single
 
 
 def _layer(
@@ -141,10 +168,11 @@ def _layer(
         raise ValueError(f"resolution is (height, width), got {tuple(resolution)}")
     size = (int(resolution[0]), int(resolution[1]))
     with _errors_in_their_names():
-        layer = raster.rasterize(pos, tri, size, ranges, derivatives=True, behind=behind)
+        layer = raster.rasterize(as_float32(pos), tri, size, None if pos.ndim == 3 else ranges, derivatives=True, behind=behind)
     derivatives = layer.barycentric_derivatives
     assert derivatives is not None  # because of derivatives=True
-    return layer, pack(layer, tri.shape[0]), derivatives if grad_db else derivatives.detach()
+    dtype = type_of_raster(pos.dtype)
+    return layer, like(pack(layer, tri.shape[0]), dtype), like(derivatives if grad_db else derivatives.detach(), dtype)
 
 
 def rasterize(
@@ -162,7 +190,7 @@ def rasterize(
         pos: [minibatch, vertices, 4] in clip space, or [vertices, 4] with ``ranges``.
         tri: [triangles, 3] rows of vertices, int32.
         resolution: (height, width).
-        ranges: [minibatch, 2] first triangle and number of triangles of each image, on any device.
+        ranges: [minibatch, 2] first triangle and number of triangles of each image, on any device; ignored with a minibatch of ``pos``.
         grad_db: whether the second result has a gradient.
 
     Returns:
@@ -262,17 +290,19 @@ def interpolate(
     Raises:
         ValueError: for wrong types, shapes and devices, or a channel that does not exist.
     """
-    _check_rast(rast, "rast")
+    single = _raster_of(rast, "rast", tri)
     if isinstance(diff_attrs, str) and diff_attrs != "all":
         raise ValueError(f'interpolate takes "all" or a list of channels as diff_attrs, got {diff_attrs!r}')
     if rast_db is None or diff_attrs is None or len(diff_attrs) == 0:
         with _errors_in_their_names():
-            values = raster.interpolate(attr, unpack(rast, tri.shape[0]), tri)
-        return values, values.new_empty(*values.shape[:3], 0)
-    _check_rast(rast_db, "rast_db")
+            values = raster.interpolate(as_float32(attr), unpack(single, tri.shape[0]), tri)
+        return like(values, attr.dtype), attr.new_empty(*values.shape[:3], 0)
+    single_db = _raster_of(rast_db, "rast_db", tri[:0])
     channels = None if isinstance(diff_attrs, str) else [int(channel) for channel in diff_attrs]
     with _errors_in_their_names():
-        return raster.interpolate_with_derivatives(attr, unpack(rast, tri.shape[0], rast_db), tri, channels)
+        raster_and_db = unpack(single, tri.shape[0], single_db)
+        values, derivatives = raster.interpolate_with_derivatives(as_float32(attr), raster_and_db, tri, channels)
+    return like(values, attr.dtype), like(derivatives, attr.dtype)
 
 
 @dataclass(frozen=True)
@@ -327,31 +357,47 @@ def texture(
         boundary_mode: "wrap", "clamp", "zero" or "cube".
         max_mip_level: coarsest mip level to build and use.
 
+    Mip levels end at the first with an odd side, which cannot be halved; a warning says so. nvdiffrast refuses such a texture.
+
     Raises:
-        ValueError: for wrong types, shapes, devices and names, or if a mip level to be halved has an odd side.
+        ValueError: for wrong types, shapes, devices and names.
     """
     levels: Sequence[Tensor] | None = None
+    single = as_float32(tex)
     if isinstance(mip, _MipStack):
         if mip.shape != tex.shape or mip.cube != (boundary_mode == "cube"):
             kind = "a cube map" if mip.cube else "a texture"
             raise ValueError(f"mip belongs to {kind} of shape {tuple(mip.shape)}, and tex is {tuple(tex.shape)}: build it from this tex")
-        levels = _LevelsOf.apply(tex, mip) if mip.levels else ()
+        levels = _LevelsOf.apply(single, mip) if mip.levels else ()
     elif mip is not None:
-        levels = list(mip)
+        levels = [as_float32(level) for level in mip]
+    elif tex.ndim >= 4 and _uses_mips(filter_mode, uv_da, mip_level_bias):
+        max_mip_level = last_mip_level(tex.shape[-3], tex.shape[-2], max_mip_level, "texture")
+    samples = [None if tensor is None else as_float32(tensor) for tensor in (uv_da, mip_level_bias)]
     with _errors_in_their_names():
-        return raster.texture(
-            tex, uv, uv_da, mip_level_bias, mips=levels, filter=filter_mode, boundary=boundary_mode, max_level=max_mip_level
+        values = raster.texture(
+            single, as_float32(uv), *samples, mips=levels, filter=filter_mode, boundary=boundary_mode, max_level=max_mip_level
         )
+    return like(values, tex.dtype)
+
+
+def _uses_mips(filter_mode: str, uv_da: Tensor | None, mip_level_bias: Tensor | None) -> bool:
+    """Tell whether a lookup with these arguments reads mip levels."""
+    return filter_mode.startswith("linear-mipmap") or (filter_mode == "auto" and not (uv_da is None and mip_level_bias is None))
 
 
 def texture_construct_mip(tex: Tensor, max_mip_level: int | None = None, cube_mode: bool = False) -> _MipStack:
     """Build the mip levels of a texture that does not change, for the argument ``mip`` of :func:`texture`.
 
+    They end at the first with an odd side, as in :func:`texture`.
+
     Raises:
-        ValueError: for wrong types and shapes, or if a level to be halved has an odd side.
+        ValueError: for wrong types and shapes.
     """
+    if tex.ndim >= 4:
+        max_mip_level = last_mip_level(tex.shape[-3], tex.shape[-2], max_mip_level, "texture_construct_mip")
     with _errors_in_their_names():
-        levels = build_mips(tex.detach(), max_mip_level, cube=cube_mode)
+        levels = build_mips(as_float32(tex.detach()), max_mip_level, cube=cube_mode)
     return _MipStack(tuple(levels), tex.shape, cube_mode)
 
 
@@ -377,12 +423,16 @@ def antialias(
         TypeError: for a topology_hash from elsewhere.
         ValueError: for wrong types, shapes and devices.
     """
-    _check_rast(rast, "rast")
+    single = _raster_of(rast, "rast", tri)
     if topology_hash is not None and not isinstance(topology_hash, Topology):
         raise TypeError(f"topology_hash comes from antialias_construct_topology_hash, got {type(topology_hash).__name__}")
     with _errors_in_their_names():
-        visible = unpack_visibility(rast, tri.shape[0])
-        return raster.antialias(color, visible, pos, tri, topology_hash, rule="owner", position_gradient_scale=float(pos_gradient_boost))
+        visible = unpack_visibility(single, tri.shape[0])
+        boost = float(pos_gradient_boost)
+        smooth = raster.antialias(
+            as_float32(color), visible, as_float32(pos), tri, topology_hash, rule="owner", position_gradient_scale=boost
+        )
+    return like(smooth, color.dtype)
 
 
 def antialias_construct_topology_hash(tri: Tensor) -> Topology:
