@@ -146,9 +146,10 @@ def _projections(
     """Return K [R | t] of each view, to pixels with integer centers."""
     world = torch.stack([_matrix(arrays, f"world_mat_{index}", file) for index in indices])
     _check_invertible(world, "world_mat", indices, names, file)
-    focal = decomposed(world[:, :3])[0].diagonal(dim1=1, dim2=2)[:, :2]
-    has_none = bool((focal < _UNIT_FOCAL * sizes).all())
-    if not has_none:
+    lens = decomposed(world[:, :3])[0]
+    focal = lens.diagonal(dim1=1, dim2=2)[:, :2]
+    is_rigid = float((lens - torch.eye(3, dtype=torch.float64)).abs().max()) < 1e-3
+    if not is_rigid and not bool((focal < _UNIT_FOCAL * sizes).all()):
         return world[:, :3]
     if not all(f"camera_mat_{index}" in arrays for index in indices):
         raise CaptureError(

@@ -74,8 +74,9 @@ class PhotoFinder:
     def find(self, written: str, *, prefer: Sequence[str] = IMAGE_FOLDERS) -> Path | None:
         """Return the file that a name means, or None.
 
-        A path that leads to no folder here is found by its longest end that is below the capture's folder. If several files end alike, the
-        one in a folder of ``prefer`` is taken, and none if that does not decide.
+        A path that leads to no folder here is found by its longest end that is below the capture's folder: the file must share a folder's
+        name with it, or lie in the capture's folder itself or in one of ``prefer``. If several files end alike, the one in a folder of
+        ``prefer`` is taken, and none if that does not decide.
         """
         spellings = [written.removeprefix("file://")]
         if "%" in written:
@@ -126,6 +127,7 @@ class PhotoFinder:
             pairs = zip(reversed(wanted), map(_folded, reversed(file[:-1])), strict=False)
             return next((count for count, (one, other) in enumerate(pairs) if one != other), min(len(wanted), len(file) - 1))
 
+        files = [file for file in files if agreeing(file) or len(file) == 1 or file[-2].lower() in prefer]
         most = max(map(agreeing, files), default=0)
         best = [file for file in files if agreeing(file) == most]
         if len(best) > 1:

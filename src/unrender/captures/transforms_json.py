@@ -195,7 +195,7 @@ def _unused(file: Path, content: Mapping[str, Any], frames: Sequence[Mapping[str
     given = dict.fromkeys(key for own in (content, *frames) for key, value in own.items() if key not in _USED and value)
     if given:
         shortened = [shown(key)[1:-1] for key in given][:12]
-        notes.append(f"keys of {file.name} that are not used: {', '.join(shortened)}{', ...' if len(given) > 12 else ''}")
+        notes.append(f"keys in the file of cameras that are not used: {', '.join(shortened)}{', ...' if len(given) > 12 else ''}")
     return notes
 
 
