@@ -45,7 +45,7 @@ _DARK_BORDER = 0.75
 """Share of the border that is dark around an outlined object, on average."""
 
 _LENS_SHARE = 0.4
-"""Masks of a lens are bright on a larger share of the pixels, even if an operator hides a part."""
+"""Masks of a lens are bright on a larger share of the pixels."""
 
 _SAME = 0.99
 """Overlap of the masks of two views from which they count as the same."""
@@ -343,7 +343,7 @@ def _by_content(source: Source, shapes: Sequence[_Shape], share: float, kinds: s
     if kinds != {"gray"}:
         return "object"
     around = _mean([float(shape.around) for shape in shapes]) > 0.5
-    if around or (bool(source.fisheye.all()) and (opposite or share > _LENS_SHARE)):
+    if around or (bool(source.fisheye.all()) and _mean([float(shape.dark_border < 1) for shape in shapes]) > 0.5):
         return "ignore"
     return "ignore" if _mean([shape.dark_border for shape in shapes]) < _DARK_BORDER else "object"
 
