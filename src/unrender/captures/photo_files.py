@@ -51,14 +51,14 @@ def unread_message(path: Path) -> str:
     return f"{path} is {unread_format(path.name)}, which is not read; convert the photos to PNG or JPEG"
 
 
-def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+def natural_key(path: Path) -> tuple[list[tuple[bool, int, str]], str]:
     """Return a key that sorts names by the numbers in them, as people count.
 
     >>> sorted([Path("10.png"), Path("2.png"), Path("002b.png")], key=natural_key)
     [PosixPath('2.png'), PosixPath('002b.png'), PosixPath('10.png')]
     """
     parts = re.findall(r"\d+|\D+", path.stem.casefold())
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], path.name
+    return [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts], path.name
 
 
 class PhotoFinder:
