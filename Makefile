@@ -8,6 +8,8 @@
 #   make lint      ruff and pyright
 #   make bench     the benchmarks, their JSON and the table in docs/benchmarks.md
 #   make docs-check  the examples inside the documentation, and that its benchmark table is the one of the JSON
+#   make docs      the documentation as a website, in build/site; every warning is an error
+#   make package   the wheel and the source distribution, in dist
 #   make clean     removes .venv and what was built; run folders stay
 
 PYTHON ?= python3
@@ -19,7 +21,7 @@ GPU_TESTS := rasterize interpolate texture antialias surface_rendering compat_nv
 export OMP_WAIT_POLICY ?= PASSIVE
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 --timeout 120 -c constraints.txt
 
-.PHONY: demo test as-on-a-gpu nightly lint bench docs-check clean
+.PHONY: demo test as-on-a-gpu nightly lint bench docs-check docs package clean
 
 demo: .venv/.installed
 	$(BIN)/unrender demo $(if $(DEMO_SECONDS),--max-seconds $(DEMO_SECONDS))
@@ -46,6 +48,13 @@ docs-check: .venv/.installed-dev
 	$(BIN)/python -m pytest tests/test_docs.py
 	$(BIN)/python benchmarks/run.py --check
 
+docs: .venv/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+package: .venv/.installed-dev
+	rm -rf dist build/lib src/*.egg-info
+	$(BIN)/python -m build --no-isolation --quiet
+
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .ruff_cache
 
@@ -62,3 +71,7 @@ $(BIN)/pip:
 .venv/.installed-dev: pyproject.toml constraints.txt | $(BIN)/pip
 	$(INSTALL) -e ".[dev]"
 	@touch .venv/.installed $@
+
+.venv/.installed-docs: .venv/.installed-dev
+	$(INSTALL) -e ".[dev,docs]"
+	@touch $@

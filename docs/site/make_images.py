@@ -1,0 +1,89 @@
+"""Make the pictures of the README and the documentation, in docs/images, from a run of ``unrender demo``.
+
+    unrender demo && python docs/site/make_images.py [RUN_FOLDER]
+
+Every picture shows what a command or an example of this repository makes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+import unrender
+from unrender.cameras import Cameras, orbit_cameras
+from unrender.captures.capture import Capture
+from unrender.color import over
+from unrender.demo import make_demo_capture
+from unrender.render.surface import render_surface
+from unrender.shading.lights import AmbientLight, DirectionalLight
+from unrender.shading.materials import Lambert, Uniform
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "docs" / "images"
+SIZE, FRAMES = 256, 40
+
+
+def as_image(srgb: Tensor) -> Image.Image:
+    return Image.fromarray((srgb.clamp(0, 1) * 255).round().byte().cpu().numpy())
+
+
+def photos(capture: Capture) -> Image.Image:
+    """Lay nine photos out in a square."""
+    sheet = Image.new("RGB", (SIZE, SIZE), "white")
+    side = SIZE // 3
+    for k in range(9):
+        view = k * len(capture) // 9
+        photo = as_image(over(capture.color(view), capture.alpha(view), torch.ones(3)))
+        sheet.paste(photo.resize((side, side), Image.Resampling.LANCZOS), (k % 3 * side, k // 3 * side))
+    return sheet
+
+
+def enlarged(cameras: Cameras) -> Cameras:
+    """Return cameras with the same views, for pictures of ``SIZE`` pixels."""
+    scale = SIZE / cameras.width
+    return Cameras.alike(cameras.world_from_camera, cameras.intrinsics * scale, None, SIZE, SIZE)
+
+
+def demo(run: Path) -> None:
+    """Show photos, the fitted field and the fitted surface side by side, turning once."""
+    capture, scene = make_demo_capture(), unrender.open_run(run, device="cpu").scene
+    mesh = scene.mesh(256).with_vertex_normals()
+    cameras = enlarged(orbit_cameras(capture.cameras, FRAMES))
+    clay = Lambert(Uniform(torch.full((3,), 0.6)))
+    lights = [AmbientLight(torch.full((3,), 0.35)), DirectionalLight(torch.tensor([0.8, -1.0, 1.5]), torch.full((3,), 0.75))]
+    sheet, frames = photos(capture), []
+    for frame in range(FRAMES):
+        camera = cameras[frame]
+        field = scene.render_view(cameras, frame).srgb
+        surface = render_surface(mesh, clay, lights, camera, background=torch.ones(3), samples=2).srgb[0]
+        picture = Image.new("RGB", (3 * SIZE + 48, SIZE), "white")
+        for k, part in enumerate((sheet, as_image(field), as_image(surface))):
+            picture.paste(part, (k * (SIZE + 24), 0))
+        frames.append(picture)
+    frames[0].save(IMAGES / "demo.webp", save_all=True, append_images=frames[1:], duration=100, loop=0, quality=60, method=6)
+
+
+def example(name: str, made: str, width: int) -> None:
+    """Run an example, and keep its picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "UNRENDER_DATA": folder}  # no data but what is in the repository
+        subprocess.run([sys.executable, str(ROOT / "examples" / f"{name}.py"), folder], check=True, env=environment)
+        image = Image.open(Path(folder) / made).convert("RGB")
+        if image.width > width:
+            image = image.resize((width, image.height * width // image.width), Image.Resampling.LANCZOS)
+        image.save(IMAGES / f"{name}.webp", quality=80, method=6)
+
+
+IMAGES.mkdir(exist_ok=True)
+demo(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo"))
+example("06_fit_a_cube", "cube.png", 768)
+example("08_fit_a_mesh_to_masks", "masks.png", 768)
+example("09_render_a_turntable", "turntable.png", 768)
