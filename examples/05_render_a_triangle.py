@@ -7,16 +7,16 @@ The colors are compared with exact barycentric weights. Writes triangle.png: wit
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import torch
-import tyro
 from PIL import Image
 
 from unrender.ops.raster import antialias, interpolate, rasterize
 
 
-def main(folder: tyro.conf.Positional[Path] = Path("runs/05_render_a_triangle"), *, size: int = 256) -> None:
+def main(folder: Path = Path("runs/05_render_a_triangle"), *, size: int = 256) -> None:
     """Render a triangle with a red, a green and a blue corner.
 
     Args:
@@ -51,4 +51,7 @@ def main(folder: tyro.conf.Positional[Path] = Path("runs/05_render_a_triangle"),
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/05_render_a_triangle"), help="where to write triangle.png")
+    parser.add_argument("--size", type=int, default=256, help="pixels along each side of the picture")
+    main(**vars(parser.parse_args()))

@@ -8,14 +8,14 @@ Only antialiasing gives the corners gradients at silhouettes: with ``--rule off`
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
@@ -112,7 +112,7 @@ def error_at(errors: list[float], step: int) -> float:
 
 
 def main(
-    folder: tyro.conf.Positional[Path] = Path("runs/06_fit_a_cube"),
+    folder: Path = Path("runs/06_fit_a_cube"),
     *,
     size: int = 16,
     steps: int = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "1000")),
@@ -149,4 +149,17 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/06_fit_a_cube"), help="where to write cube.png")
+    parser.add_argument("--size", type=int, default=16, help="pixels along each side of the pictures: 16, 8, 4")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "1000")),
+        help="8 and 4 pixels need 5000",
+    )
+    parser.add_argument("--sides-differ", action="store_true", help="give every side its own colors, which jump at the edges")
+    parser.add_argument("--rule", choices=get_args(Rule), default="walk", help="antialiasing rule; off shows the result without")
+    parser.add_argument("--samples", type=int, default=1, help="along each side of a pixel")
+    parser.add_argument("--seed", type=int, default=0, help="of the start and the views")
+    main(**vars(parser.parse_args()))

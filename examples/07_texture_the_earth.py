@@ -9,13 +9,13 @@ learned with mip levels | learned without.
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
@@ -137,7 +137,7 @@ def fit(
 
 
 def main(
-    folder: tyro.conf.Positional[Path] = Path("runs/07_texture_the_earth"),
+    folder: Path = Path("runs/07_texture_the_earth"),
     *,
     size: int = 64,
     face_size: int = 64,
@@ -170,4 +170,11 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/07_texture_the_earth"), help="where to write earth.png")
+    parser.add_argument("--size", type=int, default=64, help="pixels along each side of a view")
+    parser.add_argument("--face-size", type=int, default=64, help="texels along each side of a cube face")
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "2000")), help="optimizer steps")
+    parser.add_argument("--full-size", action="store_true", help="512 pixels, 512 texels and 10,000 steps: an hour or more on a CPU")
+    parser.add_argument("--seed", type=int, default=0, help="of the texture and the views")
+    main(**vars(parser.parse_args()))

@@ -10,12 +10,12 @@ truth | start | fitted, and mesh.ply.
 
 from __future__ import annotations
 
+import argparse
 import os
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
@@ -126,7 +126,7 @@ def fit(size: int, views: int, steps: int, *, rule: Rule = "walk", subdivisions:
 
 
 def main(
-    folder: tyro.conf.Positional[Path] = Path("runs/08_fit_a_mesh_to_masks"),
+    folder: Path = Path("runs/08_fit_a_mesh_to_masks"),
     *,
     size: int = 64,
     views: int = 16,
@@ -159,4 +159,10 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/08_fit_a_mesh_to_masks"), help="where to write the results")
+    parser.add_argument("--size", type=int, default=64, help="pixels along each side of a mask")
+    parser.add_argument("--views", type=int, default=16, help="number of masks")
+    parser.add_argument("--steps", type=int, default=int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "300")), help="optimizer steps")
+    parser.add_argument("--rule", choices=get_args(Rule), default="walk", help="antialiasing rule")
+    main(**vars(parser.parse_args()))

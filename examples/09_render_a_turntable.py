@@ -8,6 +8,7 @@ otherwise a ring with a checkered texture. Writes turntable.mp4, and turntable.p
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import time
@@ -16,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 
@@ -75,7 +75,7 @@ def turntable(frames: int, size: int) -> Cameras:
 
 
 def main(
-    folder: tyro.conf.Positional[Path] = Path("runs/09_render_a_turntable"),
+    folder: Path = Path("runs/09_render_a_turntable"),
     *,
     mesh: Path | None = None,
     texture: Path | None = None,
@@ -129,4 +129,13 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/09_render_a_turntable"), help="where to write the video")
+    parser.add_argument("--mesh", type=Path, help="an OBJ or GLB file with texture coordinates")
+    parser.add_argument("--texture", type=Path, help="image file of its texture")
+    parser.add_argument("--size", type=int, default=256, help="pixels along each side of a frame")
+    parser.add_argument(
+        "--frames", type=int, default=int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "48")), help="number of frames of one turn"
+    )
+    parser.add_argument("--samples", type=int, default=2, help="along each side of a pixel")
+    main(**vars(parser.parse_args()))

@@ -9,13 +9,13 @@ quaternions are normalized after each step. Writes pose.png: target | best of th
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import time
 from pathlib import Path
 
 import torch
-import tyro
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, normalize
@@ -90,7 +90,7 @@ def degrees_between(a: Tensor, b: Tensor) -> float:
 
 
 def main(
-    folder: tyro.conf.Positional[Path] = Path("runs/10_recover_a_pose"),
+    folder: Path = Path("runs/10_recover_a_pose"),
     *,
     pictures: int = 2,
     steps: int = int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "40")),
@@ -121,4 +121,10 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/10_recover_a_pose"), help="where to write pose.png")
+    parser.add_argument("--pictures", type=int, default=2, help="number of pictures")
+    parser.add_argument(
+        "--steps", type=int, default=int(os.environ.get("UNRENDER_EXAMPLE_STEPS", "40")), help="gradient steps at each of the three sizes"
+    )
+    main(**vars(parser.parse_args()))
