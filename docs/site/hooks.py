@@ -31,7 +31,7 @@ def page_of_notebook(path: Path) -> str:
     parts = []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
-        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        parts.append(text.replace("](../docs/", "](../") if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
     return "\n\n".join(parts) + "\n"
 
 

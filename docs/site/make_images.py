@@ -18,17 +18,18 @@ from PIL import Image
 from torch import Tensor
 
 import unrender
-from unrender.cameras import Cameras, orbit_cameras
+from unrender.cameras import orbit_cameras
 from unrender.captures.capture import Capture
 from unrender.color import over
 from unrender.demo import make_demo_capture
 from unrender.render.surface import render_surface
+from unrender.runs.camera_paths import render_surface_path
 from unrender.shading.lights import AmbientLight, DirectionalLight
 from unrender.shading.materials import Lambert, Uniform
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
-SIZE, FRAMES = 256, 40
+SIZE, FRAMES = 256, 36
 
 
 def as_image(srgb: Tensor) -> Image.Image:
@@ -46,26 +47,19 @@ def photos(capture: Capture) -> Image.Image:
     return sheet
 
 
-def enlarged(cameras: Cameras) -> Cameras:
-    """Return cameras with the same views, for pictures of ``SIZE`` pixels."""
-    scale = SIZE / cameras.width
-    return Cameras.alike(cameras.world_from_camera, cameras.intrinsics * scale, None, SIZE, SIZE)
-
-
 def demo(run: Path) -> None:
-    """Show photos, the fitted field and the fitted surface side by side, turning once."""
+    """Show photos, the fitted colors on the fitted surface, and the surface alone, turning once."""
     capture, scene = make_demo_capture(), unrender.open_run(run, device="cpu").scene
-    mesh = scene.mesh(256).with_vertex_normals()
-    cameras = enlarged(orbit_cameras(capture.cameras, FRAMES))
+    mesh, color = scene.mesh(256).with_vertex_normals(), scene.surface_color()
+    assert color is not None
+    cameras = orbit_cameras(capture.cameras, FRAMES).resized(SIZE, SIZE)
     clay = Lambert(Uniform(torch.full((3,), 0.6)))
     lights = [AmbientLight(torch.full((3,), 0.35)), DirectionalLight(torch.tensor([0.8, -1.0, 1.5]), torch.full((3,), 0.75))]
     sheet, frames = photos(capture), []
-    for frame in range(FRAMES):
-        camera = cameras[frame]
-        field = scene.render_view(cameras, frame).srgb
-        surface = render_surface(mesh, clay, lights, camera, background=torch.ones(3), samples=2).srgb[0]
+    for frame, colored in enumerate(render_surface_path(mesh, color, cameras, torch.device("cpu"))):
+        surface = render_surface(mesh, clay, lights, cameras[frame], background=torch.ones(3), samples=2).srgb[0]
         picture = Image.new("RGB", (3 * SIZE + 48, SIZE), "white")
-        for k, part in enumerate((sheet, as_image(field), as_image(surface))):
+        for k, part in enumerate((sheet, Image.fromarray(colored.numpy()), as_image(surface))):
             picture.paste(part, (k * (SIZE + 24), 0))
         frames.append(picture)
     frames[0].save(IMAGES / "demo.webp", save_all=True, append_images=frames[1:], duration=100, loop=0, quality=60, method=6)
@@ -84,6 +78,4 @@ def example(name: str, made: str, width: int) -> None:
 
 IMAGES.mkdir(exist_ok=True)
 demo(Path(sys.argv[1] if len(sys.argv) > 1 else "runs/demo"))
-example("06_fit_a_cube", "cube.png", 768)
 example("08_fit_a_mesh_to_masks", "masks.png", 768)
-example("09_render_a_turntable", "turntable.png", 768)
