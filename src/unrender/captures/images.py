@@ -207,6 +207,8 @@ def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item], *, most
 
     Results keep the order of the items, and the first error in that order is raised.
     """
-    threads = max(1, min(most, os.cpu_count() or 1, len(items)))
+    threads = min(most, os.cpu_count() or 1, len(items))
+    if threads <= 1:
+        return [work(item) for item in items]
     with ThreadPoolExecutor(threads, thread_name_prefix="unrender-read") as pool:
         return list(pool.map(work, items))

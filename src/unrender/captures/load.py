@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +17,17 @@ from torch import Tensor
 from unrender.cameras import Cameras
 from unrender.captures.blender import read_blender
 from unrender.captures.capture import Capture, CaptureError
+from unrender.captures.checks import check_options, check_world, checked_source
+from unrender.captures.decoding import format_notes
 from unrender.captures.images import ImageMemory, in_threads
 from unrender.captures.masks import read_pictures
+from unrender.captures.memory import is_out_of_memory
 from unrender.captures.neus_npz import read_neus
 from unrender.captures.normalization import normalize, normalized_poses
 from unrender.captures.normals import read_normals
 from unrender.captures.options import CaptureOptions
 from unrender.captures.points import points_file, read_points
+from unrender.captures.reading import check_file, entries, is_folder, is_regular_file, reason, shown
 from unrender.captures.source import Source
 from unrender.captures.transforms_json import read_transforms
 from unrender.transforms import inverse_similarity, scale_of, transformed
@@ -83,28 +89,72 @@ def load_capture(
         memory: bytes the images may take before they are kept in a temporary file, by default half of the machine's memory.
 
     Raises:
-        CaptureError: a file cannot be read, or files do not match.
-        ValueError: neither memory nor disk has space for the images.
+        CaptureError: a file cannot be read, files do not match, an option makes no sense, or neither memory nor disk has space for the
+        images.
     """
-    folder, normals = Path(path), None if normals is None else Path(normals).absolute()
-    # Where the images are kept (memory) does not change the capture.
-    settings = (downscale, center, radius, up, test_every, str(normals), normals_frame, masks, camera_axes, principal_shift)
+    if not isinstance(normals, str | Path | None):
+        raise CaptureError(f"normals is {shown(normals)}; give the folder of the normal images")
+    options = CaptureOptions(
+        downscale=downscale,
+        center=center,
+        radius=radius,
+        up=up,
+        test_every=test_every,
+        normals=None if normals is None else Path(normals),
+        normals_frame=normals_frame,
+        masks=masks,
+        camera_axes=camera_axes,
+        principal_shift=principal_shift,
+        memory=memory,
+    )
+    return read_capture(Path(path), options)
+
+
+def read_capture(folder: Path, options: CaptureOptions) -> Capture:
+    """Read the posed photos in a folder with an options object; see :func:`load_capture`.
+
+    Raises:
+        CaptureError: as :func:`load_capture`.
+    """
+    check_options(options)
+    try:
+        with warnings.catch_warnings():
+            # What Pillow and NumPy warn about is either refused here or harmless.
+            warnings.simplefilter("ignore")
+            return _read(folder, options)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise CaptureError(
+            f"the memory that this process may use is not enough to read {folder}; use a larger downscale (--downscale N)"
+        ) from error
+    except OSError as error:  # a file that changes or vanishes while it is read
+        raise CaptureError(f"{error.filename or folder} cannot be read ({reason(error)}); check it and load again") from error
+
+
+def _read(folder: Path, options: CaptureOptions) -> Capture:
+    normals = None if options.normals is None else options.normals.absolute()
+    downscale = options.downscale
     (file, read), others = _located(folder)
-    source = read(folder, folder / file, test_every)
-    source = replace(source, intrinsics=source.intrinsics + torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64))
-    source = source if camera_axes is None else source.with_camera_axes(camera_axes)
-    notes = list(source.notes)
+    source = read(folder, folder / file, options.test_every)
+    shift = torch.tensor([0.0, 0.0, *options.principal_shift], dtype=torch.float64)
+    source = replace(source, intrinsics=source.intrinsics + shift)
+    source = source if options.camera_axes is None else source.with_camera_axes(options.camera_axes)
+    source, about_views = checked_source(source, folder, options.test_every)
+    notes = [*source.notes, *about_views, *format_notes(source.images)]
     if others:
         notes.append(f"read {file} and not {' or '.join(others)}, which is there too")
-    room = ImageMemory(memory)
-    pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
+    room = ImageMemory(options.memory)
+    room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normals is not None), downscale)
+    pictures = read_pictures(source, downscale=downscale, masks=options.masks, memory=room)
     notes += pictures.notes
     photos, ignored = pictures.photos, pictures.ignored
     outlines = [photo[..., 3] for photo in photos] if pictures.has_masks else None
-    region = normalize(source, outlines, center=center, radius=radius, up=up)
+    region = normalize(source, outlines, center=options.center, radius=options.radius, up=options.up)
     notes += region.notes
     frame = region.source_from_world
     exact_poses = normalized_poses(source.source_from_camera, frame)
+    check_world(exact_poses, frame, source.names)
     cameras = _cameras(source, exact_poses, downscale, notes)
     prior = None
     if normals is not None:
@@ -113,7 +163,7 @@ def load_capture(
             source.names,
             sizes=source.sizes,
             downscale=downscale,
-            frame=normals_frame,
+            frame=options.normals_frame,
             world_from_camera=exact_poses,
             world_from_source=(inverse_similarity(frame)[:3, :3] * scale_of(frame)).float(),
             memory=room,
@@ -124,7 +174,7 @@ def load_capture(
     if any(images is not None and images.on_disk for images in (photos, ignored, prior)):
         notes.append("the images exceed the memory they may take, so they are kept in a temporary file; raise memory to change that")
     return Capture(
-        name=folder.resolve().name,
+        name=Path(os.path.realpath(folder)).name,
         photos=photos,
         has_masks=pictures.has_masks,
         cameras=cameras,
@@ -136,25 +186,20 @@ def load_capture(
         ignored=ignored,
         normals=prior,
         points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
-        fingerprint=_fingerprint(folder, source, normals, settings),
+        fingerprint=_fingerprint(folder, source, normals, options),
         notes=tuple(notes),
     )
-
-
-def read_capture(folder: Path, options: CaptureOptions) -> Capture:
-    """Read the posed photos in a folder with an options object; see :func:`load_capture`."""
-    return load_capture(folder, **vars(options))
 
 
 def _located(folder: Path) -> tuple[tuple[str, Reader], list[str]]:
     """Find the camera file to read, its reader, and the other camera files present."""
     known = [file for file, _ in FORMATS]
-    if not folder.exists():
+    if not is_folder(folder) and not is_regular_file(folder):
         raise CaptureError(f"{folder} does not exist{_suggestion(folder)}; give the folder of a capture")
-    if not folder.is_dir():
+    if not is_folder(folder):
         hint = f"give its folder {folder.parent}" if folder.name in known else "give the folder of a capture"
         raise CaptureError(f"{folder} is a file; {hint}")
-    present = [(name, read) for name, read in FORMATS if (folder / name).is_file()]
+    present = [(name, read) for name, read in FORMATS if is_regular_file(folder / name)]
     if not present:
         raise CaptureError(
             f"{folder} has no camera poses: looked for {', '.join(known)}; give the folder that holds one of them, "
@@ -165,11 +210,15 @@ def _located(folder: Path) -> tuple[tuple[str, Reader], list[str]]:
 
 def _suggestion(missing: Path) -> str:
     parent = missing.absolute().parent
-    if not parent.is_dir():
+    if not is_folder(parent):
         return _suggestion(parent) if parent != parent.parent else ""
-    name = missing.absolute().name
-    near = difflib.get_close_matches(name, [entry.name for entry in parent.iterdir()], n=1)
+    near = difflib.get_close_matches(missing.absolute().name, entries(parent)[:10_000], n=1)
     return f" (did you mean {parent / near[0]}?)" if near else ""
+
+
+def _bytes_of_a_pixel(source: Source, has_normals: bool) -> int:
+    """Return the bytes that images take for each pixel: RGBA, a boolean if pixels are ignored, and three floats for normals."""
+    return 4 + (source.masks is not None or any(source.ignored)) + 12 * has_normals
 
 
 def _cameras(source: Source, poses: Float[Tensor, "views 4 4"], downscale: int, notes: list[str]) -> Cameras:
@@ -207,25 +256,29 @@ def _points(folder: Path, source: Source) -> Float[Tensor, "points 3"] | None:
     return None if file is None else read_points(file)
 
 
-def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: tuple[object, ...]) -> str:
+def _fingerprint(folder: Path, source: Source, normals: Path | None, options: CaptureOptions) -> str:
     """Hash the read settings and each file's relative name, size, first and last 64 KiB, with SHA-256."""
     root = folder.absolute()
     files = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
     if normals is not None:
-        files += sorted(file for file in normals.rglob("*") if file.is_file())
+        files += sorted(file for file in normals.rglob("*") if is_regular_file(file) and file.stat().st_size)
 
     def digest(file: Path) -> bytes:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            content = stream.read(_ENDS)
-            if size > 2 * _ENDS:
-                stream.seek(size - _ENDS)
-            content += stream.read(_ENDS)
+        size = check_file(file)
+        try:
+            with file.open("rb") as stream:
+                content = stream.read(_ENDS)
+                if size > 2 * _ENDS:
+                    stream.seek(size - _ENDS)
+                content += stream.read(_ENDS)
+        except OSError as error:
+            raise CaptureError(f"{file} cannot be read ({reason(error)}); check its permissions") from error
         whole_path = file.absolute()
         name = whole_path.relative_to(root).as_posix() if whole_path.is_relative_to(root) else file.name
         return hashlib.sha256(f"{name}\n{size}\n".encode() + content).digest()
 
-    whole = hashlib.sha256(repr(settings).encode())
+    # Where the images are kept (memory) does not change the capture.
+    whole = hashlib.sha256(repr(replace(options, normals=normals, memory=None)).encode())
     for part in in_threads(digest, files):
         whole.update(part)
     return whole.hexdigest()

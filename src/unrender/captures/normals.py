@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unrender.captures.capture import CaptureError
+from unrender.captures.decoding import image_files
+from unrender.captures.errors import CaptureError
 from unrender.captures.images import ImageMemory, Images, in_threads
-from unrender.captures.photos import image_files, read_photo
+from unrender.captures.photos import read_photo
+from unrender.captures.reading import is_folder
 from unrender.numerics import normalized
 from unrender.words import NormalFrame
 
@@ -49,7 +51,7 @@ def read_normals(
     Raises:
         CaptureError: no such folder, no image that belongs to a view, or an image of another size.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise CaptureError(f"the folder of normals {folder} does not exist; give the folder that holds one image for each view")
     files = _matched(folder, names)
     found = [view for view, file in enumerate(files) if file is not None]
@@ -63,6 +65,8 @@ def read_normals(
         if file is None:
             normals[view].zero_()
             return
+        if file.suffix.lower() == ".exr":
+            raise CaptureError(f"the normal image {file} is OpenEXR, which is not read; convert it to PNG with the color (n + 1) / 2")
         rgba = torch.tensor(read_photo(file)[0])
         (width, height), (rows, columns) = sizes[view].tolist(), rgba.shape[:2]
         if (rows, columns) != (height, width):
@@ -83,7 +87,7 @@ def _matched(folder: Path, names: Sequence[str]) -> list[Path | None]:
 
     def listing(place: Path) -> dict[str, Path]:
         if place not in listings:
-            images = image_files(place) if place.is_dir() else []
+            images = image_files(place) if is_folder(place) else []
             listings[place] = {image.stem.split("_normal")[0]: image for image in images}
         return listings[place]
 

@@ -21,15 +21,9 @@ IMAGE_FOLDERS = ("image", "images", "rgb", "imgs")
 MASK_FOLDERS = ("mask", "masks", "object_mask", "object_masks")
 
 _UNREAD = {
-    **dict.fromkeys((".exr",), "OpenEXR"),
-    **dict.fromkeys((".heic", ".heif"), "HEIC"),
-    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2", ".raw"), "a raw photo"),
-    **dict.fromkeys((".avif",), "AVIF"),
     **dict.fromkeys((".jxl",), "JPEG XL"),
-    **dict.fromkeys((".jp2", ".j2k"), "JPEG 2000"),
     **dict.fromkeys((".hdr", ".pfm"), "a floating-point picture"),
-    **dict.fromkeys((".gif",), "GIF"),
-    **dict.fromkeys((".tga", ".ppm", ".pgm", ".dds", ".psd", ".svg", ".pdf"), "a kind of image"),
+    **dict.fromkeys((".raw", ".dds", ".psd", ".svg", ".pdf", ".eps", ".ico"), "a kind of image"),
 }
 """Suffixes of photos in formats that are not read, and their names in messages."""
 
@@ -40,8 +34,8 @@ _MOST_LISTED = 200_000
 def unread_format(name: str) -> str | None:
     """Return what a file name's suffix stands for if it is a format of images that is not read.
 
-    >>> unread_format("a.heic"), unread_format("a.png")
-    ('HEIC', None)
+    >>> unread_format("a.jxl"), unread_format("a.png")
+    ('JPEG XL', None)
     """
     return _UNREAD.get(PurePosixPath(name).suffix.lower())
 

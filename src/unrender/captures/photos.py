@@ -1,8 +1,7 @@
-"""Photo files: their sizes, and their pixels with eight bits per channel."""
+"""Photos as RGBA with eight bits per channel."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,60 +9,24 @@ import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from numpy import ndarray
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from unrender.captures.capture import CaptureError
+from unrender.captures.decoding import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from unrender.captures.decoding import decoded_image, image_files, image_size
+from unrender.captures.errors import CaptureError
 from unrender.captures.images import ImageMemory, Images, averaged_pixels, in_threads
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
-"""Image suffixes, in the order in which a name without a suffix is completed."""
+__all__ = ["IMAGE_SUFFIXES", "decoded_image", "image_files", "image_size", "read_photo", "read_photos"]
 
-_ORIENTATION_TAG = 0x0112
-_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""Exceptions of Pillow for files it cannot decode."""
+_STRIP = 2**22
+"""Pixels that are converted at once, so that a large photo needs little memory besides its own."""
 
+_DECODING_BYTES = 8
+"""Bytes that decoding takes for each pixel of a photo."""
 
-def image_files(folder: Path) -> list[Path]:
-    """List the images in a folder, sorted by name; hidden files are skipped."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
-
-
-def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
-    """Return width and height of an image, as stored or after EXIF orientation.
-
-    Only the header is read.
-
-    Raises:
-        CaptureError: the file is missing or is not an image.
-    """
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            swapped = apply_exif and _exif(image, path).get(_ORIENTATION_TAG, 1) >= 5
-    except FileNotFoundError as error:
-        raise CaptureError(f"the image {path} does not exist") from error
-    except _BROKEN as error:
-        raise CaptureError(f"{path} cannot be read as an image ({error}); replace the file or leave the view out") from error
-    return (height, width) if swapped else (width, height)
-
-
-def _exif(image: Image.Image, path: Path) -> Image.Exif:
-    """Return EXIF data without decoding the pixels of a PNG, which Pillow does because EXIF may follow them."""
-    if image.format != "PNG" or "exif" in image.info or _has_exif_chunk(path):
-        return image.getexif()
-    return Image.Image.getexif(image)
-
-
-def _has_exif_chunk(png: Path) -> bool:
-    """Tell whether a PNG file has an ``eXIf`` chunk; only the headers of its chunks are read."""
-    with png.open("rb") as file:
-        file.seek(8)
-        while len(header := file.read(8)) == 8:
-            if header[4:] == b"eXIf":
-                return True
-            file.seek(int.from_bytes(header[:4], "big") + 4, os.SEEK_CUR)
-    return False
+_DECODING_MEMORY = 2**30
+"""Bytes that the photos that are decoded at the same time may take together."""
 
 
 def read_photo(
@@ -92,14 +55,35 @@ def read_photo(
         CaptureError: the file cannot be decoded.
     """
     image = _eight_bits(file, apply_exif)
-    has_alpha = use_alpha and (image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info)
-    pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
-    if not has_alpha:
-        pixels = np.concatenate((pixels, np.full_like(pixels[..., :1], 255)), -1)
-    pixels = np.array(pixels) if transparent_colors else pixels  # Pillow's own pixels are read-only
-    for color in transparent_colors:
-        pixels[(pixels[..., :3] == color).all(-1), 3] = 0
-    return averaged_pixels(pixels, downscale), (has_alpha or bool(transparent_colors)) and bool((pixels[..., 3] < 255).any())
+    pixels = np.empty((image.height // downscale, image.width // downscale, 4), np.uint8)
+    return pixels, _convert(image, pixels, downscale, use_alpha, transparent_colors)
+
+
+def _convert(
+    image: Image.Image,
+    pixels: UInt8[ndarray, "rows columns 4"],
+    downscale: int,
+    use_alpha: bool,
+    transparent_colors: Sequence[tuple[int, int, int]],
+) -> bool:
+    """Write an image as RGBA, averaged over blocks, and tell whether any pixel is transparent."""
+    has_alpha = use_alpha and (bool({"A", "a"} & set(image.getbands())) or "transparency" in image.info)
+    rows = max(1, _STRIP // (image.width * downscale)) * downscale
+    transparent = False
+    for top in range(0, len(pixels) * downscale, rows):
+        bottom = min(top + rows, len(pixels) * downscale)
+        strip = image if bottom - top == image.height else image.crop((0, top, image.width, bottom))
+        if not has_alpha:
+            strip = strip if strip.mode == "RGB" else strip.convert("RGB")
+            strip.info.pop("transparency", None)
+        elif strip.mode == "La":
+            strip = strip.convert("LA")
+        rgba = np.array(strip.convert("RGBA"))
+        for color in transparent_colors:
+            rgba[(rgba[..., :3] == color).all(-1), 3] = 0
+        transparent = transparent or ((has_alpha or bool(transparent_colors)) and bool((rgba[..., 3] < 255).any()))
+        pixels[top // downscale : bottom // downscale] = averaged_pixels(rgba, downscale)
+    return transparent
 
 
 def read_photos(
@@ -141,36 +125,25 @@ def read_photos(
 
     def read(view: int) -> bool:
         upright = apply_exif is None or apply_exif[view]
-        pixels, transparent = read_photo(
-            files[view], downscale=downscale, use_alpha=use_alpha, transparent_colors=transparent_colors, apply_exif=upright
-        )
-        photos[view].numpy()[:] = pixels
-        return transparent
+        image = _eight_bits(files[view], upright)
+        if list(image.size) != sizes[view].tolist():
+            raise CaptureError(f"{files[view]} is {image.width}x{image.height} but its header says otherwise; replace the file")
+        return _convert(image, photos[view].numpy(), downscale, use_alpha, transparent_colors)
 
-    return photos, any(in_threads(read, range(len(files))))
-
-
-def decoded_image(path: Path, *, apply_exif: bool = True) -> Image.Image:
-    """Decode a whole image, with the numbers as stored.
-
-    Raises:
-        CaptureError: the file is missing or cannot be decoded.
-    """
-    try:
-        with Image.open(path) as file:
-            file.load()
-            return ImageOps.exif_transpose(file) if apply_exif else file.copy()
-    except FileNotFoundError as error:
-        raise CaptureError(f"the image {path} does not exist") from error
-    except _BROKEN as error:
-        raise CaptureError(f"{path} cannot be decoded ({error}); replace the file or leave the view out") from error
+    at_once = _DECODING_MEMORY // (_DECODING_BYTES * int(sizes.prod(1).max()))
+    return photos, any(in_threads(read, range(len(files)), most=min(8, max(1, at_once))))
 
 
 def _eight_bits(path: Path, apply_exif: bool) -> Image.Image:
     """Decode a whole image to eight bits per channel."""
     image = decoded_image(path, apply_exif=apply_exif)
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        values = np.asarray(image).astype(np.int64)
+        if values.size and not (0 <= values.min() and values.max() <= 65535):
+            raise CaptureError(f"{path} holds 32-bit integers; convert it to an 8-bit or 16-bit sRGB image")
+        return Image.fromarray((values >> 8).astype(np.uint8))
     if image.mode == "F":
-        raise CaptureError(f"{path} holds floating-point numbers; convert it to an 8-bit or 16-bit sRGB image")
+        raise CaptureError(f"{path} holds floating-point numbers; convert it to an 8-bit or 16-bit sRGB image, or to OpenEXR")
+    if image.mode == "LAB":
+        raise CaptureError(f"{path} holds Lab colors; convert it to an sRGB image")
     return image
