@@ -16,7 +16,6 @@ import resource
 import shutil
 import signal
 import socket
-import stat
 import struct
 import sys
 import tempfile
@@ -35,8 +34,10 @@ from PIL import Image
 
 from tiny_captures import opengl_poses
 
-WIDTH, HEIGHT, FOCAL, VIEWS = 8, 6, 10.0, 5
+WIDTH, HEIGHT, FOCAL, VIEWS = 8, 6, 10.0, 3
 SECONDS, GIGABYTES = 10, 2
+ALARM = int(os.environ.get("HOSTILE_ALARM", SECONDS + 1))
+"""Seconds after which a load counts as hanging; more on a machine that is busy with other things."""
 
 Files = dict[str, bytes]
 """The files of a capture by their names."""
@@ -76,12 +77,24 @@ def frames(names: list[str]) -> list[dict[str, Any]]:
     return [{"file_path": name, "transform_matrix": pose.tolist()} for name, pose in zip(names, poses(len(names)), strict=True)]
 
 
+VARIANTS: tuple[tuple[str, ...], ...] = (
+    *(("alpha", "own", "ply"), ("masks", "lens"), ("fov", "split", "dynamic"), ("fisheye", "npz"), ("own", "lens", "split"), ()),
+)
+    ("alpha", "own", "ply"),
+    ("masks", "lens"),
+    ("fov", "split", "dynamic"),
+    ("fisheye", "npz"),
+    ("own", "lens", "split"),
+    (),
+)
+
+
 def transforms(rng: random.Random) -> Files:
     names = [f"images/{k:03d}.png" for k in range(VIEWS)]
     listed = frames(names)
     files: Files = {name: photo(k, 3) for k, name in enumerate(names)}
     content: dict[str, Any] = {"fl_x": FOCAL, "fl_y": FOCAL, "cx": WIDTH / 2, "cy": HEIGHT / 2, "w": WIDTH, "h": HEIGHT}
-    for extra in rng.sample(["alpha", "masks", "own", "dynamic", "ply", "npz", "split", "lens", "fov", "fisheye", "none", "none"], 3):
+    for extra in rng.choice(VARIANTS):
         if extra == "alpha":
             files |= {name: photo(k, 4) for k, name in enumerate(names)}
         elif extra == "masks":
@@ -99,7 +112,7 @@ def transforms(rng: random.Random) -> Files:
         elif extra == "npz":
             files["sparse_points.npz"] = npz({"points": np.random.default_rng(0).normal(size=(9, 3))})
         elif extra == "split":
-            content |= {"train_filenames": names[:4], "test_filenames": names[4:]}
+            content |= {"train_filenames": names[:2], "test_filenames": names[2:]}
         elif extra == "lens":
             content |= {"camera_model": "OPENCV", "k1": 0.01, "k2": -0.001, "p1": 0.0, "p2": 0.001}
         elif extra == "fisheye":
@@ -112,7 +125,7 @@ def transforms(rng: random.Random) -> Files:
 def blender(rng: random.Random) -> Files:
     files: Files = {}
     channels = rng.choice([3, 4, 4])
-    for split, count in (("train", 4), ("test", 2), ("val", 1)):
+    for split, count in (("train", 3), ("test", 1), ("val", 1)):
         if split == "train" or rng.random() < 0.6:
             listed = frames([f"./{split}/r_{k}" for k in range(count)])
             files[f"transforms_{split}.json"] = json.dumps({"camera_angle_x": 0.8, "frames": listed}).encode()
@@ -254,7 +267,8 @@ def json_structure(rng: random.Random, data: bytes) -> bytes:
             break
         # Half of the mutations are near the top, where keys are, and not in one of many matrix entries.
         at = rng.choice([place for place in places if len(place) <= 3] if rng.random() < 0.6 else places)
-        inside, key = holder(content, at), at[-1]
+        inside: Any = holder(content, at)
+        key: Any = at[-1]
         what = rng.randrange(9)
         if what == 0:
             inside[key] = rng.choice(VALUES)
@@ -773,7 +787,7 @@ def main(first: int, count: int) -> None:
     current = first
 
     def hang(*_: object) -> None:
-        print(json.dumps([current, "?", "?", "HANG", f"more than {SECONDS} s"]), flush=True)
+        print(json.dumps([current, "?", "?", "HANG", f"more than {SECONDS} s", SECONDS]), flush=True)
         shutil.rmtree(root, ignore_errors=True)
         os._exit(3)
 
@@ -783,7 +797,7 @@ def main(first: int, count: int) -> None:
     torch.set_num_threads(1)
     os.cpu_count = lambda: 1
     normalization._COARSE_GRID = 6  # how finely masks are carved decides nothing here
-    notes_of: dict[int, set[str]] = {}
+    bases: dict[int, tuple[Path, set[str]]] = {}
     used = int(Path("/proc/self/statm").read_text().split()[0]) * 4096
     resource.setrlimit(resource.RLIMIT_AS, (used + GIGABYTES * 2**30, resource.RLIM_INFINITY))
     for current in range(first, first + count):
@@ -791,31 +805,51 @@ def main(first: int, count: int) -> None:
         family = rng.choice(list(FORMATS))
         files = FORMATS[family](rng)
         kind, changes, options = mutated(rng, files)
-        folder = root / f"capture{current}"
-        for name, data in files.items():
-            place(folder / name, data, outside)
-        signal.alarm(60)
         key = hash(tuple(files.items()))
-        if key not in notes_of:
-            notes_of[key] = set(load_capture(folder).notes)
+        if key not in bases:
+            folder = root / f"capture{len(bases)}"
+            write(folder, files)
+            bases[key] = folder, set(load_capture(folder).notes)
+        folder, usual = bases[key]
         for name, content in changes.items():
             place(folder / name, content, outside)
         options = {key: str(extra[value]) if isinstance(value, str) and value in extra else value for key, value in options.items()}
         begin = time.perf_counter()
-        signal.alarm(SECONDS + 1)
-        what, words = outcome(folder, options, notes_of[key])
+        signal.alarm(ALARM)
+        what, words = outcome(folder, options, usual)
         signal.alarm(0)
         seconds = time.perf_counter() - begin
         if seconds > SECONDS:
             what, words = "SLOW", f"{seconds:.1f} s"
-        for path in folder.rglob("*"):
-            if not path.is_symlink() and not stat.S_IMODE(path.lstat().st_mode):
-                path.chmod(0o600)
-        shutil.rmtree(folder)
+        if changes:
+            restore(folder, changes, files)
         print(json.dumps([current, family, kind, what, words.replace(str(folder), "")[:300], round(seconds, 3)]), flush=True)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(json.dumps(["peak", round(peak, 3)]), flush=True)
     shutil.rmtree(root, ignore_errors=True)
+
+
+def write(folder: Path, files: Files) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def restore(folder: Path, changes: Changes, files: Files) -> None:
+    """Undo changes: take away what was added, and write again what was replaced."""
+    for name in changes:
+        path = folder / name
+        if name in files and (path.is_file() or not path.exists()) and not path.is_symlink() and path.parent.is_dir():
+            path.unlink(missing_ok=True)
+            path.write_bytes(files[name])
+        elif name not in files and not any(other.startswith(name + "/") for other in files):
+            place(path, Special("missing"), path)
+            if not any(other.startswith(f"{name.rpartition('/')[0]}/") for other in files) and "/" in name:
+                path.parent.rmdir()
+        else:
+            shutil.rmtree(folder)
+            write(folder, files)
+            return
 
 
 if __name__ == "__main__":

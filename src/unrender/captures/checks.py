@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -17,10 +17,9 @@ from torch import Tensor
 
 from unrender.captures.capture import Split
 from unrender.captures.errors import CaptureError
-from unrender.captures.options import CaptureOptions
 from unrender.captures.reading import reason, shown
 from unrender.captures.source import Source, held_out
-from unrender.words import CameraAxes, MaskUse, NormalFrame
+from unrender.words import CameraAxes, MaskUse, NormalFrame, Up
 
 _LARGEST = float(torch.finfo(torch.float32).max)
 
@@ -39,8 +38,21 @@ _FARTHEST_CENTER = 100.0
 _SAME_POSE = 1e-6
 
 
-def check_options(options: CaptureOptions) -> None:
-    """Check the options of reading a capture.
+def check_options(
+    *,
+    downscale: int,
+    center: tuple[float, float, float] | None,
+    radius: float | None,
+    up: Up | None,
+    test_every: int,
+    normals: Path | str | None,
+    normals_frame: NormalFrame,
+    masks: MaskUse | None,
+    camera_axes: CameraAxes | None,
+    principal_shift: tuple[float, float],
+    memory: int | None,
+) -> None:
+    """Check the options of :func:`unrender.captures.load_capture`.
 
     Raises:
         CaptureError: an option has another type than it should, or a value that makes no sense.
@@ -51,30 +63,32 @@ def check_options(options: CaptureOptions) -> None:
             raise CaptureError(f"{name} is {shown(value)}; give {wanted}")
 
     axes = ("x", "y", "z", "-x", "-y", "-z", "cameras")
-    center, radius, up, memory = options.center, options.radius, options.up, options.memory
-    is_direction = up is None or up in axes or (_are_numbers(up, 3) and any(up))
-    check("downscale", options.downscale, _is_integer(options.downscale, 1), "an integer; downscale must be at least 1")
-    check("test_every", options.test_every, _is_integer(options.test_every, 0), "0 to hold out nothing, or at least 2")
+    check("downscale", downscale, _is_integer(downscale, 1), "an integer of at least 1")
+    check("test_every", test_every, _is_integer(test_every, 0), "0 to hold out nothing, or at least 2")
     check("center", center, center is None or _are_numbers(center, 3), "three finite numbers in the frame of the poses")
     check("radius", radius, radius is None or (_is_finite(radius) and radius > 0), "a positive number in the units of the poses")
-    check("up", up, is_direction, f"a direction of three finite numbers, or one of {', '.join(axes)}")
-    check("principal_shift", options.principal_shift, _are_numbers(options.principal_shift, 2), "two finite numbers of pixels")
+    check("up", up, up is None or _is_direction(up, axes), f"a direction of three finite numbers, or one of {', '.join(axes)}")
+    check("principal_shift", principal_shift, _are_numbers(principal_shift, 2), "two finite numbers of pixels")
     check("memory", memory, memory is None or _is_integer(memory, 0), "a number of bytes")
-    choices = (("normals_frame", options.normals_frame, NormalFrame), ("masks", options.masks, MaskUse))
-    for name, value, words in (*choices, ("camera_axes", options.camera_axes, CameraAxes)):
-        is_default = value is None and name != "normals_frame"
-        check(name, value, is_default or value in get_args(words), f"one of {', '.join(get_args(words))}")
+    check("normals", normals, isinstance(normals, str | Path | None), "the folder of the normal images")
+    check("normals_frame", normals_frame, normals_frame in get_args(NormalFrame), f"one of {', '.join(get_args(NormalFrame))}")
+    check("masks", masks, masks in (None, *get_args(MaskUse)), f"one of {', '.join(get_args(MaskUse))}")
+    check("camera_axes", camera_axes, camera_axes in (None, *get_args(CameraAxes)), f"one of {', '.join(get_args(CameraAxes))}")
 
 
-def _is_integer(value: object, least: int) -> bool:
+def _is_direction(value: Any, axes: Sequence[str]) -> bool:
+    return value in axes if isinstance(value, str) else _are_numbers(value, 3) and any(value)
+
+
+def _is_integer(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def _is_finite(value: object) -> bool:
+def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LARGEST
 
 
-def _are_numbers(value: object, count: int) -> bool:
+def _are_numbers(value: Any, count: int) -> bool:
     return isinstance(value, tuple | list) and len(value) == count and all(map(_is_finite, value))
 
 
@@ -185,7 +199,11 @@ def _check_lenses(source: Source) -> None:
 
 
 def _about_positions(source: Source) -> list[str]:
-    """Check the positions of the cameras; return a note about one that is far from the others, or about poses that are all the same."""
+    """Check the positions of the cameras.
+
+    Returns:
+        A note about a camera far from the others, or about poses that are all the same.
+    """
     poses = source.source_from_camera
     positions = poses[:, :3, 3]
     for view, name in enumerate(source.names):

@@ -6,7 +6,8 @@ import difflib
 import hashlib
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from unrender.captures.normalization import normalize, normalized_poses
 from unrender.captures.normals import read_normals
 from unrender.captures.options import CaptureOptions
 from unrender.captures.points import points_file, read_points
-from unrender.captures.reading import check_file, entries, is_folder, is_regular_file, reason, shown
+from unrender.captures.reading import check_file, entries, is_folder, is_regular_file, reason
 from unrender.captures.source import Source
 from unrender.captures.transforms_json import read_transforms
 from unrender.transforms import inverse_similarity, scale_of, transformed
@@ -92,36 +93,94 @@ def load_capture(
         CaptureError: a file cannot be read, files do not match, an option makes no sense, or neither memory nor disk has space for the
         images.
     """
-    if not isinstance(normals, str | Path | None):
-        raise CaptureError(f"normals is {shown(normals)}; give the folder of the normal images")
-    options = CaptureOptions(
+    check_options(
         downscale=downscale,
         center=center,
         radius=radius,
         up=up,
         test_every=test_every,
-        normals=None if normals is None else Path(normals),
+        normals=normals,
         normals_frame=normals_frame,
         masks=masks,
         camera_axes=camera_axes,
         principal_shift=principal_shift,
         memory=memory,
     )
-    return read_capture(Path(path), options)
+    folder, normal_folder = Path(path), None if normals is None else Path(normals).absolute()
+    # Where the images are kept (memory) does not change the capture.
+    settings = (downscale, center, radius, up, test_every, str(normal_folder), normals_frame, masks, camera_axes, principal_shift)
+    with _errors_of(folder):
+        (file, read), others = _located(folder)
+        source = read(folder, folder / file, test_every)
+        shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
+        source = replace(source, intrinsics=source.intrinsics + shift)
+        source = source if camera_axes is None else source.with_camera_axes(camera_axes)
+        source, about_views = checked_source(source, folder, test_every)
+        notes = [*source.notes, *about_views, *format_notes(source.images)]
+        if others:
+            notes.append(f"read {file} and not {' or '.join(others)}, which is there too")
+        room = ImageMemory(memory)
+        room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normal_folder is not None), downscale)
+        pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
+        notes += pictures.notes
+        photos, ignored = pictures.photos, pictures.ignored
+        outlines = [photo[..., 3] for photo in photos] if pictures.has_masks else None
+        region = normalize(source, outlines, center=center, radius=radius, up=up)
+        notes += region.notes
+        frame = region.source_from_world
+        exact_poses = normalized_poses(source.source_from_camera, frame)
+        check_world(exact_poses, frame, source.names)
+        cameras = _cameras(source, exact_poses, downscale, notes)
+        prior = None
+        if normal_folder is not None:
+            prior, without = read_normals(
+                normal_folder,
+                source.names,
+                sizes=source.sizes,
+                downscale=downscale,
+                frame=normals_frame,
+                world_from_camera=exact_poses,
+                world_from_source=(inverse_similarity(frame)[:3, :3] * scale_of(frame)).float(),
+                memory=room,
+            )
+            if without:
+                notes.append(f"{without} of {len(source.names)} views have no normal image")
+        points = _points(folder, source)
+        if any(images is not None and images.on_disk for images in (photos, ignored, prior)):
+            notes.append("the images exceed the memory they may take, so they are kept in a temporary file; raise memory to change that")
+        return Capture(
+            name=Path(os.path.realpath(folder)).name,
+            photos=photos,
+            has_masks=pictures.has_masks,
+            cameras=cameras,
+            names=source.names,
+            split=source.split,
+            source_from_world=frame,
+            up=region.up,
+            unbounded=region.unbounded,
+            ignored=ignored,
+            normals=prior,
+            points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
+            fingerprint=_fingerprint(folder, source, normal_folder, settings),
+            notes=tuple(notes),
+        )
 
 
 def read_capture(folder: Path, options: CaptureOptions) -> Capture:
-    """Read the posed photos in a folder with an options object; see :func:`load_capture`.
+    """Read the posed photos in a folder with an options object; see :func:`load_capture`."""
+    return load_capture(folder, **vars(options))
 
-    Raises:
-        CaptureError: as :func:`load_capture`.
+
+@contextmanager
+def _errors_of(folder: Path) -> Iterator[None]:
+    """Turn what the system says while a capture is read into a :class:`CaptureError`.
+
+    Warnings are ignored: what Pillow and NumPy warn about is either refused or harmless.
     """
-    check_options(options)
     try:
         with warnings.catch_warnings():
-            # What Pillow and NumPy warn about is either refused here or harmless.
             warnings.simplefilter("ignore")
-            return _read(folder, options)
+            yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -130,65 +189,6 @@ def read_capture(folder: Path, options: CaptureOptions) -> Capture:
         ) from error
     except OSError as error:  # a file that changes or vanishes while it is read
         raise CaptureError(f"{error.filename or folder} cannot be read ({reason(error)}); check it and load again") from error
-
-
-def _read(folder: Path, options: CaptureOptions) -> Capture:
-    normals = None if options.normals is None else options.normals.absolute()
-    downscale = options.downscale
-    (file, read), others = _located(folder)
-    source = read(folder, folder / file, options.test_every)
-    shift = torch.tensor([0.0, 0.0, *options.principal_shift], dtype=torch.float64)
-    source = replace(source, intrinsics=source.intrinsics + shift)
-    source = source if options.camera_axes is None else source.with_camera_axes(options.camera_axes)
-    source, about_views = checked_source(source, folder, options.test_every)
-    notes = [*source.notes, *about_views, *format_notes(source.images)]
-    if others:
-        notes.append(f"read {file} and not {' or '.join(others)}, which is there too")
-    room = ImageMemory(options.memory)
-    room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normals is not None), downscale)
-    pictures = read_pictures(source, downscale=downscale, masks=options.masks, memory=room)
-    notes += pictures.notes
-    photos, ignored = pictures.photos, pictures.ignored
-    outlines = [photo[..., 3] for photo in photos] if pictures.has_masks else None
-    region = normalize(source, outlines, center=options.center, radius=options.radius, up=options.up)
-    notes += region.notes
-    frame = region.source_from_world
-    exact_poses = normalized_poses(source.source_from_camera, frame)
-    check_world(exact_poses, frame, source.names)
-    cameras = _cameras(source, exact_poses, downscale, notes)
-    prior = None
-    if normals is not None:
-        prior, without = read_normals(
-            normals,
-            source.names,
-            sizes=source.sizes,
-            downscale=downscale,
-            frame=options.normals_frame,
-            world_from_camera=exact_poses,
-            world_from_source=(inverse_similarity(frame)[:3, :3] * scale_of(frame)).float(),
-            memory=room,
-        )
-        if without:
-            notes.append(f"{without} of {len(source.names)} views have no normal image")
-    points = _points(folder, source)
-    if any(images is not None and images.on_disk for images in (photos, ignored, prior)):
-        notes.append("the images exceed the memory they may take, so they are kept in a temporary file; raise memory to change that")
-    return Capture(
-        name=Path(os.path.realpath(folder)).name,
-        photos=photos,
-        has_masks=pictures.has_masks,
-        cameras=cameras,
-        names=source.names,
-        split=source.split,
-        source_from_world=frame,
-        up=region.up,
-        unbounded=region.unbounded,
-        ignored=ignored,
-        normals=prior,
-        points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
-        fingerprint=_fingerprint(folder, source, normals, options),
-        notes=tuple(notes),
-    )
 
 
 def _located(folder: Path) -> tuple[tuple[str, Reader], list[str]]:
@@ -217,7 +217,10 @@ def _suggestion(missing: Path) -> str:
 
 
 def _bytes_of_a_pixel(source: Source, has_normals: bool) -> int:
-    """Return the bytes that images take for each pixel: RGBA, a boolean if pixels are ignored, and three floats for normals."""
+    """Return the bytes that images take for each pixel.
+
+    Four for RGBA, one if pixels are ignored, and twelve for normals.
+    """
     return 4 + (source.masks is not None or any(source.ignored)) + 12 * has_normals
 
 
@@ -256,7 +259,7 @@ def _points(folder: Path, source: Source) -> Float[Tensor, "points 3"] | None:
     return None if file is None else read_points(file)
 
 
-def _fingerprint(folder: Path, source: Source, normals: Path | None, options: CaptureOptions) -> str:
+def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: tuple[object, ...]) -> str:
     """Hash the read settings and each file's relative name, size, first and last 64 KiB, with SHA-256."""
     root = folder.absolute()
     files = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
@@ -277,8 +280,7 @@ def _fingerprint(folder: Path, source: Source, normals: Path | None, options: Ca
         name = whole_path.relative_to(root).as_posix() if whole_path.is_relative_to(root) else file.name
         return hashlib.sha256(f"{name}\n{size}\n".encode() + content).digest()
 
-    # Where the images are kept (memory) does not change the capture.
-    whole = hashlib.sha256(repr(replace(options, normals=normals, memory=None)).encode())
+    whole = hashlib.sha256(repr(settings).encode())
     for part in in_threads(digest, files):
         whole.update(part)
     return whole.hexdigest()
