@@ -80,13 +80,6 @@ def frames(names: list[str]) -> list[dict[str, Any]]:
 VARIANTS: tuple[tuple[str, ...], ...] = (
     *(("alpha", "own", "ply"), ("masks", "lens"), ("fov", "split", "dynamic"), ("fisheye", "npz"), ("own", "lens", "split"), ()),
 )
-    ("alpha", "own", "ply"),
-    ("masks", "lens"),
-    ("fov", "split", "dynamic"),
-    ("fisheye", "npz"),
-    ("own", "lens", "split"),
-    (),
-)
 
 
 def transforms(rng: random.Random) -> Files:
