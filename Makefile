@@ -1,7 +1,7 @@
 # make demo and make test need nothing but Python 3.10 or newer: each makes .venv, installs into it, and does its job.
 #
 #   make demo      an analytic scene becomes photos, the photos become a surface, a report compares it with the truth
-#                  DEMO_SECONDS=30 make demo   trains for 30 seconds only
+#                  DEMO_SECONDS=30 make demo   trains for 30 seconds only; DEMO_STEPS=300 make demo, for 300 steps
 #   make test      every test that takes seconds; those that need a GPU or the real captures skip where there are none
 #   make nightly   the tests that take minutes, without the checks of types that slow down small steps
 #   make as-on-a-gpu  tests the GPU's kernels and control flow on one thread of the CPU
@@ -24,7 +24,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --re
 .PHONY: demo test as-on-a-gpu nightly lint bench docs-check docs package clean
 
 demo: .venv/.installed
-	$(BIN)/unrender demo $(if $(DEMO_SECONDS),--max-seconds $(DEMO_SECONDS))
+	$(BIN)/unrender demo $(if $(DEMO_STEPS),--steps $(DEMO_STEPS)) $(if $(DEMO_SECONDS),--max-seconds $(DEMO_SECONDS))
 
 test: .venv/.installed-dev
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)

@@ -126,8 +126,9 @@ def test_a_record_survives_json(tmp_path: Path) -> None:
 
 
 def test_runs_that_differ_only_in_place_and_versions_are_the_same_run() -> None:
-    capture = replace(CAPTURE, path="/elsewhere", options=replace(CAPTURE.options, memory=2**30))
-    moved = replace(RECORD, device="other", versions={}, input=replace(RECORD.input, path="/elsewhere"), capture=capture)
+    capture = replace(CAPTURE, path="/elsewhere", options=replace(CAPTURE.options, memory=2**30, normals=Path("/moved")))
+    config = config_to_json(Config(steps=9, max_seconds=3.0))
+    moved = replace(RECORD, device="other", versions={}, input=replace(RECORD.input, path="/elsewhere"), capture=capture, config=config)
     assert differences(RECORD, moved) == []
 
 
@@ -136,7 +137,7 @@ def test_runs_that_differ_only_in_place_and_versions_are_the_same_run() -> None:
     [
         (replace(RECORD, seed=3), "seed is 3 there, 0 here"),
         (replace(RECORD, recipe="nerf"), "recipe is nerf there, neus here"),
-        (replace(RECORD, config=config_to_json(Config(steps=9))), "steps is 9 there, 10 here"),
+        (replace(RECORD, config=config_to_json(Config(background="white"))), "background is white there, random here"),
         (replace(RECORD, config=config_to_json(Config(inner=Inner(weight=0.2)))), "inner.weight is 0.2 there, 0.1 here"),
         (replace(RECORD, input=replace(RECORD.input, fingerprint="xyz")), "the photos or poses are not the same"),
         (replace(RECORD, capture=replace(CAPTURE, options=replace(CAPTURE.options, downscale=2))), "downscale is 2 there, 1 here"),

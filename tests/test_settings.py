@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from unrender.recipes import nerf, neus
+from unrender.recipes.clock import Clock
 from unrender.recipes.settings import HashLevels, Sampling, override, with_budget
 
 
@@ -33,13 +37,35 @@ def test_unknown_and_ambiguous_names_are_refused() -> None:
         override(neus.PRESETS["gpu"], bending=0.1)
 
 
-def test_steps_given_alone_replace_the_seconds_of_a_preset() -> None:
-    preset = nerf.PRESETS["cpu"]
-    assert preset.max_seconds == 300
+def test_a_budget_given_alone_replaces_the_other_one() -> None:
+    preset = override(nerf.PRESETS["cpu"], steps=9, max_seconds=300.0)
     assert with_budget(preset, steps=7) == override(preset, steps=7, max_seconds=None)
-    assert with_budget(preset, max_seconds=5.0) == override(preset, max_seconds=5.0)
+    assert with_budget(preset, max_seconds=5.0) == override(preset, steps=None, max_seconds=5.0)
     assert with_budget(preset, steps=7, max_seconds=5.0) == override(preset, steps=7, max_seconds=5.0)
     assert with_budget(preset) == preset
+
+
+@pytest.mark.parametrize("config", [*nerf.PRESETS.values(), *neus.PRESETS.values()])
+def test_the_budget_of_every_preset_is_in_steps(config: nerf.NerfConfig | neus.NeusConfig) -> None:
+    assert config.steps is not None and config.max_seconds is None
+
+
+@pytest.mark.parametrize(
+    ("budget", "sentence"),
+    [
+        ({"steps": 0}, "steps is 0; a fit needs at least 1"),
+        ({"steps": True}, "steps is True; it must be an integer"),
+        ({"max_seconds": 0.0}, "max_seconds is 0.0; give a positive number"),
+        ({"max_seconds": float("nan")}, "max_seconds is nan; give a positive number"),
+        ({"max_seconds": float("inf")}, "max_seconds is inf; give a positive number"),
+        ({"steps": None}, "steps and max_seconds are both None"),
+    ],
+)
+def test_a_budget_that_is_none_is_refused(budget: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        replace(nerf.PRESETS["cpu"], **budget)
+    with pytest.raises(ValueError, match=sentence):
+        Clock(budget.get("steps"), budget.get("max_seconds"))
 
 
 def test_bundles_refuse_what_is_out_of_range() -> None:
@@ -60,7 +86,6 @@ def test_names_of_settings_are_unique_within_a_preset() -> None:
     """Flat names on the command line must each mean one thing."""
     import dataclasses
     from collections import Counter
-    from typing import Any
 
     def names(config: Any) -> list[str]:
         values = [(field.name, getattr(config, field.name)) for field in dataclasses.fields(config)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.inputs import Origin, Reading, prepared, read_input
 from unrender.runs.opening import OpenRun
-from unrender.runs.session import Job, run_job
+from unrender.runs.session import Job, ordinary_pytorch, run_job
+from unrender.words import errors_in_python, in_python
 
 load = load_capture
 
@@ -35,6 +37,7 @@ def fit(
     device: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    overwrite: bool = False,
     observer: Observer | None = None,
 ) -> FitResult:
     """Fit a scene to a capture, or to another input that the recipe takes.
@@ -46,13 +49,14 @@ def fit(
         input: posed photos from :func:`unrender.load`, or another input of the recipe; a path is read with default options.
         preset: name of the configuration to start from, by default ``"cpu"`` or ``"gpu"``, depending on the device.
         config: a whole configuration of the recipe instead of a preset.
-        steps: number of steps; given alone, it replaces the preset's time budget.
-        max_seconds: budget of training time.
+        steps: number of steps.
+        max_seconds: seconds of training. A budget given alone replaces the preset's; of both, the one that is used up first ends the fit.
         settings: single settings by name, which override the preset or configuration.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; by default the best available device.
         seed: of all random numbers.
         out: a run directory, into which the fit writes checkpoints, metrics, mesh, video and report, and from which it resumes, like
         ``unrender fit``; without it nothing is written. An output that cannot be written is a warning.
+        overwrite: remove another run in ``out`` instead of raising an error.
         observer: called with the progress of the running fit.
 
     Returns:
@@ -62,26 +66,30 @@ def fit(
         ValueError: for an unknown recipe, preset, setting or device, or a value that is out of range.
         OSError: when ``out`` cannot be written.
     """
-    table = recipes()
-    method, target = find_recipe(recipe, table), select_device(device)
-    if config is None:
-        preset, config = method.start(preset, target)
-    elif preset is not None:
-        raise ValueError("fit takes a preset or a config, got both")
-    elif not isinstance(config, method.config_type):
-        raise ValueError(f"the recipe {recipe} takes {method.config_type.__name__} as config, got {type(config).__name__}")
-    config = with_budget(method.configure(config, settings or {}), steps=steps, max_seconds=max_seconds)
-    if isinstance(input, str | Path):
-        reading = read_input(method, Path(input), recipes=table, device=target)
-    else:
-        reading = Reading(prepared(method, input), Origin())
-    if out is None:
-        return method.fit(reading.input, config, device=target, seed=seed, observer=observer)
-    job = Job(method, preset, config, reading.input, reading.origin, target, seed)
-    run = run_job(job, RunDirectory(Path(out)), display=Display.quiet(), observer=observer)
-    for sentence in run.failures:
-        warnings.warn(sentence, RuntimeWarning, stacklevel=2)
-    return run.result
+    with errors_in_python():
+        table = recipes()
+        method, target = find_recipe(recipe, table), select_device(device)
+        if config is None:
+            preset, config = method.start(preset, target)
+        elif preset is not None:
+            raise ValueError("fit takes a preset or a config, got both")
+        elif not isinstance(config, method.config_type):
+            raise ValueError(f"the recipe {recipe} takes {method.config_type.__name__} as config, got {type(config).__name__}")
+        config = with_budget(method.configure(config, settings or {}), steps=steps, max_seconds=max_seconds)
+        with ordinary_pytorch(target):
+            if isinstance(input, str | Path):
+                reading = read_input(method, Path(input), recipes=table, device=target)
+            else:
+                reading = Reading(prepared(method, input), Origin())
+            job = Job(method, preset, config, reading.input, reading.origin, target, seed)
+            job.check()
+            if out is None:
+                result = method.fit(job.input, job.config, device=target, seed=seed, observer=observer)
+                return replace(result, planned_steps=job.planned_steps)
+        run = run_job(job, RunDirectory(Path(out)), overwrite=overwrite, display=Display.quiet(), observer=observer)
+        for sentence in run.failures:
+            warnings.warn(in_python(sentence), RuntimeWarning, stacklevel=2)
+        return run.result
 
 
 def open_run(path: str | Path, *, device: str | None = None) -> OpenRun:
@@ -95,4 +103,5 @@ def open_run(path: str | Path, *, device: str | None = None) -> OpenRun:
         FileNotFoundError: the folder holds no run.
         ValueError: its recipe is unknown, or no checkpoint can be read.
     """
-    return opening.open_run(path, recipes(), select_device(device))
+    with errors_in_python():
+        return opening.open_run(path, recipes(), select_device(device))

@@ -1,4 +1,4 @@
-"""Words that users type: names of a fixed set, and suggestions for misspelled ones.
+"""Words that users type and read: names of a fixed set, suggestions for misspelled ones, options in the spelling of Python.
 
 PyTorch is not imported, so that help pages are fast.
 """
@@ -6,7 +6,9 @@ PyTorch is not imported, so that help pages are fast.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
 Up: TypeAlias = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "-x", "-y", "-z"]
@@ -30,6 +32,14 @@ Background: TypeAlias = Literal["random", "white", "black"]
 Normals: TypeAlias = Literal["analytic", "taps6", "taps4"]
 """How the gradient of a distance field is computed: exactly, or by finite differences with six or four taps."""
 
+_ARGUMENTS: Mapping[str, str] = {
+    "--overwrite": "overwrite=True",
+    "--no-masks": 'masks="none"',
+    "--normal-maps": "normals",
+    "--normal-maps-frame": "normals_frame",
+}
+"""Options whose arguments in Python have other names."""
+
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Return the nearest known word, or all of them, as the end of an error message.
@@ -44,3 +54,23 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return f"there are {', '.join(known[:-1])} and {known[-1]}" if len(known) > 1 else f"there is only {known[0]}"
+
+
+def in_python(sentence: str) -> str:
+    """Return a message with the arguments of Python in place of the options of the command line.
+
+    >>> in_python("choose another --out or pass --overwrite")
+    'choose another out or pass overwrite=True'
+    """
+    return re.sub(r"(?<![\w-])--[a-z][a-z-]*[a-z]", lambda found: _ARGUMENTS.get(found[0], found[0][2:].replace("-", "_")), sentence)
+
+
+@contextmanager
+def errors_in_python() -> Iterator[None]:
+    """Let the errors of the block name arguments of Python instead of options of the command line."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (in_python(error.args[0]),)
+        raise

@@ -107,8 +107,9 @@ def load_capture(
         memory=memory,
     )
     folder, normal_folder = Path(path), None if normals is None else Path(normals).absolute()
-    # Where the images are kept (memory) does not change the capture.
-    settings = (downscale, center, radius, up, test_every, str(normal_folder), normals_frame, masks, camera_axes, principal_shift)
+    # Where the images are kept (memory) and where the normals are does not change the capture.
+    maps = "None" if normal_folder is None else "normal maps"
+    settings = (downscale, center, radius, up, test_every, maps, normals_frame, masks, camera_axes, principal_shift)
     with _errors_of(folder):
         (file, read), others = _located(folder)
         source = read(folder, folder / file, test_every)
@@ -262,11 +263,13 @@ def _points(folder: Path, source: Source) -> Float[Tensor, "points 3"] | None:
 def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: tuple[object, ...]) -> str:
     """Hash the read settings and each file's relative name, size, first and last 64 KiB, with SHA-256."""
     root = folder.absolute()
-    files = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
+    read = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
+    files = [(file, root) for file in read]
     if normals is not None:
-        files += sorted(file for file in normals.rglob("*") if is_regular_file(file) and file.stat().st_size)
+        files += [(file, normals) for file in sorted(normals.rglob("*")) if is_regular_file(file) and file.stat().st_size]
 
-    def digest(file: Path) -> bytes:
+    def digest(located: tuple[Path, Path]) -> bytes:
+        file, root = located
         size = check_file(file)
         try:
             with file.open("rb") as stream:

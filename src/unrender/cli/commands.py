@@ -16,7 +16,7 @@ from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
 from unrender.captures.undistortion import undistorted
 from unrender.cli.arguments import CameraPath, MeshFormat
-from unrender.demo import AnalyticScene, make_demo_capture
+from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
 from unrender.files.video import write_video
 from unrender.geometry.distances import surface_distance
@@ -28,7 +28,7 @@ from unrender.recipes.settings import with_budget
 from unrender.recipes.table import C, I, Recipe
 from unrender.render.scene import Scene
 from unrender.runs.camera_paths import render_path
-from unrender.runs.directory import RunDirectory
+from unrender.runs.directory import RunDirectory, default_folder
 from unrender.runs.display import Display
 from unrender.runs.figures import write_picture
 from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input, read_photos
@@ -63,8 +63,7 @@ def fit_input(
     """Run ``unrender fit``."""
     where = select_device(device)
     display = Display(Console())
-    resolved = path.resolve()
-    directory = RunDirectory(out or Path("runs") / f"{recipe.name}-{resolved.stem if resolved.is_file() else resolved.name}")
+    directory = RunDirectory(out or default_folder(recipe.name, path))
     check_folder(directory, overwrite=overwrite)
     try:
         given = read_input(recipe, path, reading, recipes=table.recipes(), device=where)
@@ -169,7 +168,7 @@ def export_run(
     return 0
 
 
-def run_demo(out: Path, *, max_seconds: float, device: str | None, seed: int, overwrite: bool) -> int:
+def run_demo(out: Path, *, steps: int | None, max_seconds: float | None, device: str | None, seed: int, overwrite: bool) -> int:
     """Run ``unrender demo``."""
     where = select_device(device)
     recipe = table.recipes()["neus"]
@@ -180,7 +179,7 @@ def run_demo(out: Path, *, max_seconds: float, device: str | None, seed: int, ov
     capture = make_demo_capture()
     describe_input(capture, capture, display)
     preset, config = recipe.start(None, where)
-    config = with_budget(config, max_seconds=max_seconds)
+    config = with_budget(config, steps=DEMO_STEPS if steps is None and max_seconds is None else steps, max_seconds=max_seconds)
     job = Job(recipe, preset, config, prepared(recipe, capture), Origin(DEMO_CAPTURE, DEMO_CAPTURE), where, seed)
     run = run_job(job, directory, overwrite=overwrite, display=display, measure=compare_with_truth, strict=wants_traceback())
     return exit_code(run)

@@ -79,8 +79,11 @@ def _before_the_options(name: str, rest: Sequence[str], table: Mapping[str, Reci
         raise
     except ValueError as error:
         raise UsageError(str(error)) from None
+    # A budget given alone replaces the preset's; the parser fills in its value.
     if value_of("--steps", rest) is not None:
-        config = with_budget(config, steps=config.steps)
+        config = with_budget(config, steps=config.steps or 1)
+    elif value_of("--max-seconds", rest) is not None:
+        config = with_budget(config, max_seconds=config.max_seconds or 1.0)
     return recipe, preset, config
 
 
@@ -94,8 +97,8 @@ def _fit_help(table: Mapping[str, Recipe[C, I]]) -> str:
     lines += ["", "common options:"]
     lines += [
         "  --out DIR            where the run goes (default: runs/RECIPE-INPUT)",
-        "  --max-seconds S      the best result within this much training time",
-        "  --steps N            a fixed number of steps instead (drops the preset's time budget unless --max-seconds is given too)",
+        "  --steps N            number of steps (default: of the preset); a larger number continues a finished fit",
+        "  --max-seconds S      the best result within this much training time instead; of both, the one used up first ends the fit",
         "  --preset NAME        where all values start from (default: cpu or gpu)",
         "  --device DEVICE      cpu, cuda or cuda:1 (default: the first GPU, else the CPU)",
         "  --downscale K        average photos over K x K pixels",

@@ -138,8 +138,10 @@ class DemoOptions:
 
     out: Annotated[Path, arg(metavar="DIR")] = Path("runs/demo")
     """Output folder of the run."""
-    max_seconds: float = 120.0
-    """Training time in seconds."""
+    steps: int | None = None
+    """Number of steps; by default enough for a distance below 0.5 % from the true surface."""
+    max_seconds: float | None = None
+    """Training time in seconds instead."""
     device: DeviceOption = None
     """cpu, cuda or cuda:1."""
     seed: int = 0
@@ -151,7 +153,9 @@ class DemoOptions:
         """Fit the demo."""
         from unrender.cli.commands import run_demo
 
-        return run_demo(self.out, max_seconds=self.max_seconds, device=self.device, seed=self.seed, overwrite=self.overwrite)
+        return run_demo(
+            self.out, steps=self.steps, max_seconds=self.max_seconds, device=self.device, seed=self.seed, overwrite=self.overwrite
+        )
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,8 @@ class HashSdf(SurfaceField):
             self.active_levels = self.grid.levels
         else:
             gained = int(max(0.0, fraction - self.level_start) / self.level_every)
-            self.active_levels = min(self.grid.levels, self.start_level + gained)
+            # The fraction falls where a fit goes on with a larger budget; levels that have been fitted stay.
+            self.active_levels = max(self.active_levels, min(self.grid.levels, self.start_level + gained))
         self.level.fill_(self.active_levels)
         return False
 

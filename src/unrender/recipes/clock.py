@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +15,13 @@ class Clock:
     part of the budget that the current phase has.
     """
 
-    def __init__(self, steps: int, max_seconds: float | None = None) -> None:
-        if steps < 1:
-            raise ValueError(f"steps is {steps}; a fit needs at least 1")
-        if max_seconds is not None and not max_seconds > 0:
-            raise ValueError(f"max_seconds is {max_seconds}; give a positive number of seconds")
+    def __init__(self, steps: int | None, max_seconds: float | None = None) -> None:
+        """Start at zero.
+
+        Raises:
+            ValueError: see :func:`check_budget`.
+        """
+        check_budget(steps, max_seconds)
         self.steps = steps
         self.max_seconds = max_seconds
         self.step = 0
@@ -35,8 +38,18 @@ class Clock:
     @property
     def overall(self) -> float:
         """Fraction of the whole budget used, 0 to 1."""
-        by_time = 0.0 if self.max_seconds is None else self.seconds / self.max_seconds
-        return min(1.0, max(self.step / self.steps, by_time))
+        return self.overall_at(self.step, self.seconds)
+
+    def overall_at(self, step: int, seconds: float) -> float:
+        """Return the fraction of the whole budget that a number of steps and seconds uses, 0 to 1."""
+        by_steps = 0.0 if self.steps is None else step / self.steps
+        by_time = 0.0 if self.max_seconds is None else seconds / self.max_seconds
+        return min(1.0, max(by_steps, by_time))
+
+    @property
+    def ended_by_time(self) -> bool:
+        """Whether the seconds of the budget are used up, but not its steps."""
+        return self.overall >= 1 and (self.steps is None or self.step < self.steps)
 
     @property
     def fraction(self) -> float:
@@ -88,3 +101,23 @@ class Clock:
         finally:
             if was_running:
                 self.start()
+
+
+def check_budget(steps: int | None, max_seconds: float | None) -> None:
+    """Check the budget of a fit.
+
+    Args:
+        steps: number of steps; None for no limit.
+        max_seconds: seconds of training; None for no limit.
+
+    Raises:
+        ValueError: there is no limit, or one that is not positive.
+    """
+    if steps is None and max_seconds is None:
+        raise ValueError("steps and max_seconds are both None; a fit needs a budget in steps or in seconds")
+    if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
+        raise ValueError(f"steps is {steps!r}; it must be an integer")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps is {steps}; a fit needs at least 1")
+    if max_seconds is not None and not 0 < max_seconds < math.inf:
+        raise ValueError(f"max_seconds is {max_seconds}; give a positive number of seconds")

@@ -69,6 +69,8 @@ class FitResult:
     history: tuple[Progress, ...]
     source_from_world: Float[Tensor, "4 4"]
     """Similarity from the normalized world to the frame of the input."""
+    planned_steps: int | None = None
+    """Number of steps of the whole fit; None if it is unknown, because only seconds were given."""
 
     def asset(self, resolution: int = 256, *, frame: Frame = "source") -> Asset:
         """Return the surface with its material, by default in the frame of the input poses."""
@@ -165,7 +167,7 @@ class Fitting:
         finally:  # also where the loop is left by break or by an error
             if started:
                 self.clock.stop()
-        if self._outcome == "finished" and self.clock.overall >= 1 and self.clock.step < self.clock.steps:
+        if self._outcome == "finished" and self.clock.ended_by_time:
             self._outcome = "time budget reached"
 
     def set_learning_rate(self, factor: float) -> None:
@@ -320,8 +322,7 @@ class Fitting:
             part.load_state_dict(unflatten_state(tensors, f"part.{name}"))
         if self.generator is not None:
             self.generator.set_state(tensors[_GENERATOR])
-        step, seconds = tensors[_CLOCK].tolist()
-        self.clock.resume(int(step), seconds)
+        self.clock.resume(*clock_of(tensors))
         skipped, in_a_row, error, has_error = tensors[_COUNTS].to(self._skipped.device)
         self._skipped, self._in_a_row, self._error = skipped.clone(), in_a_row.clone(), error.clone()
         self._has_error = bool(has_error)
@@ -341,7 +342,14 @@ class Fitting:
             skipped_steps=int(self._skipped),
             history=tuple(self.history),
             source_from_world=source_from_world,
+            planned_steps=self.clock.steps,
         )
+
+
+def clock_of(tensors: Mapping[str, Tensor]) -> tuple[int, float]:
+    """Return the steps and seconds of a snapshot."""
+    step, seconds = tensors[_CLOCK].tolist()
+    return int(step), seconds
 
 
 def scene_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

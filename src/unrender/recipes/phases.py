@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from unrender.recipes.clock import Clock
-from unrender.recipes.fitting import FitResult, Observer, Progress
+from unrender.recipes.fitting import FitResult, Observer, Progress, clock_of
 
 _KEY = "phase"
-"""Snapshot entry with the number of the phase and the steps skipped before it."""
+"""Snapshot entry: the number of the phase, the steps skipped before it, the fraction of the budget and the step at which it began."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class PhaseStart:
     observer: Observer | None
     previous: FitResult | None
     """Result of the previous phase; None for the first phase, and for a phase that resumes."""
+    first_step: int = 0
+    """The step at which the phase began, in this process or an earlier one."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,13 @@ def fit_in_phases(
 
     A phase that is interrupted or diverges is the last one. The result has the scene of the last phase that ran.
 
+    A fit may go on with a larger budget than it began with. A later phase that began at half of the old budget then begins where the fit
+    is in the new one, if that is earlier.
+
     Args:
         phases: in order; their shares sum to one.
         clock: the budget of all phases together.
-        resume: a snapshot of an interrupted fit; phases before its own are not run again.
+        resume: a snapshot of an earlier fit; phases before its own are not run again.
         observer: called with the progress of the whole fit.
 
     Raises:
@@ -70,7 +75,7 @@ def fit_in_phases(
     skipped = 0 if resume is None else int(resume[_KEY][1])
     history: tuple[Progress, ...] = ()
     previous: FitResult | None = None
-    begin = sum((phase.share for phase in phases[:first]), 0.0)
+    begin = 0.0 if resume is None else _begin_of(resume, sum((phase.share for phase in phases[:first]), 0.0), clock)
     for number in range(first, len(phases)):
         phase = phases[number]
         if phase.share == 0:
@@ -78,9 +83,11 @@ def fit_in_phases(
         is_last = not any(later.share for later in phases[number + 1 :])
         end = 1.0 if is_last else min(1.0, begin + phase.share)  # the shares may sum to slightly less than one
         clock.enter(begin, end)
-        watching = None if observer is None else _named(observer, phase.name, number, skipped)
-        previous = phase.fit(PhaseStart(clock, resume if number == first else None, watching, previous))
-        history += tuple(_named_progress(progress, phase.name, number, skipped) for progress in previous.history)
+        first_step = clock.step if number > first or resume is None else _first_step_of(resume)
+        state = torch.tensor([number, skipped, begin, first_step], dtype=torch.float64)
+        watching = None if observer is None else _named(observer, phase.name, state)
+        previous = phase.fit(PhaseStart(clock, resume if number == first else None, watching, previous, first_step))
+        history += tuple(_named_progress(progress, phase.name, state) for progress in previous.history)
         skipped += previous.skipped_steps
         if previous.outcome in ("interrupted", "diverged"):
             break
@@ -94,14 +101,25 @@ def phase_of(tensors: Mapping[str, Tensor]) -> int:
     return int(tensors[_KEY][0])
 
 
-def _named(observer: Observer, name: str, number: int, skipped: int) -> Observer:
-    return lambda progress: observer(_named_progress(progress, name, number, skipped))
+def _begin_of(tensors: Mapping[str, Tensor], share_before: float, clock: Clock) -> float:
+    """Return the fraction of the budget at which the phase of a snapshot began, under the budget of ``clock``."""
+    began = tensors[_KEY].tolist()[2:3]  # absent from snapshots of earlier versions
+    return min(began[0] if began else share_before, clock.overall_at(*clock_of(tensors)))
 
 
-def _named_progress(progress: Progress, name: str, number: int, skipped: int) -> Progress:
-    """Return progress that names its phase, with snapshots that record it."""
+def _first_step_of(tensors: Mapping[str, Tensor]) -> int:
+    """Return the step at which the phase of a snapshot began; 0 for snapshots of earlier versions, which do not tell."""
+    return int(sum(tensors[_KEY].tolist()[3:4]))
+
+
+def _named(observer: Observer, name: str, state: Tensor) -> Observer:
+    return lambda progress: observer(_named_progress(progress, name, state))
+
+
+def _named_progress(progress: Progress, name: str, state: Tensor) -> Progress:
+    """Return progress that names its phase, with snapshots that record its state."""
 
     def snapshot() -> dict[str, Tensor]:
-        return progress.snapshot() | {_KEY: torch.tensor([number, skipped])}
+        return progress.snapshot() | {_KEY: state}
 
     return dataclasses.replace(progress, phase=name, snapshot=snapshot)

@@ -9,10 +9,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from unrender.recipes.clock import check_budget
 from unrender.words import Background
-
-if TYPE_CHECKING:
-    from unrender.ops.encodings import Adam, HashGrid
 
 C = TypeVar("C")
 
@@ -96,16 +94,20 @@ class AdamSettings:
 
 
 def with_budget(config: C, *, steps: int | None = None, max_seconds: float | None = None) -> C:
-    """Return a configuration with another budget; ``steps`` alone removes the preset's seconds.
+    """Return a configuration with another budget; one given alone replaces both of the configuration's.
 
     Args:
         config: of any recipe, with ``steps`` and ``max_seconds``.
         steps: optimizer steps.
         max_seconds: seconds of training.
+
+    Raises:
+        ValueError: see :func:`unrender.recipes.clock.check_budget`.
     """
-    changes: dict[str, Any] = {} if max_seconds is None else {"max_seconds": float(max_seconds)}
-    if steps is not None:
-        changes = {"steps": steps, "max_seconds": None} | changes
+    if steps is None and max_seconds is None:
+        return config
+    check_budget(steps, max_seconds)
+    changes: dict[str, Any] = {"steps": steps, "max_seconds": None if max_seconds is None else float(max_seconds)}
     return dataclasses.replace(config, **changes)  # pyright: ignore[reportArgumentType]  every config is a dataclass
 
 

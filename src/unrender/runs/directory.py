@@ -7,21 +7,27 @@
 ``metrics.json``     PSNR and SSIM of the held-out views
 ``renders/``         every held-out view: color, depth, normal; one view during the fit, as ``progress_060s.png``
 ``mesh.ply, .glb``   the surface with its material, in the frame of the input
-``environment.hdr``  the environment light, for recipes that estimate it ``video.mp4``        an orbit ``report.html``      all results on
-one page ``.lock``            held while a process fits into the folder ===================
-==========================================================================================
+``environment.hdr``  the environment light, for recipes that estimate it
+``video.mp4``        an orbit
+``report.html``      all results on one page
+``.lock``            held while a process fits into the folder
+===================  ==========================================================================================
 
-:mod:`unrender.runs.outputs` writes the files after the checkpoints.
+:mod:`unrender.runs.outputs` writes the files after the checkpoints. ``docs/runs.md`` describes them for users.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import hashlib
 import json
 import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +37,7 @@ from typing import Any, Protocol, runtime_checkable
 from filelock import FileLock, Timeout
 
 from unrender.captures.options import CaptureOptions
-from unrender.files.atomic import write_bytes, write_json
+from unrender.files.atomic import remove_partials, write_bytes, write_json
 from unrender.recipes.fitting import Outcome
 from unrender.recipes.kinds import InputName
 from unrender.recipes.table import Output
@@ -40,6 +46,10 @@ from unrender.runs.measures import Measure
 
 SMALLEST_FREE_SPACE = 256 * 2**20
 """Bytes that a run may need: two checkpoints, two meshes, a video, the pictures."""
+
+
+BUDGET = ("steps", "max_seconds")
+"""Settings of every configuration that may change when a fit goes on."""
 
 
 class OutputFolderError(OSError):
@@ -99,6 +109,8 @@ class RunRecord:
     """None for an input without photos."""
     outcome: Outcome | None = None
     """None during the fit, or after it was killed."""
+    planned_steps: int | None = None
+    """Steps of the whole fit; for a budget in seconds alone, those of the preset; None if there is none."""
     steps: int = 0
     seconds: float = 0.0
     skipped_steps: int = 0
@@ -194,15 +206,17 @@ class RunDirectory:
                 self.stage_file(seconds).unlink(missing_ok=True)
 
     def prepare(self) -> None:
-        """Make the folder and check that it is writable, before the fit starts.
+        """Make the folder, check that it is writable, and remove what a killed process left half written.
 
         Raises:
             OutputFolderError: the path is a file, the folder cannot be made or written, or its disk is nearly full.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_bytes(self.path / ".unrender-probe", b"\0" * 65536)
-            (self.path / ".unrender-probe").unlink()
+            with tempfile.TemporaryFile(dir=self.path, prefix=".unrender-", suffix=".partial") as probe:
+                probe.write(b"\0" * 65536)
+                probe.flush()
+                os.fsync(probe.fileno())
             free = shutil.disk_usage(self.path).free
         except FileExistsError as error:
             raise OutputFolderError(f"{self.path} is a file, not a folder; choose another output folder with --out") from error
@@ -215,10 +229,12 @@ class RunDirectory:
                 f"only {free / 2**20:.0f} MB are free where {self.path} lies and a run may need {SMALLEST_FREE_SPACE / 2**20:.0f} MB; "
                 "make room or choose another output folder with --out"
             )
+        for folder in (self.path, self.checkpoints, self.renders, *self.renders.glob("*/")):
+            remove_partials(folder)
 
     def remove_if_empty(self) -> None:
         """Undo :meth:`prepare` if nothing was written."""
-        if self.path.is_dir() and not any(self.path.iterdir()):
+        with contextlib.suppress(OSError):  # it is not empty, or gone
             self.path.rmdir()
 
     @contextmanager
@@ -228,6 +244,7 @@ class RunDirectory:
         Raises:
             OutputFolderError: another process holds it.
         """
+        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(blocking=False)
@@ -255,35 +272,55 @@ class RunDirectory:
             raise FileNotFoundError(f"{self.path} holds no run (there is no run.json in it); give the folder that `unrender fit` wrote")
         try:
             return config_from_json(RunRecord, json.loads(self.record_file.read_text(encoding="utf-8")))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{self.record_file} cannot be read ({error}); was it written by another version?") from error
+        except (ValueError, TypeError, RecursionError) as error:
+            raise ValueError(f"{self.record_file} cannot be read ({error}); was it edited, or written by another version?") from error
 
     def write_record(self, record: RunRecord) -> None:
         """Write ``run.json``."""
         write_json(self.record_file, config_to_json(record))
 
+    def holds_results(self, outputs: Iterable[OutputFiles]) -> bool:
+        """Tell whether the folder has a checkpoint or an output, which took time to make."""
+        made = any(file.exists() for output in outputs for file in output.files(self))
+        return made or any(self.checkpoints.glob("step_*.json"))
+
     def clear(self, outputs: Iterable[OutputFiles]) -> None:
         """Remove the files of an earlier run and its outputs, and nothing else."""
+        self.clear_outputs(outputs)
         for folder in (self.checkpoints, self.renders):
             shutil.rmtree(folder, ignore_errors=True)
-        for file in (self.history_file, *(file for output in outputs for file in output.files(self)), self.record_file):
+        for file in (self.history_file, self.record_file):
+            file.unlink(missing_ok=True)
+
+    def clear_outputs(self, outputs: Iterable[OutputFiles]) -> None:
+        """Remove the outputs of a fit that goes on."""
+        for file in (file for output in outputs for file in output.files(self)):
             file.unlink(missing_ok=True)
 
     def append_history(self, line: HistoryLine) -> None:
-        """Add a line to ``history.jsonl``."""
-        with self.history_file.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(dataclasses.asdict(line), allow_nan=False) + "\n")
+        """Add a line to ``history.jsonl``, or nothing.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        data = (json.dumps(dataclasses.asdict(line), allow_nan=False) + "\n").encode("utf-8")
+        with self.history_file.open("ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.history_file))
+            except OSError:
+                file.truncate(size)  # part of a line would spoil the next one
+                raise
 
     def read_history(self) -> list[HistoryLine]:
-        """Read all complete lines; a line truncated by a kill ends the list."""
+        """Read all complete lines; one that a kill cut off is left out."""
         if not self.history_file.exists():
             return []
         lines: list[HistoryLine] = []
-        for text in self.history_file.read_text(encoding="utf-8").splitlines():
-            try:
+        for text in self.history_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with contextlib.suppress(ValueError, TypeError):
                 lines.append(HistoryLine(**json.loads(text)))
-            except (ValueError, TypeError):
-                break
         return lines
 
     def truncate_history(self, step: int) -> None:
@@ -302,10 +339,30 @@ def finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+_LONGEST_NAME = 100
+"""Longest name of an input that is part of a folder's name, in bytes."""
+
+
+def default_folder(recipe: str, given: Path) -> Path:
+    """Return the folder of a run for which none was chosen: ``runs/RECIPE-INPUT``.
+
+    A long name is cut and gets eight letters of its hash, so that other files fit beside it.
+
+    >>> default_folder("neus", Path("photos/fox")).as_posix()
+    'runs/neus-fox'
+    """
+    resolved = given.resolve()
+    name = resolved.stem if resolved.is_file() else resolved.name
+    data = os.fsencode(name)
+    if len(data) > _LONGEST_NAME:
+        name = f"{data[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{hashlib.sha256(data).hexdigest()[:8]}"
+    return Path("runs") / f"{recipe}-{name}"
+
+
 def differences(there: RunRecord, here: RunRecord) -> list[str]:
     """List the differences of two runs, one phrase each; empty if the second may resume the first.
 
-    The device, the versions and the path of the input may change; recipe, configuration, seed and input may not.
+    The device, the versions, the path of the input and the budget may change; recipe, other settings, seed and input may not.
     """
     if there.recipe != here.recipe:
         return [f"recipe is {there.recipe} there, {here.recipe} here"]
@@ -328,10 +385,12 @@ _CONTENT: Mapping[InputName, str] = {
 
 def _decisive(record: RunRecord) -> dict[str, Any]:
     """Collect the settings that decide a result, by name."""
-    settings = _flatten(record.config) | {"seed": record.seed}
+    settings = _flatten({name: value for name, value in record.config.items() if name not in BUDGET}) | {"seed": record.seed}
     if record.capture is not None:
-        # Where images are kept does not change the result.
-        settings |= _flatten(config_to_json(dataclasses.replace(record.capture.options, memory=None)))
+        # Where images are kept does not change the result, nor where the normal maps are: the fingerprint covers their content.
+        options = record.capture.options
+        options = dataclasses.replace(options, memory=None, normals=None if options.normals is None else Path("normal maps"))
+        settings |= _flatten(config_to_json(options))
     return settings
 
 

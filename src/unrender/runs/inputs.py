@@ -148,6 +148,8 @@ def read_run(
 def read_photos(record: RunRecord, moved_to: Path | None = None) -> Capture:
     """Read the capture behind a run again, with the same options.
 
+    Normal maps only matter while fitting; where they have moved, the capture is read without them.
+
     Args:
         record: of the run.
         moved_to: the folder of the capture, if it has moved.
@@ -164,8 +166,15 @@ def read_photos(record: RunRecord, moved_to: Path | None = None) -> Capture:
     if moved_to is None and (not known.path or not path.exists()):
         where = f"at {path} any more" if known.path else "named in run.json (it was handed over in Python)"
         raise ValueError(f"the capture is not {where}; say where it is with --capture DIR")
-    capture = read_capture(path, known.options)
-    if capture.fingerprint != known.fingerprint:
+    maps = known.options.normals
+    if maps is not None and not maps.is_dir():
+        capture = read_capture(path, replace(known.options, normals=None))
+        same = len(capture) == known.train_views + known.test_views  # the fingerprint covers the normal maps too
+        capture = replace(capture, notes=(*capture.notes, f"the normal maps are not at {maps} any more; the photos are read without them"))
+    else:
+        capture = read_capture(path, known.options)
+        same = capture.fingerprint == known.fingerprint
+    if not same:
         raise ValueError(f"the files in {path} are not those the run was fitted to; give the original capture with --capture DIR")
     return capture
 

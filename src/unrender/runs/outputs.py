@@ -1,7 +1,8 @@
 """Outputs of a fit, one writer for each: scores with pictures, the asset, a video, the report.
 
 A writer knows its files, whether they are missing, and how to write them. Writers run in the order of :data:`WRITERS`; later writers can
-use the results of earlier ones. A writer that fails does not stop the others: ``run.json`` and the report get a sentence about it.
+use the results of earlier ones. A writer that fails does not stop the others: ``run.json`` and the report get a sentence about it, and the
+next call writes what is missing. The parts of one output, for example the mesh files, are independent in the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import math
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -62,6 +64,9 @@ VIDEO_FRAMES = 60
 VIDEO_DURATION = 3
 """Seconds."""
 
+LONGEST_STEM = 100
+"""Letters of a view's name in the names of its pictures."""
+
 ENVIRONMENT_HEIGHT = 256
 """Rows of the picture of an environment; it has twice as many columns."""
 
@@ -106,6 +111,26 @@ class Results:
         self.record = dataclasses.replace(self.record, measures=(*others, measure))
 
 
+class Parts:
+    """Runs the parts of one output; a part that fails does not stop the others."""
+
+    def __init__(self) -> None:
+        self._first: Exception | None = None
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """Keep an error of the block for :meth:`finish`."""
+        try:
+            yield
+        except Exception as error:
+            self._first = self._first or error
+
+    def finish(self) -> None:
+        """Raise the first error of any part."""
+        if self._first is not None:
+            raise self._first
+
+
 class OutputWriter(ABC):
     """One output of a run."""
 
@@ -124,6 +149,9 @@ class OutputWriter(ABC):
     def write(self, results: Results) -> None:
         """Write the output, each file atomically, and record its results."""
 
+    def recall(self, results: Results) -> None:  # noqa: B027  most outputs are shown from their files
+        """Compute what the report shows of an output that is complete, without writing its files."""
+
 
 class MetricsWriter(OutputWriter):
     """Scores of the held-out views, and their pictures."""
@@ -138,16 +166,26 @@ class MetricsWriter(OutputWriter):
         return not directory.metrics_file.exists()
 
     def write(self, results: Results) -> None:
+        parts = Parts()
+        evaluation = self._evaluate(results, parts)
+        with parts.part():
+            write_metrics(results.directory.metrics_file, results.record, evaluation)
+        if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
+            results.add_measure(Measure("PSNR inside the mask", evaluation.psnr_masked, "dB", digits=2))
+        results.display.say(score_sentence(evaluation))
+        parts.finish()
+
+    def recall(self, results: Results) -> None:
+        self._evaluate(results, None)
+
+    def _evaluate(self, results: Results, parts: Parts | None) -> Evaluation:
         photos = results.photos
         split: Literal["train", "test"] = "test" if photos.split.test else "train"
         if split == "train":
             results.remark(f"the numbers are of the fitted views, because none was held out ({photos.split.rule})")
-        evaluation, rows = evaluate_into(results.directory, results.fit.scene, photos, device=results.device, split=split)
-        write_metrics(results.directory.metrics_file, results.record, evaluation)
-        if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
-            results.add_measure(Measure("PSNR inside the mask", evaluation.psnr_masked, "dB", digits=2))
-        results.evaluation, results.rows = evaluation, rows
-        results.display.say(score_sentence(evaluation))
+        scored = evaluate_views(results.directory, results.fit.scene, photos, device=results.device, split=split, parts=parts)
+        results.evaluation, results.rows = scored
+        return scored[0]
 
 
 class AssetWriter(OutputWriter):
@@ -164,22 +202,30 @@ class AssetWriter(OutputWriter):
         return not all(directory.mesh_file(suffix).exists() for suffix in ("ply", "glb"))
 
     def write(self, results: Results) -> None:
-        directory, similarity = results.directory, results.fit.source_from_world
+        directory, similarity, parts = results.directory, results.fit.source_from_world, Parts()
         asset = results.fit.asset(results.mesh_resolution, frame="normalized")
         results.asset = asset
         if asset.environment is not None:
-            write_environment(directory.environment_file, asset.environment, similarity)
+            with parts.part():
+                write_environment(directory.environment_file, asset.environment, similarity)
         if asset.is_empty:
             results.remark(EMPTY_MESH)
             results.display.say(f"note: {EMPTY_MESH}")
+            parts.finish()
             return
         moved = asset.transformed(similarity)
         for suffix in ("ply", "glb"):
-            moved.export(directory.mesh_file(suffix))
+            with parts.part():
+                moved.export(directory.mesh_file(suffix))
         results.display.say(mesh_sentence(asset))
-        for measure in results.measure(asset.mesh) if results.measure is not None else ():
-            results.add_measure(measure)
-            results.display.say(measure.sentence)
+        with parts.part():
+            for measure in results.measure(asset.mesh) if results.measure is not None else ():
+                results.add_measure(measure)
+                results.display.say(measure.sentence)
+        parts.finish()
+
+    def recall(self, results: Results) -> None:
+        results.asset = results.fit.asset(results.mesh_resolution, frame="normalized")
 
 
 class VideoWriter(OutputWriter):
@@ -272,10 +318,16 @@ def write_outputs(
     before = results.record.failed
     due = [writer for writer in possible if writer.missing(directory) or writer.name in before]
     if before or any(writer.name == "report" for writer in due):
-        # The page shows pictures, curves, the mesh and failures, so these are made again for it.
-        due = [writer for writer in possible if writer in due or writer.name in ("metrics", "mesh", "report")]
-    for writer in due:
-        _write(writer, results, strict=strict)
+        # The page shows pictures, curves, the mesh and failures, so these are computed again for it.
+        due = [writer for writer in possible if writer in due or writer.name == "report"]
+        shown = [writer for writer in possible if writer not in due]
+    else:
+        shown = [writer for writer in possible if writer.name == "mesh" and due]  # the video shows it
+    for writer in possible:
+        if writer in due:
+            _write(writer, results, strict=strict)
+        elif writer in shown:
+            _attempt(writer.recall, writer, results, strict=strict)
     return results.record
 
 
@@ -287,18 +339,32 @@ def _write(writer: OutputWriter, results: Results, *, strict: bool) -> None:
         remarks=[sentence for sentence in results.record.remarks if not sentence.startswith(failure)],
         failed=[name for name in results.record.failed if name != writer.name],
     )
+    _attempt(writer.write, writer, results, strict=strict)
+    timings = {**results.record.timings, writer.name: time.perf_counter() - started}
+    results.record = dataclasses.replace(results.record, timings=timings)
+    _attempt(lambda results: results.directory.write_record(results.record), writer, results, strict=strict)
+
+
+def _attempt(action: Callable[[Results], None], writer: OutputWriter, results: Results, *, strict: bool) -> None:
+    """Run a part of a writer; an error becomes a sentence of the record."""
     try:
-        writer.write(results)
+        action(results)
     except Exception as error:
         if strict:
             raise
-        sentence = f"{failure}: {' '.join(str(error).split()) or type(error).__name__}"
+        sentence = f"{_failure(writer.name)}: {reason_of(error)}"
         results.remark(sentence)
-        results.record = dataclasses.replace(results.record, failed=[*results.record.failed, writer.name])
+        failed = [name for name in results.record.failed if name != writer.name]
+        results.record = dataclasses.replace(results.record, failed=[*failed, writer.name])
         results.display.say(f"note: {sentence}")
-    timings = {**results.record.timings, writer.name: time.perf_counter() - started}
-    results.record = dataclasses.replace(results.record, timings=timings)
-    results.directory.write_record(results.record)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the message of an error on one line."""
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "out of memory" in text.lower():
+        return "there is not enough memory; free some and run the same command again, with a smaller mesh resolution if that is the mesh"
+    return text or type(error).__name__
 
 
 def _failure(name: Output) -> str:
@@ -319,8 +385,20 @@ def evaluate_into(
 
     Returns:
         The evaluation, and small pictures of some views for the report.
+
+    Raises:
+        OSError: a picture cannot be written; the other pictures are.
     """
-    directory.renders.mkdir(exist_ok=True)
+    parts = Parts()
+    scored = evaluate_views(directory, scene, capture, device=device, split=split, parts=parts)
+    parts.finish()
+    return scored
+
+
+def evaluate_views(
+    directory: RunDirectory, scene: Scene, capture: Capture, *, device: torch.device, split: Literal["train", "test"], parts: Parts | None
+) -> tuple[Evaluation, list[ViewRow]]:
+    """Evaluate a split, and write its pictures as ``parts`` of an output; None writes none."""
     views = capture.split.test if split == "test" else capture.split.train
     shown = set(views[:: max(1, math.ceil(len(views) / MOST_ROWS))])
     rows: list[ViewRow] = []
@@ -331,7 +409,10 @@ def evaluate_into(
         color, normal = color_picture(srgb), normal_picture(rendering)
         stem = file_stem(score.view, score.name)
         for suffix, picture in (("", color), ("_depth", distance), ("_normal", normal)):
-            write_picture(directory.renders / f"{stem}{suffix}.png", picture)
+            if parts is not None:
+                with parts.part():
+                    directory.renders.mkdir(exist_ok=True)
+                    write_picture(directory.renders / f"{stem}{suffix}.png", picture)
         if score.view in shown:
             rows.append(ViewRow.from_pictures(score, color_picture(truth), color, error_picture(srgb, truth), distance, normal, span))
 
@@ -358,6 +439,7 @@ def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None
             "psnr": finite(evaluation.psnr),
             "ssim": finite(evaluation.ssim),
             "steps": record.steps,
+            "planned_steps": record.planned_steps,
             "seconds": record.seconds,
             "peak_memory_mb": record.peak_memory_mb,
             "per_view": [{"name": s.name, "psnr": finite(s.psnr), "ssim": finite(s.ssim)} for s in evaluation.per_view],
@@ -415,6 +497,8 @@ def file_stem(view: int, name: str) -> str:
 
     >>> file_stem(7, "test/r 7.png")
     '007_test_r_7'
+
+    Of a long name the end is kept, which tells photos of one folder apart.
     """
     stem = re.sub(r"\.(png|jpe?g|webp|tiff?|bmp)$", "", name, flags=re.IGNORECASE)
-    return f"{view:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', stem)}"
+    return f"{view:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', stem)[-LONGEST_STEM:]}"

@@ -5,24 +5,28 @@ The recipe only gets an observer, which saves snapshots, and a saved snapshot as
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Generic
 
 import torch
+from torch import Tensor
 
 from unrender.captures.capture import Capture, CaptureError
 from unrender.devices import device_name, peak_memory_mb, versions
+from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Observer, Outcome, Progress
 from unrender.recipes.table import C, I, Recipe
-from unrender.runs.checkpoints import find_checkpoint, save_checkpoint
-from unrender.runs.config_json import config_to_json
+from unrender.runs.checkpoints import CheckpointInfo, find_checkpoint, save_checkpoint
+from unrender.runs.config_json import check_finite, config_to_json
 from unrender.runs.directory import (
+    BUDGET,
     CaptureRecord,
     HistoryLine,
     InputRecord,
@@ -43,6 +47,9 @@ Handler = Callable[[int, FrameType | None], Any] | int | None
 
 CHECKPOINT_EVERY = 30.0
 """Seconds of wall time between checkpoints, the most that a killed run loses."""
+
+STOPPING = tuple(number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None)
+"""Signals that save a checkpoint and stop the fit: Ctrl-C, a request to end, and a terminal that was closed."""
 
 REMARKS: dict[Outcome, str] = {
     "diverged": "the fit diverged: its loss stopped being finite; what is shown is the last good state",
@@ -69,6 +76,33 @@ class Job(Generic[C, I]):
         """The photos that come with the input."""
         return self.recipe.input.capture_of(self.input)
 
+    @property
+    def planned_steps(self) -> int | None:
+        """Steps of the whole fit; for a budget in seconds alone, those of the preset; None if there is none."""
+        if self.config.steps is not None or self.preset is None or self.preset not in self.recipe.presets:
+            return self.config.steps
+        return self.recipe.presets[self.preset].steps
+
+    @property
+    def clock(self) -> Clock:
+        """A new clock with the budget of the fit.
+
+        Raises:
+            ValueError: the budget is invalid.
+        """
+        return Clock(self.config.steps, self.config.max_seconds)
+
+    def check(self) -> None:
+        """Check what can be checked before anything is written.
+
+        Raises:
+            ValueError: the budget is invalid, a setting is not finite, or there are no views to fit.
+        """
+        assert self.clock.step == 0
+        check_finite(config_to_json(self.config))
+        if self.capture is not None and not self.capture.split.train:
+            raise CaptureError(f"{self.capture.name}: there are no views to fit ({self.capture.split.rule}); hold out fewer views")
+
     def record(self) -> RunRecord:
         """Return ``run.json`` before the first step."""
         given, capture = self.input, self.capture
@@ -76,6 +110,7 @@ class Job(Generic[C, I]):
             recipe=self.recipe.name,
             preset=self.preset,
             config=config_to_json(self.config),
+            planned_steps=self.planned_steps,
             seed=self.seed,
             device=str(self.device),
             device_name=device_name(self.device),
@@ -149,34 +184,40 @@ def run_job(
         strict: raise the error of an output instead of recording it in ``run.json`` and the report.
 
     Raises:
-        RunConflictError: the folder holds a run of another job.
+        RunConflictError: the folder holds a run of another job, or one that has used more than the budget.
         OutputFolderError: the folder cannot be written, or another process is fitting into it.
         CaptureError: there are no views to fit.
         CheckpointError: a checkpoint there comes from another recipe.
+        ValueError: the configuration is invalid; nothing has been written.
     """
-    result = fit_into(directory, job, overwrite=overwrite, display=display, observer=observer)
-    if result.outcome == "interrupted":
-        display.say(f"stopped at step {result.steps}; the same command resumes it")
-        return RunResult(result, directory.read_record())
-    display.say(closing_sentence(result))
-    record = write_outputs(
-        directory,
-        result,
-        job.capture,
-        outputs=job.recipe.outputs,
-        device=job.device,
-        display=display,
-        mesh_resolution=mesh_resolution,
-        measure=measure,
-        strict=strict,
-    )
+    job.check()
+    check_folder(directory, overwrite=overwrite)
+    with directory.held(), ordinary_pytorch(job.device):
+        result = _fit_held(directory, job, overwrite=overwrite, display=display, observer=observer)
+        if result.outcome == "interrupted":
+            display.say(f"stopped at step {result.steps}; the same command resumes it")
+            return RunResult(result, directory.read_record())
+        display.say(closing_sentence(result))
+        record = write_outputs(
+            directory,
+            result,
+            job.capture,
+            outputs=job.recipe.outputs,
+            device=job.device,
+            display=display,
+            mesh_resolution=mesh_resolution,
+            measure=measure,
+            strict=strict,
+        )
     return RunResult(result, record)
 
 
 def closing_sentence(result: FitResult) -> str:
     """Describe in one line how a fit ended."""
     skipped = f", {result.skipped_steps} of them skipped because they were not finite" if result.skipped_steps else ""
-    return f"{result.outcome}: {result.steps} steps{skipped}, {duration(result.seconds)} of training"
+    planned = result.planned_steps
+    of_planned = f" of about {planned:,}" if result.outcome == "time budget reached" and planned and planned > result.steps else ""
+    return f"{result.outcome}: {result.steps:,}{of_planned} steps{skipped}, {duration(result.seconds)} of training"
 
 
 def check_folder(directory: RunDirectory, *, overwrite: bool) -> None:
@@ -188,6 +229,28 @@ def check_folder(directory: RunDirectory, *, overwrite: bool) -> None:
     if directory.is_foreign() and not overwrite:
         raise OutputFolderError(f"{directory.path} holds files but no run; choose another --out or pass --overwrite to write among them")
     directory.prepare()
+
+
+@contextlib.contextmanager
+def ordinary_pytorch(device: torch.device) -> Iterator[None]:
+    """Run the block as PyTorch runs by default, whatever modes the caller has switched on.
+
+    Inference mode, ``no_grad``, autocast, anomaly detection, another default type or device: a fit needs gradients in float32, and its
+    result does not depend on where it is called.
+    """
+    dtype = torch.get_default_dtype()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        for kind in {"cpu", device.type}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        if dtype != torch.float32:
+            torch.set_default_dtype(torch.float32)
+            stack.callback(torch.set_default_dtype, dtype)
+        yield
 
 
 def fit_into(
@@ -209,23 +272,25 @@ def fit_into(
         ValueError: see :func:`run_job`.
         OSError: likewise.
     """
+    job.check()
     check_folder(directory, overwrite=overwrite)
-    capture = job.capture
-    if capture is not None and not capture.split.train:
-        raise CaptureError(f"{capture.name}: there are no views to fit ({capture.split.rule}); hold out fewer views")
-    with directory.held():
-        if overwrite:
-            directory.clear(WRITERS)
-        record = job.record()
-        there = directory.read_record() if directory.record_file.exists() else None
-        if there is not None:
-            _refuse_another(directory, there, record)
-            if there.is_finished:
-                display.say(
-                    f"{directory.path} is finished ({there.outcome}, {there.steps} steps in {duration(there.seconds)}); nothing to fit"
-                )
-                return _read_back(directory, job, there)
-        return _fit_on(directory, job, record, display, observer)
+    with directory.held(), ordinary_pytorch(job.device):
+        return _fit_held(directory, job, overwrite=overwrite, display=display, observer=observer)
+
+
+def _fit_held(directory: RunDirectory, job: Job[C, I], *, overwrite: bool, display: Display, observer: Observer | None) -> FitResult:
+    """Fit into a folder whose lock is held."""
+    if overwrite or not directory.holds_results(WRITERS):
+        directory.clear(WRITERS)  # without a checkpoint nothing is lost, and a call that was wrong blocks no other
+    record, there = job.record(), directory.read_record() if directory.record_file.exists() else None
+    if there is not None:
+        _refuse_another(directory, there, record)
+        if there.is_finished and not _goes_on(directory, job, there):
+            display.say(
+                f"{directory.path} is finished ({there.outcome}, {there.steps:,} steps in {duration(there.seconds)}); nothing to fit"
+            )
+            return _read_back(directory, job, there)
+    return _fit_on(directory, job, record, display, observer)
 
 
 def _refuse_another(directory: RunDirectory, there: RunRecord, here: RunRecord) -> None:
@@ -235,18 +300,57 @@ def _refuse_another(directory: RunDirectory, there: RunRecord, here: RunRecord) 
         raise RunConflictError(f"{directory.path} holds another run ({reasons}); choose another --out or pass --overwrite")
 
 
+def _goes_on(directory: RunDirectory, job: Job[C, I], there: RunRecord) -> bool:
+    """Tell whether a finished fit goes on, because its budget is larger now.
+
+    Raises:
+        RunConflictError: the fit has already used more than the new budget, or has failed.
+    """
+    if all(there.config.get(name) == value for name, value in _budget(job).items()):
+        return False
+    if there.outcome == "finished" and there.steps == job.config.steps:
+        return False
+    _refuse_used(directory, job, there.steps, there.seconds)
+    if there.outcome in REMARKS:
+        raise RunConflictError(
+            f"{directory.path} holds a fit that ended as {there.outcome}, which a larger budget does not mend; "
+            "choose another --out or pass --overwrite"
+        )
+    return True
+
+
+def _budget(job: Job[C, I]) -> dict[str, float | int | None]:
+    return dict(zip(BUDGET, (job.config.steps, job.config.max_seconds), strict=True))
+
+
+def _refuse_used(directory: RunDirectory, job: Job[C, I], steps: int, seconds: float) -> None:
+    if job.clock.overall_at(steps, seconds) >= 1:
+        limits = {"steps": job.config.steps, "seconds": job.config.max_seconds}
+        budget = " and ".join(f"{value:,g} {unit}" for unit, value in limits.items() if value is not None)
+        raise RunConflictError(
+            f"{directory.path} holds this fit after {steps:,} steps and {seconds:.0f} seconds of training, which uses up a budget of "
+            f"{budget}; give a larger one, choose another --out or pass --overwrite"
+        )
+
+
 def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display: Display, observer: Observer | None) -> FitResult:
     """Fit from the newest valid checkpoint, or from the start if there is none."""
     search = find_checkpoint(directory.checkpoints, job.recipe.name)
     for sentence in search.passed_over:
         display.say(f"note: {sentence}")
-    resume = search.checkpoint
+    resume, fraction = search.checkpoint, 0.0
+    if resume:
+        fraction = job.clock.overall_at(resume.info.step, resume.info.seconds)
+        if directory.record_file.exists():
+            _check_used(directory, job, resume.info)
+    # Outputs of a fit that goes on are out of date. They are removed first: a kill in between leaves a finished run without outputs.
+    directory.clear_outputs(WRITERS)
     directory.truncate_history(resume.info.step if resume else -1)
     directory.write_record(record)
     if resume:
         display.say(f"resuming at step {resume.info.step} after {duration(resume.info.seconds)} of training")
     started = time.perf_counter()
-    seconds, fraction = (resume.info.seconds, resume.info.fraction) if resume else (0.0, 0.0)
+    seconds = resume.info.seconds if resume else 0.0
     capture, milestones = job.capture, None
     if capture is not None:
         milestones = Milestones(directory, capture, job.device, display, seconds=seconds, fraction=fraction)
@@ -254,8 +358,9 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
         watcher = _Watcher(directory, job.recipe.name, display, milestones, stop, observer)
         tensors = resume.tensors if resume else None
         result = job.recipe.fit(job.input, job.config, device=job.device, seed=job.seed, resume=tensors, observer=watcher)
-    if result.outcome != "interrupted" and watcher.last is not None:
-        watcher.end(dataclasses.replace(watcher.last, step=result.steps, fraction=1.0, seconds=result.seconds))
+        result = dataclasses.replace(result, planned_steps=job.planned_steps)
+        if result.outcome != "interrupted" and watcher.last is not None:
+            watcher.end(dataclasses.replace(watcher.last, step=result.steps, fraction=1.0, seconds=result.seconds))
     directory.write_record(
         dataclasses.replace(
             record,
@@ -265,10 +370,32 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
             skipped_steps=result.skipped_steps,
             peak_memory_mb=peak_memory_mb(job.device),
             timings={"fit": time.perf_counter() - started},
-            remarks=[REMARKS[result.outcome]] if result.outcome in REMARKS else [],
+            remarks=[*remarks_about(result, job.config.max_seconds), *watcher.remarks],
         )
     )
+    if stop.requested and result.outcome != "interrupted":  # it came after the last step: the fit is finished, its outputs are not written
+        raise KeyboardInterrupt
     return result
+
+
+def _check_used(directory: RunDirectory, job: Job[C, I], info: CheckpointInfo) -> None:
+    """Refuse a budget that the unfinished fit has used up, unless it is the one the fit has had all along."""
+    known = directory.read_record().config
+    if any(known.get(name) != value for name, value in _budget(job).items()):
+        _refuse_used(directory, job, info.step, info.seconds)
+
+
+def remarks_about(result: FitResult, max_seconds: float | None) -> list[str]:
+    """Return sentences about a fit that did not come to its end."""
+    if result.outcome in REMARKS:
+        return [REMARKS[result.outcome]]
+    planned = result.planned_steps
+    if result.outcome == "time budget reached" and planned is not None and max_seconds is not None and result.steps < planned:
+        return [
+            f"the fit was cut short by the budget of {max_seconds:g} s after {result.steps:,} of about {planned:,} steps; "
+            "the same call with a larger budget continues it"
+        ]
+    return []
 
 
 def _read_back(directory: RunDirectory, job: Job[C, I], record: RunRecord) -> FitResult:
@@ -282,11 +409,12 @@ def _read_back(directory: RunDirectory, job: Job[C, I], record: RunRecord) -> Fi
         skipped_steps=record.skipped_steps,
         history=(),
         source_from_world=job.recipe.input.source_from_world(job.input),
+        planned_steps=record.planned_steps,
     )
 
 
 class _Stop:
-    """Defers the first Ctrl-C or SIGTERM to the end of the step; a second one stops immediately."""
+    """Defers the first Ctrl-C, SIGTERM or SIGHUP to the end of the step; a second one stops immediately."""
 
     def __init__(self, display: Display) -> None:
         self.requested = False
@@ -295,7 +423,11 @@ class _Stop:
 
     def __enter__(self) -> _Stop:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+            # A signal that is ignored stays so (nohup), and so does a handler that Python does not know.
+            for number in STOPPING:
+                before = signal.getsignal(number)
+                if before not in (None, signal.SIG_IGN):
+                    self._before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -304,7 +436,8 @@ class _Stop:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         self._restore()
-        self._display.say("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
+        with contextlib.suppress(RuntimeError, OSError):  # the signal may have come while something was being printed
+            self._display.say("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
@@ -313,12 +446,17 @@ class _Stop:
 
 
 class _Watcher:
-    """Observes a fit: writes history, pictures and checkpoints, shows progress, and passes Ctrl-C to the recipe."""
+    """Observes a fit: writes history, pictures and checkpoints, shows progress, and passes Ctrl-C to the recipe.
+
+    What cannot be written while the fit runs does not end it: each kind of file is noted once, and a checkpoint is tried again.
+    """
 
     def __init__(
         self, directory: RunDirectory, recipe: str, display: Display, milestones: Milestones | None, stop: _Stop, observer: Observer | None
     ) -> None:
         self.last: Progress | None = None
+        self.remarks: list[str] = []
+        """Sentences about files that could not be written."""
         self._directory = directory
         self._recipe = recipe
         self._display = display
@@ -329,38 +467,68 @@ class _Watcher:
 
     def __call__(self, progress: Progress) -> None:
         self.last = progress
-        self._directory.append_history(history_line(progress))
+        with self._noting("a line of history.jsonl"):
+            self._directory.append_history(history_line(progress))
         self._display.follow(progress)
-        if self._milestones is not None:
-            self._milestones(progress)
+        self._take_picture(progress)
         try:
             if self._observer is not None:
                 self._observer(progress)
             if self._stop.requested:
                 raise KeyboardInterrupt
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Exception):
             self.save(progress)
             raise
         if time.monotonic() - self._saved_at >= CHECKPOINT_EVERY:
-            self.save(progress)
+            self._saved_at = time.monotonic()
+            with self._noting("a checkpoint"):
+                self.save(progress)
 
     def end(self, progress: Progress) -> None:
         """Take the last picture and save the last state."""
-        if self._milestones is not None:
-            self._milestones(progress)
+        self._take_picture(progress)
         self.save(progress)
 
     def save(self, progress: Progress) -> None:
-        """Write the current state as a checkpoint."""
+        """Write the current state as a checkpoint.
+
+        Raises:
+            OutputFolderError: it cannot be written.
+        """
+        try:
+            self._write(progress, progress.snapshot())
+        except OSError as error:
+            raise OutputFolderError(
+                f"step {progress.step} could not be saved in {self._directory.checkpoints} ({error.strerror or error}); "
+                "make room and run the same command again, which resumes from the last checkpoint"
+            ) from error
+        self._saved_at = time.monotonic()
+
+    def _write(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
         save_checkpoint(
             self._directory.checkpoints,
-            progress.snapshot(),
+            tensors,
             recipe=self._recipe,
             step=progress.step,
             fraction=progress.fraction,
             seconds=progress.seconds,
         )
-        self._saved_at = time.monotonic()
+
+    def _take_picture(self, progress: Progress) -> None:
+        if self._milestones is not None:
+            with self._noting("a progress picture"):
+                self._milestones(progress)
+
+    @contextlib.contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """Note an error of the block, once for each kind of file."""
+        try:
+            yield
+        except Exception as error:
+            sentence = f"{what} could not be written"
+            if not any(remark.startswith(sentence) for remark in self.remarks):
+                self.remarks.append(f"{sentence}: {' '.join(str(error).split()) or type(error).__name__}")
+                self._display.say(f"note: {self.remarks[-1]}")
 
 
 def history_line(progress: Progress) -> HistoryLine:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from unrender.recipes.clock import check_budget
 from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
 from unrender.words import Photometric
 
@@ -44,10 +45,10 @@ class RadianceSettings:
 class NerfConfig:
     """Settings of the ``nerf`` recipe. Shares are fractions of the budget, 0 to 1."""
 
-    steps: int = 20_000
-    """Optimizer steps; every schedule spans them (or ``max_seconds``)."""
+    steps: int | None = 20_000
+    """Optimizer steps; every schedule spans them. None if ``max_seconds`` alone ends the fit."""
     max_seconds: float | None = None
-    """Budget of training time in seconds."""
+    """Seconds of training, after which the fit ends even if steps are left; schedules run faster accordingly."""
     field: RadianceSettings = RadianceSettings()
     adam: AdamSettings = AdamSettings()
     sampling: Sampling = Sampling()
@@ -64,10 +65,12 @@ class NerfConfig:
     distortion: float = 0.0
     """Weight of the distortion loss, which concentrates the weights of a ray (mip-NeRF 360)."""
 
+    def __post_init__(self) -> None:
+        check_budget(self.steps, self.max_seconds)
+
 
 _CPU = NerfConfig(
-    steps=30_000,
-    max_seconds=300.0,
+    steps=4_000,
     field=RadianceSettings(
         hash=HashLevels(levels=8, features=4, log2_entries=16, finest_resolution=1024),
         density_hidden=(32,),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from unrender.fields.stages import Stage
+from unrender.recipes.clock import check_budget
 from unrender.recipes.nerf import config as nerf
 from unrender.recipes.schedules import Ramp
 from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
@@ -221,10 +222,10 @@ class Surroundings:
 class NeusConfig:
     """Settings of the ``neus`` recipe. Shares and ramps are in fractions of the budget, 0 to 1."""
 
-    steps: int = 20_000
-    """Optimizer steps; every schedule spans them (or ``max_seconds``)."""
+    steps: int | None = 20_000
+    """Optimizer steps; every schedule spans them. None if ``max_seconds`` alone ends the fit."""
     max_seconds: float | None = None
-    """Budget of training time in seconds."""
+    """Seconds of training, after which the fit ends even if steps are left; schedules run faster accordingly."""
     field: GridField | HashField = HashField()
     """``grid``: dense grids from coarse to fine, for a CPU; ``hash``: hash grid and perceptron, as published."""
     color_hidden: tuple[int, ...] = (64, 64)
@@ -242,6 +243,7 @@ class NeusConfig:
     surroundings: Surroundings = Surroundings()
 
     def __post_init__(self) -> None:
+        check_budget(self.steps, self.max_seconds)
         has_taps = isinstance(self.field, HashField) and self.field.normals != "analytic"
         if self.losses.curvature_weight != 0 and not has_taps:
             raise ValueError(
@@ -251,8 +253,7 @@ class NeusConfig:
 
 
 _CPU = NeusConfig(
-    steps=100_000,
-    max_seconds=300.0,
+    steps=3_500,
     field=GridField(),
     color_hidden=(32, 32),
     sharpness=SharpnessSettings(sharpness=0.36, sharpness_rate=0.2, sharpness_cap=(40.0, 320.0)),

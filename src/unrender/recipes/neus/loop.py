@@ -129,7 +129,7 @@ def _fit_surface(
     regularization = config.field.regularization_weight
     capacity = None if on_cpu(device) else MARCHED_PER_TRAINED * sampling.target_samples
 
-    first = 0 if start.previous is None else start.previous.steps
+    first = start.first_step
     for step in fitting:
         fraction = clock.fraction
         scene.set_fraction(fraction)
