@@ -105,7 +105,7 @@ def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
         "run.json", "metrics.json", "history.jsonl", "checkpoints", "renders", "mesh.ply", "mesh.glb", "video.mp4", "report.html",
     }  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert list(metrics) == ["split", "views", "psnr", "ssim", "steps", "seconds", "peak_memory_mb", "per_view"]
+    assert list(metrics) == ["split", "views", "psnr", "ssim", "steps", "planned_steps", "seconds", "peak_memory_mb", "per_view"]
     assert (metrics["split"], metrics["views"], metrics["steps"]) == ("test", 3, 40)
     assert [list(view) for view in metrics["per_view"]] == [["name", "psnr", "ssim"]] * 3
     record = json.loads((folder / "run.json").read_text())
@@ -317,6 +317,7 @@ def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.M
     monkeypatch.setattr(unrender.runs.inputs, "read_capture", read)
     words = ["--center", "-1", "0", "2.5", "--radius", "3", "--up", "0", "0", "1", "--test-every", "4", "--masks", "none"]
     words += ["--downscale", "2", "--normal-maps", "maps", "--normal-maps-frame", "world"]
+    Path("maps").mkdir()
     assert run("fit", "tiny", "ball", *words, "--steps", "6", "--layers", "3", "4", "5")[0] == 0
     assert seen[0] == CaptureOptions(
         downscale=2,
@@ -332,6 +333,9 @@ def test_options_reach_the_reader_and_the_recipe(run: Run, monkeypatch: pytest.M
     assert record.steps == 6 and record.config["layers"] == [3, 4, 5]
     assert run("eval", "runs/tiny-ball")[0] == 0
     assert seen[1] == seen[0]
+    Path("maps").rename("moved")
+    assert run("eval", "runs/tiny-ball")[0] == 0
+    assert seen[2] == replace(seen[0], normals=None)
 
 
 def test_steps_alone_replace_the_time_budget_of_a_preset(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,7 +34,6 @@ Normals: TypeAlias = Literal["analytic", "taps6", "taps4"]
 
 _ARGUMENTS: Mapping[str, str] = {
     "--overwrite": "overwrite=True",
-    "--no-masks": 'masks="none"',
     "--normal-maps": "normals",
     "--normal-maps-frame": "normals_frame",
 }

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from unrender.recipes.clock import check_budget
 from unrender.words import Background
 
+if TYPE_CHECKING:
+    from unrender.ops.encodings import Adam, HashGrid
+
 C = TypeVar("C")
 
 
