@@ -26,6 +26,7 @@ import warp as wp
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
+from unrender.ops.kernels.cache import start_with_writable_cache
 
 
 def _start_warp() -> None:
@@ -42,7 +43,7 @@ def _start_warp() -> None:
         os.close(nowhere)
 
 
-_start_warp()
+start_with_writable_cache(_start_warp)
 
 _SMALLEST_CHUNK = 2048
 """Work items below which a thread costs more (about 60 microseconds) than it saves."""
