@@ -149,10 +149,10 @@ def test_a_budget_that_is_used_up_is_refused() -> None:
 def test_a_fit_cut_short_says_how_far_it_came_and_goes_on() -> None:
     result = unrender.api.fit("tiny", tiny_capture(), max_seconds=1e-9, out="run")
     planned = PRESETS["cpu"].steps
-    assert (result.outcome, result.steps, result.planned_steps) == ("time budget reached", 2, planned)
+    assert (result.outcome, result.steps, result.planned_steps) == ("time budget reached", 1, planned)
     record, metrics = RunDirectory(Path("run")).read_record(), json.loads(Path("run/metrics.json").read_text())
-    assert (record.planned_steps, metrics["steps"], metrics["planned_steps"]) == (planned, 2, planned)
-    assert f"cut short by the budget of 1e-09 s after 2 of about {planned} steps" in record.remarks[0]
+    assert (record.planned_steps, metrics["steps"], metrics["planned_steps"]) == (planned, 1, planned)
+    assert f"cut short by the budget of 1e-09 s after 1 of about {planned} steps" in record.remarks[0]
     assert "cut short" in Path("run/report.html").read_text(encoding="utf-8")
     result = unrender.api.fit("tiny", tiny_capture(), out="run")
     assert (result.outcome, result.steps) == ("finished", planned)

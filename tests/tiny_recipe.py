@@ -41,7 +41,7 @@ _TARGET = torch.tensor([0.6, 0.07, 0.03])
 class TinyConfig:
     """Settings of the tiny recipe."""
 
-    steps: int = 40
+    steps: int | None = 40
     """Steps."""
     max_seconds: float | None = None
     """Budget."""
@@ -53,7 +53,7 @@ class TinyConfig:
     """The mesh comes out empty."""
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
+        if self.steps is not None and self.steps < 1:
             raise ValueError(f"steps is {self.steps}; a fit needs at least 1")
 
 
