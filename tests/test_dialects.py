@@ -16,7 +16,7 @@ from PIL import Image
 from tiny_captures import BALL, FOCAL, RADIUS, SIZE, ball_photo, opengl_poses, write_blender, write_neus, write_transforms
 from unrender.captures import load_capture
 from unrender.captures.capture import Capture, CaptureError
-from unrender.captures.photo_files import natural_key
+from unrender.captures.photo_files import PhotoFinder, natural_key
 from unrender.captures.source import rigid_motions
 from unrender.transforms import inverse_similarity, scale_of, transformed
 
@@ -312,6 +312,17 @@ def test_the_upward_direction_is_known_in_the_source_frame(tmp_path: Path) -> No
     torch.testing.assert_close(axis, torch.tensor(capture.up, dtype=torch.float64))
 
 
+def test_projections_in_float32_lose_georeferenced_poses(tmp_path: Path) -> None:
+    def moved(arrays: dict[str, np.ndarray]) -> None:
+        back = np.eye(4)
+        back[:3, 3] = -447312.0, -5411878.0, -318.0
+        for key in list(arrays):
+            arrays[key] = (arrays[key] @ back if key.startswith("world") else np.linalg.inv(back) @ arrays[key]).astype(np.float32)
+
+    note(load_capture(with_arrays(write_neus(tmp_path / "a", masks=False), moved)), "float32", "steps of 0.6")
+    assert not any("float32" in text for text in load_capture(write_neus(tmp_path / "b")).notes)
+
+
 # ---------------------------------------------------------------- intrinsics
 
 
@@ -508,6 +519,22 @@ def test_images_in_the_folder_itself(tmp_path: Path) -> None:
         photo.rename(scan / photo.name)
     (scan / "image").rmdir()
     assert load_capture(scan).names[3] == "000003.png"
+
+
+def test_thousands_of_names_in_other_capitals_are_found_at_once(tmp_path: Path) -> None:
+    for k in range(3000):
+        (tmp_path / f"IMG_{k}.JPG").touch()
+    finder = PhotoFinder(tmp_path)
+    assert all(finder.find(f"img_{k}.jpg") == tmp_path / f"IMG_{k}.JPG" for k in range(3000))
+    assert finder.find("img_3001.jpg") is None and finder.moved == []
+
+
+def test_options_that_are_no_words_of_theirs(tmp_path: Path) -> None:
+    folder = write_transforms(tmp_path / "a", w=SIZE[1], h=SIZE[0])
+    assert "turned by 90 degrees" in refusal(folder)
+    rewrite(folder, lambda content: content.update(w=SIZE[0], h=SIZE[1]))
+    assert refusal(folder, masks="outline") == "masks is 'outline'; give one of object, ignore, none"
+    assert refusal(folder, camera_axes="blender") == "camera_axes is 'blender'; give one of opengl, opencv, mitsuba"
 
 
 def test_natural_order() -> None:

@@ -78,7 +78,7 @@ def read_pictures(source: Source, *, downscale: int, masks: MaskUse | None, memo
         memory: decides whether images are kept in memory or on disk.
 
     Raises:
-        CaptureError: an image cannot be read, does not fit, or the masks are dark everywhere.
+        CaptureError: an image cannot be read or does not fit, or the masks are dark everywhere.
     """
     files = None if masks == "none" else source.masks
     notes: list[str] = []

@@ -34,6 +34,9 @@ _UNIT_FOCAL = 0.02
 _NORMALIZED = 16.0
 """Focal lengths of ``camera_mat_i`` below this are in units of half the image, longer ones in pixels."""
 
+_COARSE = 1e-3
+"""Steps of coordinates, as a share of the distance between cameras, above which poses are inaccurate."""
+
 _MOST_SKEW = 0.5
 """Largest shift of the image border, in pixels, for which skew is ignored."""
 
@@ -82,6 +85,7 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
     sizes = torch.tensor(in_threads(image_size, images))
     projections = _projections(arrays, indices, sizes, names, file, notes)
     matrices, poses = decomposed(projections)
+    _check_precision(arrays, indices, poses, notes)
     intrinsics = torch.stack((matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 0, 2], matrices[:, 1, 2]), -1) + _CENTER
     skewed = (matrices[:, 0, 1] / matrices[:, 1, 1]).abs() * sizes[:, 1] / 2
     if float(skewed.max()) > _MOST_SKEW:
@@ -167,6 +171,20 @@ def _projections(
     pixels[:, :2, 2] = sizes / 2 - 0.5
     notes.append("the intrinsics are those of camera_mat, from -1 to 1 across the image, because world_mat has none (files of DVR)")
     return pixels @ lenses @ world
+
+
+def _check_precision(arrays: dict[str, np.ndarray], indices: Sequence[int], poses: Float[Tensor, "views 4 4"], notes: list[str]) -> None:
+    """Add a note if large coordinates in float32 have lost the places of the cameras."""
+    if arrays[f"world_mat_{indices[0]}"].dtype.itemsize > 4:
+        return
+    positions = poses[:, :3, 3]
+    step = float(positions.abs().max()) * torch.finfo(torch.float32).eps
+    spread = float((positions - positions.mean(0)).norm(dim=-1).median())
+    if step > _COARSE * spread:
+        notes.append(
+            f"the matrices are float32, which holds coordinates of {float(positions.abs().max()):.3g} in steps of {step:.2g}, coarse for "
+            f"cameras {spread:.2g} apart; write float64, or poses relative to the object"
+        )
 
 
 def _check_invertible(matrices: Float[Tensor, "views 4 4"], kind: str, indices: Sequence[int], names: Sequence[str], file: Path) -> None:

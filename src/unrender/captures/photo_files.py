@@ -63,6 +63,7 @@ class PhotoFinder:
         self.moved: list[str] = []
         """Names that were found by the end of their path only."""
         self._finder = FileFinder(folder)
+        self._folded_names: dict[Path, dict[str, list[str]]] = {}
         self._below: dict[str, list[tuple[str, ...]]] | None = None
 
     def find(self, written: str, *, prefer: Sequence[str] = IMAGE_FOLDERS) -> Path | None:
@@ -103,12 +104,16 @@ class PhotoFinder:
         found = self._finder.first(path.parent, candidates)
         if found is not None:
             return found
-        folded = [_folded(name) for name in candidates]
-        alike = [name for name in self._finder.names(path.parent).values() if _folded(name) in folded]
+        if path.parent not in self._folded_names:
+            by_folded = self._folded_names.setdefault(path.parent, {})
+            for name in self._finder.names(path.parent).values():
+                by_folded.setdefault(_folded(name), []).append(name)
+        by_folded = self._folded_names[path.parent]
+        alike = [name for folded in dict.fromkeys(map(_folded, candidates)) for name in by_folded.get(folded, ())]
         return path.parent / alike[0] if len(alike) == 1 else None
 
     def _by_end(self, written: str, prefer: Sequence[str]) -> Path | None:
-        parts = [part for part in re.split(r"[\\/]+", written) if part not in ("", ".", "..")]
+        parts = [part for part in re.split(r"[\\/]+", written) if part not in ("", ".", "..") and not part.endswith(":")]
         for start in range(len(parts)):
             found = self._finder.first(self.folder.joinpath(*parts[start:-1]), _candidates(parts[-1]))
             if found is not None:

@@ -328,8 +328,9 @@ def _size(photo: _Photo, stated: tuple[float, float] | None, file: Path) -> tupl
         return photo.shown, True
     if _same_shape(stated, photo.stored):
         return photo.stored, False
+    other = "turned by 90 degrees" if _same_shape((stated[1], stated[0]), photo.shown) else "another shape"
     raise CaptureError(
-        f"{file} gives w and h as {stated[0]:g}x{stated[1]:g} but {photo.path.name} is {photo.shown[0]}x{photo.shown[1]}, another shape; "
+        f"{file} gives w and h as {stated[0]:g}x{stated[1]:g} but {photo.path.name} is {photo.shown[0]}x{photo.shown[1]}, {other}; "
         "correct w and h, or use the photos the cameras were solved on"
     )
 
