@@ -639,12 +639,12 @@ def mutated(rng: random.Random, files: Files) -> tuple[str, Changes, dict[str, A
             *(("center", value) for value in ((1e300, 0.0, 0.0), (0.0, math.nan, 0.0), (0.0, 0.0), (0.1, 0.2, 0.3), "abc", 5)),
             *(("up", value) for value in ("", "w", "-y", "cameras", (0.0, 0.0, 0.0), (1e300, 0.0, 0.0), (0.0, 1.0), "xyz", 3)),
             *(("test_every", value) for value in (-1, 0, 1, 2, 10**9, 2.5, "8", None)),
-            *(("normals_frame", value) for value in ("bogus", "opencv", None)),
+            *(("normal_maps_frame", value) for value in ("bogus", "opencv", None)),
             *(("principal_shift", value) for value in ((math.nan, 0.0), (1e39, 0.0), (0.5,), (0.25, 0.25), "ab")),
             *(("memory", value) for value in (0, -1, 10, 2**70, "1", 1.5)),
             *(("masks", value) for value in ("object", "ignore", "none", "bogus", True)),
             *(("camera_axes", value) for value in ("opengl", "opencv", "mitsuba", "bogus")),
-            *(("normals", value) for value in ("@normals", "@nowhere", "@file", "@fifo", "@damaged", 5)),
+            *(("normal_maps", value) for value in ("@normals", "@nowhere", "@file", "@fifo", "@damaged", 5)),
         ]
     )
     return f"option {name}", {}, {name: value}

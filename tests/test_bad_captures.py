@@ -286,12 +286,12 @@ def test_overrides_that_make_no_region(tmp_path: Path) -> None:
 
 def test_normals_that_do_not_belong(tmp_path: Path) -> None:
     folder = write_transforms(tmp_path / "ball")
-    assert "does not exist" in refusal(folder, normals=tmp_path / "normals")
+    assert "does not exist" in refusal(folder, normal_maps=tmp_path / "normals")
     (tmp_path / "normals").mkdir()
     Image.new("RGB", SIZE).save(tmp_path / "normals" / "other.png")
-    assert "no image in" in refusal(folder, normals=tmp_path / "normals")
+    assert "no image in" in refusal(folder, normal_maps=tmp_path / "normals")
     Image.new("RGB", (7, 7)).save(tmp_path / "normals" / "003.png")
-    assert "003.png is 7x7" in refusal(folder, normals=tmp_path / "normals")
+    assert "003.png is 7x7" in refusal(folder, normal_maps=tmp_path / "normals")
 
 
 def test_points_that_cannot_be_read(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def test_the_function_and_the_options_have_the_same_names_and_defaults() -> None
 
 
 def test_options_come_back_from_json(tmp_path: Path) -> None:
-    options = CaptureOptions(downscale=3, up=(0.0, 1.0, 0.0), normals=tmp_path, masks="ignore", principal_shift=(0.5, 0.5), memory=10)
+    options = CaptureOptions(downscale=3, up=(0.0, 1.0, 0.0), normal_maps=tmp_path, masks="ignore", principal_shift=(0.5, 0.5), memory=10)
     assert CaptureOptions.from_json(json.loads(json.dumps(options.as_json()))) == options
     assert CaptureOptions().as_json() == {}
     with pytest.raises(TypeError, match="upscale"):
@@ -40,4 +40,4 @@ def test_a_capture_is_the_same_however_its_folders_are_spelled(tmp_path: Path, m
     Image.new("RGB", SIZE, (128, 128, 255)).save(folder / "normals" / "000.png")
     monkeypatch.chdir(tmp_path)
     spellings = [(Path("ball"), Path("ball/normals")), (folder, Path("ball/normals")), (folder, folder / "normals")]
-    assert len({load_capture(path, normals=normals).fingerprint for path, normals in spellings}) == 1
+    assert len({load_capture(path, normal_maps=normals).fingerprint for path, normals in spellings}) == 1

@@ -355,7 +355,7 @@ def test_normal_images_become_world_normals(tmp_path: Path, frame) -> None:
     image[10:20, 10:20] = np.rint((np.array(towards) + 1) * 127.5)
     for k in range(7):
         Image.fromarray(image).save(tmp_path / "normals" / f"{k:06d}_normal.png")
-    capture = load_capture(folder, normals=tmp_path / "normals", normals_frame=frame, up=(0.0, 1.0, 0.0), downscale=2)
+    capture = load_capture(folder, normal_maps=tmp_path / "normals", normal_maps_frame=frame, up=(0.0, 1.0, 0.0), downscale=2)
     assert capture.normals is not None and capture.normals[7].shape == (SIZE[1] // 2, SIZE[0] // 2, 3)
     assert any("1 of 8 views" in note for note in capture.notes)
     turn = capture.source_from_world[:3, :3].T.float() / 2

@@ -5,38 +5,68 @@
 >>> result = unrender.fit("neus", capture, max_seconds=120)         # doctest: +SKIP
 >>> result.mesh().export("mesh.glb")                                # doctest: +SKIP
 
-PyTorch and Warp are imported when a name is first used, not by ``import unrender``.
+The primitives are in ``unrender.ops``: ``unrender.ops.rasterize``. PyTorch and Warp are imported when a name is first used, not by
+``import unrender``.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unrender import ops
     from unrender.api import fit, load, open_run
+    from unrender.cameras import Cameras
     from unrender.captures.capture import Capture
     from unrender.geometry.mesh import Mesh
+    from unrender.recipes.fitting import FitResult, Progress
+    from unrender.render.rendering import Rendering
+    from unrender.runs.opening import OpenRun
 
     __version__: str
 
-__all__ = ["Capture", "Mesh", "__version__", "fit", "load", "open_run"]
+__all__ = [
+    "Cameras",
+    "Capture",
+    "FitResult",
+    "Mesh",
+    "OpenRun",
+    "Progress",
+    "Rendering",
+    "__version__",
+    "fit",
+    "load",
+    "open_run",
+    "ops",
+]
+
+_HOMES = {
+    "Cameras": "unrender.cameras",
+    "Capture": "unrender.captures.capture",
+    "FitResult": "unrender.recipes.fitting",
+    "Mesh": "unrender.geometry.mesh",
+    "OpenRun": "unrender.runs.opening",
+    "Progress": "unrender.recipes.fitting",
+    "Rendering": "unrender.render.rendering",
+    "fit": "unrender.api",
+    "load": "unrender.api",
+    "open_run": "unrender.api",
+}
+"""Where each name is defined."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'unrender' has no attribute {name!r}")
     if name == "__version__":
-        import importlib.metadata
+        from importlib.metadata import version
 
-        return importlib.metadata.version("unrender")
-    if name == "Capture":
-        from unrender.captures.capture import Capture
+        return version("unrender")
+    if name == "ops":
+        return importlib.import_module("unrender.ops")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'unrender' has no attribute {name!r}")
 
-        return Capture
-    if name == "Mesh":
-        from unrender.geometry.mesh import Mesh
 
-        return Mesh
-    from unrender import api
-
-    return getattr(api, name)
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

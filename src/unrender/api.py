@@ -6,39 +6,48 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unrender.captures import load_capture
 from unrender.devices import select_device
-from unrender.recipes.fitting import FitResult, Observer
+from unrender.recipes.fitting import FitResult, Observer, Progress
 from unrender.recipes.kinds import Input
 from unrender.recipes.settings import with_budget
-from unrender.recipes.table import Config, find_recipe, recipes
+from unrender.recipes.table import C, Config, I, Recipe, find_recipe, recipes
 from unrender.runs import opening
+from unrender.runs.config_json import read_config
 from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.inputs import Origin, Reading, prepared, read_input
 from unrender.runs.opening import OpenRun
-from unrender.runs.session import Job, ordinary_pytorch, run_job
-from unrender.words import errors_in_python, in_python
+from unrender.runs.session import Job, closing_sentence, ordinary_pytorch, run_job
+from unrender.words import RecipeName, errors_in_python, in_python
 
 load = load_capture
 
+if TYPE_CHECKING:
+    GivenInput = Input | str | Path
+    GivenConfig = Config | str | Path | None
+else:  # fit says itself what is wrong with other types
+    GivenInput = GivenConfig = Any
+
 
 def fit(
-    recipe: str,
-    input: Input | str | Path,
+    recipe: RecipeName,
+    input: GivenInput,
     *,
     preset: str | None = None,
-    config: Config | None = None,
+    config: GivenConfig = None,
     steps: int | None = None,
     max_seconds: float | int | None = None,
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
+    mesh_resolution: int = 256,
     overwrite: bool = False,
     observer: Observer | None = None,
+    progress: bool | None = None,
 ) -> FitResult:
     """Fit a scene to a capture, or to another input that the recipe takes.
 
@@ -48,7 +57,7 @@ def fit(
         recipe: ``"nerf"`` or ``"neus"``.
         input: posed photos from :func:`unrender.load`, or another input of the recipe; a path is read with default options.
         preset: name of the configuration to start from, by default ``"cpu"`` or ``"gpu"``, depending on the device.
-        config: a whole configuration of the recipe instead of a preset.
+        config: a whole configuration of the recipe instead of a preset, or the ``run.json`` of another run.
         steps: number of steps.
         max_seconds: seconds of training. A budget given alone replaces the preset's; of both, the one that is used up first ends the fit.
         settings: single settings by name, which override the preset or configuration.
@@ -56,8 +65,10 @@ def fit(
         seed: of all random numbers.
         out: a run directory, into which the fit writes checkpoints, metrics, mesh, video and report, and from which it resumes, like
         ``unrender fit``; without it nothing is written. An output that cannot be written is a warning.
+        mesh_resolution: cells along a side of the region of interest when the mesh is written into ``out``.
         overwrite: remove another run in ``out`` instead of raising an error.
         observer: called with the progress of the running fit.
+        progress: whether to show the progress; by default in notebooks and interactive sessions.
 
     Returns:
         The scene and how the fit ended; ``result.mesh()`` is the surface in the frame of the input.
@@ -67,29 +78,58 @@ def fit(
         OSError: when ``out`` cannot be written.
     """
     with errors_in_python():
-        table = recipes()
+        table, display = recipes(), Display.in_python(progress)
         method, target = find_recipe(recipe, table), select_device(device)
         if config is None:
             preset, config = method.start(preset, target)
         elif preset is not None:
             raise ValueError("fit takes a preset or a config, got both")
+        elif isinstance(config, str | Path):
+            config = _config_in(Path(config), method)
         elif not isinstance(config, method.config_type):
-            raise ValueError(f"the recipe {recipe} takes {method.config_type.__name__} as config, got {type(config).__name__}")
+            hint = "; single settings go into settings={...}" if isinstance(config, Mapping) else ""
+            name = method.config_type.__name__
+            raise ValueError(f"the recipe {recipe} takes {name} or the path of a run.json as config, got {type(config).__name__}{hint}")
         config = with_budget(method.configure(config, settings or {}), steps=steps, max_seconds=max_seconds)
         with ordinary_pytorch(target):
             if isinstance(input, str | Path):
-                reading = read_input(method, Path(input), recipes=table, device=target)
-            else:
+                with display.task("reading the input"):
+                    reading = read_input(method, Path(input), recipes=table, device=target)
+            elif isinstance(input, Input):
                 reading = Reading(prepared(method, input), Origin())
+            else:
+                raise ValueError(f"the recipe {recipe} takes {method.input.summary} or its path as input, got {type(input).__name__}")
             job = Job(method, preset, config, reading.input, reading.origin, target, seed)
             job.check()
             if out is None:
-                result = method.fit(job.input, job.config, device=target, seed=seed, observer=observer)
-                return replace(result, planned_steps=job.planned_steps)
-        run = run_job(job, RunDirectory(Path(out)), overwrite=overwrite, display=Display.quiet(), observer=observer)
+                return _fit_only(job, observer, display)
+        directory = RunDirectory(Path(out))
+        run = run_job(job, directory, overwrite=overwrite, display=display, observer=observer, mesh_resolution=mesh_resolution)
         for sentence in run.failures:
             warnings.warn(in_python(sentence), RuntimeWarning, stacklevel=2)
         return run.result
+
+
+def _config_in(path: Path, recipe: Recipe[C, I]) -> C:
+    """Return the configuration in a run.json; what does not fit this version is a warning."""
+    reading = read_config(path, recipe)
+    for note in reading.notes:
+        warnings.warn(note, UserWarning, stacklevel=4)
+    return reading.config
+
+
+def _fit_only(job: Job[C, I], observer: Observer | None, display: Display) -> FitResult:
+    """Fit without a folder; the display follows the fit."""
+
+    def watch(state: Progress) -> None:
+        display.follow(state)
+        if observer is not None:
+            observer(state)
+
+    with display:
+        result = job.recipe.fit(job.input, job.config, device=job.device, seed=job.seed, observer=watch)
+    display.say(closing_sentence(result))
+    return replace(result, planned_steps=job.planned_steps)
 
 
 def open_run(path: str | Path, *, device: str | None = None) -> OpenRun:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unrender.numerics import SMALLEST_LENGTH, SMALLEST_PIVOT, away_from_zero, normalized
+from unrender.printing import counted, of_fields, size_range
 from unrender.transforms import look_at, matrix_from_wxyz, slerp, wxyz_from_matrix
 
 LensModel = Literal["opencv", "fisheye"]
@@ -32,6 +33,8 @@ class Rays:
 
     origins: Float[Tensor, "rays 3"]
     directions: Float[Tensor, "rays 3"]
+
+    __repr__ = of_fields
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Cameras:
     """Width and height of each image, int64."""
     fisheye: Bool[Tensor, " views"]
     """Which views have a fisheye lens; the others are perspective."""
+
+    def __repr__(self) -> str:
+        lens = "fisheye" if bool(self.fisheye.all()) and len(self) else "mixed lenses" if bool(self.fisheye.any()) else "perspective"
+        where = "" if self.world_from_camera.device.type == "cpu" else f", on {self.world_from_camera.device}"
+        return f"Cameras({counted(self.sizes.shape[0], 'view')}, {size_range(self.sizes)}, {lens}{where})"
 
     @classmethod
     def alike(

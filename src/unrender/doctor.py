@@ -5,17 +5,19 @@ PyTorch and Warp are imported by the checks that need them: a broken installatio
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, no_type_check
 
-from unrender.devices import processor, select_device
+from unrender.devices import processor, select_device, versions
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,23 @@ class Check:
     finding: str
     advice: str = ""
     """Advice; empty if nothing is wrong."""
+
+
+CPU_WHEELS = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cpu"
+"""Replaces a PyTorch for CUDA by the small one."""
+
+EXTRAS: dict[str, str] = {"tensorboard": "curves in TensorBoard"}
+"""Optional packages and what they add."""
+
+
+def report(checks: Sequence[Check]) -> dict[str, Any]:
+    """Return the checks as values for JSON."""
+    rows = [{"good": check.good, "finding": check.finding, "advice": check.advice} for check in checks]
+    try:
+        known = versions()
+    except importlib.metadata.PackageNotFoundError:  # which the checks say
+        known = {}
+    return {"checks": rows, "versions": known}
 
 
 def examine() -> list[Check]:
@@ -40,7 +59,7 @@ def examine() -> list[Check]:
         checks.append(_guarded(_warp_cache, "kernel cache of Warp", "set WARP_CACHE_PATH to a writable folder"))
         checks += _device_checks()
     checks.append(_guarded(_ffmpeg, "ffmpeg", "reinstall it: pip install --force-reinstall imageio-ffmpeg"))
-    checks.append(_working_folder())
+    checks += [_working_folder(), _temporary_folder(), *(_extra(name) for name in EXTRAS)]
     return checks
 
 
@@ -71,8 +90,19 @@ def _memory() -> Check:
     except (ValueError, OSError, AttributeError):
         return Check(True, "memory: unknown on this system")
     total = pages * page / 2**30
+    free = _available_memory()
     good = total >= 4.0
-    return Check(good, f"{total:.1f} GB of memory", "" if good else "a fit needs 4 GB; use --downscale 2 and few views")
+    left = "" if free is None else f", {free:.1f} GB of it free"
+    return Check(good, f"{total:.1f} GB of memory{left}", "" if good else "a fit needs 4 GB; use --downscale 2 and few views")
+
+
+def _available_memory() -> float | None:
+    """Return the free memory in GB; None if unknown."""
+    try:
+        with open("/proc/meminfo", encoding="utf-8") as file:
+            return next((int(line.split()[1]) / 2**20 for line in file if line.startswith("MemAvailable")), None)
+    except OSError:
+        return None
 
 
 def _torch() -> Check:
@@ -104,7 +134,21 @@ def _gpu_in_torch() -> Check:
     if driver:
         advice = "run nvidia-smi; the driver may be older than PyTorch's CUDA"
         return Check(False, "there is an NVIDIA driver, but PyTorch finds no GPU", advice)
+    if torch.version.cuda is not None:
+        size = _cuda_wheels() / 1e9
+        unused = f"; the CUDA libraries of PyTorch ({size:.1f} GB) are never used" if size >= 0.1 else ""
+        return Check(True, f"no NVIDIA GPU: fits run on the CPU{unused}", f"to free that space: {CPU_WHEELS}" if unused else "")
     return Check(True, "no NVIDIA GPU: fits run on the CPU")
+
+
+def _cuda_wheels() -> int:
+    """Return the bytes of the installed packages that only a GPU needs."""
+    total = 0
+    for package in importlib.metadata.distributions():
+        name = (package.metadata["Name"] or "").lower()
+        if name.startswith("nvidia-") or name == "triton":
+            total += sum(file.size or 0 for file in package.files or ())
+    return total
 
 
 def _warp_cache() -> Check:
@@ -115,7 +159,7 @@ def _warp_cache() -> Check:
     folder = Path(str(wp.config.kernel_cache_dir))
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
-        return Check(True, f"kernel cache of Warp at {folder} is writable")
+        return Check(True, f"kernel cache of Warp at {folder} is writable, {shutil.disk_usage(folder).free / 2**30:.1f} GB free")
 
 
 def _device_checks() -> list[Check]:
@@ -163,3 +207,22 @@ def _working_folder() -> Check:
     good = os.access(".", os.W_OK) and free > 0.5
     advice = "" if good else "runs go to ./runs; choose another folder with --out"
     return Check(good, f"working folder {Path.cwd()}: {free:.1f} GB free", advice)
+
+
+def _temporary_folder() -> Check:
+    """Check the folder for images that do not fit into memory."""
+    try:
+        folder = tempfile.gettempdir()
+        with tempfile.TemporaryFile(dir=folder):
+            free = shutil.disk_usage(folder).free / 2**30
+    except OSError as error:
+        return Check(False, f"no temporary folder can be written ({error})", "set TMPDIR to a writable folder")
+    advice = "" if free > 0.5 else "set TMPDIR to a folder on a disk with space"
+    return Check(free > 0.5, f"temporary folder {folder}: {free:.1f} GB free", advice)
+
+
+def _extra(name: str) -> Check:
+    """Tell whether an optional package is there; its absence is no fault."""
+    if importlib.util.find_spec(name) is None:
+        return Check(True, f'{name} is not installed ({EXTRAS[name]}): pip install "unrender[{name}]"')
+    return Check(True, f"{name} {importlib.metadata.version(name)} ({EXTRAS[name]})")

@@ -9,7 +9,12 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    RecipeName: TypeAlias = Literal["nerf", "neus"]  # an editor sees misspelled ones; at run time the error suggests the nearest
+else:
+    RecipeName = str
 
 Up: TypeAlias = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "-x", "-y", "-z"]
 """The upward direction of the source frame: a vector, an axis, or "cameras" for the mean of the cameras' upward axes."""
@@ -32,12 +37,17 @@ Background: TypeAlias = Literal["random", "white", "black"]
 Normals: TypeAlias = Literal["analytic", "taps6", "taps4"]
 """How the gradient of a distance field is computed: exactly, or by finite differences with six or four taps."""
 
-_ARGUMENTS: Mapping[str, str] = {
-    "--overwrite": "overwrite=True",
-    "--normal-maps": "normals",
-    "--normal-maps-frame": "normals_frame",
-}
+_ARGUMENTS: Mapping[str, str] = {"--overwrite": "overwrite=True"}
 """Options whose arguments in Python have other names."""
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return the known word that is most like a word; None if none is.
+
+    >>> closest("nues", ["nerf", "neus"])
+    'neus'
+    """
+    return next(iter(difflib.get_close_matches(word, list(known), n=1)), None)
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:
@@ -49,9 +59,9 @@ def suggestion(word: str, known: Iterable[str]) -> str:
     'there are nerf and neus'
     """
     known = list(known)
-    close = difflib.get_close_matches(word, known, n=1)
+    close = closest(word, known)
     if close:
-        return f"did you mean {close[0]!r}?"
+        return f"did you mean {close!r}?"
     return f"there are {', '.join(known[:-1])} and {known[-1]}" if len(known) > 1 else f"there is only {known[0]}"
 
 

@@ -13,6 +13,7 @@ from unrender.cameras import Cameras
 from unrender.captures.errors import CaptureError as CaptureError
 from unrender.captures.images import Images
 from unrender.color import linear_from_srgb
+from unrender.printing import counted, picture_html, sheet, shortened, size_range
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,20 @@ class Capture:
     """Hash of the input files; a run resumes only on the same capture."""
     notes: tuple[str, ...] = field(default=())
     """Sentences that describe what the reader did: distortion, normalization, missing masks."""
+
+    def __repr__(self) -> str:
+        split = f"{len(self.split.train)} fitted, {len(self.split.test)} held out"
+        masks = f"with{'' if self.has_masks else 'out'} masks{', unbounded' if self.unbounded else ''}"
+        views = f"{counted(len(self.names), 'view')} of {size_range(self.cameras.sizes)}"
+        return shortened(f"Capture({self.name[:60]!r}: {views}, {split}, {masks})")
+
+    def _repr_html_(self) -> str | None:
+        """Return a contact sheet of some views for a notebook."""
+        count = len(self.names)
+        if count == 0:
+            return None
+        some = range(0, count, -(-count // 12))
+        return picture_html(sheet([self.photos[view][..., :3] for view in some]), repr(self), largest_side=576)
 
     @classmethod
     def from_tensors(

@@ -45,8 +45,8 @@ def check_options(
     radius: float | None,
     up: Up | None,
     test_every: int,
-    normals: Path | str | None,
-    normals_frame: NormalFrame,
+    normal_maps: Path | str | None,
+    normal_maps_frame: NormalFrame,
     masks: MaskUse | None,
     camera_axes: CameraAxes | None,
     principal_shift: tuple[float, float],
@@ -70,8 +70,8 @@ def check_options(
     check("up", up, up is None or _is_direction(up, axes), f"a direction of three finite numbers, or one of {', '.join(axes)}")
     check("principal_shift", principal_shift, _are_numbers(principal_shift, 2), "two finite numbers of pixels")
     check("memory", memory, memory is None or _is_integer(memory, 0), "a number of bytes")
-    check("normals", normals, isinstance(normals, str | Path | None), "the folder of the normal images")
-    check("normals_frame", normals_frame, normals_frame in get_args(NormalFrame), f"one of {', '.join(get_args(NormalFrame))}")
+    check("normal_maps", normal_maps, isinstance(normal_maps, str | Path | None), "the folder of the normal images")
+    check("normal_maps_frame", normal_maps_frame, normal_maps_frame in get_args(NormalFrame), f"one of {', '.join(get_args(NormalFrame))}")
     check("masks", masks, masks in (None, *get_args(MaskUse)), f"one of {', '.join(get_args(MaskUse))}")
     check("camera_axes", camera_axes, camera_axes in (None, *get_args(CameraAxes)), f"one of {', '.join(get_args(CameraAxes))}")
 

@@ -20,6 +20,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from unrender.captures.memory import ImageBudget, allocated, mapped_file
+from unrender.printing import counted, size_range
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -57,6 +58,12 @@ class Images:
         shape = (int(counts.sum()), *channels)
         pixels = mapped_file(shape, dtype) if on_disk else allocated(shape, dtype)
         return cls(pixels, sizes, counts.cumsum(0) - counts, on_disk)
+
+    def __repr__(self) -> str:
+        kind = str(self.pixels.dtype).removeprefix("torch.")
+        channels = " x ".join(str(size) for size in self.pixels.shape[1:])
+        place = "on disk" if self.on_disk else str(self.pixels.device)
+        return f"Images({counted(len(self), 'image')}, {size_range(self.sizes)}, {kind}{f' x {channels}' if channels else ''}, {place})"
 
     @classmethod
     def of(cls, images: Sequence[Tensor]) -> Images:

@@ -60,8 +60,8 @@ def load_capture(
     radius: float | None = None,
     up: Up | None = None,
     test_every: int = 8,
-    normals: Path | str | None = None,
-    normals_frame: NormalFrame = "opengl",
+    normal_maps: Path | str | None = None,
+    normal_maps_frame: NormalFrame = "opengl",
     masks: MaskUse | None = None,
     camera_axes: CameraAxes | None = None,
     principal_shift: tuple[float, float] = (0.0, 0.0),
@@ -80,8 +80,8 @@ def load_capture(
         radius: half the extent of the region of interest.
         up: the upward direction of the frame of the poses.
         test_every: hold out every N-th view if the capture has no split of its own; 0 holds out none.
-        normals: a folder of normal images, one for each view.
-        normals_frame: the axes of the normals.
+        normal_maps: a folder of normal images, one for each view.
+        normal_maps_frame: the axes of the normals.
         masks: what masks and alpha channels mean: they outline the "object", leave pixels out ("ignore"), or are not used ("none"); by
         default format and content decide, see docs/captures.md.
         camera_axes: the axes of the cameras in the files, if they are not those of the format.
@@ -99,17 +99,17 @@ def load_capture(
         radius=radius,
         up=up,
         test_every=test_every,
-        normals=normals,
-        normals_frame=normals_frame,
+        normal_maps=normal_maps,
+        normal_maps_frame=normal_maps_frame,
         masks=masks,
         camera_axes=camera_axes,
         principal_shift=principal_shift,
         memory=memory,
     )
-    folder, normal_folder = Path(path), None if normals is None else Path(normals).absolute()
+    folder, normal_folder = Path(path), None if normal_maps is None else Path(normal_maps).absolute()
     # Where the images are kept (memory) and where the normals are does not change the capture.
     maps = "None" if normal_folder is None else "normal maps"
-    settings = (downscale, center, radius, up, test_every, maps, normals_frame, masks, camera_axes, principal_shift)
+    settings = (downscale, center, radius, up, test_every, maps, normal_maps_frame, masks, camera_axes, principal_shift)
     with _errors_of(folder):
         (file, read), others = _located(folder)
         source = read(folder, folder / file, test_every)
@@ -139,7 +139,7 @@ def load_capture(
                 source.names,
                 sizes=source.sizes,
                 downscale=downscale,
-                frame=normals_frame,
+                frame=normal_maps_frame,
                 world_from_camera=exact_poses,
                 world_from_source=(inverse_similarity(frame)[:3, :3] * scale_of(frame)).float(),
                 memory=room,

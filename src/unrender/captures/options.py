@@ -24,9 +24,9 @@ class CaptureOptions:
     """The upward direction of the frame of the poses: a vector, an axis such as "-y", or "cameras" for the mean of the cameras'."""
     test_every: int = 8
     """Hold out every N-th view if the capture has no split of its own; 0 holds out none."""
-    normals: Path | None = None
+    normal_maps: Path | None = None
     """A folder of normal images, one for each view, as a prior."""
-    normals_frame: NormalFrame = "opengl"
+    normal_maps_frame: NormalFrame = "opengl"
     """The axes of the normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
     masks: MaskUse | None = None
     """What masks and alpha channels do: outline the object, leave dark or transparent pixels out (ignore), or nothing (none)."""
@@ -52,13 +52,13 @@ class CaptureOptions:
         """Return the options that :meth:`as_json` wrote.
 
         >>> CaptureOptions.from_json({"downscale": 2, "center": [0.0, 0.0, 1.0]})
-        CaptureOptions(downscale=2, center=(0.0, 0.0, 1.0), radius=None, up=None, test_every=8, normals=None, normals_frame='opengl', \
-masks=None, camera_axes=None, principal_shift=(0.0, 0.0), memory=None)
+        CaptureOptions(downscale=2, center=(0.0, 0.0, 1.0), radius=None, up=None, test_every=8, normal_maps=None, \
+normal_maps_frame='opengl', masks=None, camera_axes=None, principal_shift=(0.0, 0.0), memory=None)
 
         Raises:
             TypeError: a name is not an option.
         """
         plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        if plain.get("normals") is not None:
-            plain["normals"] = Path(plain["normals"])
+        if plain.get("normal_maps") is not None:
+            plain["normal_maps"] = Path(plain["normal_maps"])
         return cls(**plain)

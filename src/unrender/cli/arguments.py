@@ -1,89 +1,270 @@
-"""Command lines as dataclasses, with errors of one sentence."""
+"""Options of a command, derived from dataclasses, and the words of a command line as values of these dataclasses.
+
+A field of a dataclass is an option with the same name: ``max_seconds`` is ``--max-seconds``. Its type says which values it takes, and the
+text below it is its description. Fields that are dataclasses themselves are bundles of options; their names stay flat.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-import io
+import ast
+import dataclasses
+import functools
+import inspect
 import re
-from collections.abc import Sequence
-from typing import Any, Literal
+import sys
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Any, TypeVar
 
-CameraPath = Literal["test", "orbit", "interpolated"]
-"""The held-out views; a circle about the scene; a smooth path between the photos."""
-MeshFormat = Literal["ply", "obj", "glb"]
+from unrender.cli.foreign import option_of
+from unrender.cli.values import choices, convert, described, placeholder, text_of, widths
+from unrender.words import closest
+
+T = TypeVar("T")
+_MARK = "unrender"
+SHORT = re.compile(r"-[A-Za-z]\w*")
+"""A short option. There are none, but other programs have them."""
 
 
 class UsageError(ValueError):
     """The command line is invalid."""
 
 
-def parse(kind: Any, words: Sequence[str], *, command: str) -> Any:
-    """Fill a dataclass from the command line.
+@dataclass(frozen=True)
+class Style:
+    """How a field appears in help pages."""
 
-    Args:
-        kind: the dataclass; fields without a default are required.
-        words: what follows the command.
-        command: as typed by the user, for the help page.
+    metavar: str = ""
+    """What stands for the value; by default derived from its type."""
+    default: str = ""
+    """Text of the default, where the value itself says nothing."""
+    positional: bool = False
+    """True for a value without an option's name."""
+    summary: str = ""
+    """Its description, if the text below the field does not fit."""
+    name: str = ""
+    """Its name on the command line, if it is not that of the field."""
+
+
+def styled(default: Any = MISSING, *, metavar: str = "", text: str = "", positional: bool = False) -> Any:
+    """Return a dataclass field with a default and a style."""
+    style = Style(metavar, text, positional)
+    return dataclasses.field(metadata={_MARK: style}) if default is MISSING else dataclasses.field(default=default, metadata={_MARK: style})
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, or one positional argument."""
+
+    path: tuple[str, ...]
+    """Field names from the section down to the value."""
+    kind: Any
+    """Type of the value."""
+    default: Any
+    """Value if the option is not given; MISSING if it is required."""
+    summary: str
+    style: Style
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return "--" + (self.style.name or self.path[-1]).replace("_", "-")
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All its names; a switch has one to turn it off."""
+        return (self.flag, f"--no-{self.flag[2:]}") if self.kind is bool else (self.flag,)
+
+    @property
+    def metavar(self) -> str:
+        """What stands for its value."""
+        return self.style.metavar or placeholder(self.kind)
+
+    @property
+    def default_text(self) -> str:
+        """Its default as text; empty if it is required or says nothing."""
+        if self.default is MISSING or self.default is None:
+            return self.style.default
+        if self.kind is bool:
+            return "on" if self.default else "off"
+        return text_of(self.default)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Options under one heading."""
+
+    title: str
+    summary: str
+    options: tuple[Option, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A dataclass whose fields are options."""
+
+    title: str
+    kind: type[Any]
+    default: Any = None
+    """Instance with the defaults; None for those of the fields."""
+    styles: Mapping[str, Style] = dataclasses.field(default_factory=dict)
+    """Styles by field name, for dataclasses that know nothing of the command line."""
+
+    def groups(self) -> list[Group]:
+        """Return its options, one group for each bundle."""
+        return list(_groups(self.title, self.kind, self.default, (), self.styles))
+
+
+def _groups(title: str, kind: type[Any], default: Any, path: tuple[str, ...], styles: Mapping[str, Style]) -> Iterator[Group]:
+    hints, texts = typing.get_type_hints(kind), field_texts(kind)
+    own: list[Option] = []
+    bundles: list[tuple[str, Any]] = []
+    for field in dataclasses.fields(kind):
+        value = field.default if default is None else getattr(default, field.name)
+        if dataclasses.is_dataclass(value):
+            bundles.append((field.name, value))
+            continue
+        style = styles.get(field.name) or field.metadata.get(_MARK, Style())
+        own.append(Option((*path, field.name), hints[field.name], value, style.summary or texts.get(field.name, ""), style))
+    if own:
+        yield Group(title, _first_sentences(kind), tuple(own))
+    for name, value in bundles:
+        yield from _groups(name, type(value), value, (*path, name), styles)
+
+
+def _first_sentences(kind: type[Any]) -> str:
+    return " ".join((kind.__doc__ or "").strip().split("\n\n")[0].split())
+
+
+@functools.cache
+def field_texts(kind: type[Any]) -> dict[str, str]:
+    """Return the text below each field of a class and its base classes, from their source."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__[:-1]):
+        body = _classes(base.__module__).get(base.__name__, [])
+        for field, text in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+                if isinstance(text.value, ast.Constant):
+                    texts[field.target.id] = " ".join(str(text.value.value).split())
+    return texts
+
+
+@functools.cache
+def _classes(module: str) -> dict[str, list[ast.stmt]]:
+    """Return the body of each class of a module; nothing if its source is not there."""
+    try:
+        tree = ast.parse(inspect.getsource(sys.modules[module]))
+    except OSError:
+        return {}
+    return {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def options_of(sections: Sequence[Section]) -> list[Option]:
+    """Return every option and positional argument of some sections."""
+    return [option for section in sections for group in section.groups() for option in group.options]
+
+
+def parse(sections: Sequence[Section], words: Sequence[str], *, command: str) -> list[Any]:
+    """Fill one dataclass for each section from the command line.
 
     Raises:
         UsageError: for an unknown option or an invalid value, in one sentence.
-        SystemExit: after ``--help`` was printed.
     """
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            filled, rest = _tyro(kind, words, command)
-    except SystemExit as end:
-        if end.code in (0, None):
-            raise
-        _refuse_unknown(words, option_names(kind, command), command)
-        raise UsageError(sentence_of(printed.getvalue(), command)) from None
-    if rest:
-        _refuse_unknown(rest, option_names(kind, command), command)
-        raise UsageError(f"`{command}` does not understand {rest[0]!r}; `{command} --help` shows how it is used")
+    tables = [[option for group in section.groups() for option in group.options] for section in sections]
+    options = [option for table in tables for option in table]
+    given = _values(options, words, command)
+    for option in options:
+        if option.default is MISSING and id(option) not in given:
+            raise UsageError(f"something is missing: {option.metavar}; see `{command} --help`")
+    filled = []
+    for section, table in zip(sections, tables, strict=True):
+        values = {option.path: given[id(option)] for option in table if id(option) in given}
+        try:
+            filled.append(_filled(section.kind, section.default, values))
+        except ValueError as error:
+            raise UsageError(f"{error}; see `{command} --help`") from None
     return filled
 
 
-def _tyro(kind: Any, words: Sequence[str], command: str) -> Any:
-    # Settings keep flat names at any depth of bundles; for a bundle with alternatives the default decides which one it is.
-    import tyro
-
-    flat = (tyro.conf.OmitArgPrefixes, tyro.conf.AvoidSubcommands)
-    return tyro.cli(kind, prog=command, args=list(words), return_unknown_args=True, config=flat)
-
-
-def _refuse_unknown(words: Sequence[str], known: set[str], command: str) -> None:
-    for word in words:
-        name = word.split("=", 1)[0]
-        if name.startswith("--") and name.replace("_", "-") not in known:
-            close = difflib.get_close_matches(name, sorted(known), n=1)
-            hint = f"did you mean {close[0]}?" if close else f"`{command} --help` lists the options"
-            raise UsageError(f"`{command}` has no option {name}; {hint}")
+def _filled(kind: type[T], default: T | None, values: Mapping[tuple[str, ...], Any]) -> T:
+    """Return an instance with some values, given by their paths, replaced."""
+    changes = {path[0]: value for path, value in values.items() if len(path) == 1}
+    for name in {path[0] for path in values if len(path) > 1}:
+        bundle = getattr(default, name) if default is not None else next(f.default for f in dataclasses.fields(kind) if f.name == name)  # pyright: ignore
+        changes[name] = _filled(type(bundle), bundle, {path[1:]: value for path, value in values.items() if path[0] == name})
+    return kind(**changes) if default is None else dataclasses.replace(default, **changes)  # pyright: ignore
 
 
-def option_names(kind: Any, command: str) -> set[str]:
-    """Return every ``--option`` on the help page of a command."""
-    page = io.StringIO()
-    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
-        _tyro(kind, ["--help"], command)
-    return set(re.findall(r"--[a-z0-9][a-z0-9.-]*", page.getvalue()))
+def _values(options: Sequence[Option], words: Sequence[str], command: str) -> dict[int, Any]:
+    """Return the value of each option that the words name, by the option's identity."""
+    by_flag = {flag: option for option in options if not option.style.positional for flag in option.flags}
+    waiting = [option for option in options if option.style.positional]
+    given: dict[int, Any] = {}
+    rest = list(words)
+    plain = False
+    while rest:
+        word = rest.pop(0)
+        if word == "--" and not plain:
+            plain = True
+        elif not plain and (is_option(word) or SHORT.fullmatch(word)):
+            name, equals, value = word.partition("=")
+            option = by_flag.get(name.replace("_", "-"))
+            if option is None:
+                raise unknown_option(name, by_flag, command)
+            if option.kind is bool:
+                if equals:
+                    raise UsageError(f"{name} takes no value; use {' or '.join(option.flags)}")
+                given[id(option)] = name.replace("_", "-") == option.flag
+            else:
+                given[id(option)] = _value(option, [value] if equals else rest, command, only=bool(equals))
+        elif waiting:
+            option = waiting.pop(0)
+            given[id(option)] = _value(option, [word], command, only=True)
+        else:
+            raise UsageError(f"`{command}` does not understand {word!r}; `{command} --help` shows how it is used")
+    return given
 
 
-def sentence_of(box: str, command: str) -> str:
-    """Return the message inside a framed error of the parser as one sentence."""
-    lines = [re.sub(r"^[│|]\s?|\s*[│|]$", "", line).strip() for line in box.splitlines()]
-    lines = [line for line in lines if line and not line.startswith("╰")]
-    title = lines[0].strip("╭─╮ ") if lines else ""
-    body: list[str] = []
-    for line in lines[1:]:
-        if line.startswith("───") or line.startswith("Got errors"):
-            break
-        body.append(line)
-    text = re.sub(r"\[/?bold\]", "", " ".join(body))
-    if title == "Required options":
-        text = f"something is missing: {text.split(':', 1)[-1].replace('(required)', '').strip()}"
-    return f"{text.rstrip('.') or 'the command line cannot be understood'}; see `{command} --help`"
+def is_option(word: str) -> bool:
+    """Tell whether a word is the name of an option, not a value such as -1 or -y.
+
+    >>> [is_option(word) for word in ("--steps", "--steps=3", "-1", "-y", "-")]
+    [True, True, False, False, False]
+    """
+    return word.startswith("--") and len(word) > 2
+
+
+def _value(option: Option, rest: list[str], command: str, *, only: bool) -> Any:
+    """Convert the words after an option's name, and remove them from ``rest``."""
+    end = next((k for k, word in enumerate(rest) if is_option(word)), len(rest)) if not only else len(rest)
+    for width in widths(option.kind):
+        count = end if width is None else width
+        if not 0 < count <= end:
+            continue
+        try:
+            value = convert(option.kind, rest[:count])
+        except ValueError:
+            continue
+        del rest[:count]
+        return value
+    name = option.metavar if option.style.positional else option.flag
+    least = min(width or 1 for width in widths(option.kind))
+    wrong = rest[: max(min(end, max(width or end for width in widths(option.kind))), 0)] if end >= least else rest[:end]
+    known = choices(option.kind)
+    close = closest(wrong[0], known) if len(wrong) == 1 and known else None
+    hint = f"did you mean {close}?" if close else f"it must be {described(option.kind)}"
+    said = f"{name} is {' '.join(wrong)!r}" if wrong else f"{name} has no value"
+    raise UsageError(f"{said}; {hint} (see `{command} --help`)")
+
+
+def unknown_option(name: str, known: Mapping[str, object], command: str) -> UsageError:
+    """Return the error about an option that a command does not have."""
+    ours = option_of(name, command)
+    if ours:
+        return UsageError(f"`{command}` has no option {name}; {ours}")
+    close = closest(name.replace("_", "-"), known)
+    return UsageError(f"`{command}` has no option {name}; {f'did you mean {close}?' if close else f'`{command} --help` lists the options'}")
 
 
 def value_of(option: str, words: Sequence[str]) -> str | None:
@@ -98,3 +279,18 @@ def value_of(option: str, words: Sequence[str]) -> str | None:
         if word.startswith(option + "="):
             return word.split("=", 1)[1]
     return None
+
+
+def plain_text(text: str, flags: Mapping[str, object]) -> str:
+    """Return a docstring's text for a terminal: settings under the names of their options, no markup.
+
+    >>> plain_text("Relative to ``learning_rate``; see :class:`~a.b.Clock`.", {"--learning-rate": 0})
+    'Relative to --learning-rate; see Clock.'
+    """
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"\1", text)
+
+    def shown(found: re.Match[str]) -> str:
+        flag = "--" + found[1].replace("_", "-")
+        return flag if flag in flags else found[1]
+
+    return re.sub(r"``(.+?)``", shown, text)

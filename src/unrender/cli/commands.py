@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import UInt8
@@ -15,26 +16,26 @@ from torch import Tensor
 from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
 from unrender.captures.undistortion import undistorted
-from unrender.cli.arguments import CameraPath, MeshFormat
+from unrender.cli.options import CameraPath, MeshFormat, OutputOptions
+from unrender.cli.terminal import Ending
 from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
 from unrender.files.video import write_video
 from unrender.geometry.distances import surface_distance
 from unrender.geometry.mesh import Mesh
 from unrender.recipes import table
-from unrender.recipes.fitting import Frame, Outcome
+from unrender.recipes.fitting import Frame, Observer, Outcome
 from unrender.recipes.kinds import Input
 from unrender.recipes.settings import with_budget
 from unrender.recipes.table import C, I, Recipe
-from unrender.render.scene import Scene
 from unrender.runs.camera_paths import render_path
-from unrender.runs.directory import RunDirectory, default_folder
-from unrender.runs.display import Display
+from unrender.runs.directory import RunDirectory, default_folder, finite
+from unrender.runs.display import Display, Task
 from unrender.runs.figures import write_picture
 from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input, read_photos
 from unrender.runs.measures import Measure
 from unrender.runs.opening import OpenRun, open_run
-from unrender.runs.outputs import EMPTY_MESH, evaluate_into, score_sentence, write_metrics
+from unrender.runs.outputs import EMPTY_MESH, evaluate_into, metrics_of, score_sentence, write_metrics
 from unrender.runs.read_options import ReadOptions
 from unrender.runs.session import Job, RunResult, check_folder, run_job
 
@@ -47,33 +48,83 @@ def exit_code(run: RunResult) -> int:
     return EXIT_CODES[run.result.outcome] or (1 if run.failures else 0)
 
 
+def display_of(output: OutputOptions) -> Display:
+    """Return the display of a command: silent for ``--quiet``, on standard error for ``--json``."""
+    return Display(Console(quiet=output.quiet, stderr=output.json))
+
+
 def fit_input(
     recipe: Recipe[C, I],
-    preset: str,
+    preset: str | None,
     config: C,
     path: Path,
     reading: ReadOptions,
+    output: OutputOptions,
     *,
+    out: Path | None,
     device: str | None,
     seed: int,
-    out: Path | None,
     mesh_resolution: int,
     overwrite: bool,
-) -> int:
+    tensorboard: bool,
+) -> Ending:
     """Run ``unrender fit``."""
-    where = select_device(device)
-    display = Display(Console())
+    target, display = select_device(device), display_of(output)
     directory = RunDirectory(out or default_folder(recipe.name, path))
     check_folder(directory, overwrite=overwrite)
     try:
-        given = read_input(recipe, path, reading, recipes=table.recipes(), device=where)
+        with display.task("reading the input"):
+            given = read_input(recipe, path, reading, recipes=table.recipes(), device=target)
     except (ValueError, OSError):
         directory.remove_if_empty()
         raise
     describe_input(given.input, recipe.input.capture_of(given.input), display)
-    job = Job(recipe, preset, config, given.input, given.origin, where, seed)
-    run = run_job(job, directory, overwrite=overwrite, display=display, mesh_resolution=mesh_resolution, strict=wants_traceback())
-    return exit_code(run)
+    job = Job(recipe, preset, config, given.input, given.origin, target, seed)
+    observer = tensorboard_observer(directory, display) if tensorboard else None
+    run = run_job(
+        job,
+        directory,
+        overwrite=overwrite,
+        display=display,
+        observer=observer,
+        mesh_resolution=mesh_resolution,
+        strict=wants_traceback(),
+    )
+    return Ending(exit_code(run), results_of(run, directory))
+
+
+def tensorboard_observer(directory: RunDirectory, display: Display) -> Observer | None:
+    """Return an observer that writes curves for TensorBoard; None, with a note, if the package is not installed."""
+    from unrender.runs.tensorboard import MISSING, TensorBoard, is_installed
+
+    if not is_installed():
+        display.say(f"note: {MISSING}")
+        return None
+    return TensorBoard(directory.path / "tensorboard")
+
+
+def results_of(run: RunResult, directory: RunDirectory) -> dict[str, Any]:
+    """Return what ``--json`` prints about a fit."""
+    metrics = json.loads(directory.metrics_file.read_text(encoding="utf-8")) if directory.metrics_file.exists() else {}
+    files = {
+        "run": directory.record_file,
+        "metrics": directory.metrics_file,
+        "mesh": directory.mesh_file("glb"),
+        "video": directory.video_file,
+        "report": directory.report_file,
+    }
+    return {
+        "run": str(directory.path),
+        "outcome": run.result.outcome,
+        "steps": run.result.steps,
+        "seconds": round(run.result.seconds, 3),
+        "psnr": metrics.get("psnr"),
+        "ssim": metrics.get("ssim"),
+        "measures": {measure.name: finite(measure.value) for measure in run.record.measures},
+        "files": {name: str(file) for name, file in files.items() if file.exists()},
+        "failed": list(run.record.failed),
+        "remarks": list(run.record.remarks),
+    }
 
 
 def wants_traceback() -> bool:
@@ -86,7 +137,7 @@ def describe_input(given: Input, capture: Capture | None, display: Display) -> N
     if capture is None:
         display.say(given.name)
     else:
-        sizes = [f"{width}×{height}" for width, height in capture.cameras.sizes.unique(dim=0).tolist()]
+        sizes = [f"{width} x {height}" for width, height in capture.cameras.sizes.unique(dim=0).tolist()]
         size = " and ".join(sizes) if len(sizes) < 3 else f"{len(sizes)} sizes up to {sizes[-1]}"
         masks = "with masks" if capture.has_masks else "without masks"
         display.say(f"{given.name}: {len(capture)} views of {size} pixels, {masks}{', unbounded' if capture.unbounded else ''}")
@@ -95,41 +146,55 @@ def describe_input(given: Input, capture: Capture | None, display: Display) -> N
         display.say(f"note: {note}")
 
 
-def photos_of(run: OpenRun, moved_to: Path | None) -> Capture:
+def photos_of(run: OpenRun, moved_to: Path | None, display: Display) -> Capture:
     """Read the capture behind a run, as its recipe needs it."""
-    capture = read_photos(run.record, moved_to)
-    return undistorted(capture) if run.recipe.undistorted else capture
+    with display.task("reading the photos"):
+        capture = read_photos(run.record, moved_to)
+        return undistorted(capture) if run.recipe.undistorted else capture
 
 
-def evaluate_run(folder: Path, *, split: Literal["train", "test"], moved_to: Path | None, device: str | None) -> int:
+def evaluate_run(output: OutputOptions, *, run: Path, split: Literal["test", "train"], capture: Path | None, device: str | None) -> Ending:
     """Run ``unrender eval``."""
-    where = select_device(device)
-    display = Display(Console())
-    run = open_run(folder, table.recipes(), where)
-    run.directory.prepare()
-    capture = photos_of(run, moved_to)
-    evaluation, _ = evaluate_into(run.directory, run.scene, capture, device=where, split=split)
-    write_metrics(run.directory.metrics_file if split == "test" else run.directory.train_metrics_file, run.record, evaluation)
+    target, display = select_device(device), display_of(output)
+    opened = open_run(run, table.recipes(), target)
+    opened.directory.prepare()
+    photos = photos_of(opened, capture, display)
+    evaluation, _ = evaluate_into(opened.directory, opened.scene, photos, device=target, split=split, display=display)
+    file = opened.directory.metrics_file if split == "test" else opened.directory.train_metrics_file
+    write_metrics(file, opened.record, evaluation)
     for score in evaluation.per_view:
         display.say(f"{score.name}: {score.psnr:.2f} dB, SSIM {score.ssim:.4f}")
     display.say(score_sentence(evaluation))
-    return 0
+    return Ending(0, {"run": str(opened.directory.path), **metrics_of(opened.record, evaluation), "file": str(file)})
 
 
-def render_run(folder: Path, *, path: CameraPath, frames: int, fps: int, downscale: int, moved_to: Path | None, device: str | None) -> int:
+def render_run(
+    output: OutputOptions,
+    *,
+    run: Path,
+    path: CameraPath,
+    frames: int,
+    fps: int,
+    downscale: int,
+    capture: Path | None,
+    device: str | None,
+) -> Ending:
     """Run ``unrender render``."""
-    where = select_device(device)
-    display = Display(Console())
-    run = open_run(folder, table.recipes(), where)
-    run.directory.prepare()
-    cameras = path_cameras(photos_of(run, moved_to), path, frames)
+    target, display = select_device(device), display_of(output)
+    for name, value in (("--frames", frames), ("--fps", fps), ("--downscale", downscale)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    opened = open_run(run, table.recipes(), target)
+    opened.directory.prepare()
+    cameras = path_cameras(photos_of(opened, capture, display), path, frames)
     cameras = cameras.downscaled(downscale) if downscale > 1 else cameras
-    pictures = run.directory.renders / path
+    pictures = opened.directory.renders / path
     pictures.mkdir(parents=True, exist_ok=True)
-    video = run.directory.path / f"{path}.mp4"
-    count = write_video(video, _frames_written(run.scene, cameras, where, pictures), fps=fps)
+    video = opened.directory.path / f"{path}.mp4"
+    with display.task("rendering", len(cameras)) as task:
+        count = write_video(video, _frames_written(render_path(opened.scene, cameras, target), pictures, task), fps=fps)
     display.say(f"{count} pictures in {pictures} and {video}")
-    return 0
+    return Ending(0, {"run": str(opened.directory.path), "pictures": str(pictures), "count": count, "video": str(video)})
 
 
 def path_cameras(capture: Capture, path: CameraPath, frames: int) -> Cameras:
@@ -139,50 +204,63 @@ def path_cameras(capture: Capture, path: CameraPath, frames: int) -> Cameras:
     return orbit_cameras(capture.cameras, frames) if path == "orbit" else interpolated_cameras(capture.cameras, frames)
 
 
-def _frames_written(scene: Scene, cameras: Cameras, device: torch.device, folder: Path) -> Iterator[UInt8[Tensor, "height width 3"]]:
-    """Render the frames of a path for the video, and write each as PNG too."""
-    for frame, picture in enumerate(render_path(scene, cameras, device)):
+def _frames_written(
+    frames: Iterator[UInt8[Tensor, "height width 3"]], folder: Path, task: Task
+) -> Iterator[UInt8[Tensor, "height width 3"]]:
+    """Write each frame as PNG, and pass it on to the video."""
+    for frame, picture in enumerate(frames):
         write_picture(folder / f"{frame:04d}.png", picture.numpy())
+        task.advance()
         yield picture
 
 
 def export_run(
-    folder: Path, *, format: MeshFormat, resolution: int, frame: Frame, all_parts: bool, out: Path | None, device: str | None
-) -> int:
+    output: OutputOptions,
+    *,
+    run: Path,
+    format: MeshFormat,
+    resolution: int,
+    frame: Frame,
+    all_parts: bool,
+    out: Path | None,
+    device: str | None,
+) -> Ending:
     """Run ``unrender export``."""
-    where = select_device(device)
-    display = Display(Console())
+    display = display_of(output)
     if resolution < 2:
         raise ValueError(f"--resolution is {resolution}; give at least 2 cells")
-    run = open_run(folder, table.recipes(), where)
-    asset = run.scene.asset(resolution, largest_only=not all_parts)
+    opened = open_run(run, table.recipes(), select_device(device))
+    out = out or opened.directory.path / f"{'mesh' if frame == 'source' else 'mesh_normalized'}.{format}"
+    if out.suffix.lower() != f".{format}":
+        raise ValueError(f"--out {out} does not end in .{format}; give a file name that does, or another --format")
+    with display.task("extracting the surface"):
+        asset = opened.scene.asset(resolution, largest_only=not all_parts)
     if asset.is_empty:
         raise ValueError(EMPTY_MESH)
     if frame == "source":
-        asset = asset.transformed(torch.tensor(run.record.input.source_from_world, dtype=torch.float64))
-    out = out or run.directory.path / f"{'mesh' if frame == 'source' else 'mesh_normalized'}.{format}"
-    if out.suffix.lower() != f".{format}":
-        raise ValueError(f"--out {out} does not end in .{format}; give a file name that does, or another --format")
+        asset = asset.transformed(torch.tensor(opened.record.input.source_from_world, dtype=torch.float64))
     asset.export(out)
-    display.say(f"{out}: {len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces, {frame} frame")
-    return 0
+    vertices, faces = len(asset.mesh.vertices), len(asset.mesh.faces)
+    display.say(f"{out}: {vertices:,} vertices, {faces:,} faces, {frame} frame")
+    return Ending(0, {"run": str(opened.directory.path), "file": str(out), "vertices": vertices, "faces": faces, "frame": frame})
 
 
-def run_demo(out: Path, *, steps: int | None, max_seconds: float | None, device: str | None, seed: int, overwrite: bool) -> int:
+def run_demo(
+    output: OutputOptions, *, out: Path, steps: int | None, max_seconds: float | None, device: str | None, seed: int, overwrite: bool
+) -> Ending:
     """Run ``unrender demo``."""
-    where = select_device(device)
+    target, display = select_device(device), display_of(output)
     recipe = table.recipes()["neus"]
-    display = Display(Console())
     directory = RunDirectory(out)
     check_folder(directory, overwrite=overwrite)
-    display.say("painting the photos of an analytic scene")
-    capture = make_demo_capture()
+    with display.task("making the photos of an analytic scene"):
+        capture = make_demo_capture()
     describe_input(capture, capture, display)
-    preset, config = recipe.start(None, where)
+    preset, config = recipe.start(None, target)
     config = with_budget(config, steps=DEMO_STEPS if steps is None and max_seconds is None else steps, max_seconds=max_seconds)
-    job = Job(recipe, preset, config, prepared(recipe, capture), Origin(DEMO_CAPTURE, DEMO_CAPTURE), where, seed)
+    job = Job(recipe, preset, config, prepared(recipe, capture), Origin(DEMO_CAPTURE, DEMO_CAPTURE), target, seed)
     run = run_job(job, directory, overwrite=overwrite, display=display, measure=compare_with_truth, strict=wants_traceback())
-    return exit_code(run)
+    return Ending(exit_code(run), results_of(run, directory))
 
 
 def compare_with_truth(mesh: Mesh) -> tuple[Measure, ...]:

@@ -5,102 +5,130 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from tyro.conf import arg
+from typing import Any, Generic, Literal
 
 from unrender.captures.options import CaptureOptions
-from unrender.cli.options import FitOptions
-from unrender.recipes.kinds import InputName
+from unrender.cli.arguments import Group, Option, Section, Style, options_of, parse
+from unrender.cli.options import FitOptions, OutputOptions
+from unrender.recipes.kinds import InputKind, InputName
 from unrender.recipes.table import C, I, Recipe
 from unrender.runs.read_options import NoOptions, ReadOptions, RunOptions
-from unrender.words import CameraAxes, MaskUse, NormalFrame, Up
 
-FROM_CAPTURE = "(default: from the capture)"
+_FROM_CAPTURE = "from the capture"
+BUDGET = ("steps", "max_seconds")
+"""The settings that matter most, which are listed first."""
 
+READING: dict[InputName, tuple[str, type[CaptureOptions | RunOptions | NoOptions]]] = {
+    "capture": ("photos", CaptureOptions),
+    "run": ("run to go on from", RunOptions),
+    "picture": ("picture", NoOptions),
+    "mesh": ("mesh", NoOptions),
+}
+"""Heading and options of reading each kind of input."""
 
-@dataclass(frozen=True)
-class CaptureArguments(CaptureOptions):
-    """Options of reading the photos."""
+RARE = ("normal_maps_frame", "camera_axes", "principal_shift", "memory")
+"""Fields that only ``--help-all`` shows, besides the settings of the method."""
 
-    center: Annotated[tuple[float, float, float] | None, arg(metavar="X Y Z", help_behavior_hint=FROM_CAPTURE)] = None
-    """Center of the region of interest, in the frame of the poses."""
-    radius: Annotated[float | None, arg(metavar="R", help_behavior_hint=FROM_CAPTURE)] = None
-    """Half the side of the region of interest, in the units of the poses."""
-    up: Annotated[Up | None, arg(metavar="X Y Z|AXIS", help_behavior_hint=FROM_CAPTURE)] = None
-    """The upward direction of the frame of the poses: a vector, x, y, z, -x, -y, -z, or cameras for the mean of the cameras'."""
-    test_every: Annotated[int, arg(metavar="N")] = 8
-    """Hold out every N-th view if the capture has no split of its own; 0 holds out none."""
-    normals: Annotated[Path | None, arg(name="normal-maps", metavar="DIR", help_behavior_hint="(default: none)")] = None
-    """A folder of normal maps, one for each view, as a prior."""
-    normals_frame: Annotated[NormalFrame, arg(name="normal-maps-frame")] = "opengl"
-    """The axes of the normals: of the camera with +Y up or +Y down, or of the frame of the poses."""
-    masks: Annotated[MaskUse | None, arg(metavar="object|ignore|none", help_behavior_hint=FROM_CAPTURE)] = None
-    """Masks and alpha channels outline the object, leave dark or transparent pixels out (ignore), or are not used (none)."""
-    camera_axes: Annotated[CameraAxes | None, arg(metavar="opengl|opencv|mitsuba", help_behavior_hint=FROM_CAPTURE)] = None
-    """The axes of the cameras in the files: +Y up and -Z forward, +Y down and +Z forward, or +X left, +Y up and +Z forward."""
-    principal_shift: Annotated[tuple[float, float], arg(metavar="X Y")] = (0.0, 0.0)
-    """Added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their format."""
-    memory: Annotated[int | None, arg(metavar="BYTES", help_behavior_hint="(default: half of the machine's)")] = None
-    """Memory that the images may take before they are kept in a temporary file."""
-
-    def plain(self) -> CaptureOptions:
-        """Return the options for the reader."""
-        return CaptureOptions(**{field.name: getattr(self, field.name) for field in dataclasses.fields(self)})
+STYLES: dict[str, Style] = {
+    "steps": Style("N", summary="Number of steps; a larger number continues a finished fit"),
+    "max_seconds": Style("S", summary="Seconds of training; alone, it replaces --steps"),
+    "downscale": Style("K"),
+    "center": Style("X Y Z", _FROM_CAPTURE, summary="Center of the region of interest, in the frame of the poses"),
+    "radius": Style("R", _FROM_CAPTURE, summary="Half the side of the region of interest, in the units of the poses"),
+    "up": Style("X Y Z|AXIS", _FROM_CAPTURE, summary='Upward direction in the frame of the poses: a vector, x to -z, or "cameras"'),
+    "masks": Style(default=_FROM_CAPTURE, summary="Masks outline the object, leave pixels out (ignore), or do nothing (none)"),
+    "camera_axes": Style(default=_FROM_CAPTURE),
+    "normal_maps": Style("DIR"),
+    "principal_shift": Style("X Y"),
+    "memory": Style("BYTES", "half of the machine's", summary="Memory the images may take before they are kept in a temporary file"),
+    "capture": Style("DIR", "where it was when it was fitted"),
+}
+"""How the fields of configurations and of reading look in a help page, where their types and texts do not say it."""
 
 
 @dataclass(frozen=True)
-class RunArguments(RunOptions):
-    """Options of reading the run."""
+class Filled(Generic[C]):
+    """What the command line says about a fit."""
 
-    capture: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: where it was when it was fitted)")] = None
-    """The photos of the run, if they have moved."""
-
-
-Arguments = CaptureArguments | RunArguments | NoOptions
-
-
-def arguments_of(kind: InputName) -> type[Arguments]:
-    """Return the options for reading an input."""
-    if kind == "capture":
-        return CaptureArguments
-    return RunArguments if kind == "run" else NoOptions
+    input: Path
+    config: C
+    run: FitOptions
+    reading: ReadOptions
+    output: OutputOptions
 
 
-def read_options(arguments: Arguments) -> ReadOptions:
-    """Convert options of the command line for the reader."""
-    return arguments.plain() if isinstance(arguments, CaptureArguments) else arguments
+def sections(recipe: Recipe[C, I], config: C) -> list[Section]:
+    """Return the sections of a recipe's command line, with the values of a configuration as defaults."""
+    title, reading = READING[recipe.input.name]
+    return [
+        Section("input", *_input(recipe.input)),
+        Section(f"settings of {recipe.name}", type(config), config, {name: STYLES[name] for name in BUDGET}),
+        _choices(recipe, config),
+        Section("run", FitOptions),
+        Section(title, reading, styles=STYLES),
+        Section("messages", OutputOptions),
+    ]
 
 
-def fit_options(recipe: Recipe[C, I], config: C) -> Any:
-    """Return the dataclass that the parser fills for a recipe, with the values of a configuration as defaults."""
-    kind = recipe.input
-    given = Annotated[Path, arg(metavar=kind.name.upper(), help=f"{kind.summary[0].upper()}{kind.summary[1:]}.")]
+def _input(kind: InputKind[I]) -> tuple[type[Any], None, dict[str, Style]]:
+    style = Style(kind.name.upper(), positional=True, summary=kind.summary)
+    return dataclasses.make_dataclass("InputArgument", [("input", Path)]), None, {"input": style}
+
+
+def _choices(recipe: Recipe[C, I], config: C) -> Section:
     fields = [
-        (
-            choice.setting,
-            Annotated[Literal[tuple(choice.members)], arg(help=choice.summary)],
-            dataclasses.field(default=choice.name_in(config)),
-        )
+        (choice.setting, Literal[tuple(choice.members)], dataclasses.field(default=choice.name_in(config)))  # pyright: ignore
         for choice in recipe.choices
     ]
-    choices = dataclasses.make_dataclass("Choices", fields, frozen=True, namespace={"__doc__": "Which bundles of settings there are."})
-    return FitOptions[given, Annotated[type(config), arg(default=config)], choices, arguments_of(kind.name)]  # pyright: ignore
+    kind = dataclasses.make_dataclass("Choices", fields, namespace={"__doc__": ""})
+    return Section("method", kind, styles={choice.setting: Style(summary=choice.summary) for choice in recipe.choices})
 
 
-def execute_fit(recipe: Recipe[C, I], preset: str, filled: FitOptions[Path, C, Any, Arguments]) -> int:
-    """Run ``unrender fit`` with the options that the parser filled, and return the exit code."""
-    from unrender.cli.commands import fit_input
+def parse_fit(recipe: Recipe[C, I], config: C, words: list[str]) -> Filled[C]:
+    """Return what the command line says, starting from a configuration.
 
-    return fit_input(
-        recipe,
-        preset,
-        filled.config,
-        filled.input,
-        read_options(filled.reading),
-        device=filled.device,
-        seed=filled.seed,
-        out=filled.out,
-        mesh_resolution=filled.mesh_resolution,
-        overwrite=filled.overwrite,
-    )
+    Raises:
+        UsageError: the command line is invalid.
+    """
+    given, config, _, run, reading, output = parse(sections(recipe, config), words, command=f"unrender fit {recipe.name}")
+    return Filled(given.input, config, run, reading, output)
+
+
+def flags_of(recipe: Recipe[C, I]) -> dict[str, Option]:
+    """Return every option that a recipe has with any preset and any choice, by its names."""
+    found: dict[str, Option] = {}
+    for config in every_config(recipe):
+        found |= {flag: option for option in options_of(sections(recipe, config)) if not option.style.positional for flag in option.flags}
+    return found
+
+
+def every_config(recipe: Recipe[C, I]) -> list[C]:
+    """Return a configuration for each choice; presets differ in values only."""
+    config = next(iter(recipe.presets.values()))
+    return [config, *(recipe.choose(config, choice.setting, name) for choice in recipe.choices for name in choice.members)]
+
+
+def help_groups(recipe: Recipe[C, I], config: C, *, everything: bool) -> tuple[list[Group], list[Group]]:
+    """Return the groups of a help page in their order, and those that it leaves out."""
+    groups = {section.title: section.groups() for section in sections(recipe, config)}
+    given, settings, choices, run, reading, output = groups.values()
+    first, *bundles = settings
+    budget, others = _split(first, BUDGET)
+    bundles = [others, *(dataclasses.replace(group, title=f"settings of {recipe.name}: {group.title}") for group in bundles)]
+    rare: list[Group] = []
+    if not everything:
+        reading, rare = [_split(group, RARE)[1] for group in reading], [_split(group, RARE)[0] for group in reading]
+    said = [*_untold(given), dataclasses.replace(budget, title="budget"), *_untold([*run, *choices, *reading, *output])]
+    return ([*said, *bundles], []) if everything else (said, [*rare, *bundles])
+
+
+def _split(group: Group, names: tuple[str, ...]) -> tuple[Group, Group]:
+    """Return the options of some fields, and the others."""
+    chosen = tuple(option for option in group.options if option.path[-1] in names)
+    others = tuple(option for option in group.options if option not in chosen)
+    return dataclasses.replace(group, summary="", options=chosen), dataclasses.replace(group, summary="", options=others)
+
+
+def _untold(groups: list[Group]) -> list[Group]:
+    """Return groups without the texts of their classes."""
+    return [dataclasses.replace(group, summary="") for group in groups]

@@ -1,7 +1,6 @@
-"""The command ``unrender``: its subcommands, their arguments, and error messages.
+"""The command ``unrender``: its subcommands, their help pages, and error messages.
 
-PyTorch, Warp, tyro and rich are imported by the commands that need them: help is fast, and ``unrender doctor`` works in a broken
-installation.
+PyTorch, Warp and rich are imported by the commands that need them: help is fast, and ``unrender doctor`` works in a broken installation.
 """
 
 from __future__ import annotations
@@ -11,191 +10,361 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from unrender.cli.arguments import UsageError, parse, value_of
-from unrender.devices import DeviceError, select_device
-from unrender.doctor import examine
+from unrender.cli import foreign, help
+from unrender.cli.arguments import Group, Section, UsageError, is_option, parse, unknown_option, value_of
+from unrender.cli.errors import is_memory_error, memory_sentence, system_sentence
+from unrender.cli.options import (
+    CompletionOptions,
+    DemoOptions,
+    DoctorOptions,
+    EvalOptions,
+    ExportOptions,
+    FitOptions,
+    OutputOptions,
+    RenderOptions,
+)
+from unrender.cli.terminal import Ending, print_error, print_json, replace_unknown_characters
+from unrender.devices import DeviceError
 from unrender.words import suggestion
 
 if TYPE_CHECKING:
     from unrender.recipes.table import C, I, Recipe
 
-HELP = """\
-unrender: turns posed photos into a surface and a radiance field, on any machine.
+OVERVIEW = """\
+unrender turns posed photos into a surface and a radiance field, on any machine.
 
-  unrender demo                        make a small scene, fit it, compare with the truth: runs/demo/report.html
+  unrender demo                        make a small scene, fit it, and compare the result with the truth
   unrender fit RECIPE INPUT            fit a scene to a folder of posed photos; the same command again resumes
   unrender eval RUN                    PSNR and SSIM of the held-out views
   unrender render RUN                  pictures and a video along a camera path
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
   unrender doctor                      what this machine can do, and what is wrong with it
+  unrender completion SHELL            completion for bash, zsh or fish
 
-RECIPE is nerf (a radiance field) or neus (a surface). Their INPUT is a folder in one of the layouts of NeRF-synthetic, instant-ngp,
-nerfstudio or NeuS. RUN is the folder that `unrender fit` wrote.
+RECIPE is nerf (a radiance field) or neus (a surface). INPUT is a folder in one of the layouts of NeRF-synthetic,
+instant-ngp, nerfstudio or NeuS. RUN is the folder that `unrender fit` wrote.
 
-  unrender COMMAND --help              everything a command takes
-  unrender fit neus --help             everything a recipe takes
+Example:
+
+  unrender fit neus photos --max-seconds 300
+  unrender export runs/neus-photos --format glb
+
+  unrender COMMAND --help              what a command takes
+  unrender fit neus --help             what a recipe takes; --help-all lists every setting
   unrender --version
 
-In Python: capture = unrender.load("capture"); result = unrender.fit("neus", capture, max_seconds=120); result.mesh().export("mesh.glb")
+In Python: result = unrender.fit("neus", "photos", max_seconds=300); result.mesh().export("mesh.glb")
 """
 
+_HELP = ("-h", "--help", "--help-all")
 
-def fit_command(words: Sequence[str]) -> int:
+
+def wants_help(words: Sequence[str]) -> bool:
+    """Tell whether a command line asks for a help page."""
+    return any(word in _HELP for word in words)
+
+
+def fit_command(words: Sequence[str]) -> Ending:
     """Run ``unrender fit RECIPE INPUT ...``."""
     from unrender.recipes.table import recipes
 
     table = recipes()
-    if not words or words[0] in ("-h", "--help"):
-        print(_fit_help(table))
-        return 0 if words else 2
-    from unrender.cli.fit_options import execute_fit, fit_options
-
+    if not words or words[0] in _HELP:
+        print(fit_page(table))
+        return Ending(0 if words else 2)
     name, rest = words[0], list(words[1:])
-    recipe, preset, config = _before_the_options(name, rest, table)
-    return execute_fit(recipe, preset, parse(fit_options(recipe, config), rest, command=f"unrender fit {name}"))
+    recipe = _recipe(name, rest, table)
+    if wants_help(rest):
+        print(recipe_page(recipe, rest))
+        return Ending(0)
+    from unrender.cli.fit_options import flags_of, parse_fit
+
+    command = f"unrender fit {name}"
+    known = flags_of(recipe)
+    for word in rest[: rest.index("--")] if "--" in rest else rest:
+        if is_option(word) and word.split("=", 1)[0].replace("_", "-") not in known:
+            raise unknown_option(word.split("=", 1)[0], known, command)
+    preset, config = _start(recipe, rest)
+    filled = parse_fit(recipe, config, rest)
+    from unrender.cli.commands import fit_input
+
+    named = {name: value for name, value in vars(filled.run).items() if name not in ("preset", "config")}
+    return fit_input(recipe, preset, filled.config, filled.input, filled.reading, filled.output, **named)
 
 
-def _before_the_options(name: str, rest: Sequence[str], table: Mapping[str, Recipe[C, I]]) -> tuple[Recipe[C, I], str, C]:
-    """Return the recipe, and the preset and configuration that the options of the command line start from.
+def _recipe(name: str, rest: Sequence[str], table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any, Any]:
+    """Return the recipe that a command line names.
 
     Raises:
-        UsageError: an unknown recipe, preset or choice.
+        UsageError: there is none of that name.
     """
-    from unrender.recipes.settings import with_budget
-    from unrender.recipes.table import find_recipe
-
+    if name in table:
+        return table[name]
     swapped = next((word for word in rest if word in table), None)
-    if name not in table and swapped and (name.startswith("-") or Path(name).exists()):
+    if swapped and (name.startswith("-") or Path(name).exists()):
         raise UsageError(f"the recipe comes first: unrender fit {swapped} {table[swapped].input.name.upper()}")
+    if name.lower() in foreign.SPLATS:
+        raise UsageError(f"there is no recipe {name!r}; {foreign.NO_SPLATS}")
+    ours = foreign.RECIPES.get(name.lower())
+    hint = f"{ours!r} is the most similar one: unrender fit {ours} INPUT" if ours in table else suggestion(name, table)
+    raise UsageError(f"there is no recipe {name!r}; {hint}")
+
+
+def _start(recipe: Recipe[C, I], words: Sequence[str]) -> tuple[str | None, C]:
+    """Return the name of the preset, and the configuration that the options of the command line start from.
+
+    Raises:
+        UsageError: an unknown preset or choice.
+    """
+    from unrender.devices import select_device
+    from unrender.recipes.settings import with_budget
+
     try:
-        recipe = find_recipe(name, table)
-        preset, config = recipe.start(value_of("--preset", rest), select_device(value_of("--device", rest)))
-        for choice in recipe.choices:
-            member = value_of(f"--{choice.setting}", rest)
-            config = config if member is None else recipe.choose(config, choice.setting, member)
+        file, preset, device = value_of("--config", words), value_of("--preset", words), select_device(value_of("--device", words))
+        if file is not None and preset is not None:
+            raise UsageError("--config and --preset both say where the settings start; give one of them")
+        preset, config = recipe.start(preset, device) if file is None else (None, _config_in(file, recipe))
+        config = _chosen(recipe, config, words)
     except DeviceError:
         raise
     except ValueError as error:
         raise UsageError(str(error)) from None
     # A budget given alone replaces the preset's; the parser fills in its value.
-    if value_of("--steps", rest) is not None:
+    if value_of("--steps", words) is not None:
         config = with_budget(config, steps=config.steps or 1)
-    elif value_of("--max-seconds", rest) is not None:
+    elif value_of("--max-seconds", words) is not None:
         config = with_budget(config, max_seconds=config.max_seconds or 1.0)
-    return recipe, preset, config
+    return preset, config
 
 
-def _fit_help(table: Mapping[str, Recipe[C, I]]) -> str:
-    from unrender.cli.options import FitOptions
+def _config_in(file: str, recipe: Recipe[C, I]) -> C:
+    """Return the configuration in the run.json of another run, and print what does not fit this version."""
+    from unrender.runs.config_json import read_config
 
+    reading = read_config(Path(file), recipe)
+    for note in reading.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return reading.config
+
+
+def _chosen(recipe: Recipe[C, I], config: C, words: Sequence[str]) -> C:
+    for choice in recipe.choices:
+        member = value_of(f"--{choice.setting}", words)
+        config = config if member is None else recipe.choose(config, choice.setting, member)
+    return config
+
+
+def fit_page(table: Mapping[str, Recipe[Any, Any]]) -> str:
+    """Return the help page of ``unrender fit``."""
     lines = ["usage: unrender fit RECIPE INPUT [OPTIONS]", "", str(FitOptions.__doc__), "", "recipes:"]
     for recipe in table.values():
         lines += [f"  {recipe.name:6} {recipe.summary}", f"         {recipe.input.name.upper()}: {recipe.input.summary}"]
         lines += [f"         presets: {', '.join(recipe.presets)}"]
     lines += ["", "common options:"]
     lines += [
-        "  --out DIR            where the run goes (default: runs/RECIPE-INPUT)",
         "  --steps N            number of steps (default: of the preset); a larger number continues a finished fit",
-        "  --max-seconds S      the best result within this much training time instead; of both, the one used up first ends the fit",
+        "  --max-seconds S      the best result within this training time instead; of both, the one used up first ends the fit",
+        "  --out DIR            where the run goes (default: runs/RECIPE-INPUT)",
         "  --preset NAME        where all values start from (default: cpu or gpu)",
         "  --device DEVICE      cpu, cuda or cuda:1 (default: the first GPU, else the CPU)",
         "  --downscale K        average photos over K x K pixels",
     ]
-    return "\n".join([*lines, "", f"`unrender fit {next(iter(table))} --help` lists everything a recipe takes."])
+    return "\n".join([*lines, "", f"`unrender fit {next(iter(table))} --help` lists what a recipe takes."])
 
 
-def eval_command(words: Sequence[str]) -> int:
+def recipe_page(recipe: Recipe[C, I], words: Sequence[str]) -> str:
+    """Return the help page of a recipe: the options most people need, or with ``--help-all`` every setting."""
+    from unrender.cli.fit_options import help_groups
+
+    # Without PyTorch nobody knows whether there is a GPU, so the page says whose defaults it shows.
+    device = value_of("--device", words) or "cpu"
+    preset = value_of("--preset", words) or ("cpu" if device == "cpu" else "gpu")
+    try:
+        config = _chosen(recipe, recipe.preset(preset), words)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    shown, hidden = help_groups(recipe, config, everything="--help-all" in words)
+    command = f"unrender fit {recipe.name}"
+    usage = f"{command} {recipe.input.name.upper()} [OPTIONS]"
+    defaults = f"Defaults are those of the preset {preset}; there are {', '.join(recipe.presets)}."
+    count = sum(len(group.options) for group in hidden)
+    notes = [defaults, *([f"{count} more settings: {command} --help-all"] if hidden else [])]
+    about = [f"{recipe.name}: {recipe.summary}. The same command again resumes a stopped fit, or writes missing outputs of a finished one."]
+    return help.page(usage, about, shown, notes, known=hidden)
+
+
+def command_page(kind: type[Any], command: str) -> str:
+    """Return the help page of a command other than ``fit``."""
+    groups = [group for section in (Section("options", kind), Section("messages", OutputOptions)) for group in section.groups()]
+    plain = [Group(group.title, "", tuple(o for o in group.options if not o.style.positional)) for group in groups]
+    given = tuple(option for group in groups for option in group.options if option.style.positional)
+    inputs = [Group("input", "", given)] if given else []
+    usage = " ".join([command, *(option.metavar for option in given), "[OPTIONS]"])
+    return help.page(usage, [str(kind.__doc__)], [*inputs, *(group for group in plain if group.options)])
+
+
+def _options(kind: type[Any], words: Sequence[str], command: str) -> tuple[Any, OutputOptions] | None:
+    """Return the options of a command; None after its help page was printed."""
+    if wants_help(words):
+        print(command_page(kind, command))
+        return None
+    options, output = parse([Section("options", kind), Section("messages", OutputOptions)], words, command=command)
+    return options, output
+
+
+def eval_command(words: Sequence[str]) -> Ending:
     """Run ``unrender eval RUN ...``."""
-    from unrender.cli.options import EvalOptions
+    found = _options(EvalOptions, words, "unrender eval")
+    if found is None:
+        return Ending(0)
+    from unrender.cli.commands import evaluate_run
 
-    options: EvalOptions = parse(EvalOptions, words, command="unrender eval")
-    return options.execute()
+    options, output = found
+    return evaluate_run(output, **vars(options))
 
 
-def render_command(words: Sequence[str]) -> int:
+def render_command(words: Sequence[str]) -> Ending:
     """Run ``unrender render RUN ...``."""
-    from unrender.cli.options import RenderOptions
+    found = _options(RenderOptions, words, "unrender render")
+    if found is None:
+        return Ending(0)
+    from unrender.cli.commands import render_run
 
-    options: RenderOptions = parse(RenderOptions, words, command="unrender render")
-    return options.execute()
+    options, output = found
+    return render_run(output, **vars(options))
 
 
-def export_command(words: Sequence[str]) -> int:
+def export_command(words: Sequence[str]) -> Ending:
     """Run ``unrender export RUN ...``."""
-    from unrender.cli.options import ExportOptions
+    found = _options(ExportOptions, words, "unrender export")
+    if found is None:
+        return Ending(0)
+    from unrender.cli.commands import export_run
 
-    options: ExportOptions = parse(ExportOptions, words, command="unrender export")
-    return options.execute()
+    options, output = found
+    return export_run(output, **vars(options))
 
 
-def demo_command(words: Sequence[str]) -> int:
+def demo_command(words: Sequence[str]) -> Ending:
     """Run ``unrender demo ...``."""
-    from unrender.cli.options import DemoOptions
+    found = _options(DemoOptions, words, "unrender demo")
+    if found is None:
+        return Ending(0)
+    from unrender.cli.commands import run_demo
 
-    options: DemoOptions = parse(DemoOptions, words, command="unrender demo")
-    return options.execute()
+    options, output = found
+    return run_demo(output, **vars(options))
 
 
-def doctor_command(words: Sequence[str]) -> int:
+def doctor_command(words: Sequence[str]) -> Ending:
     """Run ``unrender doctor``."""
-    from unrender.cli.options import DoctorOptions
+    found = _options(DoctorOptions, words, "unrender doctor")
+    if found is None:
+        return Ending(0)
+    from unrender.doctor import examine, report
 
-    parse(DoctorOptions, words, command="unrender doctor")
+    _, output = found
     checks = examine()
-    for check in checks:
-        print(f"{'OK' if check.good else '!!'}  {check.finding}" + (f"\n    {check.advice}" if check.advice else ""))
-    return 0 if all(check.good for check in checks) else 1
+    good = all(check.good for check in checks)
+    if not output.json:
+        for check in checks:
+            if not (output.quiet and check.good):
+                print(f"{'OK' if check.good else '!!'}  {check.finding}" + (f"\n    {check.advice}" if check.advice else ""))
+    return Ending(0 if good else 1, report(checks))
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+def completion_command(words: Sequence[str]) -> Ending:
+    """Run ``unrender completion SHELL``."""
+    if wants_help(words):
+        print(command_page(CompletionOptions, "unrender completion"))
+        return Ending(0)
+    from unrender.cli.completion import script
+    from unrender.recipes.table import recipes
+
+    (options,) = parse([Section("options", CompletionOptions)], words, command="unrender completion")
+    print(script(options.shell, recipes()))
+    return Ending(0)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "demo": demo_command,
     "fit": fit_command,
     "eval": eval_command,
     "render": render_command,
     "export": export_command,
     "doctor": doctor_command,
+    "completion": completion_command,
 }
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
-    0 is success, 1 an error or a fit without a result, 2 a wrong command line, 130 an interruption.
+    0 is success, 1 an error or a fit without a result, 2 a wrong command line, 130 an interruption by Ctrl-C, 143 by SIGTERM.
     An expected error is one line; ``UNRENDER_TRACEBACK=1`` in the environment shows its traceback.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when PyTorch is loaded; threads that wait by spinning take cores from others
     words = list(sys.argv[1:] if words is None else words)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP)
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(f"unrender {importlib.metadata.version('unrender')}")
-        return 0
+    replace_unknown_characters()
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    as_json = "--json" in words and not wants_help(words)
     try:
-        if words[0] not in COMMANDS:
-            raise UsageError(f"there is no command {words[0]!r}; {suggestion(words[0], COMMANDS)}")
-        return COMMANDS[words[0]](words[1:])
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    except KeyboardInterrupt:
-        return _failed("stopped; the same command resumes from the last checkpoint", 130)
-    except (UsageError, DeviceError) as error:
-        return _failed(error, 2)
-    except (ValueError, OSError, MemoryError) as error:
-        return _failed(error, 1)
-    except RuntimeError as error:
-        if "out of memory" not in str(error).lower():
+        if not words or words[0] in _HELP:
+            print(OVERVIEW)
+            return 0
+        if words[0] == "--version":
+            print(f"unrender {importlib.metadata.version('unrender')}")
+            return 0
+        ending = _command(words[0])(words[1:])
+        if as_json:
+            print_json({"command": words[0], "exit_code": ending.code, **ending.results})
+        sys.stdout.flush()
+        return ending.code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at its end
+        return 1
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        code, sentence = _explained(error, words[0])
+        if os.environ.get("UNRENDER_TRACEBACK") == "1" and isinstance(error, Exception):
             raise
-        return _failed(f"{str(error).splitlines()[0]} Try --downscale 2 or a smaller --target-samples.", 1)
-
-
-def _failed(error: object, code: int) -> int:
-    if os.environ.get("UNRENDER_TRACEBACK") == "1" and isinstance(error, BaseException):
-        raise error
-    text = " ".join(str(error).split()) or type(error).__name__
-    from rich.console import Console
-
-    Console(stderr=True).print(f"unrender: error: {text}", highlight=False, markup=False, soft_wrap=True)
+    if sentence:
+        print_error(sentence)
+    if as_json:
+        print_json({"command": words[0], "exit_code": code, "error": sentence})
     return code
+
+
+def _command(name: str) -> Callable[[Sequence[str]], Ending]:
+    """Return a command by its name.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    if name in COMMANDS:
+        return COMMANDS[name]
+    raise UsageError(f"there is no command {name!r}; {foreign.COMMANDS.get(name.lower()) or suggestion(name, COMMANDS)}")
+
+
+def _explained(error: BaseException, command: str) -> tuple[int, str]:
+    """Return the exit code and the sentence of an expected error; raise any other again."""
+    if isinstance(error, SystemExit):
+        return (error.code, "") if isinstance(error.code, int) else (0, "") if error.code is None else (1, str(error.code))
+    if isinstance(error, KeyboardInterrupt):
+        resumes = "; the same command resumes from the last checkpoint" if command in ("fit", "demo") else ""
+        return 130, f"stopped{resumes}"
+    if is_memory_error(error):
+        return 1, memory_sentence(error, command)
+    if isinstance(error, ImportError):
+        return 1, f"{_one_line(error)}; `unrender doctor` shows what the installation lacks"
+    if isinstance(error, OSError):
+        return 1, " ".join(system_sentence(error).split())
+    if isinstance(error, ValueError):
+        return 2 if isinstance(error, UsageError | DeviceError) else 1, _one_line(error)
+    raise error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -57,6 +57,12 @@ class Mesh:
             if tensor is not None and tensor.dtype not in (torch.int32, torch.int64):
                 raise ValueError(f"the {name} of a mesh are int32 or int64 rows, got {tensor.dtype}")
 
+    def __repr__(self) -> str:
+        extras = [name for name in ("colors", "normals", "uvs") if getattr(self, name) is not None]
+        where = [] if self.vertices.device.type == "cpu" else [f"on {self.vertices.device}"]
+        counts = [f"{self.vertices.shape[0]:,} vertices", f"{self.faces.shape[0]:,} faces"]
+        return f"Mesh({', '.join([*counts, *extras, *where])})"
+
     @property
     def is_empty(self) -> bool:
         return self.faces.shape[0] == 0

@@ -51,6 +51,11 @@ class Progress:
     phase: str = ""
     """Name of the running phase; empty for a recipe with one phase."""
 
+    def __repr__(self) -> str:
+        psnr = "" if self.psnr is None else f", PSNR {self.psnr:.2f} dB"
+        phase = f"{self.phase}, " if self.phase else ""
+        return f"Progress({phase}step {self.step}, {100 * self.fraction:.0f} %, {self.seconds:.1f} s{psnr})"
+
 
 Observer = Callable[[Progress], None]
 """Called about every half second. It may raise KeyboardInterrupt, which ends the fit with its current scene."""
@@ -71,6 +76,11 @@ class FitResult:
     """Similarity from the normalized world to the frame of the input."""
     planned_steps: int | None = None
     """Number of steps of the whole fit; None if it is unknown, because only seconds were given."""
+
+    def __repr__(self) -> str:
+        psnr = self.history[-1].psnr if self.history else None
+        quality = "" if psnr is None else f", PSNR {psnr:.2f} dB"
+        return f"FitResult({self.outcome}: {self.steps:,} steps in {self.seconds:.1f} s{quality}, {type(self.scene).__name__})"
 
     def asset(self, resolution: int = 256, *, frame: Frame = "source") -> Asset:
         """Return the surface with its material, by default in the frame of the input poses."""

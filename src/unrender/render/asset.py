@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unrender.files.mesh_files import MaterialArrays
 from unrender.geometry.mesh import Mesh
+from unrender.printing import of_fields
 from unrender.shading.lights import EnvironmentLight
 
 
@@ -57,6 +58,8 @@ class Asset:
     """None if there are only vertex colors."""
     environment: EnvironmentLight | None = None
     """None if the light is part of the colors."""
+
+    __repr__ = of_fields
 
     @classmethod
     def empty(cls) -> Asset:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.color import linear_from_srgb, srgb_from_linear
+from unrender.printing import picture_html
 
 Encoding = Literal["linear", "srgb"]
 """Encoding of a color: linear light, or sRGB values."""
@@ -30,6 +31,18 @@ class Rendering:
     """Σ w n in the world frame; shorter than one where the opacity is below one."""
     encoding: Encoding
     """The volumetric recipes fit in sRGB, as published; the surface renderer works in linear light."""
+
+    def __repr__(self) -> str:
+        shape = " x ".join(str(size) for size in self.opacity.shape)
+        where = "" if self.color.device.type == "cpu" else f", on {self.color.device}"
+        return f"Rendering({shape} pixels, {self.encoding}{where})"
+
+    def _repr_html_(self) -> str | None:
+        """Return the picture for a notebook; None for rays that form none."""
+        if self.color.ndim != 3 or not self.opacity.numel():
+            return None
+        srgb = (self.srgb.detach().clamp(0, 1) * 255).round().to(torch.uint8)
+        return picture_html(srgb, f"{srgb.shape[1]} x {srgb.shape[0]} pixels")
 
     @property
     def srgb(self) -> Float[Tensor, "*shape 3"]:

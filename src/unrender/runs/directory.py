@@ -389,7 +389,7 @@ def _decisive(record: RunRecord) -> dict[str, Any]:
     if record.capture is not None:
         # Where images are kept does not change the result, nor where the normal maps are: the fingerprint covers their content.
         options = record.capture.options
-        options = dataclasses.replace(options, memory=None, normals=None if options.normals is None else Path("normal maps"))
+        options = dataclasses.replace(options, memory=None, normal_maps=None if options.normal_maps is None else Path("normal maps"))
         settings |= _flatten(config_to_json(options))
     return settings
 

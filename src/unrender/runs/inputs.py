@@ -109,7 +109,7 @@ def prepared(recipe: Recipe[C, I], given: Input) -> I:
 
 def with_absolute_paths(options: CaptureOptions) -> CaptureOptions:
     """Return options that mean the same from any working folder."""
-    return options if options.normals is None else replace(options, normals=options.normals.absolute())
+    return options if options.normal_maps is None else replace(options, normal_maps=options.normal_maps.absolute())
 
 
 def read_run(
@@ -166,9 +166,9 @@ def read_photos(record: RunRecord, moved_to: Path | None = None) -> Capture:
     if moved_to is None and (not known.path or not path.exists()):
         where = f"at {path} any more" if known.path else "named in run.json (it was handed over in Python)"
         raise ValueError(f"the capture is not {where}; say where it is with --capture DIR")
-    maps = known.options.normals
+    maps = known.options.normal_maps
     if maps is not None and not maps.is_dir():
-        capture = read_capture(path, replace(known.options, normals=None))
+        capture = read_capture(path, replace(known.options, normal_maps=None))
         same = len(capture) == known.train_views + known.test_views  # the fingerprint covers the normal maps too
         capture = replace(capture, notes=(*capture.notes, f"the normal maps are not at {maps} any more; the photos are read without them"))
     else:

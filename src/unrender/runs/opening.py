@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from unrender.cameras import Cameras
+from unrender.devices import pytorch_on_one_thread
+from unrender.geometry.mesh import Mesh
+from unrender.printing import shortened
+from unrender.recipes.fitting import Frame
 from unrender.recipes.table import C, I, Recipe
+from unrender.render.asset import Asset
+from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.runs.checkpoints import CheckpointError, CheckpointInfo, find_checkpoint
 from unrender.runs.config_json import config_from_json
-from unrender.runs.directory import RunDirectory, RunRecord
+from unrender.runs.directory import HistoryLine, RunDirectory, RunRecord
 
 
 @dataclass(frozen=True)
@@ -26,6 +36,44 @@ class OpenRun:
     checkpoint: CheckpointInfo
     """Of the scene."""
     scene: Scene
+    config: Any
+    """Configuration of the recipe; ``unrender.fit(..., config=run.config)`` fits another capture with it."""
+
+    def __repr__(self) -> str:
+        outcome = self.record.outcome or "not finished"
+        return shortened(f"OpenRun({str(self.directory.path)!r}: {self.recipe.name}, {outcome}, {self.record.steps:,} steps)")
+
+    @property
+    def history(self) -> tuple[HistoryLine, ...]:
+        """The reports of the fit in their order: step, seconds, PSNR, loss terms."""
+        return tuple(self.directory.read_history())
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """The scores of the held-out views, as in ``metrics.json``; None if there are none."""
+        file = self.directory.metrics_file
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    @property
+    def source_from_world(self) -> Float[Tensor, "4 4"]:
+        """Similarity from the normalized world to the frame of the input (float64)."""
+        return torch.tensor(self.record.input.source_from_world, dtype=torch.float64)
+
+    def asset(self, resolution: int = 256, *, frame: Frame = "source") -> Asset:
+        """Return the surface with its material, by default in the frame of the input poses."""
+        asset = self.scene.asset(resolution)
+        return asset if frame == "normalized" or asset.is_empty else asset.transformed(self.source_from_world)
+
+    def mesh(self, resolution: int = 256, *, frame: Frame = "source") -> Mesh:
+        """Return the surface alone, by default in the frame of the input poses."""
+        return self.asset(resolution, frame=frame).mesh
+
+    @torch.no_grad()
+    def render(self, cameras: Cameras, view: int = 0) -> Rendering:
+        """Render one view of cameras in the normalized world, for example those of a capture."""
+        device = next((tensor.device for tensor in self.scene.parameters()), torch.device("cpu"))
+        with pytorch_on_one_thread():
+            return self.scene.render_view(cameras.to(device), view)
 
 
 def open_run(path: str | Path, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device) -> OpenRun:
@@ -42,7 +90,7 @@ def open_run(path: str | Path, recipes: Mapping[str, Recipe[Any, Any]], device: 
     recipe = recipes[record.recipe]
     config = config_from_json(recipe.config_type, record.config)
     scene, checkpoint = read_scene(directory, recipe, config, device)
-    return OpenRun(directory, recipe, record, checkpoint, scene)
+    return OpenRun(directory, recipe, record, checkpoint, scene, config)
 
 
 def read_scene(directory: RunDirectory, recipe: Recipe[C, I], config: C, device: torch.device) -> tuple[Scene, CheckpointInfo]:

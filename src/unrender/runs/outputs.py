@@ -183,7 +183,8 @@ class MetricsWriter(OutputWriter):
         split: Literal["train", "test"] = "test" if photos.split.test else "train"
         if split == "train":
             results.remark(f"the numbers are of the fitted views, because none was held out ({photos.split.rule})")
-        scored = evaluate_views(results.directory, results.fit.scene, photos, device=results.device, split=split, parts=parts)
+        scene, display = results.fit.scene, results.display
+        scored = evaluate_views(results.directory, scene, photos, device=results.device, split=split, parts=parts, display=display)
         results.evaluation, results.rows = scored
         return scored[0]
 
@@ -203,7 +204,8 @@ class AssetWriter(OutputWriter):
 
     def write(self, results: Results) -> None:
         directory, similarity, parts = results.directory, results.fit.source_from_world, Parts()
-        asset = results.fit.asset(results.mesh_resolution, frame="normalized")
+        with results.display.task("extracting the surface"):
+            asset = results.fit.asset(results.mesh_resolution, frame="normalized")
         results.asset = asset
         if asset.environment is not None:
             with parts.part():
@@ -249,7 +251,9 @@ class VideoWriter(OutputWriter):
         else:
             path = within_budget(path, MOST_VIDEO_RAYS)
             frames = render_path(scene, path, results.device)
-        write_video(results.directory.video_file, frames, fps=max(1, len(path) // VIDEO_DURATION), smallest_side=SMALLEST_VIDEO_SIDE)
+        with results.display.task("rendering the video", len(path)) as task:
+            fps = max(1, len(path) // VIDEO_DURATION)
+            write_video(results.directory.video_file, task.each(frames), fps=fps, smallest_side=SMALLEST_VIDEO_SIDE)
 
 
 class ReportWriter(OutputWriter):
@@ -379,9 +383,15 @@ def failure_sentences(record: RunRecord) -> tuple[str, ...]:
 
 
 def evaluate_into(
-    directory: RunDirectory, scene: Scene, capture: Capture, *, device: torch.device, split: Literal["train", "test"] = "test"
+    directory: RunDirectory,
+    scene: Scene,
+    capture: Capture,
+    *,
+    device: torch.device,
+    split: Literal["train", "test"] = "test",
+    display: Display | None = None,
 ) -> tuple[Evaluation, list[ViewRow]]:
-    """Evaluate a split, and write color, distance and normal of each view to ``renders/``.
+    """Evaluate a split, and write color, distance and normal of each view to ``renders/``; the display shows how far it is.
 
     Returns:
         The evaluation, and small pictures of some views for the report.
@@ -390,13 +400,20 @@ def evaluate_into(
         OSError: a picture cannot be written; the other pictures are.
     """
     parts = Parts()
-    scored = evaluate_views(directory, scene, capture, device=device, split=split, parts=parts)
+    scored = evaluate_views(directory, scene, capture, device=device, split=split, parts=parts, display=display or Display.quiet())
     parts.finish()
     return scored
 
 
 def evaluate_views(
-    directory: RunDirectory, scene: Scene, capture: Capture, *, device: torch.device, split: Literal["train", "test"], parts: Parts | None
+    directory: RunDirectory,
+    scene: Scene,
+    capture: Capture,
+    *,
+    device: torch.device,
+    split: Literal["train", "test"],
+    parts: Parts | None,
+    display: Display,
 ) -> tuple[Evaluation, list[ViewRow]]:
     """Evaluate a split, and write its pictures as ``parts`` of an output; None writes none."""
     views = capture.split.test if split == "test" else capture.split.train
@@ -415,8 +432,10 @@ def evaluate_views(
                     write_picture(directory.renders / f"{stem}{suffix}.png", picture)
         if score.view in shown:
             rows.append(ViewRow.from_pictures(score, color_picture(truth), color, error_picture(srgb, truth), distance, normal, span))
+        task.advance()
 
-    return evaluate(scene, capture, split, device=device, on_view=on_view), rows
+    with display.task("evaluating", len(views)) as task:
+        return evaluate(scene, capture, split, device=device, on_view=on_view), rows
 
 
 def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
@@ -430,21 +449,23 @@ def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
 
 
 def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None:
-    """Write the metrics of a split; infinities and NaN become null."""
-    write_json(
-        file,
-        {
-            "split": evaluation.split,
-            "views": len(evaluation.per_view),
-            "psnr": finite(evaluation.psnr),
-            "ssim": finite(evaluation.ssim),
-            "steps": record.steps,
-            "planned_steps": record.planned_steps,
-            "seconds": record.seconds,
-            "peak_memory_mb": record.peak_memory_mb,
-            "per_view": [{"name": s.name, "psnr": finite(s.psnr), "ssim": finite(s.ssim)} for s in evaluation.per_view],
-        },
-    )
+    """Write the metrics of a split."""
+    write_json(file, metrics_of(record, evaluation))
+
+
+def metrics_of(record: RunRecord, evaluation: Evaluation) -> dict[str, object]:
+    """Return the metrics of a split as values for JSON; infinities and NaN become null."""
+    return {
+        "split": evaluation.split,
+        "views": len(evaluation.per_view),
+        "psnr": finite(evaluation.psnr),
+        "ssim": finite(evaluation.ssim),
+        "steps": record.steps,
+        "planned_steps": record.planned_steps,
+        "seconds": record.seconds,
+        "peak_memory_mb": record.peak_memory_mb,
+        "per_view": [{"name": s.name, "psnr": finite(s.psnr), "ssim": finite(s.ssim)} for s in evaluation.per_view],
+    }
 
 
 def write_environment(file: Path, environment: EnvironmentLight, source_from_world: Float[Tensor, "4 4"]) -> None:

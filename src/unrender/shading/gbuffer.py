@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unrender.ops.raster import Raster
+from unrender.printing import of_fields
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class GBuffer:
     """Texture coordinates; None for a mesh without any."""
     uv_derivatives: Float[Tensor, "views height width 4"] | None = None
     """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y) per pixel, the input of :func:`unrender.ops.raster.texture`."""
+
+    __repr__ = of_fields
 
     @property
     def covered(self) -> Bool[Tensor, "views height width"]:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unrender.printing import of_fields
+
 
 @dataclass(frozen=True)
 class Raster:
@@ -25,3 +27,5 @@ class Raster:
     """z / w in [−1, 1], smaller is nearer; zero at empty pixels."""
     barycentric_derivatives: Float[Tensor, "views height width 4"] | None = None
     """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y), per pixel; None unless requested."""
+
+    __repr__ = of_fields

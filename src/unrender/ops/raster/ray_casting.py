@@ -28,6 +28,7 @@ from unrender.ops.kernels.checks import check_count, check_float32, check_same_d
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
 from unrender.ops.raster.checks import check_faces
+from unrender.printing import of_fields
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -45,6 +46,8 @@ class RayHits:
     """int32 row of ``faces``, -1 for a miss. At exactly equal distances the lowest row wins."""
     barycentrics: Float[Tensor, "rays 2"]
     """Weights of the triangle's first two corners, as in a :class:`unrender.ops.raster.Raster`; zero for a miss."""
+
+    __repr__ = of_fields
 
 
 @no_type_check
