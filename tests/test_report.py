@@ -172,7 +172,13 @@ def test_a_page_without_scores_pictures_or_mesh_says_what_failed() -> None:
     ],
 )
 def test_the_page_says_how_far_the_fit_came(outcome: str | None, said: str) -> None:
-    assert said in text_of(record_of(outcome=outcome, steps=0 if outcome is None else 40), line(20), line(40))
+    assert said in text_of(record_of(outcome=outcome, steps=0 if outcome is None else 40, planned_steps=None), line(20), line(40))
+
+
+def test_the_page_says_how_many_steps_were_planned() -> None:
+    cut_short = record_of(outcome="time budget reached", steps=40, planned_steps=1500)
+    assert "time budget reached after 40 of 1,500 steps ·" in text_of(cut_short, line(40))
+    assert "finished after 40 steps ·" in text_of(record_of(outcome="finished", steps=40, planned_steps=40), line(40))
 
 
 def test_phases_are_named_where_there_are_several() -> None:

@@ -151,8 +151,9 @@ def _ending(report: Report) -> str:
     """Describe how the fit ended and its progress."""
     record, last = report.record, report.history[-1] if report.history else None
     steps = record.steps or (0 if last is None else last.step)
-    text = f"{record.outcome or 'not finished'} after {steps:,} steps"
-    if record.outcome in COMPLETE or last is None:
+    planned = f" of {record.planned_steps:,}" if (record.planned_steps or 0) > steps else ""
+    text = f"{record.outcome or 'not finished'} after {steps:,}{planned} steps"
+    if record.outcome in COMPLETE or last is None or planned:
         return text
     return f"{text}, {last.fraction:.0%} of the budget"
 
