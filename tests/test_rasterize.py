@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from contextlib import nullcontext
 
@@ -9,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from hostile_world import remade
 from raster_scenes import cube, in_clip_space, orthographic_square, perspective, random_closed_meshes, sphere, turned
 from unrender.devices import as_on_a_gpu
 from unrender.geometry.mesh import read_mesh
-from unrender.ops.kernels.checks import check_integer
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.raster import Raster, checks, rasterize, rasterize_layers
 from unrender.reference import rasterize as twin
 
@@ -381,82 +383,83 @@ def test_peeling_meets_every_triangle_once():
 @pytest.mark.cpu
 def test_errors_say_what_is_wrong_and_where():
     positions, faces = scene(0)
-    with pytest.raises(ValueError, match=r"float32 as clip_positions, got torch\.float64.*unrender\.reference"):
+    with pytest.raises(ValueError, match=r"as clip_positions, got float64.*unrender\.reference"):
         rasterize(positions.double(), faces, (8, 8))
     bad = faces.clone()
     bad[7, 2] = 30
-    with pytest.raises(ValueError, match="corner 2 of face 7 is vertex 30"):
+    with pytest.raises(ValueError, match="rows of the 30 vertices, counted from 0, as faces, got vertex 30 as corner 2 of face 7"):
         rasterize(positions, bad, (8, 8))
     bad[3, 0] = -1
-    with pytest.raises(ValueError, match="corner 0 of face 3 is vertex -1"):
+    with pytest.raises(ValueError, match="vertex -1 as corner 0 of face 3"):
         rasterize(positions, bad, (8, 8))
     for resolution in ((0, 8), (8, 0), (8193, 8), (8, -1)):
-        with pytest.raises(ValueError, match="from 1 to 8192 pixels"):
+        with pytest.raises(ValueError, match="an integer from 1 to 8192 as a side of resolution, got"):
             rasterize(positions, faces, resolution)
-    with pytest.raises(ValueError, match="int32 or int64"):
+    with pytest.raises(ValueError, match="int32 or int64 .* as faces, got int16"):
         rasterize(positions, faces.to(torch.int16), (8, 8))
-    with pytest.raises(ValueError, match=r"ranges with positions of shape \[vertices, 4\]"):
+    with pytest.raises(ValueError, match=r"float32 \[vertices, 4\] as clip_positions with ranges, got float32 \["):
         rasterize(positions, faces, (8, 8), torch.tensor([[0, 1], [0, 1]], dtype=torch.int32))
     for start, count in ((-1, 3), (0, -1), (39, 2)):
-        with pytest.raises(ValueError, match=f"range of view 1 is {count} faces from face {start}"):
+        with pytest.raises(ValueError, match=f"got {count} faces from face {start} in view 1"):
             rasterize(positions[0], faces, (8, 8), torch.tensor([[0, 1], [start, count]], dtype=torch.int32))
-    with pytest.raises(ValueError, match=r"a raster of \(2, 8, 8\), \(views, height, width\), as behind, got \(2, 8, 9\)"):
+    with pytest.raises(ValueError, match="a raster of 2 views of 8 × 8 pixels as behind, got 2 of 8 × 9"):
         rasterize(positions, faces, (8, 8), behind=rasterize(positions, faces, (8, 9)))
-    with pytest.raises(ValueError, match="at least 1 layer"):
+    with pytest.raises(ValueError, match="an integer of at least 1 as layers, got 0"):
         rasterize_layers(positions, faces, (8, 8), layers=0)
-    with pytest.raises(ValueError, match="an integer as the number of layers, got 1.5"):
-        check_integer(1.5, "the number of layers", "rasterize_layers")
-    for resolution in ((4.5, 4), 4, ("4", 4), (4, 4, 4), (True, 4), (4,)):
-        with pytest.raises(ValueError, match=r"two integers, \(height, width\), as resolution"):
-            checks.check_resolution(resolution, "rasterize")
+    with pytest.raises(ValueError, match="an integer of at least 1 as layers, got 1.5"):
+        Arguments("rasterize_layers").integer(1.5, "layers", 1)
+    for resolution in ((4.5, 4), 4, ("4", 4), (4, 4, 4), (True, 4), (4,), "44", None):
+        with pytest.raises(ValueError, match=r"^rasterize takes .* resolution, got"):
+            checks.checked_resolution(Arguments("rasterize"), resolution)
     for ranges in (torch.tensor([0, 1]), torch.zeros(2, 3, dtype=torch.int32), torch.zeros(1, 2, 2, dtype=torch.int32)):
-        with pytest.raises(ValueError, match=r"ranges of shape \[views, 2\]"):
-            checks.check_ranges(ranges, 40, "rasterize")
-    with pytest.raises(ValueError, match=r"\[views, vertices, 4\] or \[vertices, 4\], got \(2, 30, 3\)"):
-        checks.check_clip_positions(positions[..., :3], "rasterize")
-    with pytest.raises(ValueError, match=r"\[faces, 3\], got \(40, 2\)"):
-        checks.check_faces(faces[:, :2], 30, "rasterize")
-    with pytest.raises(ValueError, match="clip_positions on cpu, faces on meta"):
+        with pytest.raises(ValueError, match=r"int32 or int64 \[views, 2\] as ranges, got"):
+            checks.checked_ranges(Arguments("rasterize"), ranges, 40)
+    with pytest.raises(ValueError, match=r"\[views, vertices, 4\] or \[vertices, 4\] as clip_positions, got float32 \[2, 30, 3\]"):
+        checks.checked_positions(Arguments("rasterize"), positions[..., :3])
+    with pytest.raises(ValueError, match=r"\[faces, 3\] as faces, got int32 \[40, 2\]"):
+        checks.checked_faces(Arguments("rasterize"), faces[:, :2], 30)
+    with pytest.raises(ValueError, match="on one device, got clip_positions on cpu and faces on meta"):
         rasterize(positions, faces.to("meta"), (8, 8))
 
 
 @pytest.mark.parametrize(
     "name, change, message",
     [
-        ("face", lambda t: t[0], r"face is \[views, height, width\], got \(8, 9\)"),
-        ("face", lambda t: t.long(), "face is int32, got torch.int64"),
-        (
-            "face",
-            lambda t: t[:, :4],
-            r"takes \(2, 4, 9, 2\) as the raster's barycentrics, since its face is \(2, 4, 9\), got \(2, 8, 9, 2\)",
-        ),
-        ("depth", lambda t: t[:1], r"takes \(2, 8, 9\) as the raster's depth, .*, got \(1, 8, 9\)"),
-        ("depth", lambda t: t.double(), "depth, got torch.float64"),
-        ("barycentrics", lambda t: t[..., :1], r"takes \(2, 8, 9, 2\) as the raster's barycentrics, .*, got \(2, 8, 9, 1\)"),
-        ("barycentric_derivatives", lambda t: t[..., :2], r"takes \(2, 8, 9, 4\) as the raster's barycentric_derivatives"),
+        ("face", lambda t: t[0], r"int32 or int64 \[views, height, width\] as face, got int32 \[8, 9\]"),
+        ("face", lambda t: t.float(), "as face, got float32"),
+        ("face", lambda t: t[:, :4], r"\[2 views, 4 rows, 9 columns, 2\] as barycentrics, got float32 \[2, 8, 9, 2\]"),
+        ("depth", lambda t: t[:1], r"\[2 views, 8 rows, 9 columns\] as depth, got float32 \[1, 8, 9\]"),
+        ("depth", lambda t: t.half(), "as depth, got float16"),
+        ("barycentrics", lambda t: t[..., :1], r"as barycentrics, got float32 \[2, 8, 9, 1\]"),
+        ("barycentric_derivatives", lambda t: t[..., :2], r"as barycentric_derivatives, got float32 \[2, 8, 9, 2\]"),
         ("depth", lambda t: t.to("meta"), "one device"),
     ],
 )
-def test_a_raster_whose_tensors_do_not_fit_each_other_is_refused(name, change, message):
+def test_a_raster_whose_tensors_do_not_fit_each_other_cannot_be_made(name, change, message):
     positions, faces = scene(0)
     raster = rasterize(positions, faces, (8, 9), derivatives=True)
-    object.__setattr__(raster, name, change(getattr(raster, name)))
     with pytest.raises(ValueError, match=message):
-        checks.check_raster(raster, "rasterize")
-    with pytest.raises(ValueError, match=message):
-        rasterize(positions, faces, (8, 9), behind=raster)
+        remade(raster, **{name: change(getattr(raster, name))})
+
+
+def test_a_raster_of_the_twin_in_float64_is_refused():
+    positions, faces = scene(0)
+    raster = rasterize(positions, faces, (8, 9))
+    double = dataclasses.replace(raster, depth=raster.depth.double())
+    with pytest.raises(ValueError, match=r"as behind.depth, got float64 \[2, 8, 9\]: convert it"):
+        rasterize(positions, faces, (8, 9), behind=double)
 
 
 def test_a_tensor_is_no_raster():
-    with pytest.raises(ValueError, match="takes a Raster, as rasterize returns it, got Tensor"):
-        checks.check_raster(torch.zeros(1, 8, 8, 4), "rasterize")
+    with pytest.raises(ValueError, match=r"takes a Raster as behind, got float32 \[1, 8, 8, 4\]"):
+        checks.checked_raster(Arguments("rasterize"), torch.zeros(1, 8, 8, 4), "behind")
 
 
 def test_more_elements_than_32_bits_count_are_refused():
-    with pytest.raises(ValueError, match=r"fewer than 2\^31 elements in the clip positions, got 2147483648: split the call"):
-        checks.check_clip_positions(torch.empty(1, 2**29, 4, device="meta"), "rasterize")
+    with pytest.raises(ValueError, match=r"fewer than 2\^31 elements in clip_positions, got 2147483648: split the call"):
+        checks.checked_positions(Arguments("rasterize"), torch.zeros(1, 1, 4).expand(1, 2**29, 4))
     with pytest.raises(ValueError, match=r"fewer than 2\^31 elements"):
-        checks.check_face_list(torch.empty(2**30, 3, dtype=torch.int32, device="meta"), "rasterize")
+        checks.checked_faces(Arguments("rasterize"), torch.zeros(1, 3, dtype=torch.int32).expand(2**30, 3), 1)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -277,7 +277,7 @@ def test_wrong_types_and_faces_are_refused():
         TriangleTree(vertices.double(), faces)
     with pytest.raises(ValueError, match="float32.*unrender.reference"):
         cast_rays(TriangleTree(vertices, faces), torch.zeros(1, 3, dtype=torch.float64), torch.ones(1, 3))
-    with pytest.raises(ValueError, match="corner 1 of face 1 is vertex 42; the 42 vertices"):
+    with pytest.raises(ValueError, match="rows of the 42 vertices, counted from 0, as faces, got vertex 42 as corner 1 of face 1"):
         TriangleTree(vertices, torch.tensor([[0, 1, 2], [0, 42, 1]]))
     with pytest.raises(ValueError, match="one device"):
         cast_rays(TriangleTree(vertices, faces), torch.zeros(1, 3, device="meta"), torch.ones(1, 3, device="meta"))
@@ -286,27 +286,27 @@ def test_wrong_types_and_faces_are_refused():
 @pytest.mark.parametrize(
     "vertices, faces, message",
     [
-        (torch.zeros(3, 2), torch.zeros(1, 3, dtype=torch.int32), r"vertices of shape \[vertices, 3\], got \(3, 2\)"),
-        (torch.zeros(9), torch.zeros(1, 3, dtype=torch.int32), r"vertices of shape \[vertices, 3\], got \(9,\)"),
-        (torch.zeros(3, 3), torch.zeros(1, 4, dtype=torch.int32), r"faces of shape \[faces, 3\], got \(1, 4\)"),
-        (torch.zeros(3, 3), torch.zeros(3, dtype=torch.int32), r"faces of shape \[faces, 3\], got \(3,\)"),
-        (torch.zeros(3, 3), torch.zeros(1, 3), "faces of type int32 or int64, got torch.float32"),
+        (torch.zeros(3, 2), torch.zeros(1, 3, dtype=torch.int32), r"\[vertices, 3\] as vertices, got float32 \[3, 2\]"),
+        (torch.zeros(9), torch.zeros(1, 3, dtype=torch.int32), r"\[vertices, 3\] as vertices, got float32 \[9\]"),
+        (torch.zeros(3, 3), torch.zeros(1, 4, dtype=torch.int32), r"\[faces, 3\] as faces, got int32 \[1, 4\]"),
+        (torch.zeros(3, 3), torch.zeros(3, dtype=torch.int32), r"\[faces, 3\] as faces, got int32 \[3\]"),
+        (torch.zeros(3, 3), torch.zeros(1, 3), r"int32 or int64 \[faces, 3\] as faces, got float32"),
     ],
 )
 def test_meshes_of_other_shapes_are_refused(vertices: Tensor, faces: Tensor, message: str):
     with pytest.raises(ValueError, match=message):
-        ops._check_mesh(vertices, faces)
+        TriangleTree(vertices, faces)
 
 
 @pytest.mark.parametrize(
     "origins, directions, limit, message",
     [
-        (torch.zeros(4, 2), torch.zeros(4, 3), INF, r"origins of shape \[rays, 3\], got \(4, 2\)"),
-        (torch.zeros(3), torch.zeros(1, 3), INF, r"origins of shape \[rays, 3\], got \(3,\)"),
-        (torch.zeros(4, 3), torch.zeros(4, 4), INF, r"directions of shape \[rays, 3\], got \(4, 4\)"),
-        (torch.zeros(4, 3), torch.zeros(1, 3), INF, "one direction for each of the 4 origins, got 1"),
-        (torch.zeros(1, 3), torch.zeros(4, 3), INF, "one direction for each of the 1 origins, got 4"),
-        (torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(3), r"one for each of the 4 rays, as max_distance, got \(3,\)"),
+        (torch.zeros(4, 2), torch.zeros(4, 3), INF, r"\[rays, 3\] as origins, got float32 \[4, 2\]"),
+        (torch.zeros(3), torch.zeros(1, 3), INF, r"\[rays, 3\] as origins, got float32 \[3\]"),
+        (torch.zeros(4, 3), torch.zeros(4, 4), INF, r"\[4 rays, 3\] as directions, got float32 \[4, 4\]"),
+        (torch.zeros(4, 3), torch.zeros(1, 3), INF, r"\[4 rays, 3\] as directions, got float32 \[1, 3\]"),
+        (torch.zeros(1, 3), torch.zeros(4, 3), INF, r"\[1 rays, 3\] as directions, got float32 \[4, 3\]"),
+        (torch.zeros(4, 3), torch.zeros(4, 3), torch.zeros(3), r"\[4 rays\] or \[\] as max_distance, got float32 \[3\]"),
     ],
 )
 def test_rays_of_other_shapes_are_refused(origins: Tensor, directions: Tensor, limit, message: str):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import unrender.ops.rays as ops
+from hostile_world import remade
 from unrender.cameras import Rays
 from unrender.devices import as_on_a_gpu
 from unrender.ops.rays import OccupancyGrid, Samples
@@ -89,9 +90,9 @@ WITHOUT_KERNELS = {"MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "Samples",
 NOT_DIFFERENTIATED = {"aabb_intersection", "attenuate", "attenuate_lazily", "march", "prune", "prune_hidden", "ray_range", "visible"}
 
 
-def without_checks(value: Any, **changed: Tensor) -> Any:
-    """Copy Samples or Rays with some tensors replaced, whatever their shapes."""
-    made = object.__new__(type(value))
+def without_checks(value: Rays, **changed: Tensor) -> Rays:
+    """Copy Rays with some tensors replaced, whatever their shapes."""
+    made = object.__new__(Rays)
     for field in fields(value):
         object.__setattr__(made, field.name, changed.get(field.name, getattr(value, field.name)))
     return made
@@ -109,7 +110,7 @@ def broken(value: Any) -> Iterator[tuple[str, Any]]:
         yield "another dimension", value[..., None]
         yield "another type", value.to(torch.float32 if not value.is_floating_point() else torch.int64)
         yield "elsewhere", value.to("meta")
-    elif isinstance(value, Samples | Rays):
+    elif isinstance(value, Rays):
         for field in fields(value):
             for wrong, tensor in broken(getattr(value, field.name)):
                 yield f"{field.name} {wrong}", without_checks(value, **{field.name: tensor})
@@ -121,6 +122,24 @@ HOSTILE = [
     for argument, given in arguments.items()
     for wrong, value in broken(given)
 ]
+
+
+BROKEN_FIELDS = [
+    pytest.param(field.name, value, id=f"{field.name}-{wrong}")
+    for field in fields(SAMPLES)
+    for wrong, value in broken(getattr(SAMPLES, field.name))
+]
+
+
+@pytest.mark.parametrize(("name", "value"), BROKEN_FIELDS)
+def test_samples_whose_tensors_do_not_fit_each_other_cannot_be_made(name: str, value: Tensor) -> None:
+    with pytest.raises(ValueError, match="^Samples takes .*, got "):
+        remade(SAMPLES, **{name: value})
+
+
+def test_samples_take_indices_of_64_bits() -> None:
+    wide = Samples(SAMPLES.ray_index.long(), SAMPLES.starts, SAMPLES.ends, SAMPLES.first.long(), SAMPLES.count.long())
+    assert torch.equal(ops.composite(drawn(SIZE), drawn(SIZE, 3), wide), ops.composite(drawn(SIZE), drawn(SIZE, 3), SAMPLES))
 
 
 def exported() -> set[str]:

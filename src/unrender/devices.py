@@ -220,6 +220,11 @@ def pytorch_on_one_thread() -> Iterator[None]:
             own.owed = before
 
 
+def has_kernels(device: torch.device) -> bool:
+    """Tell whether kernels run on ``device``: a CPU or a CUDA device."""
+    return device.type in ("cpu", "cuda")
+
+
 def on_cpu(device: torch.device) -> bool:
     """Tell whether to use the CPU's kernels on ``device``: False on a GPU and inside :func:`as_on_a_gpu`."""
     return device.type == "cpu" and not _threads.as_on_a_gpu

@@ -15,7 +15,7 @@ import warp as wp
 from torch import Tensor, nn
 
 from unrender.devices import on_cpu
-from unrender.ops.kernels.checks import check_float32
+from unrender.ops.kernels.checks import Arguments, describe
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
 
@@ -88,7 +88,7 @@ class Adam(torch.optim.Optimizer):
         weight_decay: λ.
 
     Raises:
-        ValueError: for a parameter that is not float32 (when it is first updated).
+        ValueError: for a parameter that is not a float32 leaf, or an option out of its range.
     """
 
     def __init__(
@@ -100,17 +100,47 @@ class Adam(torch.optim.Optimizer):
         eps: float = 1e-15,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        given = Arguments("Adam").items(parameters, "parameters")
+        if not given:
+            raise ValueError("Adam takes at least one parameter, got an empty list")
+        _check_options({"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(given, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters with options of its own.
+
+        Raises:
+            ValueError: as the class.
+        """
+        takes = Arguments("Adam")
+        group = takes.instance(param_group, "a group", dict)
+        _check_options(group)
+        given = group.get("params")
+        known = {id(parameter) for other in self.param_groups for parameter in other["params"]}
+        for item in [given] if isinstance(given, Tensor) else takes.items(given, "the parameters of a group"):
+            parameter = item[1] if isinstance(item, tuple) and len(item) == 2 else item  # PyTorch also takes (name, parameter)
+            if not isinstance(parameter, Tensor) or parameter.dtype != torch.float32 or not parameter.is_leaf:
+                found = "one that was computed" if isinstance(parameter, Tensor) and not parameter.is_leaf else describe(parameter)
+                raise ValueError(f"Adam takes float32 leaves as parameters, got {found}")
+            if id(parameter) in known:
+                raise ValueError("Adam takes each parameter once, got one in two places")
+            known.add(id(parameter))
+        super().add_param_group({**group, "params": given if isinstance(given, Tensor) else list(given)})  # pyright: ignore[reportArgumentType]
 
     @torch.no_grad()
     def step(self, closure: None = None, *, skip: Tensor | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Update every parameter that has a gradient.
 
         Args:
-            closure: not supported; gradients must be computed before.
+            closure: None; gradients must be computed before.
             skip: a tensor of one number on the device; if it is not zero, nothing is updated. A step with a NaN is thus skipped without
             synchronization.
+
+        Raises:
+            ValueError: for a closure, a ``skip`` that is not one float32, or a gradient or moment that does not fit its parameter.
         """
+        if closure is not None:
+            raise ValueError("Adam takes None as closure, got a function: compute the gradients before the step")
         for group in self.param_groups:
             rules: dict[int, Any] = {}  # by number of the step, which a group's parameters share unless one was added later
             for parameter in group["params"]:
@@ -118,27 +148,48 @@ class Adam(torch.optim.Optimizer):
                     number = self._next_number(parameter)
                     if number not in rules:
                         rules[number] = _rule(group, number)
-                    unless = torch.zeros(1, device=parameter.device) if skip is None else skip.reshape(1)
-                    self._step(parameter, parameter.grad.contiguous(), rules[number], unless)
+                    self._step(parameter, parameter.grad, rules[number], skip)
 
     def _next_number(self, parameter: Tensor) -> int:
         """Count a step of a parameter, from one; make its state before the first."""
         state = self.state[parameter]
         if not state:
-            check_float32(parameter, "a parameter", "Adam")
             state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
         state["step"] += 1
         return int(state["step"])
 
-    def _step(self, parameter: Tensor, gradient: Tensor, rule: Any, skip: Tensor) -> None:
+    def _step(self, parameter: Tensor, gradient: Tensor, rule: Any, skip: Tensor | None) -> None:
         state = self.state[parameter]
+        takes = Arguments("Adam")
+        ready = takes.float32(parameter.detach(), "a parameter", parameter.shape).contiguous()
+        gradient = takes.float32(gradient, "its gradient", parameter.shape).contiguous()
+        for name in ("exp_avg", "exp_avg_sq"):  # a loaded state may be anything
+            state[name] = takes.float32(state[name], f"its {name}", parameter.shape).contiguous()
+        unless = gradient.new_zeros(1) if skip is None else takes.float32(skip, "skip", (), (1,)).reshape(1)
         block = _BLOCK if on_cpu(parameter.device) else _RUN
         count = parameter.numel()
         items = -(-count // block)
-        flat = [tensor.detach().view(-1) for tensor in (parameter, gradient, state["exp_avg"], state["exp_avg_sq"])]
-        launch(_update_kernel, items, [rule, count, block, skip, *flat], parameter.device, chunks=items)
+        flat = [tensor.view(-1) for tensor in (ready, gradient, state["exp_avg"], state["exp_avg_sq"])]
+        launch(_update_kernel, items, [rule, count, block, unless, *flat], parameter.device, chunks=items)
+        if not parameter.is_contiguous():
+            parameter.copy_(ready)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """Require options within their ranges, those that are given."""
+    takes = Arguments("Adam")
+    for name in ("lr", "eps", "weight_decay"):
+        if name in options:
+            takes.number(options[name], name, 0.0)
+    if "betas" in options:
+        betas = takes.items(options["betas"], "betas")
+        if len(betas) != 2:
+            raise ValueError(f"Adam takes two numbers as betas, got {len(betas)}")
+        for beta in betas:
+            if takes.number(beta, "each of betas", 0.0, 1.0) == 1:
+                raise ValueError("Adam takes numbers below 1 as betas, got 1")
 
 
 def _rule(group: dict[str, Any], number: int) -> Any:

@@ -9,8 +9,7 @@ import warp as wp
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.ops.encodings._checks import check_columns
-from unrender.ops.kernels.checks import check_count, check_float32
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 
@@ -81,12 +80,6 @@ class _Contract(torch.autograd.Function):
         return (grad_positions,)
 
 
-def _check(positions: Tensor, verb: str) -> None:
-    check_columns(positions, 3, "positions", verb)
-    check_float32(positions, "positions", verb)
-    check_count(positions.numel(), "positions", verb)
-
-
 def contract(positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     """Contract space into the ball of radius two: x within the unit ball, (2 - 1/|x|) x/|x| outside it.
 
@@ -101,7 +94,7 @@ def contract(positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     >>> contract(torch.tensor([[0.5, 0.0, 0.0], [4.0, 0.0, 0.0]])).tolist()
     [[0.5, 0.0, 0.0], [1.75, 0.0, 0.0]]
     """
-    _check(positions, "contract")
+    positions = Arguments("contract").float32(positions, "positions", ("points", 3))
     return _Contract.apply(positions.contiguous())
 
 
@@ -116,8 +109,7 @@ def uncontract(contracted: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3
     >>> uncontract(torch.tensor([[0.5, 0.0, 0.0], [1.75, 0.0, 0.0]])).tolist()
     [[0.5, 0.0, 0.0], [4.0, 0.0, 0.0]]
     """
-    _check(contracted, "uncontract")
-    ready = contracted.contiguous()
+    ready = Arguments("uncontract").float32(contracted, "contracted", ("points", 3)).contiguous()
     positions = torch.empty_like(ready)
     launch(_uncontract_kernel, ready.shape[0], [ready, positions], ready.device)
     return positions

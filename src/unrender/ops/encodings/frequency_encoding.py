@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
-from unrender.ops.encodings._checks import check_columns
-from unrender.ops.kernels.checks import check_count, check_float32, check_integer
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
@@ -222,13 +221,11 @@ def frequency_encode(
     >>> frequency_encode(torch.tensor([[0.5]]), 2, active_frequencies=1.5)
     tensor([[0.5000, 0.4794, 0.8776, 0.4207, 0.2702]])
     """
-    check_integer(frequencies, "frequencies", "frequency_encode")
-    if not 0 <= frequencies <= _LARGEST_FREQUENCIES or frequencies + include_input == 0:
-        allowed = f"0 to {_LARGEST_FREQUENCIES} as frequencies, and not 0 without the input"
-        raise ValueError(f"frequency_encode takes {allowed}, got {frequencies}")
-    check_columns(positions, None, "positions", "frequency_encode")
-    check_float32(positions, "positions", "frequency_encode")
-    check_count(positions.numel() * (2 * frequencies + include_input), "the encoding", "frequency_encode")
-    active = float(frequencies) if active_frequencies is None else float(active_frequencies)
+    takes = Arguments("frequency_encode")
+    positions = takes.float32(positions, "positions", ("points", "axes"))
+    include_input = takes.flag(include_input, "include_input")
+    frequencies = takes.integer(frequencies, "frequencies", 0 if include_input else 1, _LARGEST_FREQUENCIES)
+    active = float(frequencies if active_frequencies is None else takes.number(active_frequencies, "active_frequencies"))
+    takes.count(positions.numel() * (2 * frequencies + include_input), "the encoding")
     encoded = _Encoding.apply(positions.t().contiguous(), frequencies, include_input, active)
     return encoded.t()  # pyright: ignore[reportReturnType, reportOptionalMemberAccess]

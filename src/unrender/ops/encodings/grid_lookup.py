@@ -23,8 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
-from unrender.ops.encodings._checks import check_columns
-from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
+from unrender.ops.kernels.checks import Arguments, describe
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
@@ -271,15 +270,15 @@ class _LookupWithJacobian(torch.autograd.Function):
         return grad_positions, grad_grid
 
 
-def _check(positions: Tensor, grid: Tensor, verb: str) -> None:
-    check_columns(positions, 3, "positions", verb)
-    check_float32(positions, "positions", verb)
-    check_float32(grid, "the grid", verb)
-    check_same_device({"positions": positions, "the grid": grid}, verb)
-    if grid.ndim != 4 or min(grid.shape[:3]) < 2:
-        raise ValueError(f"{verb} takes a grid [Z, Y, X, C] of at least 2 vertices along each axis, got the shape {tuple(grid.shape)}")
-    check_count(grid.numel(), "the grid", verb)
-    check_count(3 * grid.shape[3] * positions.shape[0], "the result", verb)
+def _checked(positions: Tensor, grid: Tensor, verb: str) -> tuple[Tensor, Tensor]:
+    """Return positions and grid, contiguous."""
+    takes = Arguments(verb)
+    positions = takes.float32(positions, "positions", ("points", 3))
+    grid = takes.float32(grid, "grid", ("Z", "Y", "X", "C"))
+    if min(grid.shape) < 1 or min(grid.shape[:3]) < 2:
+        raise ValueError(f"{verb} takes at least 2 vertices along each axis and a channel as grid, got {describe(grid)}")
+    takes.count(3 * grid.shape[3] * positions.shape[0], "the result")
+    return positions.contiguous(), grid.contiguous()
 
 
 def grid_lookup(positions: Float[Tensor, "points 3"], grid: Float[Tensor, "Z Y X C"]) -> Float[Tensor, "points C"]:
@@ -296,8 +295,7 @@ def grid_lookup(positions: Float[Tensor, "points 3"], grid: Float[Tensor, "Z Y X
     >>> grid_lookup(torch.tensor([[0.5, 0.0, 0.0], [0.5, 0.5, 0.5]]), grid).flatten().tolist()
     [0.5, 3.5]
     """
-    _check(positions, grid, "grid_lookup")
-    return _Lookup.apply(positions.contiguous(), grid.contiguous())
+    return _Lookup.apply(*_checked(positions, grid, "grid_lookup"))
 
 
 def grid_lookup_with_jacobian(
@@ -316,5 +314,4 @@ def grid_lookup_with_jacobian(
     >>> values.item(), jacobian[0, 0].tolist()
     (3.25, [1.0, 2.0, 4.0])
     """
-    _check(positions, grid, "grid_lookup_with_jacobian")
-    return _LookupWithJacobian.apply(positions.contiguous(), grid.contiguous())
+    return _LookupWithJacobian.apply(*_checked(positions, grid, "grid_lookup_with_jacobian"))

@@ -26,11 +26,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
-from unrender.ops.encodings._checks import check_columns
 from unrender.ops.encodings._hash_cpu import gather_cpu, scatter_cpu, slope_cpu
 from unrender.ops.encodings._hash_cuda import gather_cuda, scatter_cuda, slope_cuda
 from unrender.ops.encodings.hash_grid import HashGrid, kernel_levels
-from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.work import empty
@@ -278,16 +277,11 @@ def hash_encode(
     tensor([[7.0000],
             [3.7500]])
     """
-    levels = grid.levels if active_levels is None else active_levels
-    if not 1 <= levels <= grid.levels:
-        raise ValueError(f"hash_encode takes 1 to {grid.levels} as active_levels for this grid, got {levels}")
-    check_columns(positions, 3, "positions", "hash_encode")
-    check_float32(positions, "positions", "hash_encode")
-    if table.shape != (grid.entries, grid.features):
-        raise ValueError(f"hash_encode takes a table of shape {(grid.entries, grid.features)} for this grid, got {tuple(table.shape)}")
-    if table.dtype != torch.float32 and (table.dtype != torch.float16 or table.device.type == "cpu"):
-        raise ValueError(f"hash_encode takes a float32 table, or float16 on a GPU, got {table.dtype} on {table.device}: convert it")
-    check_same_device({"positions": positions, "table": table}, "hash_encode")
-    check_count(grid.entries * grid.features, "the table", "hash_encode")
-    check_count(grid.columns * len(positions), "the encoding", "hash_encode")
+    takes = Arguments("hash_encode")
+    takes.instance(grid, "grid", HashGrid)
+    positions = takes.float32(positions, "positions", ("points", 3))
+    dtypes = (torch.float32,) if positions.device.type == "cpu" else (torch.float32, torch.float16)
+    table = takes.tensor(table, "table", dtypes, ((grid.entries, "entries"), (grid.features, "features")))
+    levels = grid.levels if active_levels is None else takes.integer(active_levels, "active_levels", 1, grid.levels)
+    takes.count(grid.columns * len(positions), "the encoding")
     return _encode(_Lookup(grid, levels), positions.t().contiguous(), table.contiguous()).t()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -12,8 +13,13 @@ import warp as wp
 from jaxtyping import Float
 from torch import Tensor
 
+from unrender.devices import select_device
+from unrender.ops.kernels.checks import Arguments
+
 FINEST = 2**20
 """Largest number of corners along an axis that float32 positions can resolve."""
+
+_MOST_LEVELS = 256
 
 
 @dataclass(frozen=True)
@@ -42,23 +48,23 @@ class HashGrid:
     """How the eight corners are blended."""
 
     def __post_init__(self) -> None:
-        if self.levels < 1 or self.base_resolution < 2 or not self.per_level_scale >= 1.0:
+        """Check the numbers."""
+        takes = Arguments("HashGrid")
+        levels = takes.integer(self.levels, "levels", 1, _MOST_LEVELS)
+        features = takes.integer(self.features, "features", 1, 8)
+        takes.integer(self.log2_entries, "log2_entries", 3, 24)
+        corners = takes.integer(self.base_resolution, "base_resolution", 2, FINEST)
+        scale = takes.number(self.per_level_scale, "per_level_scale", 1.0)
+        takes.choice(self.interpolation, "interpolation", ("linear", "smoothstep"))
+        if features not in (1, 2, 4, 8):
+            raise ValueError(f"HashGrid takes 1, 2, 4 or 8 as features, got {features}")
+        finest = math.log2(corners) + (levels - 1) * math.log2(scale)
+        if finest > math.log2(FINEST) + 1e-9:
             raise ValueError(
-                f"levels, base_resolution and per_level_scale of a HashGrid must be at least 1, 2 and 1, "
-                f"got {self.levels}, {self.base_resolution} and {self.per_level_scale}"
+                f"HashGrid takes levels of at most 2^20 corners along an axis, which float32 positions can tell apart, got 2^{finest:.1f}: "
+                "lower levels or per_level_scale"
             )
-        if self.features not in (1, 2, 4, 8):
-            raise ValueError(f"features of a HashGrid must be 1, 2, 4 or 8, got {self.features}")
-        if not 3 <= self.log2_entries <= 24:
-            raise ValueError(f"log2_entries of a HashGrid must be from 3 to 24, got {self.log2_entries}")
-        if self.interpolation not in ("linear", "smoothstep"):
-            raise ValueError(f"interpolation of a HashGrid must be 'linear' or 'smoothstep', got {self.interpolation!r}")
-        finest = self.base_resolution * self.per_level_scale ** (self.levels - 1)
-        if finest > FINEST:
-            raise ValueError(
-                f"the finest level of a HashGrid has {finest:.0f} corners along an axis, more than 2^20, which float32 positions "
-                "cannot tell apart; lower levels or per_level_scale"
-            )
+        takes.count(self.entries * features, "the table")
 
     @classmethod
     def spanning(cls, base_resolution: int, finest_resolution: int, *, levels: int, features: int, log2_entries: int) -> HashGrid:
@@ -66,9 +72,16 @@ class HashGrid:
 
         Each level is b = (finest / base)^(1 / (levels - 1)) times the one before (equation 3 of the source).
 
+        Raises:
+            ValueError: for a value out of its range.
+
         >>> HashGrid.spanning(16, 64, levels=3, features=2, log2_entries=12).per_level_scale
         2.0
         """
+        takes = Arguments("HashGrid.spanning")
+        takes.integer(base_resolution, "base_resolution", 2, FINEST)
+        takes.integer(finest_resolution, "finest_resolution", base_resolution, FINEST)
+        takes.integer(levels, "levels", 1, _MOST_LEVELS)
         scale = (finest_resolution / base_resolution) ** (1 / max(1, levels - 1))
         return cls(levels, features, log2_entries, base_resolution, scale)
 
@@ -103,7 +116,14 @@ class HashGrid:
     def initial_table(
         self, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
     ) -> Float[Tensor, "{self.entries} {self.features}"]:
-        """Draw an initial float32 table, uniform in ``[-1e-4, 1e-4]`` as published; the same on every device."""
+        """Draw an initial float32 table, uniform in ``[-1e-4, 1e-4]`` as published; the same on every device.
+
+        Raises:
+            ValueError: the generator is not one of a CPU, or there is no such device.
+        """
+        if generator is not None:
+            Arguments("initial_table").generator(generator, "generator", torch.device("cpu"))
+        device = select_device(device) if isinstance(device, str) else Arguments("initial_table").instance(device, "device", torch.device)
         return torch.empty(self.entries, self.features, device="cpu").uniform_(-1e-4, 1e-4, generator=generator).to(device)
 
 

@@ -65,7 +65,7 @@ const int* ray_index = (const int*)rays.index;
         if (l == 0 && ray_index)
             for (int n = 0; n < used; n++) {
                 const int ray = ray_index[n0 + n];
-                if (ray < 0) continue;
+                if (ray < 0 || ray >= rays.count) continue;
                 const float* add = (const float*)rays.added + (long long)ray * width[1];
                 for (int k = 0; k < width[1]; k++) hidden[0][n * width[1] + k] += add[k];
             }
@@ -122,7 +122,7 @@ for (int n0 = begin; n0 < end; n0 += BLOCK) {
         if (l == 0 && ray_index)
             for (int n = 0; n < used; n++) {
                 const int ray = ray_index[n0 + n];
-                if (ray < 0) continue;
+                if (ray < 0 || ray >= rays.count) continue;
                 float* sum = ray == carried ? carry : (float*)rays.gradients + (long long)ray * units;
                 for (int k = 0; k < units; k++) sum[k] += delta[n * units + k];
             }

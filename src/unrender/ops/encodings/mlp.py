@@ -22,8 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
-from unrender.ops.encodings._checks import check_columns
-from unrender.ops.kernels.checks import check_count, check_same_device
+from unrender.ops.kernels.checks import Arguments, as_int32
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
@@ -38,6 +37,9 @@ _VECTOR = 16
 """Widths of layers are padded to a multiple of this."""
 _CHUNK = 4096
 """Samples of one work item. Weight gradients are summed per chunk and then over chunks, so the result does not depend on threads."""
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""Types of the general path; the fused one computes in float32."""
 
 _CPP = native_sections(__file__, "mlp.h")
 
@@ -57,8 +59,10 @@ Network = wp.struct(_Network)
 
 
 class _Rays:
-    """Addresses of what is added to the first layer per ray, of the ray of each sample, and of the gradients; all 0 without rays."""
+    """What is added to the first layer per ray: addresses of the rows, of the ray of each sample, and of gradients; all 0 without rays."""
 
+    count: wp.int32
+    """Number of rays; a sample whose index is not below it is on no ray."""
     added: wp.uint64
     index: wp.uint64
     gradients: wp.uint64
@@ -187,7 +191,7 @@ class _FusedMlp(torch.autograd.Function):
         rays = Rays()
         if per_ray is not None and ray_index is not None:
             added = _padded_rows(per_ray)
-            rays.added, rays.index = added.data_ptr(), ray_index.data_ptr()
+            rays.count, rays.added, rays.index = per_ray.shape[0], added.data_ptr(), ray_index.data_ptr()
         chunks = -(-count // _CHUNK)
         arguments = [_network(weights, *packed), rays, count, _CHUNK, x.view(-1), y.view(-1)]
         launch(_forward_kernel, chunks, arguments, x.device, chunks=chunks)
@@ -209,7 +213,7 @@ class _FusedMlp(torch.autograd.Function):
         if per_ray is not None:
             added, carries = _padded_rows(per_ray), x.new_empty(chunks, _padded(per_ray.shape[1]))
             grad_rays = torch.zeros_like(added)
-            rays.added, rays.index = added.data_ptr(), ray_index.data_ptr()
+            rays.count, rays.added, rays.index = per_ray.shape[0], added.data_ptr(), ray_index.data_ptr()
             rays.gradients, rays.carries = grad_rays.data_ptr(), carries.data_ptr()
         ready = grad_y.contiguous()
         arguments = [_network(weights, *packed), rays, count, _CHUNK, x.view(-1), ready.view(-1), with_inputs]
@@ -217,34 +221,29 @@ class _FusedMlp(torch.autograd.Function):
         grad_per_ray = None
         if per_ray is not None and grad_rays is not None and carries is not None:
             begins = ray_index[::_CHUNK]
-            carried = begins >= 0
+            carried = (begins >= 0) & (begins < per_ray.shape[0])
             grad_rays.index_add_(0, begins[carried], carries[carried])
             grad_per_ray = grad_rays[:, : per_ray.shape[1]]
         return grad_x if with_inputs else None, grad_per_ray, None, *_unpack(grad_weights.sum(0), weights)
 
 
-def _check(inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor], per_ray: Tensor | None, ray_index: Tensor | None) -> None:
-    check_columns(inputs, None, "inputs", "mlp")
+def _check_layers(takes: Arguments, inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
+    """Return weights and biases in turn.
+
+    Raises:
+        ValueError: a layer does not fit the one before, or has another type or device.
+    """
+    matrices, rows = takes.items(weights, "weights"), takes.items(biases, "biases")
+    if len(matrices) != len(rows) or not matrices:
+        raise ValueError(f"mlp takes one bias for each weight, and at least one layer, got {len(matrices)} weights and {len(rows)} biases")
+    parameters: list[Tensor] = []
     before = inputs.shape[1]
-    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-        if weight.ndim != 2 or weight.shape[1] != before or bias.shape != (weight.shape[0],):
-            shapes = f"weights {tuple(weight.shape)} and biases {tuple(bias.shape)}"
-            raise ValueError(f"layer {layer} of mlp has {shapes}; it is given {before} inputs")
+    for layer, (matrix, bias) in enumerate(zip(matrices, rows, strict=True)):
+        weight = takes.tensor(matrix, f"weights[{layer}]", (inputs.dtype,), ("outputs", (before, "inputs")))
         before = weight.shape[0]
-    if len({inputs.dtype, *(weight.dtype for weight in weights), *(bias.dtype for bias in biases)}) > 1:
-        raise ValueError(f"mlp takes one type for inputs, weights and biases, got {inputs.dtype} inputs; convert them")
-    if (per_ray is None) != (ray_index is None):
-        raise ValueError("mlp takes per_ray and ray_index together, got one of them; give both or neither")
-    if per_ray is not None and ray_index is not None:
-        if per_ray.ndim != 2 or per_ray.shape[1] != weights[0].shape[0]:
-            raise ValueError(f"per_ray of mlp has the shape {tuple(per_ray.shape)}; the first layer has {weights[0].shape[0]} units")
-        if ray_index.shape != (inputs.shape[0],) or ray_index.dtype != torch.int32:
-            found = f"{ray_index.dtype} of shape {tuple(ray_index.shape)}"
-            raise ValueError(f"mlp takes one int32 per sample as ray_index, got {found} for {inputs.shape[0]} samples")
-        if per_ray.dtype != inputs.dtype:
-            raise ValueError(f"mlp takes per_ray of the type of inputs, got {per_ray.dtype} and {inputs.dtype}; convert one")
-    check_same_device({"inputs": inputs, "weights": weights[0], "per_ray": per_ray, "ray_index": ray_index}, "mlp")
-    check_count(max(inputs.numel(), inputs.shape[0] * before), "inputs and outputs", "mlp")
+        parameters += [weight, takes.tensor(bias, f"biases[{layer}]", (inputs.dtype,), ((before, "outputs"),))]
+    takes.count(inputs.shape[0] * before, "the result")
+    return parameters
 
 
 def mlp(
@@ -265,7 +264,7 @@ def mlp(
         weights: [outputs, inputs] of each layer.
         biases: of each layer.
         per_ray: added to the first layer of every sample of a ray, before its ReLU.
-        ray_index: int32, the ray of each sample, in ascending order and below the rows of ``per_ray``; -1 at the end for samples of no ray.
+        ray_index: int32, the ray of each sample, in ascending order; -1 at the end for samples of no ray, as is one beyond ``per_ray``.
 
     Raises:
         ValueError: for a layer that does not match the one before, for other types or devices, or for one of ``per_ray`` and ``ray_index``
@@ -275,17 +274,29 @@ def mlp(
     >>> mlp(torch.tensor([[1.0, 2.0]]), weights, [torch.zeros(2), torch.ones(1)])
     tensor([[7.]])
     """
-    _check(inputs, weights, biases, per_ray, ray_index)
+    takes = Arguments("mlp")
+    inputs = takes.tensor(inputs, "inputs", _FLOATS, ("samples", "features"))
+    parameters = _check_layers(takes, inputs, weights, biases)
+    if (per_ray is None) != (ray_index is None):
+        raise ValueError("mlp takes per_ray and ray_index together, got one of them: give both or neither")
+    if per_ray is not None and ray_index is not None:
+        per_ray = takes.tensor(per_ray, "per_ray", (inputs.dtype,), ("rays", (parameters[0].shape[0], "units")))
+        ray_index = as_int32(takes.integers(ray_index, "ray_index", ((inputs.shape[0], "samples"),))).contiguous()
     x = inputs.t().contiguous()
-    narrow = max(x.shape[0], *(weight.shape[0] for weight in weights)) <= _WIDEST and len(weights) <= _LAYERS
+    narrow = max(x.shape[0], *(parameter.shape[0] for parameter in parameters)) <= _WIDEST and len(parameters) <= 2 * _LAYERS
     if on_cpu(x.device) and x.dtype == torch.float32 and narrow:
-        parameters = [p for pair in zip(weights, biases, strict=True) for p in pair]
-        index = None if ray_index is None else ray_index.contiguous()
-        return _FusedMlp.apply(x, per_ray, index, *parameters).t()
-    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        return _FusedMlp.apply(x, per_ray, ray_index, *parameters).t()
+    with torch.autocast(x.device.type, enabled=False):  # it would compute the products in half precision
+        return _chain(x, parameters, per_ray, ray_index).t()
+
+
+def _chain(x: Tensor, parameters: Sequence[Tensor], per_ray: Tensor | None, ray_index: Tensor | None) -> Tensor:
+    """Apply the layers one by one to [features, samples]."""
+    for layer, (weight, bias) in enumerate(zip(parameters[0::2], parameters[1::2], strict=True)):
         x = torch.addmm(bias[:, None], weight, x)
-        if layer == 0 and per_ray is not None and ray_index is not None:
-            x = x + torch.where(ray_index >= 0, per_ray.t().index_select(1, ray_index.clamp_min(0)), 0.0)
-        if layer + 1 < len(weights):
+        if layer == 0 and per_ray is not None and ray_index is not None and per_ray.shape[0] > 0:
+            ray = ray_index.clamp(0, per_ray.shape[0] - 1)
+            x = x + torch.where(ray == ray_index, per_ray.t().index_select(1, ray), 0.0)
+        if layer + 1 < len(parameters) // 2:
             x = torch.relu(x)
-    return x.t()
+    return x

@@ -10,12 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
-from unrender.ops.encodings._checks import check_columns
-from unrender.ops.kernels.checks import check_count, check_float32
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
-from unrender.spherical_harmonics import check_degree, real_spherical_harmonics
+from unrender.spherical_harmonics import LARGEST_DEGREE, real_spherical_harmonics
 
 wp.set_module_options({"enable_backward": False})
 
@@ -140,8 +139,8 @@ def spherical_harmonics_encode(directions: Float[Tensor, "points 3"], degree: in
     >>> spherical_harmonics_encode(torch.tensor([[0.0, 0.6, 0.8]]), 2)
     tensor([[ 0.2821, -0.2932,  0.3909, -0.0000]])
     """
-    check_degree(degree)
-    check_columns(directions, 3, "directions", "spherical_harmonics_encode")
-    check_float32(directions, "directions", "spherical_harmonics_encode")
-    check_count(degree * degree * len(directions), "the encoding", "spherical_harmonics_encode")
+    takes = Arguments("spherical_harmonics_encode")
+    directions = takes.float32(directions, "directions", ("points", 3))
+    degree = takes.integer(degree, "degree", 1, LARGEST_DEGREE)
+    takes.count(degree * degree * len(directions), "the encoding")
     return _Values.apply(directions.t().contiguous(), degree).t()  # pyright: ignore[reportReturnType, reportOptionalMemberAccess]

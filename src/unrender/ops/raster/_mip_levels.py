@@ -15,7 +15,7 @@ import warp as wp
 from torch import Tensor
 
 from unrender.devices import on_cpu
-from unrender.ops.kernels.checks import MOST_ELEMENTS, check_count, check_float32, check_integer
+from unrender.ops.kernels.checks import MOST_ELEMENTS, Arguments, describe
 from unrender.ops.kernels.launch import address, launch
 from unrender.ops.kernels.native import native_sections
 
@@ -124,12 +124,8 @@ def level_sizes(height: int, width: int, max_level: int | None) -> list[tuple[in
     """Return (height, width) of the levels 0 to ``max_level``, or to that of a single texel if it comes first.
 
     Raises:
-        ValueError: for a level to be halved with an odd side, or a ``max_level`` that is negative or not an integer.
+        ValueError: for a level to be halved with an odd side.
     """
-    if max_level is not None:
-        check_integer(max_level, "max_level", "texture")
-    if max_level is not None and max_level < 0:
-        raise ValueError(f"texture takes the coarsest mip level to use as max_level, 0 or more, got {max_level}")
     sizes = [(height, width)]
     while sizes[-1] != (1, 1) and (max_level is None or len(sizes) <= max_level):
         h, w = sizes[-1]
@@ -213,14 +209,32 @@ def pull_to_base(grad_levels: Sequence[Tensor], sizes: list[tuple[int, int]], wr
             launch(_pull_level_kernel, below.numel(), [_as_images(grad_levels[level]), _as_images(below)], below.device)
 
 
-def check_texels(texels: Tensor, *, cube: bool, what: str) -> None:
-    """Check that texels are [views, height, width, channels], or [views, 6, side, side, channels] for a cube map."""
-    check_float32(texels, "texels", what)
-    shape = tuple(texels.shape)
-    if cube and (texels.ndim != 5 or shape[1] != 6 or shape[2] != shape[3]):
-        raise ValueError(f"the texels of a cube map are [views, 6, side, side, channels], got {shape}")
-    if not cube and texels.ndim != 4:
-        raise ValueError(f"texels are [views, height, width, channels], got {shape}; a cube map needs cube boundaries")
-    if min(shape) < 1 or max(shape[-3:-1]) > LARGEST_TEXTURE_SIDE:
-        raise ValueError(f"a texture has sides of 1 to {LARGEST_TEXTURE_SIDE} texels and at least one view and channel, got {shape}")
-    check_count(texels.numel(), "the texels", what)
+def checked_texels(takes: Arguments, texels: object, *, cube: bool) -> Tensor:
+    """Return the texels of a texture.
+
+    Raises:
+        ValueError: they are not [views, height, width, channels], or [views, 6, side, side, channels] for a cube map.
+    """
+    if cube:
+        tensor = takes.float32(texels, "texels", ("views", 6, "side", "side", "channels"))
+        if tensor.shape[2] != tensor.shape[3]:
+            raise ValueError(f"{takes.verb} takes square faces as texels of a cube map, got {describe(tensor)}")
+    elif isinstance(texels, Tensor) and texels.ndim == 5:
+        found = describe(texels)
+        raise ValueError(f"{takes.verb} takes float32 [views, height, width, channels] as texels, got {found}: a cube map is asked for")
+    else:
+        tensor = takes.float32(texels, "texels", ("views", "height", "width", "channels"))
+    if min(tensor.shape) < 1 or max(tensor.shape[-3:-1]) > LARGEST_TEXTURE_SIDE:
+        raise ValueError(
+            f"{takes.verb} takes sides of 1 to {LARGEST_TEXTURE_SIDE}, and a view and a channel, as texels, got {describe(tensor)}"
+        )
+    return tensor
+
+
+def checked_max_level(takes: Arguments, max_level: int | None) -> int | None:
+    """Return the coarsest level.
+
+    Raises:
+        ValueError: it is negative or not an integer.
+    """
+    return None if max_level is None else takes.integer(max_level, "max_level", 0)

@@ -356,6 +356,7 @@
         int a, b;
         float share_a[3], share_b[3];
         derivative(found_edge, found_backwards, amount * picture.gradient_scale, a, b, share_a, share_b);
+        if (a < 0 || a >= vertices || b < 0 || b >= vertices) continue;
         float* grad_a = grad_positions + view_stride * view + 4 * (long long)a;
         float* grad_b = grad_positions + view_stride * view + 4 * (long long)b;
         UNRENDER_ADD(grad_a, share_a[0]); UNRENDER_ADD(grad_a + 1, share_a[1]); UNRENDER_ADD(grad_a + 3, share_a[2]);

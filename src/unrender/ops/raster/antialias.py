@@ -35,7 +35,6 @@ them, with atomic additions, and searches again in the backward pass.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -44,7 +43,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
-from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
+from unrender.ops.kernels.checks import Arguments, as_int32
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import address, launch
 from unrender.ops.raster._antialias_kernels import (
@@ -58,7 +57,7 @@ from unrender.ops.raster._antialias_kernels import (
     pixels_kernel,
     share_crossings_kernel,
 )
-from unrender.ops.raster.checks import check_clip_positions, check_faces, check_raster
+from unrender.ops.raster.checks import checked_faces, checked_positions, checked_raster
 from unrender.ops.raster.raster import Raster
 from unrender.ops.raster.topology import Topology, topology_of
 
@@ -240,48 +239,30 @@ def antialias(
     >>> antialias((raster.face >= 0).float()[..., None], raster, corners[None], faces).flatten().tolist()
     [1.0, 1.0, 0.75, 0.0]
     """
-    _check(color, raster, clip_positions, faces, topology, rule, position_gradient_scale)
+    takes = Arguments("antialias")
+    color = takes.float32(color, "color", ("views", "height", "width", "channels"))
+    grid = tuple(checked_raster(takes, raster).face.shape)
+    if grid != tuple(color.shape[:3]):
+        wanted = "{} views of {} × {} pixels, as color has,".format(*color.shape[:3])
+        raise ValueError(f"antialias takes {wanted} as the raster, got {grid[0]} of {grid[1]} × {grid[2]}")
+    clip_positions = checked_positions(takes, clip_positions)
+    if clip_positions.ndim == 3 and clip_positions.shape[0] != grid[0]:
+        raise ValueError(f"antialias takes {grid[0]} views, as color has, as clip_positions, got {clip_positions.shape[0]} views")
+    faces = checked_faces(takes, faces, clip_positions.shape[-2])
+    if topology is not None:
+        edges = takes.instance(topology, "topology", Topology).across
+        if takes.integers(edges, "topology", ("faces", 3)).shape != faces.shape:
+            found = f"one of {edges.shape[0]}"
+            raise ValueError(
+                f"antialias takes a topology of the {faces.shape[0]} faces as topology, got {found}: call edge_topology(faces)"
+            )
+    rule = takes.choice(rule, "rule", ("walk", "owner"))
+    scale = takes.number(position_gradient_scale, "position_gradient_scale")
+    takes.count(grid[0] * grid[1] * grid[2] * max(color.shape[3], 4), "the pixels' channels or neighbors")
     across = (topology_of(faces) if topology is None else topology).across
     if color.numel() == 0 or faces.shape[0] == 0:
         return color + clip_positions[..., :0].sum()  # an empty sum gives the positions a gradient of zeros
     face, depth = raster.face.contiguous(), raster.depth.detach().contiguous()
-    corners = faces.to(torch.int32).contiguous()
-    options = _Options(rule == "walk", position_gradient_scale)
+    corners = as_int32(faces).contiguous()
+    options = _Options(rule == "walk", scale)
     return _Antialias.apply(color.contiguous(), clip_positions.contiguous(), face, depth, corners, across.contiguous(), options)
-
-
-def _check(
-    color: Tensor,
-    raster: Raster,
-    clip_positions: Tensor,
-    faces: Tensor,
-    topology: Topology | None,
-    rule: str,
-    position_gradient_scale: float,
-) -> None:
-    verb = "antialias"
-    if color.ndim != 4:
-        raise ValueError(f"antialias takes a color of shape [views, height, width, channels], got {tuple(color.shape)}")
-    check_float32(color, "color", verb)
-    check_raster(raster, verb)
-    check_clip_positions(clip_positions, verb)
-    check_faces(faces, clip_positions.shape[-2], verb)
-    tensors: dict[str, Tensor | None] = {"color": color, "raster": raster.face, "clip_positions": clip_positions, "faces": faces}
-    check_same_device(tensors | {"topology": None if topology is None else topology.across}, verb)
-    if raster.face.shape != color.shape[:3]:
-        raise ValueError(
-            f"antialias takes a raster of {tuple(color.shape[:3])}, the color's views, height and width, got {tuple(raster.face.shape)}"
-        )
-    check_count(raster.face.numel() * max(color.shape[3], 4), "the pixels' channels or neighbors", verb)
-    if clip_positions.ndim == 3 and clip_positions.shape[0] != color.shape[0]:
-        raise ValueError(f"antialias takes clip positions of {color.shape[0]} views, as the color has, got {clip_positions.shape[0]}")
-    if topology is not None and topology.across.dtype != torch.int32:
-        raise ValueError(f"antialias takes a topology of type int32, got {topology.across.dtype}: call edge_topology(faces)")
-    if topology is not None and topology.across.shape != faces.shape:
-        raise ValueError(
-            f"antialias takes a topology of {faces.shape[0]} faces, as the mesh, got {topology.across.shape[0]}: call edge_topology(faces)"
-        )
-    if rule not in ("walk", "owner"):
-        raise ValueError(f'antialias takes "walk" or "owner" as rule, got {rule!r}')
-    if not math.isfinite(position_gradient_scale):
-        raise ValueError(f"antialias takes a finite number as position_gradient_scale, got {position_gradient_scale}")

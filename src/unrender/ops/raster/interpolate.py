@@ -21,12 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
-from unrender.ops.kernels.checks import check_count, check_float32, check_integer, check_same_device
+from unrender.ops.kernels.checks import Arguments, as_int32, describe
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import address, launch
 from unrender.ops.kernels.native import native_sections
 from unrender.ops.kernels.work import COPIES, MOST_RANGES, blocks, to_device, zeros
-from unrender.ops.raster.checks import check_faces, check_raster
+from unrender.ops.raster.checks import checked_faces, checked_raster
 from unrender.ops.raster.raster import Raster
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -216,24 +216,19 @@ class _Interpolate(torch.autograd.Function):
         return None, None, None, None, grad_attributes, grad_weights
 
 
-def _prepare(attributes: Tensor, raster: Raster, faces: Tensor, verb: str) -> tuple[Tensor, Tensor]:
+def _prepare(takes: Arguments, attributes: Tensor, raster: Raster, faces: Tensor) -> tuple[Tensor, Tensor]:
     """Return attributes as [views or 1, vertices, channels] and faces in int32, after checks."""
-    if attributes.ndim not in (2, 3):
-        shape = tuple(attributes.shape)
-        raise ValueError(f"{verb} takes attributes of shape [views or 1, vertices, channels] or [vertices, channels], got {shape}")
-    check_float32(attributes, "attributes", verb)
-    check_raster(raster, verb)
-    check_same_device({"attributes": attributes, "the raster": raster.face, "faces": faces}, verb)
+    attributes = takes.float32(attributes, "attributes", ("views", "vertices", "channels"), ("vertices", "channels"))
+    face = checked_raster(takes, raster).face
     attributes = attributes if attributes.ndim == 3 else attributes[None]
-    views = raster.face.shape[0]
-    if attributes.shape[0] not in (1, views):
-        raise ValueError(f"{verb} takes attributes of 1 view or of {views}, as the raster has, got {attributes.shape[0]}")
+    if attributes.shape[0] not in (1, face.shape[0]):
+        found = f"{attributes.shape[0]} views"
+        raise ValueError(f"{takes.verb} takes 1 view or {face.shape[0]}, as the raster has, as attributes, got {found}")
     if attributes.shape[2] < 1:
-        raise ValueError(f"{verb} takes attributes with at least one channel, got {tuple(attributes.shape)}")
-    check_faces(faces, attributes.shape[1], verb)
-    check_count(attributes.numel(), "the attributes", verb)
-    check_count(raster.face.numel() * max(attributes.shape[2], 4), "the pixels' attributes or weights", verb)
-    return attributes.contiguous(), faces.to(torch.int32).contiguous()
+        raise ValueError(f"{takes.verb} takes at least one channel as attributes, got {describe(attributes)}")
+    faces = checked_faces(takes, faces, attributes.shape[1])
+    takes.count(face.numel() * max(attributes.shape[2], 4), "the pixels' attributes or weights")
+    return attributes.contiguous(), as_int32(faces).contiguous()
 
 
 def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tensor, ...]) -> Float[Tensor, "views height width channels"]:
@@ -255,7 +250,7 @@ def interpolate(attributes: Float[Tensor, ...], raster: Raster, faces: Int[Tenso
     >>> interpolate(torch.tensor([[1.0], [2.0], [4.0]]), raster, torch.tensor([[0, 1, 2]])).flatten().tolist()
     [2.0, 0.0]
     """
-    attributes, faces = _prepare(attributes, raster, faces, "interpolate")
+    attributes, faces = _prepare(Arguments("interpolate"), attributes, raster, faces)
     return _Interpolate.apply(raster.face.contiguous(), faces, None, _VALUES, attributes, raster.barycentrics.contiguous())
 
 
@@ -284,18 +279,16 @@ def interpolate_with_derivatives(
     >>> [round(slope, 4) for slope in slopes.flatten().tolist()]
     [-0.3, -0.4]
     """
-    verb = "interpolate_with_derivatives"
-    attributes, faces = _prepare(attributes, raster, faces, verb)
+    takes = Arguments("interpolate_with_derivatives")
+    attributes, faces = _prepare(takes, attributes, raster, faces)
     derivatives = raster.barycentric_derivatives
     if derivatives is None:
-        raise ValueError(f"{verb} takes a raster with derivatives, got one without: pass derivatives=True to rasterize")
+        raise ValueError(f"{takes.verb} takes a Raster with derivatives as raster, got one without: pass derivatives=True to rasterize")
     columns = None
     if channels is not None:
         count = attributes.shape[2]
-        for channel in channels:
-            check_integer(channel, "a channel", verb)
-            if not -count <= channel < count:
-                raise ValueError(f"{verb} takes channels from {-count} to {count - 1} of these attributes, got {channel}")
+        channels = [takes.integer(channel, "a channel", -count, count - 1) for channel in takes.items(channels, "channels")]
+        takes.count(raster.face.numel() * 2 * len(channels), "the derivatives")
         columns = to_device(torch.tensor([channel % count for channel in channels], dtype=torch.int32), attributes.device)
     face = raster.face.contiguous()
     values = _Interpolate.apply(face, faces, None, _VALUES, attributes, raster.barycentrics.contiguous())

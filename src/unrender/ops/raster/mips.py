@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.work import zeros
-from unrender.ops.raster._mip_levels import build_levels, check_texels, level_sizes, pull_to_base
+from unrender.ops.raster._mip_levels import build_levels, checked_max_level, checked_texels, level_sizes, pull_to_base
 
 
 class _BuildMips(torch.autograd.Function):
@@ -53,6 +54,7 @@ def build_mips(texels: Float[Tensor, ...], max_level: int | None = None, *, cube
     >>> [level.flatten().tolist() for level in levels]
     [[2.5, 4.5], [3.5]]
     """
-    check_texels(texels, cube=cube, what="build_mips")
-    sizes = level_sizes(texels.shape[-3], texels.shape[-2], max_level)
+    takes = Arguments("build_mips")
+    texels = checked_texels(takes, texels, cube=takes.flag(cube, "cube"))
+    sizes = level_sizes(texels.shape[-3], texels.shape[-2], checked_max_level(takes, max_level))
     return list(_BuildMips.apply(texels.contiguous(), sizes)) if len(sizes) > 1 else []

@@ -30,7 +30,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
-from unrender.ops.kernels.checks import check_integer, check_same_device
+from unrender.ops.kernels.checks import Arguments, as_int32, describe
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import address, launch
 from unrender.ops.kernels.work import COPIES, empty, to_device, zeros
@@ -48,7 +48,7 @@ from unrender.ops.raster._rasterize_kernels import (
     pixels_kernel,
     small_faces_kernel,
 )
-from unrender.ops.raster.checks import check_clip_positions, check_faces, check_ranges, check_raster, check_resolution
+from unrender.ops.raster.checks import checked_faces, checked_positions, checked_ranges, checked_raster, checked_resolution
 from unrender.ops.raster.raster import Raster
 
 _BAND_ROWS = 16
@@ -267,8 +267,15 @@ def rasterize(
     >>> raster.barycentrics[0, 0].tolist(), raster.depth[0].tolist()
     ([[0.75, 0.125], [0.5, 0.375]], [[0.0625, 0.0625], [0.1875, 0.1875]])
     """
-    _check(clip_positions, faces, resolution, ranges, behind)
-    height, width = resolution
+    takes = Arguments("rasterize")
+    clip_positions = checked_positions(takes, clip_positions)
+    faces = checked_faces(takes, faces, clip_positions.shape[-2])
+    height, width = checked_resolution(takes, resolution)
+    derivatives = takes.flag(derivatives, "derivatives")
+    if ranges is not None:
+        if clip_positions.ndim != 2:
+            raise ValueError(f"rasterize takes float32 [vertices, 4] as clip_positions with ranges, got {describe(clip_positions)}")
+        ranges = checked_ranges(takes, ranges, faces.shape[0])
     device = clip_positions.device
     most_faces = faces.shape[0]
     if ranges is None:
@@ -285,12 +292,18 @@ def rasterize(
         else:  # reading them back would synchronize with the GPU, so invalid faces are skipped instead of rejected
             start = ranges[:, 0].clamp(0, most_faces)
             ranges = torch.stack([start, torch.minimum(ranges[:, 1].clamp_min(0), most_faces - start)], dim=1)
-        ranges = to_device(ranges.int(), device)
+        ranges = to_device(as_int32(ranges), device)
         shared = True
+    if behind is not None:
+        shape = tuple(checked_raster(takes, behind, "behind").face.shape)
+        if shape != (views, height, width):
+            wanted = f"{views} views of {height} × {width} pixels"
+            raise ValueError(f"rasterize takes a raster of {wanted} as behind, got {shape[0]} of {shape[1]} × {shape[2]}")
+    takes.count(views * height * width, "the pixels of all views")
     face_bits = max(_FACE_BITS, int(faces.shape[0]).bit_length())
     sizes = _Sizes(views, clip_positions.shape[-2], shared, most_faces, face_bits, height, width)
     earlier = None if behind is None else (behind.face.contiguous(), behind.depth.detach().contiguous())
-    corners, flat_ranges = faces.int().contiguous(), ranges.contiguous().view(-1)
+    corners, flat_ranges = as_int32(faces).contiguous(), ranges.contiguous().view(-1)
     face, weights, depth, slopes = _Rasterize.apply(positions.contiguous(), corners, flat_ranges, sizes, derivatives, earlier)
     return Raster(face, weights, depth, slopes)
 
@@ -312,30 +325,8 @@ def rasterize_layers(
     Raises:
         ValueError: for fewer than one layer, and as :func:`rasterize`.
     """
-    check_integer(layers, "the number of layers", "rasterize_layers")
-    if layers < 1:
-        raise ValueError(f"rasterize_layers takes at least 1 layer, got {layers}")
+    layers = Arguments("rasterize_layers").integer(layers, "layers", 1)
     found: list[Raster] = []
     for _ in range(layers):
         found.append(rasterize(clip_positions, faces, resolution, ranges, derivatives=derivatives, behind=found[-1] if found else None))
     return found
-
-
-def _check(clip_positions: Tensor, faces: Tensor, resolution: tuple[int, int], ranges: Tensor | None, behind: Raster | None) -> None:
-    verb = "rasterize"
-    check_clip_positions(clip_positions, verb)
-    check_same_device({"clip_positions": clip_positions, "faces": faces}, verb)
-    check_faces(faces, clip_positions.shape[-2], verb)
-    check_resolution(resolution, verb)
-    views = clip_positions.shape[0] if clip_positions.ndim == 3 else 1
-    if ranges is not None:
-        if clip_positions.ndim != 2:
-            raise ValueError(f"rasterize takes ranges with positions of shape [vertices, 4], got {tuple(clip_positions.shape)}")
-        check_ranges(ranges, faces.shape[0], verb)
-        views = ranges.shape[0]
-    if behind is not None:
-        check_raster(behind, verb)
-        check_same_device({"clip_positions": clip_positions, "behind": behind.face}, verb)
-        wanted = (views, *resolution)
-        if tuple(behind.face.shape) != wanted:
-            raise ValueError(f"rasterize takes a raster of {wanted}, (views, height, width), as behind, got {tuple(behind.face.shape)}")

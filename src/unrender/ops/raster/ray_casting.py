@@ -24,10 +24,10 @@ import warp as wp
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
-from unrender.ops.raster.checks import check_faces
+from unrender.ops.raster.checks import checked_faces
 from unrender.printing import of_fields
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -123,7 +123,10 @@ class TriangleTree:
     """
 
     def __init__(self, vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"]) -> None:
-        _check_mesh(vertices, faces)
+        takes = Arguments("TriangleTree")
+        vertices = takes.float32(vertices, "vertices", ("vertices", 3))
+        faces = checked_faces(takes, faces, vertices.shape[0])
+        takes.count(9 * faces.shape[0], "the corners of the faces")
         self.vertices = vertices
         self.faces = faces
         with torch.no_grad():
@@ -147,8 +150,15 @@ class TriangleTree:
         self, origins: Tensor, directions: Tensor, min_distance: float, max_distance: float | Tensor, any_hit: bool
     ) -> tuple[Tensor, Tensor]:
         """Return (t, u, v) in float64 [rays, 3] and the face; a miss has t = max_distance and face -1."""
-        _check_rays(self, origins, directions, max_distance, "occluded" if any_hit else "cast_rays")
+        takes = Arguments("occluded" if any_hit else "cast_rays", self.vertices.device, "the tree")
+        origins = takes.float32(origins, "origins", ("rays", 3))
         rays, device = origins.shape[0], origins.device
+        directions = takes.float32(directions, "directions", ((rays, "rays"), 3))
+        min_distance = takes.number(min_distance, "min_distance")
+        if isinstance(max_distance, Tensor):
+            max_distance = takes.float32(max_distance, "max_distance", ((rays, "rays"),), ())
+        else:
+            max_distance = takes.number(max_distance, "max_distance", infinite=True)
         hits = torch.zeros(rays, 3, dtype=torch.float64, device=device)
         hits[:, 0] = max_distance
         faces = torch.full((rays,), -1, dtype=torch.int32, device=device)
@@ -158,7 +168,7 @@ class TriangleTree:
             usable = length.isfinite() & (length > 0)
             units = torch.where(usable, exact / torch.where(usable, length, 1.0), 0.0).contiguous()
             flat = [self._corners, self._sphere, origins.detach().contiguous().view(-1), units.view(-1)]
-            launch(_cast_kernel, rays, [wp.uint64(self._tree.id), *flat, float(min_distance), any_hit, hits.view(-1), faces], device,
+            launch(_cast_kernel, rays, [wp.uint64(self._tree.id), *flat, min_distance, any_hit, hits.view(-1), faces], device,
                    chunks=(rays + 1023) // 1024)  # fmt: skip
         return hits, faces
 
@@ -178,31 +188,6 @@ def _corners(vertices: Tensor, faces: Tensor) -> Tensor:
         return vertices.new_full((faces.shape[0], 3, 3), torch.nan)
     known = ((index >= 0) & (index < count)).all(1)
     return torch.where(known[:, None, None], vertices[index.clamp(0, count - 1)], torch.nan)
-
-
-def _check_mesh(vertices: Tensor, faces: Tensor) -> None:
-    verb = "TriangleTree"
-    if vertices.ndim != 2 or vertices.shape[1] != 3:
-        raise ValueError(f"{verb} takes vertices of shape [vertices, 3], got {tuple(vertices.shape)}")
-    check_float32(vertices, "vertices", verb)
-    check_same_device({"vertices": vertices, "faces": faces}, verb)
-    check_faces(faces, vertices.shape[0], verb)
-
-
-def _check_rays(tree: TriangleTree, origins: Tensor, directions: Tensor, max_distance: float | Tensor, verb: str) -> None:
-    for name, tensor in (("origins", origins), ("directions", directions)):
-        if tensor.ndim != 2 or tensor.shape[1] != 3:
-            raise ValueError(f"{verb} takes {name} of shape [rays, 3], got {tuple(tensor.shape)}")
-        check_float32(tensor, name, verb)
-    if origins.shape != directions.shape:
-        raise ValueError(f"{verb} takes one direction for each of the {origins.shape[0]} origins, got {directions.shape[0]}")
-    limit = max_distance if isinstance(max_distance, Tensor) else None
-    if limit is not None and limit.ndim > 0 and limit.shape != origins.shape[:1]:
-        raise ValueError(
-            f"{verb} takes one number, or one for each of the {origins.shape[0]} rays, as max_distance, got {tuple(limit.shape)}"
-        )
-    check_same_device({"the mesh": tree.vertices, "origins": origins, "directions": directions, "max_distance": limit}, verb)
-    check_count(origins.numel(), "the coordinates of the rays", verb)
 
 
 def cast_rays(
@@ -234,6 +219,7 @@ def cast_rays(
     >>> hits.distance.tolist(), hits.face.tolist(), hits.barycentrics[0].tolist()
     ([2.0, inf], [0, -1], [0.25, 0.25])
     """
+    tree = Arguments("cast_rays").instance(tree, "tree", TriangleTree)
     found, face = tree._cast(origins, directions, min_distance, max_distance, any_hit=False)
     hit = face >= 0
     distance, weights = found[:, 0], found[:, 1:]
@@ -261,6 +247,7 @@ def occluded(
     >>> occluded(tree, torch.tensor([[1.0, 1, 0], [1, 1, 3]]), up).tolist()
     [True, False]
     """
+    tree = Arguments("occluded").instance(tree, "tree", TriangleTree)
     return tree._cast(origins, directions, min_distance, max_distance, any_hit=True)[1] >= 0
 
 

@@ -25,12 +25,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.devices import on_cpu
-from unrender.ops.kernels.checks import check_count, check_float32, check_same_device
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import address, launch
 from unrender.ops.kernels.work import COPIES, MOST_RANGES, blocks, zeros
 from unrender.ops.raster import _texture_kernels as kernels
-from unrender.ops.raster._mip_levels import addresses, build_levels, check_texels, level_sizes, pull_to_base, rows_of_levels
+from unrender.ops.raster._mip_levels import (
+    addresses,
+    build_levels,
+    checked_max_level,
+    checked_texels,
+    level_sizes,
+    pull_to_base,
+    rows_of_levels,
+)
 
 Filter = Literal["auto", "nearest", "linear", "linear-mipmap-nearest", "linear-mipmap-linear"]
 Boundary = Literal["wrap", "clamp", "zero", "cube"]
@@ -184,31 +192,17 @@ def _gradients_to_levels(
     return grad_levels
 
 
-def _check_samples(uv: Tensor, derivatives: Tensor | None, bias: Tensor | None, texels: Tensor, cube: bool) -> None:
-    axes = 3 if cube else 2
-    if uv.ndim != 4 or uv.shape[3] != axes:
-        raise ValueError(f"uv is [views, height, width, {axes}] for {'a cube map' if cube else 'a flat texture'}, got {tuple(uv.shape)}")
-    pixels = tuple(uv.shape[:3])
-    if derivatives is not None and tuple(derivatives.shape) != (*pixels, 2 * axes):
-        raise ValueError(f"uv_derivatives for uv {tuple(uv.shape)} is {(*pixels, 2 * axes)}, got {tuple(derivatives.shape)}")
-    if bias is not None and tuple(bias.shape) != pixels:
-        raise ValueError(f"level_bias for uv {tuple(uv.shape)} is {pixels}, got {tuple(bias.shape)}")
-    if texels.shape[0] not in (1, uv.shape[0]):
-        raise ValueError(f"the texture has {texels.shape[0]} views and uv has {uv.shape[0]}: pass 1 texture for all views or one for each")
-    for name, tensor in (("uv", uv), ("uv_derivatives", derivatives), ("level_bias", bias)):
-        if tensor is not None:
-            check_float32(tensor, name, "texture")
-    check_same_device({"texels": texels, "uv": uv, "uv_derivatives": derivatives, "level_bias": bias}, "texture")
-    check_count(uv.numel() // axes * max(texels.shape[-1], 2 * axes), "the pixels' channels or derivatives", "texture")
+def _checked_mips(takes: Arguments, mips: object, texels: Tensor, sizes: list[tuple[int, int]]) -> list[Tensor]:
+    """Return the given levels in use.
 
-
-def _check_mips(texels: Tensor, mips: Sequence[Tensor], sizes: list[tuple[int, int]]) -> None:
-    for level, (given, (height, width)) in enumerate(zip(mips, sizes[1:], strict=False), start=1):
-        expected = (*texels.shape[:-3], height, width, texels.shape[-1])
-        if tuple(given.shape) != expected:
-            raise ValueError(f"mip level {level} of a texture {tuple(texels.shape)} is {expected}, got {tuple(given.shape)}")
-        check_float32(given, f"mip level {level}", "texture")
-        check_same_device({"texels": texels, f"mip level {level}": given}, "texture")
+    Raises:
+        ValueError: one does not fit the texels.
+    """
+    found: list[Tensor] = []
+    for level, (given, size) in enumerate(zip(takes.items(mips, "mips"), sizes[1:], strict=False), start=1):
+        shape = (*texels.shape[:-3], *size, texels.shape[-1])
+        found.append(takes.float32(given, f"mip level {level}", shape).contiguous())
+    return found
 
 
 def texture(
@@ -261,34 +255,35 @@ def texture(
     >>> texture(texels, uv, level_bias=torch.full((1, 1, 3), 0.5)).flatten().tolist()
     [0.75, 1.0, 1.5]
     """
-    if boundary not in _BOUNDARIES:
-        raise ValueError(f"boundary is one of {', '.join(_BOUNDARIES)}, got {boundary!r}")
-    if filter != "auto" and filter not in _FILTERS:
-        raise ValueError(f"filter is one of auto, {', '.join(_FILTERS)}, got {filter!r}")
+    takes = Arguments("texture")
+    takes.choice(boundary, "boundary", _BOUNDARIES)
+    takes.choice(filter, "filter", ("auto", *_FILTERS))
     cube = boundary == "cube"
-    check_texels(texels, cube=cube, what="texture")
-    _check_samples(uv, uv_derivatives, level_bias, texels, cube)
+    texels = checked_texels(takes, texels, cube=cube)
+    axes = 3 if cube else 2
+    uv = takes.float32(uv, "uv", ("views", "height", "width", axes)).contiguous()
+    views, height, width = uv.shape[:3]
+    pixels = ((views, "views"), (height, "rows"), (width, "columns"))
+    if uv_derivatives is not None:
+        uv_derivatives = takes.float32(uv_derivatives, "uv_derivatives", (*pixels, 2 * axes)).contiguous()
+    if level_bias is not None:
+        level_bias = takes.float32(level_bias, "level_bias", pixels).contiguous()
+    if texels.shape[0] not in (1, views):
+        raise ValueError(f"texture takes 1 view for all or {views}, as uv has, as texels, got {texels.shape[0]} views")
+    takes.count(views * height * width * max(texels.shape[-1], 2 * axes), "the pixels' channels or derivatives")
+    max_level = checked_max_level(takes, max_level)
     without_level = uv_derivatives is None and level_bias is None
     if filter == "auto":
         filter = "linear" if without_level else "linear-mipmap-linear"
     mipmapped = filter in ("linear-mipmap-nearest", "linear-mipmap-linear")
     if mipmapped and without_level:
-        raise ValueError(f"filter is {filter!r}, which chooses mip levels: pass uv_derivatives or level_bias")
+        raise ValueError(f"texture takes a filter without mip levels as filter, got {filter!r}: pass uv_derivatives or level_bias")
     last = max_level if mipmapped else 0
     if mipmapped and mips is not None:
+        mips = takes.items(mips, "mips")
         last = len(mips) if max_level is None else min(max_level, len(mips))
     sizes = level_sizes(texels.shape[-3], texels.shape[-2], last)
-    given: list[Tensor] = []
-    if mipmapped and mips is not None:
-        _check_mips(texels, mips, sizes)
-        given = [level.contiguous() for level in mips[: len(sizes) - 1]]
+    given = _checked_mips(takes, mips, texels, sizes) if mipmapped and mips is not None else []
     settings = _Settings(_FILTERS[filter], _BOUNDARIES[boundary], sizes, builds_mips=not given and len(sizes) > 1)
     derivatives, bias = (None, None) if not mipmapped else (uv_derivatives, level_bias)
-    return _Texture.apply(
-        settings,
-        uv.contiguous(),
-        None if derivatives is None else derivatives.contiguous(),
-        None if bias is None else bias.contiguous(),
-        texels.contiguous(),
-        *given,
-    )
+    return _Texture.apply(settings, uv, derivatives, bias, texels.contiguous(), *given)

@@ -13,16 +13,26 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
-from unrender.ops.raster.checks import check_face_list
+from unrender.ops.kernels.checks import Arguments, as_int32
 
 
 @dataclass(frozen=True)
 class Topology:
-    """The faces on the other side of each edge."""
+    """The faces on the other side of each edge.
+
+    Raises:
+        ValueError: ``across`` is not [faces, 3] of int32 or int64.
+    """
 
     across: Int[Tensor, "faces 3"]
     """int32 number, 3 · face + k, of the same edge in the next face that has it; -1 if there is none. The two faces of an
     interior edge refer to each other. If more than two meet, each refers to the next and the last to the first."""
+
+    def __post_init__(self) -> None:
+        """Check the tensor; its values are checked where they are followed."""
+        across = Arguments("Topology").integers(self.across, "across", ("faces", 3))
+        if across.dtype != torch.int32:
+            object.__setattr__(self, "across", as_int32(across))
 
 
 def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
@@ -36,7 +46,7 @@ def edge_topology(faces: Int[Tensor, "faces 3"]) -> Topology:
     >>> edge_topology(torch.tensor([[0, 1, 2], [2, 1, 3]])).across.tolist()
     [[-1, 3, -1], [1, -1, -1]]
     """
-    check_face_list(faces, "edge_topology")
+    faces = Arguments("edge_topology").integers(faces, "faces", ("faces", 3))
     edges = 3 * faces.shape[0]
     if edges == 0:
         return Topology(torch.empty(0, 3, dtype=torch.int32, device=faces.device))
@@ -73,7 +83,11 @@ def topology_of(faces: Int[Tensor, "faces 3"]) -> Topology:
 
     The cache holds the last four meshes of up to 2²² faces. Faces are compared by value, which takes a fiftieth of the time of rebuilding,
     so changes in place are noticed. On a GPU nothing is cached, because a comparison would synchronize.
+
+    Raises:
+        ValueError: as :func:`edge_topology`.
     """
+    faces = Arguments("topology_of").integers(faces, "faces", ("faces", 3))
     if not on_cpu(faces.device) or faces.shape[0] > _MOST_FACES_KEPT:
         return edge_topology(faces)
     entries = _recent.entries

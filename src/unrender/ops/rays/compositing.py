@@ -13,11 +13,9 @@ import warp as wp
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.ops.kernels.checks import check_count
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
-from unrender.ops.rays.checks import float_matrix
-from unrender.ops.rays.samples import SampleArrays, Samples, chunk_count, middle, per_sample, span
+from unrender.ops.rays.samples import SampleArrays, Samples, arguments_of, chunk_count, middle, per_sample, span
 
 wp.set_module_options({"enable_backward": False})
 
@@ -215,9 +213,10 @@ def composite(
     >>> composite(torch.tensor([0.5, 0.25]), torch.tensor([[1.0, 0.0], [0.0, 2.0]]), two).tolist()
     [[0.5, 0.5]]
     """
-    weights = per_sample(weights, "weights", "composite", samples)
-    values = float_matrix(values, "values", "composite", "sample", samples.starts.shape[0], samples.starts.device)
-    check_count(max(samples.starts.shape[0], samples.count.shape[0]) * values.shape[1], "values", "composite")
+    takes = arguments_of("composite", samples)
+    weights = per_sample(takes, weights, "weights", samples)
+    values = takes.float32(values, "values", ((samples.starts.shape[0], "samples"), "channels"))
+    takes.count(samples.count.shape[0] * values.shape[1], "the result")
     return _Composite.apply(weights, values if values.t().is_contiguous() else values.contiguous(), samples)
 
 
@@ -236,4 +235,4 @@ def opacity_and_distance(weights: Float[Tensor, " samples"], samples: Samples) -
     >>> [x.item() for x in opacity_and_distance(torch.tensor([0.5, 0.5]), two)]
     [1.0, 1.0]
     """
-    return _Summary.apply(per_sample(weights, "weights", "opacity_and_distance", samples), samples)
+    return _Summary.apply(per_sample(arguments_of("opacity_and_distance", samples), weights, "weights", samples), samples)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.ops.kernels.launch import launch
-from unrender.ops.rays.samples import RaySum, SampleArrays, Samples, chunk_count, length, middle, per_sample, span
+from unrender.ops.rays.samples import RaySum, SampleArrays, Samples, arguments_of, chunk_count, length, middle, per_sample, span
 
 wp.set_module_options({"enable_backward": False})
 
@@ -132,4 +132,4 @@ def distortion(weights: Float[Tensor, " samples"], samples: Samples) -> Float[Te
     >>> distortion(torch.tensor([0.5, 0.5]), two).tolist()  # 2 · 1/4 · 3 + 1/3 · (1/4 + 1/4) · 3
     [2.0]
     """
-    return _Distortion.apply(per_sample(weights, "weights", "distortion", samples), samples)
+    return _Distortion.apply(per_sample(arguments_of("distortion", samples), weights, "weights", samples), samples)

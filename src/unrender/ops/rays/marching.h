@@ -9,7 +9,9 @@
     const int quota = writing ? samples.count.data[ray] : (most > 0 ? most : 2147483647);
     if (!writing) samples.count.data[ray] = 0;
     if (quota == 0) return;
-    const float entry = rays.entries.data[ray], leave = rays.leaves.data[ray];
+    const float entry = rays.entries.data[ray];
+    // No way through the grid is longer for a unit direction: a much shorter one would take a step for years.
+    const float leave = wp::min(rays.leaves.data[ray], entry + 3.5f * (float)(1 << (levels - 1)));
     if (!(entry < leave)) return;
 
     const float ox = rays.origins.data[3 * ray], oy = rays.origins.data[3 * ray + 1], oz = rays.origins.data[3 * ray + 2];
@@ -18,7 +20,8 @@
     const int bricks = resolution / 4;
     const float inv_step = 1.0f / step;
     const float first_length = cone > 0.0f ? wp::max(step, entry * cone) : step;
-    const float jump = rays.offsets.data[ray] * first_length;
+    const float offset = rays.offsets.data[ray];
+    const float jump = (offset > 0.0f ? (offset < 1.0f ? offset : 1.0f) : 0.0f) * first_length;
     const float t0 = entry + jump;
     const float ix = dx != 0.0f ? 1.0f / dx : 0.0f, iy = dy != 0.0f ? 1.0f / dy : 0.0f, iz = dz != 0.0f ? 1.0f / dz : 0.0f;
     const float slack_x = wp::abs(ix) * 1e-6f, slack_y = wp::abs(iy) * 1e-6f, slack_z = wp::abs(iz) * 1e-6f;

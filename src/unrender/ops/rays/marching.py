@@ -19,10 +19,11 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import MOST_ELEMENTS, Arguments
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
 from unrender.ops.kernels.structs import filled
-from unrender.ops.rays.checks import check_capacity, float_row, ray_tensors
+from unrender.ops.rays.checks import checked_capacity, ray_tensors
 from unrender.ops.rays.occupancy import OccupancyGrid
 from unrender.ops.rays.samples import SampleArrays, Samples, allocate_samples
 
@@ -31,6 +32,15 @@ wp.set_module_options({"enable_backward": False})
 _CPP = native_sections(__file__, "marching.h")
 
 _RAYS_PER_CHUNK = 1024
+
+_MOST_STEPS = 2**22
+"""Intervals of equal length on the longest way through a grid, at most."""
+
+_CONE_OF_FEW_STEPS = 2.0**-15
+"""Cone angle from which intervals grow so fast that even the shortest step gives fewer than ``_MOST_STEPS``."""
+
+_SHORTEST_STEP = 1e-30
+"""Shortest step of a cone."""
 
 _RUNS = 8
 """Runs of adjacent samples that the counting pass records, less one; a ray with more is marched again behind them."""
@@ -150,6 +160,14 @@ def _clipped(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, hal
     return near, far
 
 
+def _shortest_step(half_extent: float, cone_angle: float) -> float:
+    """Return the shortest step that a grid allows.
+
+    It bounds the intervals of a ray: float32 distances cannot tell many more apart, and a kernel would count for minutes.
+    """
+    return _SHORTEST_STEP if cone_angle >= _CONE_OF_FEW_STEPS else 2 * 3**0.5 * half_extent / _MOST_STEPS
+
+
 @torch.no_grad()
 def aabb_intersection(rays: Rays, half_extent: float = 1.0) -> tuple[Float[Tensor, " rays"], Float[Tensor, " rays"]]:
     """Compute the distances at which rays enter and leave the cube [-half_extent, half_extent]³.
@@ -168,7 +186,9 @@ def aabb_intersection(rays: Rays, half_extent: float = 1.0) -> tuple[Float[Tenso
     >>> near.item(), far.item()
     (2.0, 4.0)
     """
-    origins, directions = ray_tensors(rays, "aabb_intersection")
+    takes = Arguments("aabb_intersection")
+    origins, directions = ray_tensors(takes, rays)
+    half_extent = takes.number(half_extent, "half_extent", 0.0)
     near = torch.zeros(origins.shape[0], device=origins.device)
     return _clipped(origins, directions, near, torch.full_like(near, torch.inf), half_extent)
 
@@ -194,7 +214,7 @@ def march(
     Args:
         rays: half lines with unit directions.
         grid: which cells are occupied; rays are cut to its outermost cube.
-        step: shortest interval, in world units, positive.
+        step: shortest interval, in world units; at least a four-millionth of the longest way through the grid.
         near: start, clamped to the entry into the outermost cube.
         far: end, clamped to the exit; the last interval is cut there.
         cone_angle: growth of the intervals with distance, dimensionless; 0 keeps them equal.
@@ -205,33 +225,29 @@ def march(
         max_samples_per_ray: number of nearest samples kept on each ray; None keeps all.
 
     Raises:
-        ValueError: step is not positive, cone_angle or capacity is negative, max_samples_per_ray is not positive, a tensor does not match
-        the rays, or capacity is missing on a GPU.
+        ValueError: step is too short, cone_angle or capacity is negative, max_samples_per_ray is not positive, a tensor does not match the
+        rays, or capacity is missing on a GPU.
 
     Source: Müller et al., Instant neural graphics primitives, 2022, appendix E.
     """
-    if not step > 0.0:
-        raise ValueError(f"step is {step}; it must be a positive length")
-    if not cone_angle >= 0.0:
-        raise ValueError(f"cone_angle is {cone_angle}; it must be at least zero")
-    if max_samples_per_ray is not None and max_samples_per_ray < 1:
-        raise ValueError(f"max_samples_per_ray is {max_samples_per_ray}; it must be positive, or None to keep all samples")
-    check_capacity(capacity, "march")
-    device = grid.bits.device
-    origins, directions = ray_tensors(rays, "march", device=device)
-    if capacity is None and not on_cpu(device):
-        raise ValueError("march takes a capacity on a GPU, where counting the samples would wait for the device; pass capacity=...")
+    device = Arguments("march").instance(grid, "grid", OccupancyGrid).bits.device
+    takes = Arguments("march", device, "the grid")
+    origins, directions = ray_tensors(takes, rays)
+    cone_angle = takes.number(cone_angle, "cone_angle", 0.0)
+    step = takes.number(step, "step", _shortest_step(grid.half_extent, cone_angle))
+    most = MOST_ELEMENTS if max_samples_per_ray is None else takes.integer(max_samples_per_ray, "max_samples_per_ray", 1)
+    capacity = checked_capacity(takes, capacity)
     number = origins.shape[0]
-    from_, to = (
-        float_row(x, name, "march", "ray", number, device) if isinstance(x, Tensor) else torch.full((number,), float(x), device=device)
-        for name, x in (("near", near), ("far", far))
-    )
     begin, stop = (
-        float_row(x, name, "march", "ray", number, device) if isinstance(x, Tensor) else torch.full((number,), float(x), device=device)
+        takes.float32(x, name, ((number, "rays"),)).contiguous()
+        if isinstance(x, Tensor)
+        else torch.full((number,), takes.number(x, name, infinite=True), device=device)
         for name, x in (("near", near), ("far", far))
     )
     entries, leaves = _clipped(origins, directions, begin, stop, grid.half_extent)
-    shifts = torch.zeros(number, device=device) if offsets is None else float_row(offsets, "offsets", "march", "ray", number, device)
+    shifts = torch.zeros(number, device=device)
+    if offsets is not None:
+        shifts = takes.float32(offsets, "offsets", ((number, "rays"),)).contiguous()
     segments = filled(_Segments, origins=origins, directions=directions, entries=entries, leaves=leaves, offsets=shifts)
     cells = filled(_Grid, bits=grid.bits, clearance=grid.clearance, resolution=grid.resolution, levels=grid.levels)
     run_k, run_length = (torch.empty(number, _RUNS, dtype=torch.int32, device=device) for _ in range(2))
@@ -241,8 +257,8 @@ def march(
     counted = filled(SampleArrays, ray_index=no_rays, starts=nothing, ends=nothing, first=no_rays, count=counts)
 
     chunks = max(1, number // _RAYS_PER_CHUNK) if on_cpu(device) else None
-    shared = [segments, cells, float(step), float(cone_angle), max_samples_per_ray or 0]
+    shared = [segments, cells, step, cone_angle, most]
     launch(_march_kernel, number, [*shared, 0, recorded, counted], device, chunks=chunks)
-    samples = allocate_samples(counts, capacity)
+    samples = allocate_samples(counts, capacity, "march")
     launch(_march_kernel, number, [*shared, 1, recorded, samples.arrays], device, chunks=chunks)
     return samples

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from unrender.cameras import Cameras
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.structs import filled
-from unrender.ops.rays.checks import float_row
 
 wp.set_module_options({"enable_backward": False})
 
@@ -31,6 +31,12 @@ _CHUNK = 2**18
 
 _FARTHEST = 15
 """Largest stored distance to the next occupied brick, in bricks."""
+
+_MOST_LEVELS = 24
+"""Nested cubes; the outermost is then as large as float32 can place to a unit."""
+
+_LARGEST_IMAGE_SIDE = 2**16
+"""In pixels."""
 
 _BACKGROUND = 26
 """A mask pixel below this (a tenth of full) is background."""
@@ -273,14 +279,16 @@ class OccupancyGrid(nn.Module):
             levels: number of nested cubes; the outermost is [-2^(levels-1), 2^(levels-1)]³.
 
         Raises:
-            ValueError: the resolution is not a positive multiple of 16, or there is no level, or the number of cells exceeds 32-bit
-            indices.
+            ValueError: the resolution is not a multiple of 16, there is no level, there are more than 24, or the number of cells exceeds
+            32-bit indices.
         """
         super().__init__()
-        if resolution <= 0 or resolution % 16:
-            raise ValueError(f"resolution is {resolution}; choose a positive multiple of 16 cells")
-        if levels < 1 or levels * resolution**3 >= 2**31:
-            raise ValueError(f"levels is {levels}, of {resolution}³ cells each; choose at least one, and fewer than 2^31 cells in all")
+        takes = Arguments("OccupancyGrid")
+        resolution = takes.integer(resolution, "resolution", 16)
+        levels = takes.integer(levels, "levels", 1, _MOST_LEVELS)
+        if resolution % 16:
+            raise ValueError(f"OccupancyGrid takes a multiple of 16 as resolution, got {resolution}")
+        takes.count(levels * resolution**3, f"{levels} levels of {resolution}³ cells")
         self.resolution = resolution
         self.levels = levels
         cells = levels * resolution**3
@@ -301,6 +309,7 @@ class OccupancyGrid(nn.Module):
 
     def occupied(self) -> Tensor:
         """Unpack the bits as bool, one per cell, in the order of ``values``."""
+        self._check_state("occupied")
         bricks = self.resolution // 4
         shifts = torch.arange(32, dtype=torch.int32, device=self.bits.device)
         unpacked = ((self.bits[:, None] >> shifts) & 1).bool()
@@ -328,20 +337,26 @@ class OccupancyGrid(nn.Module):
             margin: pixels by which silhouettes are dilated.
 
         Raises:
-            ValueError: there is no view, or the masks are not one per camera, of its image size.
+            ValueError: there is no view, one that does not exist, or one whose camera is not finite; or the masks are not one per
+            camera, of its image size.
         """
+        takes = self._check_state("mark_seen")
+        sizes, camera_from_world = _check_cameras(cameras)
+        views = [takes.integer(view, "a view", 0, len(sizes) - 1) for view in takes.items(views, "views")]
+        margin = takes.number(margin, "margin")
         if not views:
-            raise ValueError("mark_seen takes at least one view, got none; pass the indices of the training views")
+            raise ValueError("mark_seen takes at least one view, got none: pass the indices of the training views")
         if masks is not None:
-            found, wanted = [tuple(mask.shape) for mask in masks], [(height, width) for width, height in cameras.sizes.tolist()]
-            if found != wanted:
-                view = next((k for k, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), min(len(found), len(wanted)))
-                raise ValueError(
-                    f"mark_seen takes one mask per camera, of its image's height and width, got {len(found)} masks for {len(wanted)} "
-                    f"cameras; the first to differ is that of view {view}"
-                )
+            masks = takes.items(masks, "masks")
+            if len(masks) != len(sizes):
+                raise ValueError(f"mark_seen takes one mask for each of the {len(sizes)} cameras as masks, got {len(masks)}")
+            for view, (mask, (width, height)) in enumerate(zip(masks, sizes, strict=True)):
+                if isinstance(mask, Tensor) and mask.ndim == 2 and tuple(mask.shape) != (height, width):
+                    found = f"{mask.shape[1]} × {mask.shape[0]}"
+                    raise ValueError(f"mark_seen takes masks of the size of each image, {width} × {height} in view {view}, got {found}")
+                Arguments("mark_seen").tensor(mask, f"the mask of view {view}", (torch.uint8,), ((height, "rows"), (width, "columns")))
         device = self.values.device
-        camera_from_world = torch.linalg.inv(cameras.world_from_camera.double()).float().to(device)
+        camera_from_world = camera_from_world.to(device)
         intrinsics = cameras.intrinsics.float().to(device)
         lens = cameras.distortion.float().to(device)
         seen = torch.zeros(self.values.shape, dtype=torch.uint8, device=device)
@@ -349,7 +364,7 @@ class OccupancyGrid(nn.Module):
         sums = torch.zeros(1, 1, dtype=torch.int32, device=device)
         for view in views:
             fx, fy, cx, cy = cameras.intrinsics[view].tolist()
-            (width, height), fisheye = cameras.sizes[view].tolist(), bool(cameras.fisheye[view])
+            (width, height), fisheye = sizes[view], bool(cameras.fisheye[view])
             across = max(cx, width - cx) / fx
             down = max(cy, height - cy) / fy
             widest = 2.0 * (across**2 + down**2) ** 0.5
@@ -396,11 +411,17 @@ class OccupancyGrid(nn.Module):
             generator: randomness, on the device of the grid.
 
         Raises:
-            ValueError: ``evaluate`` does not return one value per point.
+            ValueError: ``evaluate`` does not return one number per point, or an option is out of its range.
 
         Source: Müller et al., Instant neural graphics primitives, 2022, appendix C.
         """
+        takes = self._check_state("update")
+        takes.function(evaluate, "evaluate")
+        threshold, decay = takes.number(threshold, "threshold", 0.0), takes.number(decay, "decay", 0.0, 1.0)
         device = self.values.device
+        takes.generator(generator, "generator", device)
+        if cells is not None:
+            takes.integer(cells, "cells", 1)
         on_a_cpu = on_cpu(device)
         if cells is None:
             visited = self.seen.nonzero()[:, 0] if on_a_cpu else torch.arange(self.values.shape[0], device=device)
@@ -408,7 +429,7 @@ class OccupancyGrid(nn.Module):
             visited = torch.cat([_strata(self.seen, cells, generator), _strata(self.occupied(), cells, generator)])
         found = []
         for chunk in visited.split(_CHUNK):
-            value = float_row(evaluate(self._points_in(chunk, generator)), "the field's values", "update", "cell", chunk.shape[0], device)
+            value = takes.float32(evaluate(self._points_in(chunk, generator)), "the result of evaluate", ((chunk.shape[0], "points"),))
             found.append(torch.nan_to_num(value, nan=0.0).clamp_min(0.0))
         if found:
             self.values[visited] = self.values[visited] * decay
@@ -428,9 +449,25 @@ class OccupancyGrid(nn.Module):
         Raises:
             ValueError: there is not one value per cell, or its type or device is wrong.
         """
-        values = float_row(values, "values", "set_from_values", "cell", self.values.shape[0], self.values.device)
+        takes = self._check_state("set_from_values")
+        values = takes.float32(values, "values", ((self.values.shape[0], "cells"),)).contiguous()
+        threshold = takes.number(threshold, "threshold")
         self.values.copy_(torch.where(self.seen, values, -1.0))
-        self._pack(values, torch.full((1,), float(threshold), device=self.values.device))
+        self._pack(values, torch.full((1,), threshold, device=self.values.device))
+
+    def _check_state(self, verb: str) -> Arguments:
+        """Require the buffers as they were made: ``half()`` and ``double()`` of a model change them.
+
+        Raises:
+            ValueError: a buffer has another type, shape or device.
+        """
+        cells = self.levels * self.resolution**3
+        takes = Arguments(verb)
+        takes.float32(self.values, "the grid's values", ((cells, "cells"),))
+        takes.tensor(self.bits, "the grid's bits", (torch.int32,), ((cells // 32, "words"),))
+        takes.tensor(self.clearance, "the grid's clearance", (torch.int32,), ((cells // 64, "bricks"),))
+        takes.flags(self.seen, "the grid's seen cells", ((cells, "cells"),))
+        return takes
 
     def _pack(self, values: Tensor, limit: Tensor) -> None:
         """Set the bits of the seen cells with values above ``limit``, and the resulting clearance."""
@@ -443,6 +480,7 @@ class OccupancyGrid(nn.Module):
 
     def cell_centers(self) -> Float[Tensor, "cells 3"]:
         """Return the world position of the middle of every cell, in the order of ``values``."""
+        self._check_state("cell_centers")
         cells = torch.arange(self.values.shape[0], device=self.values.device)
         return self._points(cells, torch.full((cells.shape[0], 3), 0.5, device=cells.device))
 
@@ -453,6 +491,33 @@ class OccupancyGrid(nn.Module):
         points = torch.empty_like(within)
         launch(_points_kernel, cells.shape[0], [cells.int(), within, self.resolution, points], cells.device)
         return points
+
+
+def _check_cameras(cameras: Cameras) -> tuple[list[list[int]], Tensor]:
+    """Return the (width, height) of each camera, and the float32 transforms to the cameras.
+
+    Raises:
+        ValueError: a tensor has the wrong type or shape, a transform has no inverse, or a number is out of its range.
+    """
+    takes = Arguments("mark_seen")
+    takes.instance(cameras, "cameras", Cameras)
+    floats = (torch.float32, torch.float64)
+    poses = takes.tensor(cameras.world_from_camera, "cameras.world_from_camera", floats, ("views", 4, 4))
+    count = (poses.shape[0], "views")
+    intrinsics = takes.tensor(cameras.intrinsics, "cameras.intrinsics", floats, (count, 4))
+    takes.tensor(cameras.distortion, "cameras.distortion", floats, (count, 6))
+    on_the_host = Arguments("mark_seen")
+    sizes = on_the_host.integers(cameras.sizes, "cameras.sizes", (count, 2)).tolist()
+    on_the_host.flags(cameras.fisheye, "cameras.fisheye", (count,))
+    for view, ((width, height), (fx, fy, *_)) in enumerate(zip(sizes, intrinsics.tolist(), strict=True)):
+        if not (0 < width <= _LARGEST_IMAGE_SIDE and 0 < height <= _LARGEST_IMAGE_SIDE and fx > 0 and fy > 0):
+            found = f"{width} × {height} and {fx:g}, {fy:g}"
+            raise ValueError(f"mark_seen takes positive sizes and focal lengths as cameras, got {found} in view {view}")
+    inverse, singular = torch.linalg.inv_ex(poses.detach().double())
+    bad = (singular != 0) | ~inverse.isfinite().all(-1).all(-1) | ~intrinsics.isfinite().all(-1)
+    if bad.any():
+        raise ValueError(f"mark_seen takes finite cameras whose transforms have an inverse, got another in view {int(bad.nonzero()[0])}")
+    return sizes, inverse.float()
 
 
 def _strata(among: Tensor, count: int, generator: torch.Generator) -> Tensor:

@@ -13,9 +13,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import as_int32
 from unrender.ops.kernels.launch import launch
-from unrender.ops.rays.checks import bool_row, check_capacity, int_row
-from unrender.ops.rays.samples import SampleArrays, Samples, allocate_samples, chunk_count, copy_sample, span
+from unrender.ops.rays.checks import checked_capacity
+from unrender.ops.rays.samples import SampleArrays, Samples, allocate_samples, arguments_of, chunk_count, copy_sample, span
 
 wp.set_module_options({"enable_backward": False})
 
@@ -80,9 +81,11 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | N
     >>> prune(two, torch.tensor([False, True])).starts.tolist()
     [1.0]
     """
+    takes = arguments_of("prune", samples)
     device, size = samples.starts.device, samples.starts.shape[0]
-    flags = bool_row(keep, "keep", "prune", "sample", size, device).view(torch.uint8)
-    check_capacity(capacity, "prune")
+    flags = takes.flags(keep, "keep", ((size, "samples"),)).contiguous().view(torch.uint8)
+    if capacity is not None:
+        takes.integer(capacity, "capacity", 0)
     counts = torch.zeros_like(samples.count)
     chunks = chunk_count(samples)
     launch(_keep_count_kernel, counts.shape[0], [samples.arrays, flags, counts], device, chunks=chunks)
@@ -90,7 +93,7 @@ def prune(samples: Samples, keep: Bool[Tensor, " samples"], *, capacity: int | N
         capacity = None
     elif capacity is None:
         capacity = size
-    kept = allocate_samples(counts, capacity)
+    kept = allocate_samples(counts, capacity, "prune")
     launch(_keep_kernel, counts.shape[0], [samples.arrays, flags, kept.arrays], device, chunks=chunks)
     return kept
 
@@ -116,12 +119,11 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
     >>> ray_range(two, torch.tensor([1], dtype=torch.int32), two.count).starts.tolist()
     [1.0]
     """
+    takes = arguments_of("ray_range", samples)
     device, rays = samples.starts.device, samples.count.shape[0]
-    begin = int_row(begin, "begin", "ray_range", rays, device)
-    end = int_row(end, "end", "ray_range", rays, device)
-    check_capacity(capacity, "ray_range")
-    if capacity is None and not on_cpu(device):
-        raise ValueError("ray_range takes a capacity on a GPU, where counting the samples would wait for the device; pass capacity=...")
-    part = allocate_samples((end - begin).clamp_min(0), capacity)
+    begin = as_int32(takes.integers(begin, "begin", ((rays, "rays"),))).contiguous().clamp_min(0)
+    end = as_int32(takes.integers(end, "end", ((rays, "rays"),))).minimum(samples.count)
+    capacity = checked_capacity(takes, capacity)
+    part = allocate_samples((end - begin).clamp_min(0), capacity, "ray_range")
     launch(_range_kernel, rays, [samples.arrays, begin, part.arrays], device, chunks=chunk_count(samples))
     return part

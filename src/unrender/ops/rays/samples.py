@@ -20,10 +20,10 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.devices import thread_count
-from unrender.ops.kernels.checks import check_same_device
+from unrender.ops.kernels.checks import Arguments, as_int32
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.structs import filled
-from unrender.ops.rays.checks import float_matrix, float_row, ray_tensors
+from unrender.ops.rays.checks import ray_tensors
 
 wp.set_module_options({"enable_backward": False})
 
@@ -32,7 +32,6 @@ _SAMPLES_PER_CHUNK = 32768
 
 
 _FIELDS = ("ray_index", "starts", "ends", "first", "count")
-_TYPES = [torch.int32, torch.float32, torch.float32, torch.int32, torch.int32]
 
 
 class _SampleArrays:
@@ -82,7 +81,13 @@ def copy_sample(source: SampleArrays, from_: int, target: SampleArrays, to: int,
 
 @dataclass(frozen=True)
 class Samples:
-    """The intervals along a batch of rays, packed ray by ray, near to far."""
+    """The intervals along a batch of rays, packed ray by ray, near to far.
+
+    Indices may be int64 and are converted. Their values are not checked: kernels stay within the arrays.
+
+    Raises:
+        ValueError: a tensor has the wrong type, size or device.
+    """
 
     ray_index: Int[Tensor, " samples"]
     """int32 index of the ray a sample lies on, -1 beyond the samples in use."""
@@ -94,6 +99,18 @@ class Samples:
     """int32 index of the ray's first sample."""
     count: Int[Tensor, " rays"]
     """int32 number of samples on the ray, which may be zero."""
+
+    def __post_init__(self) -> None:
+        """Check the tensors against each other."""
+        takes = Arguments("Samples")
+        takes.float32(self.starts, "starts", ("samples",))
+        size = (self.starts.shape[0], "samples")
+        takes.float32(self.ends, "ends", (size,))
+        indices = [takes.integers(self.ray_index, "ray_index", (size,)), takes.integers(self.first, "first", ("rays",))]
+        indices.append(takes.integers(self.count, "count", ((self.first.shape[0], "rays"),)))
+        for name, tensor in zip(("ray_index", "first", "count"), indices, strict=True):
+            if tensor.dtype != torch.int32:
+                object.__setattr__(self, name, as_int32(tensor))
 
     @property
     def midpoints(self) -> Float[Tensor, " samples"]:
@@ -107,21 +124,8 @@ class Samples:
 
     @cached_property
     def arrays(self) -> Any:
-        """A :class:`SampleArrays`, checked and packed once for all kernels that take these samples.
-
-        Raises:
-            ValueError: a tensor has the wrong type, size or device.
-        """
-        rows = [getattr(self, name) for name in _FIELDS]
-        if [tensor.dtype for tensor in rows] != _TYPES or not (
-            self.ray_index.shape == self.ends.shape == self.starts.shape and self.first.shape == self.count.shape
-        ):
-            found = ", ".join(f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in zip(_FIELDS, rows, strict=True))
-            raise ValueError(f"Samples takes int32 ray_index, first and count and float32 starts and ends of matching sizes, got {found}")
-        if self.starts.ndim != 1 or self.count.ndim != 1:
-            raise ValueError(f"Samples takes rows, got starts of shape {tuple(self.starts.shape)} and count of {tuple(self.count.shape)}")
-        check_same_device(dict(zip(_FIELDS, rows, strict=True)), "Samples")
-        return filled(SampleArrays, **{name: tensor.contiguous() for name, tensor in zip(_FIELDS, rows, strict=True)})
+        """A :class:`SampleArrays`, packed once for all kernels that take these samples."""
+        return filled(SampleArrays, **{name: getattr(self, name).contiguous() for name in _FIELDS})
 
     def __getstate__(self) -> dict[str, Tensor]:
         """Leave out the packed arrays, which hold addresses, when copying."""
@@ -139,7 +143,8 @@ class Samples:
         Raises:
             ValueError: the rays do not match the samples in number, shape, type or device.
         """
-        origins, directions = ray_tensors(rays, "positions", self.count.shape[0], self.starts.device)
+        takes = Arguments("positions", self.starts.device, "the samples")
+        origins, directions = ray_tensors(takes, rays, (self.count.shape[0], "rays"))
         return _Positions.apply(origins, directions, self)
 
     def gather(self, per_ray: Float[Tensor, "rays channels"]) -> Float[Tensor, "samples channels"]:
@@ -150,33 +155,50 @@ class Samples:
         Raises:
             ValueError: there is not one row for each ray, or its type or device is wrong.
         """
-        per_ray = float_matrix(per_ray, "per_ray", "gather", "ray", self.count.shape[0], self.starts.device)
+        takes = Arguments("gather", self.starts.device, "the samples")
+        per_ray = takes.float32(per_ray, "per_ray", ((self.count.shape[0], "rays"), "channels"))
+        takes.count(max(self.starts.shape[0], self.count.shape[0]) * per_ray.shape[1], "the result")
         return _Gather.apply(per_ray.contiguous(), self)
 
 
-def allocate_samples(counts: Int[Tensor, " rays"], capacity: int | None) -> Samples:
+def allocate_samples(counts: Int[Tensor, " rays"], capacity: int | None, verb: str) -> Samples:
     """Allocate packed samples with the given count on each ray.
 
     Args:
         counts: int32, wanted on each ray.
         capacity: length of the arrays; the first ray that does not fit and all later ones get count zero. None fits all, which needs the
         sum on the host.
+        verb: the function that allocates.
+
+    Raises:
+        ValueError: there are more samples than kernels can count.
     """
     if capacity is not None:
         counts = counts.masked_fill(counts.cumsum(0) > capacity, 0)
     size = int(counts.sum()) if capacity is None else capacity
+    Arguments(verb).count(size, "the samples returned")
     starts = torch.zeros(size, device=counts.device)
     ray_index = torch.full((size,), -1, dtype=torch.int32, device=counts.device)
     return Samples(ray_index, starts, torch.zeros_like(starts), (counts.cumsum(0) - counts).int(), counts)
 
 
-def per_sample(tensor: Tensor, name: str, verb: str, samples: Samples) -> Tensor:
-    """Return a tensor of one value per sample as contiguous float32.
+def arguments_of(verb: str, samples: object) -> Arguments:
+    """Begin the checks of a call with samples, which decide its device.
+
+    Raises:
+        ValueError: they are no :class:`Samples`.
+    """
+    given = Arguments(verb).instance(samples, "samples", Samples)
+    return Arguments(verb, given.starts.device, "samples")
+
+
+def per_sample(takes: Arguments, tensor: object, name: str, samples: Samples) -> Tensor:
+    """Return a tensor of one number per sample, contiguous.
 
     Raises:
         ValueError: its shape, type or device does not fit the samples.
     """
-    return float_row(tensor, name, verb, "sample", samples.starts.shape[0], samples.starts.device)
+    return takes.float32(tensor, name, ((samples.starts.shape[0], "samples"),)).contiguous()
 
 
 def chunk_count(samples: Samples) -> int:

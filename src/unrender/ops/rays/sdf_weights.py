@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.devices import on_cpu
+from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.structs import filled
 from unrender.ops.rays.absorption import absorption
-from unrender.ops.rays.checks import float_row
-from unrender.ops.rays.samples import SampleArrays, Samples, chunk_count, length, per_sample, span
+from unrender.ops.rays.samples import SampleArrays, Samples, arguments_of, chunk_count, length, per_sample, span
 
 wp.set_module_options({"enable_backward": False})
 
@@ -293,11 +293,12 @@ def sdf_alpha(
     >>> sdf_alpha(torch.zeros(1), -torch.ones(1), torch.full((1,), 0.1), torch.tensor(20.0), 1.0).mul(1e4).round().tolist()
     [6321.0]
     """
-    count, device = sdf.shape[0] if sdf.ndim else 1, sdf.device
-    sdf = float_row(sdf, "sdf", "sdf_alpha", "sample", count, device)
-    cosine = float_row(cosine, "cosine", "sdf_alpha", "sample", count, device)
-    lengths = float_row(lengths, "lengths", "sdf_alpha", "sample", count, device)
-    return _SdfAlpha.apply(sdf, cosine, lengths, _scalar(sharpness, "sdf_alpha", device), anneal)
+    takes = Arguments("sdf_alpha")
+    sdf = takes.float32(sdf, "sdf", ("samples",)).contiguous()
+    size = (sdf.shape[0], "samples")
+    cosine = takes.float32(cosine, "cosine", (size,)).contiguous()
+    lengths = takes.float32(lengths, "lengths", (size,)).contiguous()
+    return _SdfAlpha.apply(sdf, cosine, lengths, _sharpness(takes, sharpness), takes.number(anneal, "anneal", 0.0, 1.0))
 
 
 def weights_from_sdf(
@@ -316,12 +317,13 @@ def weights_from_sdf(
     Raises:
         ValueError: there is not one value per sample, or its type or device is wrong.
     """
-    sdf = per_sample(sdf, "sdf", "weights_from_sdf", samples)
-    cosine = per_sample(cosine, "cosine", "weights_from_sdf", samples)
-    return _SdfWeights.apply(sdf, cosine, _scalar(sharpness, "weights_from_sdf", sdf.device), samples, anneal, early_stop)
+    takes = arguments_of("weights_from_sdf", samples)
+    sdf = per_sample(takes, sdf, "sdf", samples)
+    cosine = per_sample(takes, cosine, "cosine", samples)
+    options = takes.number(anneal, "anneal", 0.0, 1.0), takes.number(early_stop, "early_stop", 0.0, 1.0)
+    return _SdfWeights.apply(sdf, cosine, _sharpness(takes, sharpness), samples, *options)
 
 
-def _scalar(sharpness: Tensor, verb: str, device: torch.device) -> Tensor:
-    if sharpness.numel() != 1:
-        raise ValueError(f"{verb} takes one number as sharpness, got shape {tuple(sharpness.shape)}")
-    return float_row(sharpness.reshape(1), "sharpness", verb, "ray", 1, device)
+def _sharpness(takes: Arguments, sharpness: object) -> Tensor:
+    """Return the sharpness as a tensor of shape [1]."""
+    return takes.float32(sharpness, "sharpness", (), (1,)).reshape(1)

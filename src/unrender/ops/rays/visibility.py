@@ -16,9 +16,8 @@ from torch import Tensor
 
 from unrender.devices import on_cpu
 from unrender.ops.kernels.launch import launch
-from unrender.ops.rays.checks import float_row
 from unrender.ops.rays.ray_ranges import ray_range
-from unrender.ops.rays.samples import SampleArrays, Samples, chunk_count, per_sample, span
+from unrender.ops.rays.samples import SampleArrays, Samples, arguments_of, chunk_count, per_sample, span
 
 wp.set_module_options({"enable_backward": False})
 
@@ -81,7 +80,9 @@ def visible(
     >>> visible(two, torch.tensor([1.0, 0.5])).tolist()
     [True, False]
     """
-    alpha = per_sample(alpha, "alpha", "visible", samples)
+    takes = arguments_of("visible", samples)
+    alpha = per_sample(takes, alpha, "alpha", samples)
+    threshold, alpha_threshold = takes.number(threshold, "threshold"), takes.number(alpha_threshold, "alpha_threshold")
     flags = torch.zeros(alpha.shape[0], dtype=torch.uint8, device=alpha.device)
     _walk(samples, alpha, torch.ones(samples.count.shape[0], device=alpha.device), threshold, alpha_threshold, flags)
     return flags.view(torch.bool)
@@ -111,8 +112,10 @@ def attenuate(
     >>> [x.tolist() for x in attenuate(one, torch.tensor([0.5, 0.75, 0.9]), torch.ones(1), threshold=0.2)]
     [[0.125], [2]]
     """
-    alpha = per_sample(alpha, "alpha", "attenuate", samples)
-    light = float_row(light, "light", "attenuate", "ray", samples.count.shape[0], alpha.device)
+    takes = arguments_of("attenuate", samples)
+    alpha = per_sample(takes, alpha, "alpha", samples)
+    light = takes.float32(light, "light", ((samples.count.shape[0], "rays"),)).contiguous()
+    threshold = takes.number(threshold, "threshold")
     return _walk(samples, alpha, light.clone(), threshold, 0.0, torch.empty(0, dtype=torch.uint8, device=alpha.device))
 
 
@@ -131,7 +134,9 @@ def attenuate_lazily(samples: Samples, opacity: Opacity, *, threshold: float) ->
     Raises:
         ValueError: the tensors of the samples do not match, or ``opacity`` does not return one value per sample.
     """
-    _ = samples.arrays  # checks the samples before anything is computed from their counts
+    takes = arguments_of("attenuate_lazily", samples)
+    takes.function(opacity, "opacity")
+    threshold = takes.number(threshold, "threshold")
     light = torch.ones(samples.count.shape[0], device=samples.starts.device)
     if not on_cpu(samples.starts.device):
         return attenuate(samples, opacity(samples), light, threshold=threshold)
@@ -153,6 +158,8 @@ def prune_hidden(samples: Samples, opacity: Opacity, *, threshold: float, capaci
         threshold: transmittance at which a ray ends.
         capacity: length of the arrays returned on a GPU; on a CPU they are as long as needed.
     """
+    takes = arguments_of("prune_hidden", samples)
+    takes.integer(capacity, "capacity", 0)
     _, visible_count = attenuate_lazily(samples, opacity, threshold=threshold)
     capacity_here = None if on_cpu(visible_count.device) else capacity
     return ray_range(samples, torch.zeros_like(visible_count), visible_count, capacity=capacity_here)
@@ -161,6 +168,6 @@ def prune_hidden(samples: Samples, opacity: Opacity, *, threshold: float, capaci
 def _walk(samples: Samples, alpha: Tensor, light: Tensor, threshold: float, alpha_threshold: float, flags: Tensor) -> tuple[Tensor, Tensor]:
     """Launch the walk, which changes ``light`` and ``flags``, and return the light and the number of visible samples."""
     visible_count = torch.zeros_like(samples.count)
-    arguments = [samples.arrays, alpha, float(threshold), float(alpha_threshold), light, visible_count, flags]
+    arguments = [samples.arrays, alpha, threshold, alpha_threshold, light, visible_count, flags]
     launch(_attenuate_kernel, light.shape[0], arguments, alpha.device, chunks=chunk_count(samples))
     return light, visible_count

@@ -28,7 +28,7 @@ from torch import Tensor
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.rays.absorption import absorption
-from unrender.ops.rays.samples import SampleArrays, Samples, chunk_count, length, per_sample, span
+from unrender.ops.rays.samples import SampleArrays, Samples, arguments_of, chunk_count, length, per_sample, span
 
 wp.set_module_options({"enable_backward": False})
 
@@ -192,8 +192,9 @@ def weights_from_density(density: Float[Tensor, " samples"], samples: Samples, *
     >>> [round(w, 4) for w in weights_from_density(torch.tensor([1.0, 2.0]), two).tolist()]
     [0.6321, 0.3181]
     """
-    density = per_sample(density, "density", "weights_from_density", samples)
-    return _DensityWeights.apply(density, samples, early_stop)
+    takes = arguments_of("weights_from_density", samples)
+    density = per_sample(takes, density, "density", samples)
+    return _DensityWeights.apply(density, samples, takes.number(early_stop, "early_stop", 0.0, 1.0))
 
 
 def weights_from_alpha(alpha: Float[Tensor, " samples"], samples: Samples, *, early_stop: float = 0.0) -> Float[Tensor, " samples"]:
@@ -218,4 +219,6 @@ def weights_from_alpha(alpha: Float[Tensor, " samples"], samples: Samples, *, ea
     >>> weights_from_alpha(torch.tensor([0.5, 0.5]), two).tolist()
     [0.5, 0.25]
     """
-    return _AlphaWeights.apply(per_sample(alpha, "alpha", "weights_from_alpha", samples), samples, early_stop)
+    takes = arguments_of("weights_from_alpha", samples)
+    alpha = per_sample(takes, alpha, "alpha", samples)
+    return _AlphaWeights.apply(alpha, samples, takes.number(early_stop, "early_stop", 0.0, 1.0))
