@@ -17,23 +17,28 @@ import types
 import warnings
 from collections.abc import Iterator
 from random import Random
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 
 from hostile_world import World, mutated, parameters_of, public_callables, valid_arguments
 from unrender.devices import as_on_a_gpu
 from unrender.ops.kernels import work
 
-DIALECT = re.compile(r"[\w.]+ takes .+, got .+|mip level \d+ is .+: pass max_level=\d+, or resize|.+ has a first derivative only: .+")
-"""What our errors say: the function, what it takes as which argument, and what it got."""
+DIALECT = re.compile(
+    r"[\w.]+ takes .+, got .+|mip level \d+ is .+: pass max_level=\d+, or resize|.+ has a first derivative only: .+"
+    r"|there is no device .+; .+|device .+ cannot be used: .+"
+)
+"""What our errors say: the function, what it takes as which argument, and what it got; or one of a few other sentences."""
 
 GUARD = 512
 """Bytes on each side of a tensor."""
+
+LARGEST = 2**24
+"""Bytes of a tensor that is guarded, at most."""
 
 MEMORY = 24 * 2**30
 """Bytes of addresses that a worker may use: what asks for more is refused by the system instead of taking the machine."""
@@ -65,27 +70,31 @@ class Guards(TorchDispatchMode):
         return [len(whole) - 2 * GUARD - 64 for whole, _ in self.blocks]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        given = {t.untyped_storage().data_ptr() for t in torch.utils._pytree.tree_leaves((args, kwargs)) if is_plain(t)}
+        out = func(*args, **(kwargs or {}))
+        given = {address_of(t) for arg in (*args, *(kwargs or {}).values()) for t in (arg if isinstance(arg, list | tuple) else (arg,))}
         uninitialized = func.__name__.split(".")[0] in ("empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided")
+        if isinstance(out, list | tuple):
+            return type(out)(self.guarded(item, given, uninitialized) for item in out)
+        return self.guarded(out, given, uninitialized)
 
-        def guarded(out: Any) -> Any:
-            if not is_plain(out) or out.untyped_storage().data_ptr() in given or out.numel() == 0 or out.storage_offset() != 0:
-                return out
-            size = out.untyped_storage().nbytes()
-            if size > 2**24:
-                return out
-            block = torch.from_numpy(self.block(size))
-            if not uninitialized:
-                block.copy_(torch.empty(0, dtype=torch.uint8).set_(out.untyped_storage()))
-            return torch.empty(0, dtype=out.dtype).set_(
-                block.untyped_storage(), block.storage_offset() // out.itemsize, out.shape, out.stride()
-            )
-
-        return tree_map(guarded, func(*args, **kwargs))
+    def guarded(self, out: Any, given: set[int], uninitialized: bool) -> Any:
+        """Move a tensor of its own memory between guards; leave a view of one that was given."""
+        address = address_of(out)
+        if address == 0 or address in given or out.storage_offset() != 0 or out.untyped_storage().nbytes() > LARGEST:
+            return out
+        block = torch.from_numpy(self.block(out.untyped_storage().nbytes()))
+        if not uninitialized:
+            block.copy_(torch.empty(0, dtype=torch.uint8).set_(out.untyped_storage()))
+        place = block.storage_offset() // out.itemsize
+        return torch.empty(0, dtype=out.dtype).set_(block.untyped_storage(), place, out.shape, out.stride())
 
 
-def is_plain(value: object) -> bool:
+def address_of(value: object) -> int:
+    """Where the memory of a tensor on the CPU begins; 0 for anything else."""
+    return value.untyped_storage().data_ptr() if is_plain(value) else 0
+
+
+def is_plain(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu" and not value.is_quantized
 
 
@@ -96,7 +105,7 @@ def guarded_memory(pattern: int) -> Iterator[Guards]:
 
     def empty(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        return guards.block(size).view(dtype).reshape(shape) if 0 < size <= 2**24 else np.empty(shape, dtype)
+        return guards.block(size).view(dtype).reshape(shape) if 0 < size <= LARGEST else np.empty(shape, dtype)
 
     def zeros(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         array = empty(shape, dtype)
@@ -119,13 +128,8 @@ class Foreign(Exception):
 def is_ours(error: Exception) -> bool:
     """Whether an error is one sentence of ours, raised by the package itself."""
     last = traceback.extract_tb(error.__traceback__)[-1].filename.replace("\\", "/")
-    text = str(error)
-    return (
-        isinstance(error, ValueError | TypeError | RuntimeError)
-        and "/unrender/" in last
-        and bool(DIALECT.fullmatch(text))
-        and text[-1] != "."
-    )
+    kind = isinstance(error, ValueError | TypeError | RuntimeError)
+    return kind and "/unrender/" in last and DIALECT.fullmatch(str(error)) is not None and not str(error).endswith(".")
 
 
 def tensors_in(value: Any) -> list[Tensor]:
@@ -155,7 +159,8 @@ def call_once(name: str, random: Random) -> list[Tensor]:
             arguments[key] = wrong
     leaves = []
     for value in arguments.values():
-        for tensor in tensors_in(value) if random.random() < 0.6 else []:
+        state = isinstance(value, torch.nn.Module | torch.optim.Optimizer)
+        for tensor in tensors_in(value) if random.random() < 0.6 and not state else []:
             if tensor.is_leaf and (tensor.is_floating_point() or tensor.is_complex()):
                 leaves.append(tensor.requires_grad_())
     with contextlib.ExitStack() as stack:
@@ -188,7 +193,8 @@ def cotangent(root: Tensor, world: World, random: Random) -> Tensor:
 
 
 def bytes_of(tensor: Tensor) -> bytes:
-    return tensor.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype).copy_(tensor.reshape(-1))
+    return flat.view(torch.uint8).numpy().tobytes()
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:

@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from random import Random
 from types import ModuleType
 from typing import Any
@@ -29,6 +29,7 @@ from unrender.transforms import look_at
 FAMILIES: tuple[ModuleType, ...] = (encodings, rays, raster)
 
 
+@cache
 def public_callables() -> dict[str, Callable[..., Any]]:
     """All functions, constructors, methods and properties that the families export, by name; a method takes ``self`` first."""
     found: dict[str, Callable[..., Any]] = {}
@@ -36,7 +37,7 @@ def public_callables() -> dict[str, Callable[..., Any]]:
         for name in family.__all__:
             value = getattr(family, name)
             if inspect.isfunction(value):
-                found[name] = inspect.unwrap(value)
+                found[name] = value
             elif inspect.isclass(value):
                 found[name] = value
                 for member, what in vars(value).items():
@@ -47,10 +48,11 @@ def public_callables() -> dict[str, Callable[..., Any]]:
                     elif isinstance(what, property | cached_property):
                         found[f"{name}.{member}"] = lambda self, member=member: getattr(self, member)
                     elif inspect.isfunction(what):
-                        found[f"{name}.{member}"] = inspect.unwrap(what)
+                        found[f"{name}.{member}"] = what
     return found
 
 
+@cache
 def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     parameters = inspect.signature(function).parameters
     return {name: parameter for name, parameter in parameters.items() if name != "member"}
@@ -303,6 +305,11 @@ def valid_arguments(name: str, world: World) -> dict[str, Any]:
     return {parameter: generator_of(name, parameter)(world) for parameter in parameters_of(public_callables()[name])}
 
 
+COUNTS = [-1, 0, 1, 2, 3, 17, 2**31 - 1, 2**31, 2**40, 10**30, -(2**63)]
+NUMBERS = [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-45, 1e-9, 1e30, 1e308]
+NAMES = ["", "mirror", "cubic", "meta", "cuda:9", "wrap", "clamp", "cube", "linear-mipmap-linear", "linear-mipmap-nearest"]
+
+
 def remade(value: Any, **changed: Any) -> Any:
     """Make a data class again with some fields replaced, past the tests' own type checker, which would refuse them first."""
     made = object.__new__(type(value))
@@ -314,23 +321,18 @@ def remade(value: Any, **changed: Any) -> Any:
 def mutated(value: Any, random: Random) -> Any:
     """Return an argument with something wrong; a ValueError may come from the class of the argument, which refuses it."""
     if random.random() < 0.08:
-        return random.choice(
-            [None, 3, -1, 0.5, math.nan, "x", b"x", [], (), {}, object(), np.zeros(3, np.float32), torch.zeros(2), True, int]
-        )
+        others = [None, 3, -1, 0.5, math.nan, "x", b"x", [], (), {}, object(), np.zeros(3, np.float32), torch.zeros(2), True, int]
+        return random.choice(others)
     if isinstance(value, Tensor):
         return mutated_tensor(value, random)
     if isinstance(value, bool):
         return random.choice([0, 1, None, "yes", 1.0])
     if isinstance(value, int):
-        return random.choice([-1, 0, 1, 2, 3, 17, 2**31 - 1, 2**31, 2**40, 10**30, -(2**63), True, 1.0, math.nan, "3", np.int64(2), None])
+        return random.choice([*COUNTS, True, 1.0, math.nan, "3", np.int64(2), None])
     if isinstance(value, float):
-        return random.choice(
-            [math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-45, 1e-9, 1e30, 1e308, 2, 10**400, "x", None, np.float32(0.5), 1j]
-        )
+        return random.choice([*NUMBERS, 2, 10**400, "x", None, np.float32(0.5), 1j])
     if isinstance(value, str):
-        return random.choice(
-            ["", "mirror", "cubic", value.upper(), None, 3, value.encode(), "meta", "cuda:9", "wrap", "cube", "linear-mipmap-linear"]
-        )
+        return random.choice([*NAMES, value.upper(), value.encode(), None, 3])
     if isinstance(value, torch.Generator):
         return random.choice([None, 3, torch.rand(1)])
     if isinstance(value, torch.device):
@@ -399,24 +401,14 @@ def mutated_adam(optimizer: Adam, random: Random) -> Any:
     elif how == 2:
         parameter.grad = torch.full(parameter.shape, random.choice([math.nan, math.inf, 1e38]))
     else:
-        parameter.data = (
-            torch.rand(7, parameter.numel())[:, 0] if random.random() < 0.5 else parameter.data.t() if parameter.ndim == 2 else parameter
-        )
+        parameter.data = torch.rand(*parameter.shape, 2)[..., 0]  # not contiguous
         parameter.grad = torch.ones_like(parameter)
     return optimizer
 
 
 DTYPES = [
-    torch.float64,
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.int32,
-    torch.int64,
-    torch.int16,
-    torch.uint8,
-    torch.bool,
-    torch.complex64,
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.complex64),
+    *(torch.int64, torch.int32, torch.int16, torch.uint8, torch.bool),
 ]
 FLOATS = [math.nan, math.inf, -math.inf, 3e38, -3e38, 1e-45, -0.0, 1e9, -1e9, 2.0**31, -1.0, 0.0, 1.0, 1e20]
 INTEGERS = [-1, -2, 2**31 - 1, -(2**31), 1000, 2**20, 7, 3, 0]
@@ -436,9 +428,8 @@ def mutated_tensor(value: Tensor, random: Random) -> Any:
     if how == 9:
         if value.ndim == 0 or value.dtype == torch.uint8:
             return value.to_sparse() if value.ndim else value
-        return random.choice(
-            [value.to_sparse(), value[:1].expand_as(value), (1j * value.float()).conj().imag, torch.empty_like(value)[..., :0]]
-        )
+        with_negative_bit = (1j * value.float()).conj().imag
+        return random.choice([value.to_sparse(), value[:1].expand_as(value), with_negative_bit, torch.empty_like(value)[..., :0]])
     if how == 10:
         return random.choice([value.numpy(), value.tolist(), None, 1.0, 2, "tensor", object(), value.numpy().astype(np.float64)])
     return torch.stack([value, value], -1)[..., 0]  # valid, in another layout

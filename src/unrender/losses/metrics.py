@@ -5,10 +5,11 @@ The score of a set of images is the mean of their scores, not the score of their
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn.functional import conv2d
 
 _WINDOW = 11
 _SIGMA = 1.5
@@ -43,13 +44,13 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
         (2 μa μb + c₁)(2 σab + c₂) / ((μa² + μb² + c₁)(σa² + σb² + c₂)),
 
     with means, variances and covariance under an 11 × 11 Gaussian window of σ = 1.5 pixels, c₁ = 0.01², c₂ = 0.03², over the pixels whose
-    window lies entirely inside the image. Values are clamped to [0, 1].
+    window lies entirely inside the image. Values are clamped to [0, 1]. This is ``structural_similarity`` of scikit-image with
+    ``gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1``.
+
+    A smaller image has a smaller window of the same σ: k × k, with k the largest odd number up to its shorter side.
 
     Returns:
-        At most 1, reached by equal images.
-
-    Raises:
-        ValueError: the images are smaller than the window.
+        At most 1, reached by equal images; NaN for an image without pixels.
 
     Source: Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, from error visibility to structural similarity, 2004, eq. 13.
 
@@ -57,26 +58,38 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
     >>> round(ssim(image, image).item(), 6)
     1.0
     """
-    height, width, _ = image.shape
-    if height < _WINDOW or width < _WINDOW:
-        raise ValueError(f"ssim takes images of at least {_WINDOW} x {_WINDOW} pixels, got {width} x {height}")
-    # In float64, because a variance is a small difference of large numbers.
-    a = image.double().clamp(0, 1).permute(2, 0, 1)
-    b = reference.double().clamp(0, 1).permute(2, 0, 1)
-    mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blurred(torch.stack([a, b, a * a, b * b, a * b]))
-    variance_a = mean_aa - mean_a**2
-    variance_b = mean_bb - mean_b**2
-    covariance = mean_ab - mean_a * mean_b
+    side = min(_WINDOW, image.shape[0], image.shape[1])
+    if side == 0:
+        return image.new_full((), torch.nan, dtype=torch.float64)
+    weights = _gaussian(side - 1 + side % 2)
+    # One channel at a time, which fits a cache, and in float64, because a variance is a small difference of large numbers.
+    channels = zip(image.double().clamp(0, 1).unbind(-1), reference.double().clamp(0, 1).unbind(-1), strict=True)
+    return torch.stack([_similarity(a.contiguous(), b.contiguous(), weights) for a, b in channels]).mean()
+
+
+def _similarity(a: Float[Tensor, "height width"], b: Float[Tensor, "height width"], weights: list[float]) -> Float[Tensor, ""]:
+    """Return the structural similarity of one channel."""
+    mean_a, mean_b = _blurred(a, weights), _blurred(b, weights)
+    squares = _blurred(a * a + b * b, weights)
+    covariance = _blurred(a * b, weights) - mean_a * mean_b
+    means = mean_a**2 + mean_b**2
     above = (2 * mean_a * mean_b + _LUMINANCE_GUARD) * (2 * covariance + _CONTRAST_GUARD)
-    below = (mean_a**2 + mean_b**2 + _LUMINANCE_GUARD) * (variance_a + variance_b + _CONTRAST_GUARD)
+    below = (means + _LUMINANCE_GUARD) * (squares - means + _CONTRAST_GUARD)
     return (above / below).mean()
 
 
-def _blurred(images: Float[Tensor, "kinds 3 height width"]) -> Float[Tensor, "kinds 3 inner_height inner_width"]:
-    """Return Gaussian means where the window fits."""
-    distance = torch.arange(_WINDOW, dtype=images.dtype, device=images.device) - _WINDOW // 2
-    weights = torch.exp(-0.5 * (distance / _SIGMA) ** 2)
-    weights = weights / weights.sum()
-    flat = images.reshape(-1, 1, *images.shape[2:])
-    flat = conv2d(conv2d(flat, weights.reshape(1, 1, -1, 1)), weights.reshape(1, 1, 1, -1))
-    return flat.reshape(*images.shape[:2], *flat.shape[2:])
+def _gaussian(size: int) -> list[float]:
+    """Return the weights of a window along one axis."""
+    weights = [math.exp(-0.5 * ((k - size // 2) / _SIGMA) ** 2) for k in range(size)]
+    return [weight / sum(weights) for weight in weights]
+
+
+def _blurred(image: Float[Tensor, "height width"], weights: list[float]) -> Float[Tensor, "inner_height inner_width"]:
+    """Return Gaussian means where the window fits, one axis after the other."""
+    for axis in (0, 1):
+        size = image.shape[axis] - len(weights) + 1
+        mean = weights[0] * image.narrow(axis, 0, size)
+        for k in range(1, len(weights)):
+            mean = mean.add_(image.narrow(axis, k, size), alpha=weights[k])
+        image = mean
+    return image

@@ -194,7 +194,7 @@ def describe(value: object) -> str:
         return f"a numpy array of {value.dtype} [{', '.join(map(str, value.shape))}]"
     if value is None or isinstance(value, numbers.Number | str):
         text = repr(value)
-        return text if len(text) <= 40 else f"{text[:37]}..."
+        return text if len(text) <= 40 else f"{text[:39]}…"
     name = type(value).__name__
     return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
