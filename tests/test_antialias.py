@@ -544,11 +544,11 @@ def test_indices_of_64_bits_give_the_same_picture():
 
 def test_more_elements_than_32_bits_count_are_refused():
     _, _, clip, faces = _small()
-    face = torch.zeros(1, 1, 1, dtype=torch.int32).expand(1, 2**15, 2**15)
-    zero = torch.zeros(1, 1, 1).expand(1, 2**15, 2**15)
-    raster = Raster(face, zero[..., None].expand(1, 2**15, 2**15, 2), zero)
+    face = torch.zeros(1, 1, 1, dtype=torch.int32).expand(1, 2**15, 2**14)
+    zero = torch.zeros(1, 1, 1).expand(1, 2**15, 2**14)
+    raster = Raster(face, zero[..., None].expand(1, 2**15, 2**14, 2), zero)
     with pytest.raises(ValueError, match=r"antialias takes fewer than 2\^31 elements"):
-        antialias(zero[..., None].expand(1, 2**15, 2**15, 2), raster, clip, faces)
+        antialias(zero[..., None].expand(1, 2**15, 2**14, 2), raster, clip, faces)
 
 
 def test_a_second_derivative_is_refused_by_name():

@@ -35,7 +35,7 @@ def make_calls(seed: int, calls: int, folder: Path) -> list[Outcome]:
     journal, errors = folder / "journal", folder / "errors"
     journal.touch()
     outcomes: list[Outcome] = []
-    first = 0
+    first = failures = 0
     while first < calls:
         command = [sys.executable, str(HERE / "hostile_calls.py"), str(seed), str(first), str(calls), str(journal)]
         with errors.open("wb") as stderr:
@@ -49,6 +49,9 @@ def make_calls(seed: int, calls: int, folder: Path) -> list[Outcome]:
                     worker.kill()
         unfinished = not journal.read_bytes().endswith(b"\n")
         if worker.returncode != 0 and not unfinished:
+            failures += 1
+            if failures < 3:  # the machine may have been out of memory, or too busy to load the package
+                continue
             pytest.fail(f"the worker ended with {worker.returncode} between two calls:\n{errors.read_text(encoding='utf-8')[-3000:]}")
         if unfinished:
             with journal.open("a", encoding="utf-8") as file:

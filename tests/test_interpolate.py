@@ -213,7 +213,7 @@ def test_no_chosen_channel_gives_no_derivative():
             lambda a, r, f: (a, dataclasses.replace(r, barycentrics=r.barycentrics.double()), f),
             r"as raster.barycentrics, got float64 \[",
         ),
-        (lambda a, r, f: (a[0, 0], r, f), r"\[views, vertices, channels\] or \[vertices, channels\] as attributes, got float32 \[3\]"),
+        (lambda a, r, f: (a[0, 0], r, f), r"\[views, vertices, channels\] or \[vertices, channels\] as attributes, got float32 \[2\]"),
         (lambda a, r, f: (a.expand(3, -1, -1), r, f), "takes 1 view or 2, as the raster has, as attributes, got 3 views"),
         (lambda a, r, f: (a[:, :, :0], r, f), "at least one channel"),
         (lambda a, r, f: (a, r, f + 4), "takes rows of the 10 vertices, counted from 0, as faces, got vertex 1[0-3] as corner . of face"),

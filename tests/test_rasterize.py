@@ -404,7 +404,7 @@ def test_errors_say_what_is_wrong_and_where():
             rasterize(positions[0], faces, (8, 8), torch.tensor([[0, 1], [start, count]], dtype=torch.int32))
     with pytest.raises(ValueError, match="a raster of 2 views of 8 × 8 pixels as behind, got 2 of 8 × 9"):
         rasterize(positions, faces, (8, 8), behind=rasterize(positions, faces, (8, 9)))
-    with pytest.raises(ValueError, match="an integer of at least 1 as layers, got 0"):
+    with pytest.raises(ValueError, match="an integer from 1 to 1024 as layers, got 0"):
         rasterize_layers(positions, faces, (8, 8), layers=0)
     with pytest.raises(ValueError, match="an integer of at least 1 as layers, got 1.5"):
         Arguments("rasterize_layers").integer(1.5, "layers", 1)

@@ -170,6 +170,15 @@ _threads = _Threads()
 _of_this_thread = _OfThisThread()
 
 
+def _forget_other_threads() -> None:
+    """Replace the lock in a process made by ``fork``: another thread, which is missing there, may have held it."""
+    _threads.lock = threading.Lock()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_other_threads)
+
+
 def thread_count() -> int:
     """Return how many threads a kernel may use on a CPU.
 

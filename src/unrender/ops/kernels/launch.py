@@ -70,10 +70,14 @@ _known_signatures: dict[Any, _Signatures] = {}
 
 
 def _forget_threads() -> None:
-    """Replace the pool and its locks in a process made by ``fork``, which inherits them without the threads."""
+    """Replace the pool and its locks in a process made by ``fork``, which inherits them without the threads.
+
+    OpenMP's threads are missing too, and PyTorch would wait for them forever: it gets one thread, as in a worker of its data loader.
+    """
     _pool.lock = threading.Lock()
     _pool.loading = threading.Lock()
     _pool.workers = None
+    torch.set_num_threads(1)
 
 
 if sys.platform != "win32":

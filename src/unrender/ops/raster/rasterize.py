@@ -57,6 +57,9 @@ _BAND_ROWS = 16
 _CHUNK_FACES = 1024
 """Faces that one work item sorts into bands."""
 
+_MOST_LAYERS = 1024
+"""Layers of one call: each is a raster in memory."""
+
 _FACES_AT_ONCE = 2**22
 """Pairs of a view and a face that are sorted together, so memory does not grow with the number of views."""
 
@@ -325,7 +328,7 @@ def rasterize_layers(
     Raises:
         ValueError: for fewer than one layer, and as :func:`rasterize`.
     """
-    layers = Arguments("rasterize_layers").integer(layers, "layers", 1)
+    layers = Arguments("rasterize_layers").integer(layers, "layers", 1, _MOST_LAYERS)
     found: list[Raster] = []
     for _ in range(layers):
         found.append(rasterize(clip_positions, faces, resolution, ranges, derivatives=derivatives, behind=found[-1] if found else None))
