@@ -448,7 +448,7 @@ for call, message in (
     (lambda: dr.DepthPeeler(None, pos, tri, (4, 4)), "RasterizeCudaContext"),
     (lambda: dr.rasterize(context, pos.numpy(), tri, (4, 4)), "pos is a tensor, got ndarray"),
     (lambda: dr.rasterize(context, pos[..., :3], tri, (4, 4)), "as pos, got float32 .1, 3, 3"),
-    (lambda: dr.rasterize(context, pos, tri.float(), (4, 4)), "triangles of type int32"),
+    (lambda: dr.rasterize(context, pos, tri.float(), (4, 4)), "as triangles, got float32"),
     (lambda: dr.rasterize(context, pos[0], tri, (4, 4), [[0, 1]]), "ranges is an int32 tensor"),
     (lambda: dr.interpolate(attr, rast, tri, rast, "some"), "diff_attrs"),
     (lambda: dr.texture(color, uv, filter_mode="cubic"), "cubic"),

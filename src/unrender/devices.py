@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import torch
 
 
+_KINDS_WITH_KERNELS = ("cpu", "cuda")
+
+
 class DeviceError(ValueError):
     """The requested device does not exist or cannot be used."""
 
@@ -231,7 +234,7 @@ def pytorch_on_one_thread() -> Iterator[None]:
 
 def has_kernels(device: torch.device) -> bool:
     """Tell whether kernels run on ``device``: a CPU or a CUDA device."""
-    return device.type in ("cpu", "cuda")
+    return device.type in _KINDS_WITH_KERNELS
 
 
 def on_cpu(device: torch.device) -> bool:
