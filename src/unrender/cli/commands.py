@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
 from unrender.captures.undistortion import undistorted
-from unrender.cli.options import CameraPath, MeshFormat, OutputOptions
+from unrender.cli.options import AxisOrVector, CameraPath, ExportFrame, MeshFormat, OutputOptions, UpAxes
 from unrender.cli.terminal import Ending
 from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
@@ -24,7 +25,7 @@ from unrender.files.video import write_video
 from unrender.geometry.distances import surface_distance
 from unrender.geometry.mesh import Mesh
 from unrender.recipes import table
-from unrender.recipes.fitting import Frame, Observer, Outcome
+from unrender.recipes.fitting import Observer, Outcome
 from unrender.recipes.kinds import Input
 from unrender.recipes.settings import with_budget
 from unrender.recipes.table import C, I, Recipe
@@ -35,7 +36,7 @@ from unrender.runs.figures import write_picture
 from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input, read_photos
 from unrender.runs.measures import Measure
 from unrender.runs.opening import OpenRun, open_run
-from unrender.runs.outputs import EMPTY_MESH, evaluate_into, metrics_of, score_sentence, write_metrics
+from unrender.runs.outputs import EMPTY_MESH, evaluate_into, metrics_of, offset_sentence, score_sentence, write_metrics
 from unrender.runs.read_options import ReadOptions
 from unrender.runs.session import Job, RunResult, check_folder, run_job
 
@@ -220,7 +221,9 @@ def export_run(
     run: Path,
     format: MeshFormat,
     resolution: int,
-    frame: Frame,
+    frame: ExportFrame | None,
+    axes: UpAxes | None,
+    up: AxisOrVector | None,
     all_parts: bool,
     out: Path | None,
     device: str | None,
@@ -229,20 +232,55 @@ def export_run(
     display = display_of(output)
     if resolution < 2:
         raise ValueError(f"--resolution is {resolution}; give at least 2 cells")
+    if frame in ("source", "normalized") and (axes, up) != (None, None):
+        raise ValueError(f"--axes and --up turn the mesh, and --frame {frame} keeps its coordinates; leave one of them out")
+    if frame is None:
+        frame = "source" if format == "ply" and (axes, up) == (None, None) else "upright"
+    direction = None if up is None else direction_of(up)
     opened = open_run(run, table.recipes(), select_device(device))
-    out = out or opened.directory.path / f"{'mesh' if frame == 'source' else 'mesh_normalized'}.{format}"
+    out = out or opened.directory.path / f"{'mesh_normalized' if frame == 'normalized' else 'mesh'}.{format}"
     if out.suffix.lower() != f".{format}":
         raise ValueError(f"--out {out} does not end in .{format}; give a file name that does, or another --format")
     with display.task("extracting the surface"):
         asset = opened.scene.asset(resolution, largest_only=not all_parts)
     if asset.is_empty:
         raise ValueError(EMPTY_MESH)
-    if frame == "source":
-        asset = asset.transformed(torch.tensor(opened.record.input.source_from_world, dtype=torch.float64))
-    asset.export(out)
+    known, source_from_world = opened.record.input.up, torch.tensor(opened.record.input.source_from_world, dtype=torch.float64)
+    asset = asset.with_source_up(direction or (known[0], known[1], known[2]), source_from_world)
+    if frame != "normalized":
+        asset = asset.transformed(source_from_world)
+    axes = (axes or "y-up") if frame == "upright" else None
+    asset.export(out, axes=axes or "source")
     vertices, faces = len(asset.mesh.vertices), len(asset.mesh.faces)
-    display.say(f"{out}: {vertices:,} vertices, {faces:,} faces, {frame} frame")
+    display.say(f"{out}: {vertices:,} vertices, {faces:,} faces, {_frame_sentence(frame, axes, asset.mesh)}")
+    if (far := offset_sentence(asset.mesh)) is not None:
+        display.say(f"note: {far}")
     return Ending(0, {"run": str(opened.directory.path), "file": str(out), "vertices": vertices, "faces": faces, "frame": frame})
+
+
+def direction_of(up: AxisOrVector) -> tuple[float, float, float]:
+    """Return an upward direction as a vector.
+
+    Raises:
+        ValueError: its length is zero or not finite.
+
+    >>> direction_of("-y")
+    (0.0, -1.0, 0.0)
+    """
+    if isinstance(up, str):
+        x, y, z = (float(up[-1] == axis) * (-1.0 if up.startswith("-") else 1.0) + 0.0 for axis in "xyz")
+        return x, y, z
+    if not 0 < math.hypot(*up) < math.inf:
+        raise ValueError(f"--up is {up}; give a direction of finite length above zero")
+    return up
+
+
+def _frame_sentence(frame: ExportFrame, axes: UpAxes | None, mesh: Mesh) -> str:
+    """Say in which frame a mesh was written."""
+    if axes is None:
+        return "in the frame of the input" if frame == "source" else "in the normalized world"
+    x, y, z = mesh.up
+    return f"turned until {'+Y' if axes == 'y-up' else '+Z'} is up, which is ({x:.3g}, {y:.3g}, {z:.3g}) in the frame of the input"
 
 
 def run_demo(

@@ -11,6 +11,10 @@ from unrender.cli.arguments import styled
 CameraPath = Literal["test", "orbit", "interpolated"]
 """The held-out views; a circle about the scene; a smooth path between the photos."""
 MeshFormat = Literal["ply", "obj", "glb"]
+ExportFrame = Literal["upright", "source", "normalized"]
+"""The frame of the input, turned upright; the same as it is; the normalized world, whose region of interest is [-1, 1]³."""
+UpAxes = Literal["y-up", "z-up"]
+AxisOrVector = tuple[float, float, float] | Literal["x", "y", "z", "-x", "-y", "-z"]
 Shell = Literal["bash", "zsh", "fish"]
 
 _CAPTURE = "where it was when it was fitted"
@@ -93,8 +97,12 @@ class ExportOptions:
     """GLB opens in browsers, Blender and game engines; PLY and OBJ in everything else."""
     resolution: int = 512
     """Cells along a side of the region of interest."""
-    frame: Literal["source", "normalized"] = "source"
-    """Frame: that of the input, or the normalized world, whose region of interest is [-1, 1]³."""
+    frame: ExportFrame | None = styled(None, text="upright for GLB and OBJ, source for PLY")
+    """Frame: that of the input turned upright, as importers expect; that of the input, exactly; or the normalized world."""
+    axes: UpAxes | None = styled(None, text="y-up, as glTF prescribes and importers of OBJ expect")
+    """The up axis of an upright file."""
+    up: AxisOrVector | None = styled(None, metavar="X Y Z|AXIS", text="from the capture")
+    """The upward direction of the frame of the input: a vector, x, y, z, -x, -y or -z."""
     all_parts: bool = False
     """Keep every connected component instead of the largest one."""
     out: Path | None = styled(None, metavar="FILE", text="RUN/mesh.FORMAT")

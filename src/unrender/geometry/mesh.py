@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-import trimesh
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 from torch import Tensor
 
 from unrender.files import mesh_files
 from unrender.numerics import normalized
 from unrender.ops.raster import TriangleTree
+from unrender.transforms import rotation_between
+
+Axes = Literal["y-up", "z-up", "source"]
+"""Axes of a mesh file: turned until +Y or +Z is up, or those of the mesh."""
+
+_AXES_OF_SUFFIX: dict[str, Axes] = {".glb": "y-up", ".obj": "y-up", ".ply": "source"}
+"""What importers expect: glTF prescribes +Y up, programs read an OBJ so, and a PLY lies beside other data of its frame."""
+
+_LOST = 1e-3
+"""Vertices are float64 where float32 would move one by more than this share of the median edge."""
 
 
 @dataclass(frozen=True)
 class Mesh:
     """Triangles, counter-clockwise seen from outside, with optional color and normal per vertex and texture coordinates per corner.
+
+    Vertices are float32. They are float64 in a frame far from its origin, such as UTM, where float32 would cost the shape
+    (:meth:`transformed`, :func:`read_mesh`); render such a mesh after :meth:`recentered`.
 
     >>> square = Mesh(torch.tensor([[0.0, 0, 0], [2, 0, 0], [2, 2, 0], [0, 2, 0]]), torch.tensor([[0, 1, 2], [0, 2, 3]]))
     >>> square.area
@@ -38,14 +53,18 @@ class Mesh:
     """Texture coordinates: (0, 0) is the top left corner of the image, (1, 1) the bottom right one."""
     uv_faces: Int[Tensor, "faces 3"] | None = None
     """Rows of ``uvs``, one for each corner of each triangle; a vertex on a seam has several, so it need not be split."""
+    up: tuple[float, float, float] = mesh_files.Z_UP
+    """The upward direction of the coordinates; exports turn it to the up axis of their format."""
 
     def __post_init__(self) -> None:
         if (self.uvs is None) != (self.uv_faces is None):
             raise ValueError("a mesh has uvs and uv_faces, or neither; where each vertex has its own texture coordinate, uv_faces is faces")
         for field in fields(self):
             tensor = getattr(self, field.name)
-            if tensor is not None and not isinstance(tensor, Tensor):
+            if field.name != "up" and tensor is not None and not isinstance(tensor, Tensor):
                 raise ValueError(f"a mesh is made of tensors and its {field.name} are of type {type(tensor).__name__}: use torch.as_tensor")
+        if not all(map(math.isfinite, self.up)) or not any(self.up):
+            raise ValueError(f"up of a mesh is {self.up}; it must be a finite direction")
         self._check_rows("vertices", 3)
         self._check_rows("faces", 3)
         self._check_rows("colors", 3, "vertices")
@@ -90,13 +109,21 @@ class Mesh:
 
     @property
     def is_watertight(self) -> bool:
-        """Whether every edge is shared by exactly two triangles; False for an empty mesh."""
-        return not self.is_empty and bool(trimesh.Trimesh(_numpy(self.vertices), _numpy(self.faces), process=False).is_watertight)
+        """Whether every edge is shared by exactly two triangles; False for an empty mesh.
+
+        Triangles that name a vertex twice do not count. Vertices at equal positions are different ones: see :meth:`welded`.
+        """
+        faces = np.sort(_numpy(self.faces).astype(np.int64), axis=1)
+        faces = faces[(faces[:, :-1] != faces[:, 1:]).all(1)]
+        edges = np.concatenate([faces[:, :2], faces[:, 1:], faces[:, ::2]])
+        shared = np.unique(edges[:, 0] * len(self.vertices) + edges[:, 1], return_counts=True)[1]
+        return len(faces) > 0 and bool((shared == 2).all())
 
     def transformed(self, similarity: Float[Tensor, "4 4"]) -> Mesh:
         """Return the mesh transformed by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].
 
-        Normals follow A⁻ᵀ and keep pointing out; a reflection (det A < 0) reverses the order of the triangles' corners.
+        Normals follow A⁻ᵀ and keep pointing out; a reflection (det A < 0) reverses the order of the triangles' corners. ``up``
+        follows A. Float32 vertices become float64 where float32 would cost the shape, far from the origin.
 
         Raises:
             ValueError: A cannot be inverted.
@@ -113,7 +140,59 @@ class Mesh:
         faces, uv_faces = self.faces, self.uv_faces
         if determinant < 0:
             faces, uv_faces = faces.flip(1), None if uv_faces is None else uv_faces.flip(1)
-        return replace(self, vertices=vertices.to(self.vertices.dtype), faces=faces, normals=normals, uv_faces=uv_faces)
+        if self.vertices.dtype != torch.float64:
+            vertices = _shape_kept(vertices, self.faces, self.vertices.dtype)
+        x, y, z = normalized(linear @ torch.tensor(self.up, dtype=torch.float64, device=linear.device)).tolist()
+        return replace(self, vertices=vertices, faces=faces, normals=normals, uv_faces=uv_faces, up=(x, y, z))
+
+    def recentered(self) -> tuple[Mesh, Float[Tensor, " 3"]]:
+        """Return the mesh with float32 vertices about the origin, and the offset (float64) that was subtracted.
+
+        The offset is the center of the bounding box, rounded to integers.
+
+        >>> far = Mesh(torch.tensor([[500000.0, 0, 0.25], [500001, 0, 0], [500000, 1, 0]], dtype=torch.float64), torch.tensor([[0, 1, 2]]))
+        >>> near, offset = far.recentered()
+        >>> offset.tolist(), near.vertices[0].tolist()
+        ([500000.0, 0.0, 0.0], [0.0, 0.0, 0.25])
+        """
+        offset = self.bounding_box.double().mean(0).round()
+        return replace(self, vertices=(self.vertices.double() - offset).float()), offset
+
+    def welded(self, within: float = 0.0) -> Mesh:
+        """Return the mesh with vertices joined at equal positions, so that triangles that touch are connected.
+
+        STL files, and files with hard edges or texture seams, repeat vertices. Colors of joined vertices are averaged, normals are dropped,
+        and texture coordinates stay with their corners. Triangles that lose an edge are removed.
+
+        Args:
+            within: join vertices up to this distance apart, and chains of them.
+
+        >>> vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
+        >>> soup = Mesh(vertices, torch.tensor([[0, 1, 2], [3, 4, 5]]))
+        >>> soup.component_count, soup.welded().component_count, soup.welded().faces.tolist()
+        (2, 1, [[0, 1, 2], [1, 3, 2]])
+        """
+        positions = _numpy(self.vertices).astype(np.float64)
+        if within > 0:
+            pairs = KDTree(positions).query_pairs(within, output_type="ndarray")
+            graph = coo_matrix((np.ones(len(pairs), np.bool_), (pairs[:, 0], pairs[:, 1])), shape=(len(positions), len(positions)))
+            labels = connected_components(graph, directed=False)[1]
+            kept, new_rows = mesh_files.joined(np.repeat(labels[:, None], 3, 1).astype(np.float64))
+        else:
+            kept, new_rows = mesh_files.joined(positions)
+        count, device = len(kept), self.vertices.device
+        rows = torch.from_numpy(new_rows).to(device)
+        first = torch.full((count,), len(positions), dtype=torch.int64, device=device)
+        first.scatter_reduce_(0, rows, torch.arange(len(positions), device=device), "amin")
+        colors = None
+        if self.colors is not None:
+            shares = torch.zeros(count, dtype=self.colors.dtype, device=device).index_add_(0, rows, torch.ones_like(self.colors[:, 0]))
+            colors = torch.zeros_like(self.colors[:count]).index_add_(0, rows, self.colors) / shares[:, None]
+        faces = rows[self.faces.long()].to(self.faces.dtype)
+        was_whole, is_whole = _has_three_corners(self.faces), _has_three_corners(faces)
+        joined = replace(self, vertices=self.vertices[first], faces=faces, colors=colors, normals=None)
+        lost = was_whole & ~is_whole
+        return joined.submesh(~lost) if bool(lost.any()) else joined
 
     def with_vertex_normals(self) -> Mesh:
         """Return the mesh with unit normals at its vertices.
@@ -131,8 +210,8 @@ class Mesh:
     def largest_component(self) -> Mesh:
         """Return the component with the largest area, without the vertices that only other components use.
 
-        Triangles are connected through shared vertex indices, so the mesh must be welded, as
-        :func:`unrender.geometry.isosurface.extract_surface` returns it. An empty mesh is returned unchanged.
+        Triangles are connected through shared vertex indices: :meth:`welded` connects those that only touch. An empty mesh is returned
+        unchanged.
         """
         if self.is_empty:
             return self
@@ -147,7 +226,8 @@ class Mesh:
         if uvs is not None and uv_faces is not None:
             uv_faces, uvs_used = _renumbered(uv_faces[keep], uvs.shape[0])
             uvs = uvs[uvs_used]
-        return Mesh(
+        return replace(
+            self,
             vertices=self.vertices[used],
             faces=faces,
             colors=None if self.colors is None else self.colors[used],
@@ -162,8 +242,7 @@ class Mesh:
 
     def to(self, device: torch.device | str) -> Mesh:
         """Return the mesh with all its tensors on another device."""
-        given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: tensor.to(device) for name, tensor in given.items() if tensor is not None})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors().items()})
 
     def sample_surface(self, count: int, generator: torch.Generator) -> tuple[Float[Tensor, "count 3"], Float[Tensor, "count 3"]]:
         """Draw points uniformly from the surface, with the unit normals of their triangles.
@@ -195,30 +274,41 @@ class Mesh:
         """Return the mesh with these sRGB colors at its vertices."""
         return replace(self, colors=colors)
 
-    def export(self, path: str | Path, *, z_up: bool = True, material: mesh_files.MaterialArrays | None = None) -> None:
-        """Write the mesh as .ply, .obj or .glb, by the suffix, atomically.
+    def with_up(self, up: tuple[float, float, float]) -> Mesh:
+        """Return the mesh with this upward direction of its coordinates, which do not change."""
+        return replace(self, up=up)
 
-        Texture coordinates go into .obj and .glb, but not into .ply; in a .glb the vertices along their seams are split.
+    def export(self, path: str | Path, *, axes: Axes | None = None, material: mesh_files.MaterialArrays | None = None) -> None:
+        """Write the mesh as .ply, .obj or .glb, by the suffix, atomically; its folder is made.
+
+        By default a GLB and an OBJ are turned until +Y is up, as importers expect, and a PLY keeps the coordinates. The file states the
+        rotation, so that :func:`read_mesh` returns these coordinates. Texture coordinates go into .obj and .glb, but not into .ply; in a
+        .glb the vertices along their seams are split.
 
         Args:
             path: the file; an existing one is replaced.
-            z_up: the mesh's up axis is +Z. A GLB is +Y up by definition and gets a root node that turns it upright; the other formats keep
-            the coordinates.
-            material: textures and factors for a .glb; a mesh with textures needs texture coordinates.
+            axes: "y-up" or "z-up" turn the mesh from its own ``up``; "source" keeps the coordinates.
+            material: textures and factors for a .glb; a mesh with textures needs texture coordinates. Without a material, vertex colors are
+            taken to have the light in them, and are shown unlit.
 
         Raises:
             ValueError: the mesh is empty, the suffix unknown, or vertices or texture coordinates are not finite.
-            FileNotFoundError: the folder does not exist.
+            OSError: the folder or the file cannot be made.
         """
         path = Path(path)
+        mesh_files.check_writable(path)
         if self.is_empty:
-            raise ValueError(f"there is no surface to write to {path}: the mesh has no triangles; see explain_empty for the usual reasons")
-        colors = None if self.colors is None else _numpy(self.colors)
-        normals = None if self.normals is None else _numpy(self.normals)
-        uvs = None if self.uvs is None else _numpy(self.uvs)
-        uv_faces = None if self.uv_faces is None else _numpy(self.uv_faces)
-        arrays = mesh_files.MeshArrays(_numpy(self.vertices), _numpy(self.faces), colors, normals, uvs, uv_faces)
-        mesh_files.write(path, arrays, z_up=z_up, material=material)
+            raise ValueError(
+                f"cannot write {path}: the mesh has no triangles; unrender.geometry.isosurface.explain_empty gives the usual reasons"
+            )
+        arrays = mesh_files.MeshArrays(**{name: _numpy(tensor) for name, tensor in self._tensors().items()}, up=self.up)
+        chosen = axes or _AXES_OF_SUFFIX[path.suffix.lower()]
+        mesh_files.write(path, arrays, rotation=_upright_rotation(self.up, chosen), material=material)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the fields that are tensors, by name, without those that are None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "up"}
+        return {name: value for name, value in values.items() if value is not None}
 
     def _check_rows(self, name: str, columns: int, like: str | None = None) -> None:
         """Require the shape [rows, columns], with as many rows as the tensor ``like``."""
@@ -246,26 +336,58 @@ class Mesh:
         return np.unique(labels, return_inverse=True)[1].reshape(-1)
 
 
-def read_mesh(path: str | Path, *, z_up: bool = True) -> Mesh:
-    """Read a PLY, OBJ, GLB, STL or OFF file.
+def read_mesh(path: str | Path, *, own_axes: bool = False) -> Mesh:
+    """Read a PLY, OBJ, GLB, GLTF, STL or OFF file.
 
-    Positions, triangles and vertex colors are read from each, and texture coordinates from an OBJ or a GLB.
+    Positions, triangles and vertex colors are read from each, and texture coordinates from an OBJ or glTF. Polygons become triangles; the
+    vertices of an STL are joined at equal positions. ``docs/meshes.md`` states what is repaired and what is refused.
 
     Args:
         path: the file.
-        z_up: turn a GLB, which is +Y up by definition, back to +Z up; the other formats keep the coordinates.
+        own_axes: keep the axes of the file. Otherwise a file that this package wrote is turned back to the frame of its mesh, and another
+            glTF, which is +Y up by definition, to +Z up.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file has no triangles or cannot be parsed.
+        MeshFileError: the file has no triangles or cannot be parsed; a ValueError.
     """
-    arrays = mesh_files.read(Path(path), z_up=z_up)
+    arrays = mesh_files.read(Path(path), own_axes=own_axes)
+    faces = torch.from_numpy(arrays.faces.astype(np.int64))
     colors = None if arrays.colors is None else torch.from_numpy(arrays.colors.astype(np.float32))
-    vertices = torch.from_numpy(arrays.vertices.astype(np.float32))
     uvs = uv_faces = None
     if arrays.uvs is not None and arrays.uv_faces is not None:
         uvs, uv_faces = torch.from_numpy(arrays.uvs.astype(np.float32)), torch.from_numpy(arrays.uv_faces.astype(np.int64))
-    return Mesh(vertices, torch.from_numpy(arrays.faces.astype(np.int64)), colors, uvs=uvs, uv_faces=uv_faces)
+    vertices = _shape_kept(torch.from_numpy(arrays.vertices.astype(np.float64)), faces, torch.float32)
+    return Mesh(vertices, faces, colors, uvs=uvs, uv_faces=uv_faces, up=arrays.up)
+
+
+def _shape_kept(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"], dtype: torch.dtype) -> Float[Tensor, "vertices 3"]:
+    """Return float64 vertices in ``dtype``, unless its rounding would change the shape.
+
+    Rounding moves coordinates c by up to 2⁻²⁴ |c|. It matters if that exceeds a thousandth of the median edge.
+    """
+    rounded = vertices.to(dtype)
+    if faces.shape[0] == 0:
+        return rounded
+    moved = float((rounded.double() - vertices).detach().abs().max())
+    a, b, _ = vertices.detach()[faces.long()].unbind(1)
+    edges = (b - a).norm(dim=-1)
+    edges = edges[edges > 0]
+    return vertices if len(edges) and moved > _LOST * float(edges.median()) else rounded
+
+
+def _upright_rotation(up: tuple[float, float, float], axes: Axes) -> Float[np.ndarray, "3 3"]:
+    """Return the smallest rotation that turns ``up`` to the up axis; quarter and half turns are exact."""
+    if axes == "source":
+        return np.eye(3)
+    target = mesh_files.Y_UP if axes == "y-up" else mesh_files.Z_UP
+    rotation = rotation_between(torch.tensor(up, dtype=torch.float64), torch.tensor(target, dtype=torch.float64)).numpy()
+    nearest = np.rint(rotation)
+    return nearest + 0.0 if np.abs(rotation - nearest).max() < 1e-12 else rotation
+
+
+def _has_three_corners(faces: Int[Tensor, "faces 3"]) -> Bool[Tensor, " faces"]:
+    return (faces != faces.roll(1, dims=1)).all(1)
 
 
 def _renumbered(faces: Int[Tensor, "faces 3"], count: int) -> tuple[Int[Tensor, "faces 3"], Bool[Tensor, " rows"]]:

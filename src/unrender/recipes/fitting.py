@@ -76,6 +76,8 @@ class FitResult:
     """Similarity from the normalized world to the frame of the input."""
     planned_steps: int | None = None
     """Number of steps of the whole fit; None if it is unknown, because only seconds were given."""
+    up: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    """The upward direction of the frame of the input."""
 
     def __repr__(self) -> str:
         psnr = self.history[-1].psnr if self.history else None
@@ -84,7 +86,7 @@ class FitResult:
 
     def asset(self, resolution: int = 256, *, frame: Frame = "source") -> Asset:
         """Return the surface with its material, by default in the frame of the input poses."""
-        asset = self.scene.asset(resolution)
+        asset = self.scene.asset(resolution).with_source_up(self.up, self.source_from_world)
         return asset if frame == "normalized" or asset.is_empty else asset.transformed(self.source_from_world)
 
     def mesh(self, resolution: int = 256, *, frame: Frame = "source") -> Mesh:
@@ -337,11 +339,14 @@ class Fitting:
         self._skipped, self._in_a_row, self._error = skipped.clone(), in_a_row.clone(), error.clone()
         self._has_error = bool(has_error)
 
-    def result(self, source_from_world: Float[Tensor, "4 4"], *, empty: bool = False) -> FitResult:
+    def result(
+        self, source_from_world: Float[Tensor, "4 4"], *, up: tuple[float, float, float] = (0.0, 0.0, 1.0), empty: bool = False
+    ) -> FitResult:
         """Return the fitted scene and how the fit ended.
 
         Args:
             source_from_world: similarity back to the frame of the input.
+            up: the upward direction of that frame.
             empty: True if the recipe found nothing visible.
         """
         return FitResult(
@@ -353,6 +358,7 @@ class Fitting:
             history=tuple(self.history),
             source_from_world=source_from_world,
             planned_steps=self.clock.steps,
+            up=up,
         )
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.files.mesh_files import MaterialArrays
-from unrender.geometry.mesh import Mesh
+from unrender.geometry.mesh import Axes, Mesh
 from unrender.printing import of_fields
 from unrender.shading.lights import EnvironmentLight
 
@@ -53,7 +53,7 @@ class Asset:
     """A mesh, its material and the environment light."""
 
     mesh: Mesh
-    """Has vertex colors, or texture coordinates for the material."""
+    """Has vertex colors, or texture coordinates for the material. Its ``up`` is the upward direction of the asset."""
     material: PbrMaterial | None = None
     """None if there are only vertex colors."""
     environment: EnvironmentLight | None = None
@@ -70,10 +70,16 @@ class Asset:
     def is_empty(self) -> bool:
         return self.mesh.is_empty
 
+    def with_source_up(self, up: tuple[float, float, float], source_from_world: Float[Tensor, "4 4"]) -> Asset:
+        """Return the asset, which is in the world, with the upward direction of the source frame."""
+        direction = source_from_world[:3, :3].double().cpu().T @ torch.tensor(up, dtype=torch.float64)
+        x, y, z = (direction / direction.norm()).tolist()
+        return replace(self, mesh=self.mesh.with_up((x, y, z)))
+
     def transformed(self, similarity: Float[Tensor, "4 4"]) -> Asset:
         """Return the asset with its mesh moved by a similarity; the environment keeps its axes."""
         return replace(self, mesh=self.mesh.transformed(similarity))
 
-    def export(self, path: str | Path, *, z_up: bool = True) -> None:
+    def export(self, path: str | Path, *, axes: Axes | None = None) -> None:
         """Write the asset as .glb with its textures, or its mesh alone as .ply or .obj; see :meth:`Mesh.export`."""
-        self.mesh.export(path, z_up=z_up, material=None if self.material is None else self.material.arrays())
+        self.mesh.export(path, axes=axes, material=None if self.material is None else self.material.arrays())

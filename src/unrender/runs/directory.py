@@ -30,7 +30,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -77,6 +77,8 @@ class InputRecord:
     source_from_world: list[list[float]]
     """4×4 similarity from the normalized world to the frame of the input."""
     notes: list[str]
+    up: list[float] = field(default_factory=lambda: [0.0, 0.0, 1.0])
+    """The upward direction of the frame of the input, for exports."""
 
 
 @dataclass(frozen=True)

@@ -220,6 +220,9 @@ class AssetWriter(OutputWriter):
             with parts.part():
                 moved.export(directory.mesh_file(suffix))
         results.display.say(mesh_sentence(asset))
+        if (far := offset_sentence(moved.mesh)) is not None:
+            results.remark(far)
+            results.display.say(f"note: {far}")
         with parts.part():
             for measure in results.measure(asset.mesh) if results.measure is not None else ():
                 results.add_measure(measure)
@@ -510,7 +513,19 @@ def score_sentence(evaluation: Evaluation) -> str:
 def mesh_sentence(asset: Asset) -> str:
     """Write the size of a mesh as one line."""
     material = "" if asset.material is None else " with a material"
-    return f"mesh: {len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces{material}, in the frame of the input"
+    size = f"{len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces{material}"
+    return f"mesh: {size}: mesh.ply in the frame of the input, mesh.glb upright"
+
+
+def offset_sentence(mesh: Mesh) -> str | None:
+    """Write the offset of a mesh far from the origin of its frame as one line; None for another mesh."""
+    if mesh.vertices.dtype != torch.float64:
+        return None
+    x, y, z = mesh.recentered()[1].tolist()
+    return (
+        "the mesh is far from the origin of its frame, so coordinates have double precision in PLY and OBJ, and the GLB is stored relative "
+        f"to ({x:.0f}, {y:.0f}, {z:.0f}); programs that read single precision keep the shape of the GLB alone"
+    )
 
 
 def file_stem(view: int, name: str) -> str:

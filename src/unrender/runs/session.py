@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 
 from unrender.captures.capture import Capture, CaptureError
+from unrender.captures.upright import upward_direction
 from unrender.devices import device_name, peak_memory_mb, versions
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Observer, Outcome, Progress
+from unrender.recipes.inputs import MeshInput
 from unrender.recipes.table import C, I, Recipe
 from unrender.runs.checkpoints import CheckpointInfo, find_checkpoint, save_checkpoint
 from unrender.runs.config_json import check_finite, config_to_json
@@ -77,6 +79,13 @@ class Job(Generic[C, I]):
         return self.recipe.input.capture_of(self.input)
 
     @property
+    def up(self) -> tuple[float, float, float]:
+        """The upward direction of the frame of the input."""
+        if isinstance(self.input, MeshInput):
+            return self.input.mesh.up
+        return (0.0, 0.0, 1.0) if self.capture is None else upward_direction(self.capture)
+
+    @property
     def planned_steps(self) -> int | None:
         """Steps of the whole fit; for a budget in seconds alone, those of the preset; None if there is none."""
         if self.config.steps is not None or self.preset is None or self.preset not in self.recipe.presets:
@@ -122,6 +131,7 @@ class Job(Generic[C, I]):
                 fingerprint=given.fingerprint,
                 source_from_world=self.recipe.input.source_from_world(given).double().cpu().tolist(),
                 notes=list(given.notes),
+                up=list(self.up),
             ),
             capture=None if capture is None else _capture_record(capture, self.origin),
         )
@@ -410,6 +420,7 @@ def _read_back(directory: RunDirectory, job: Job[C, I], record: RunRecord) -> Fi
         history=(),
         source_from_world=job.recipe.input.source_from_world(job.input),
         planned_steps=record.planned_steps,
+        up=job.up,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.captures.capture import Capture
+from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu, pytorch_on_one_thread
 from unrender.geometry.isosurface import extract_surface
@@ -224,4 +225,4 @@ def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device
             spread = distortion(field.weights, _folded(samples) if capture.unbounded else samples)
             losses |= {"distortion": config.distortion * spread.mean()}
         fitting.take_step(losses, error=mse(rendering.color.detach(), truth), counts={"rays": count, "samples": samples.used()})
-    return fitting.result(capture.source_from_world, empty=fitting.last_count("samples") == 0)
+    return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)

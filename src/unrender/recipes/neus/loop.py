@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from unrender.captures.capture import Capture
+from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu
 from unrender.fields.surface import SurfaceField
@@ -159,7 +160,7 @@ def _fit_surface(
         if (weight := ramp(regularization, fraction)) > 0:
             losses |= {name: weight * value for name, value in scene.surface.regularization(step).items()}
         fitting.take_step(losses, error=mse(rendering.color.detach(), truth), counts={"rays": count, "samples": samples.used()})
-    return fitting.result(capture.source_from_world, empty=fitting.last_count("samples") == 0)
+    return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)
 
 
 def _ray_losses(
