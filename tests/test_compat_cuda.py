@@ -446,6 +446,6 @@ def test_every_function_of_pytorch_that_takes_a_device_is_replaced() -> None:
     schemas = torch._C._jit_get_all_schemas()
     taking = {schema.name.removeprefix("aten::") for schema in schemas if any(a.name == "device" for a in schema.arguments)}
     functions = {name for name in taking if not name.startswith("_") and getattr(torch, name, None) is not None}
-    assert functions - set(tensors._CREATING) - {"Generator"} == set()
+    assert functions - set(tensors.CREATING) - {"Generator"} == set()
     methods = {name for name in taking if not name.startswith("_") and getattr(Tensor, name, None) is not None}
-    assert methods - set(tensors._CREATING_LIKE) - {"to", "pin_memory"} == set()
+    assert methods - set(tensors.CREATING_LIKE) - {"to", "pin_memory"} == set()

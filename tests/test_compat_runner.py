@@ -219,6 +219,12 @@ assert [w.filename for w in caught] == [__file__] * 2, caught
 lines = open(__file__).read().splitlines()
 assert "mip_level_bias" in lines[caught[0].lineno - 1] and "# here" in lines[caught[1].lineno - 1]
 assert "after level 1 of 6 x 3" in str(caught[0].message) and "max_mip_level=0" in str(caught[1].message)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("default")
+    for _ in range(2):
+        torch.tensor(torch.zeros(2), device="cuda")  # one line
+    torch.tensor(torch.zeros(2))  # another
+assert [(w.filename, lines[w.lineno - 1].rpartition("# ")[2]) for w in caught] == [(__file__, "one line"), (__file__, "another")]
 print("ran")
 """
 

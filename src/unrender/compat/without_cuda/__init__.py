@@ -8,7 +8,8 @@ module                 replaces
 =====================  ===========================================================================
 ``tensors``            functions and methods that create, move or convert tensors and modules
 ``runtime``            ``torch.cuda``: questions, streams, events, memory, random numbers, ranges
-``training``           autocast, gradient scaling, optimizers, ``torch.load``, data loaders, graphs
+``training``           autocast, gradient scaling, optimizers, ``torch.load``, data loaders, extensions
+``reporting``          the line at which Python reports a warning
 =====================  ===========================================================================
 
 A tensor says where it is: its ``device`` is the CPU, and ``is_cuda`` is False.
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 
 import torch
 
-from unrender.compat.without_cuda import runtime, tensors, training
+from unrender.compat.without_cuda import reporting, runtime, tensors, training
 from unrender.compat.without_cuda.patches import Patches
 
 __all__ = ["cuda_on_cpu", "has_gpu", "put_cuda_on_cpu"]
@@ -54,6 +55,7 @@ def put_cuda_on_cpu(*, answers_yes: bool = True) -> Patches:
     tensors.replace(patches)
     runtime.replace(patches, answers_yes)
     training.replace(patches)
+    reporting.replace(patches)
     return patches
 
 

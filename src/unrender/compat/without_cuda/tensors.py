@@ -16,14 +16,14 @@ CPU = torch.device("cpu")
 _Device = torch.device
 """PyTorch's own class, whose name :class:`Device` takes."""
 
-_CREATING = (
+CREATING = (
     "arange as_tensor asarray bartlett_window blackman_window empty empty_like empty_permuted empty_quantized empty_strided eye "
     "from_dlpack from_file full full_like hamming_window hann_window kaiser_window linspace logspace normal ones ones_like rand "
     "rand_like randint randint_like randn randn_like randperm range scalar_tensor sparse_bsc_tensor sparse_bsr_tensor "
     "sparse_compressed_tensor sparse_coo_tensor sparse_csc_tensor sparse_csr_tensor tensor tril_indices triu_indices zeros zeros_like"
 ).split()
 """Functions of ``torch`` with an argument ``device``."""
-_CREATING_LIKE = "new new_empty new_empty_strided new_full new_ones new_tensor new_zeros is_pinned".split()
+CREATING_LIKE = "new new_empty new_empty_strided new_full new_ones new_tensor new_zeros is_pinned".split()
 """Methods of tensors with an argument ``device``."""
 _TYPES = "BFloat16 Bool Byte Char Double Float Half Int Long Short".split()
 
@@ -231,7 +231,7 @@ def _register_for_scripts(patches: Patches, original: Any, replacement: Any) -> 
 def replace(patches: Patches) -> None:
     """Replace the functions of this module's table in PyTorch."""
     torch.utils._device._device_constructors()  # a cached set of the original functions; PyTorch compares with these
-    for name in _CREATING:
+    for name in CREATING:
         original = getattr(torch, name, None)
         patches.wrap(torch, name, _converting if name in ("as_tensor", "asarray") else _creating)
         _register_for_scripts(patches, original, getattr(torch, name, None))
@@ -239,7 +239,7 @@ def replace(patches: Patches) -> None:
         patches.wrap(torch.fft, name, _creating)
     for name in ("nested_tensor", "as_nested_tensor"):
         patches.wrap(torch.nested, name, _creating)
-    for name in _CREATING_LIKE:
+    for name in CREATING_LIKE:
         patches.wrap(Tensor, name, _creating)
     for name, wrapper in (("to", _moving), ("cuda", _to_gpu), ("cpu", _to_cpu), ("type", _of_type), ("record_stream", _recording)):
         patches.wrap(Tensor, name, wrapper)

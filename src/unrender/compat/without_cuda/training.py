@@ -20,7 +20,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
 from unrender.compat.imports import after_import
 from unrender.compat.without_cuda.patches import Patches
 from unrender.compat.without_cuda.runtime import unserved
-from unrender.compat.without_cuda.tensors import is_gpu
+from unrender.compat.without_cuda.tensors import CREATING, is_gpu
 
 _FIRST = -1
 """Priority before PyTorch's own readers of stored tensors."""
@@ -167,6 +167,13 @@ def _without_compiler(patches: Patches) -> Callable[[ModuleType], None]:
     return act
 
 
+def _known_to_compiler(dynamo: ModuleType) -> None:
+    """Let ``torch.compile`` put the replacements into its graphs as they are, instead of tracing through them."""
+    for function in (getattr(torch, name, None) for name in CREATING):
+        if function is not None:
+            dynamo.allow_in_graph(function)
+
+
 def replace(patches: Patches) -> None:
     """Replace what training loops use in PyTorch."""
     patches.wrap(torch.amp.autocast_mode.autocast, "__init__", _autocast)
@@ -192,3 +199,4 @@ def replace(patches: Patches) -> None:
     if torch.distributed.is_available():
         patches.wrap(torch.distributed, "init_process_group", _process_group)
     after_import("torch.utils.cpp_extension", _without_compiler(patches))
+    after_import("torch._dynamo", _known_to_compiler)
