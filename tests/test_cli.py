@@ -130,19 +130,23 @@ def test_the_same_command_on_a_finished_run_only_writes_what_is_missing(run: Run
 
 
 class StopAt:
-    """An observer that presses Ctrl-C once, at a step."""
+    """An observer that sends a signal once, at a step."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, number: signal.Signals) -> None:
         self.step = step
+        self.number = number
 
     def __call__(self, progress: Progress) -> None:
         if progress.step == self.step:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
 
 
-def test_ctrl_c_saves_and_the_same_command_ends_bit_equal(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_the_same_command_ends_bit_equal(
+    run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, exit_code: int
+) -> None:
     run("fit", "tiny", "ball", "--out", "whole")
-    stop = StopAt(14)
+    stop = StopAt(14, number)
 
     def fit_and_stop(*arguments: Any, observer: Observer, **named: Any) -> FitResult:
         def watch(progress: Progress) -> None:
@@ -153,7 +157,7 @@ def test_ctrl_c_saves_and_the_same_command_ends_bit_equal(run: Run, monkeypatch:
 
     monkeypatch.setattr(unrender.recipes.table, "recipes", lambda: {"tiny": replace(TINY, fit=fit_and_stop)})
     code, out, _ = run("fit", "tiny", "ball", "--out", "parts")
-    assert code == 130 and "the same command resumes it" in out
+    assert code == exit_code and "the same command resumes it" in out
     assert json.loads(Path("parts/run.json").read_text())["outcome"] == "interrupted"
     assert not Path("parts/metrics.json").exists()
     stop.step = -1

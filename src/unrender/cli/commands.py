@@ -46,6 +46,8 @@ EXIT_CODES: dict[Outcome, int] = {"finished": 0, "time budget reached": 0, "inte
 
 def exit_code(run: RunResult) -> int:
     """Return the exit code of a command that fits."""
+    if run.result.outcome == "interrupted" and run.result.signal is not None:
+        return 128 + run.result.signal
     return EXIT_CODES[run.result.outcome] or (1 if run.failures else 0)
 
 
@@ -255,7 +257,8 @@ def export_run(
     display.say(f"{out}: {vertices:,} vertices, {faces:,} faces, {_frame_sentence(frame, axes, asset.mesh)}")
     if (far := offset_sentence(asset.mesh)) is not None:
         display.say(f"note: {far}")
-    return Ending(0, {"run": str(opened.directory.path), "file": str(out), "vertices": vertices, "faces": faces, "frame": frame})
+    results = {"file": str(out), "vertices": vertices, "faces": faces, "frame": frame, "axes": axes}
+    return Ending(0, {"run": str(opened.directory.path), **results})
 
 
 def direction_of(up: AxisOrVector) -> tuple[float, float, float]:

@@ -78,6 +78,8 @@ class FitResult:
     """Number of steps of the whole fit; None if it is unknown, because only seconds were given."""
     up: tuple[float, float, float] = (0.0, 0.0, 1.0)
     """The upward direction of the frame of the input."""
+    signal: int | None = None
+    """Number of the signal that interrupted the fit; None if there was none."""
 
     def __repr__(self) -> str:
         psnr = self.history[-1].psnr if self.history else None

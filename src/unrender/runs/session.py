@@ -368,7 +368,7 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
         watcher = _Watcher(directory, job.recipe.name, display, milestones, stop, observer)
         tensors = resume.tensors if resume else None
         result = job.recipe.fit(job.input, job.config, device=job.device, seed=job.seed, resume=tensors, observer=watcher)
-        result = dataclasses.replace(result, planned_steps=job.planned_steps)
+        result = dataclasses.replace(result, planned_steps=job.planned_steps, signal=stop.number)
         if result.outcome != "interrupted" and watcher.last is not None:
             watcher.end(dataclasses.replace(watcher.last, step=result.steps, fraction=1.0, seconds=result.seconds))
     directory.write_record(
@@ -383,7 +383,9 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
             remarks=[*remarks_about(result, job.config.max_seconds), *watcher.remarks],
         )
     )
-    if stop.requested and result.outcome != "interrupted":  # it came after the last step: the fit is finished, its outputs are not written
+    if (
+        stop.number is not None and result.outcome != "interrupted"
+    ):  # it came after the last step: the fit is finished, its outputs are not written
         raise KeyboardInterrupt
     return result
 
@@ -428,7 +430,8 @@ class _Stop:
     """Defers the first Ctrl-C, SIGTERM or SIGHUP to the end of the step; a second one stops immediately."""
 
     def __init__(self, display: Display) -> None:
-        self.requested = False
+        self.number: int | None = None
+        """The signal that was received."""
         self._display = display
         self._before: dict[signal.Signals, Handler] = {}
 
@@ -445,7 +448,7 @@ class _Stop:
         self._restore()
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.number = number
         self._restore()
         with contextlib.suppress(RuntimeError, OSError):  # the signal may have come while something was being printed
             self._display.say("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
@@ -485,7 +488,7 @@ class _Watcher:
         try:
             if self._observer is not None:
                 self._observer(progress)
-            if self._stop.requested:
+            if self._stop.number is not None:
                 raise KeyboardInterrupt
         except (KeyboardInterrupt, Exception):
             self.save(progress)
