@@ -132,6 +132,20 @@ def test_march_refuses_impossible_steps() -> None:
             march(aimed(3), OccupancyGrid(16), step=step, cone_angle=cone_angle)
 
 
+def test_no_value_makes_a_march_endless() -> None:
+    """A step too short is refused; rays of tiny directions and offsets of any size end within the grid."""
+    grid, rays = OccupancyGrid(16), aimed(8)
+    for step in (1e-9, 1e-45):
+        with pytest.raises(ValueError, match="as step, got"):
+            march(rays, grid, step=step)
+    tiny = Rays(0 * rays.origins, 1e-12 * rays.directions)
+    assert march(tiny, grid, step=0.1).count.max() <= 36
+    assert_same(march(rays, grid, step=0.1, offsets=torch.full((8,), -1e9)), march(rays, grid, step=0.1))
+    for wrong in (float("nan"), 1e9, float("inf")):
+        samples = march(rays, grid, step=0.1, offsets=torch.full((8,), wrong))
+        assert (samples.starts >= 0).all() and (samples.ends <= 10).all()
+
+
 def test_box_intersection_equals_the_twin() -> None:
     rays = aimed(500)
     for half_extent in (1.0, 2.0):

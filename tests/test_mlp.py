@@ -98,3 +98,22 @@ def test_per_ray_and_ray_index_belong_together():
         mlp(torch.zeros(3, 4), weights, biases, torch.zeros(2, 8))
     with pytest.raises(ValueError, match=r"\[rays, 8 units\] as per_ray, got float32 \[2, 7\]"):
         mlp(torch.zeros(3, 4), weights, biases, torch.zeros(2, 7), torch.zeros(3, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("samples", [64, 9000])
+@pytest.mark.parametrize("width", [8, 70])
+def test_a_ray_that_does_not_exist_is_none(samples: int, width: int):
+    """Neither read nor written, on the fused path and on the other."""
+    inputs, weights, biases, _ = _case((3, width, 2), samples)
+    per_ray = torch.rand(2, width, requires_grad=True)
+    ray_index = torch.zeros(samples, dtype=torch.int32)
+    ray_index[samples // 2 :] = 1
+    wild = ray_index.clone()
+    wild[5:9] = torch.tensor([1_000, 100_000_000, -7, 2**31 - 1], dtype=torch.int32)
+    ray_index[5:9] = -1
+    results = []
+    for index in (ray_index, wild, wild.long()):
+        outputs = mlp(inputs, weights, biases, per_ray, index)
+        results.append((outputs, *torch.autograd.grad(outputs.square().sum(), per_ray)))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))

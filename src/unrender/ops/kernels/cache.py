@@ -20,7 +20,9 @@ _log = logging.getLogger("unrender")
 
 
 def start_with_writable_cache(start: Callable[[], None]) -> None:
-    """Start Warp with a kernel cache that can be written; a note says where it is if that is not Warp's own.
+    """Start Warp with a kernel cache that can be written.
+
+    A note says where it is if that is not Warp's own.
 
     Args:
         start: starts Warp, which chooses the folder and makes it.

@@ -85,11 +85,15 @@ class Arguments:
         if not isinstance(value, Tensor) or value.dtype not in dtypes or value.layout is not torch.strided:
             self._refuse(value, name, dtypes, shapes)
         found = value.shape
-        if not any(_fits(found, shape) for shape in shapes):
+        for shape in shapes:
+            if _fits(found, shape):
+                break
+        else:
             self._refuse(value, name, dtypes, shapes)
         if value.device != self.device:
             self._adopt(value.device, name)
-        self.count(value.numel(), name)
+        if value.numel() > MOST_ELEMENTS:
+            self.count(value.numel(), name)
         return value.resolve_neg() if value.is_neg() else value
 
     def count(self, elements: int, name: str) -> None:
