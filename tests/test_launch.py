@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import warnings
@@ -19,6 +20,7 @@ import warp as wp
 
 import unrender.ops
 from unrender.devices import as_on_a_gpu, on_cpu, thread_count
+from unrender.ops.kernels.cache import start_with_writable_cache, temporary_cache
 from unrender.ops.kernels.launch import address, launch, run_in_threads
 
 CPU = torch.device("cpu")
@@ -179,3 +181,26 @@ def test_kernels_compile_for_a_gpu(name: str, tmp_path: Path) -> None:
     importlib.import_module(f"unrender.ops.{name}")
     wp.compile_aot_module(wp.get_module(f"unrender.ops.{name}"), arch=80, module_dir=tmp_path, use_ptx=True)
     assert list(tmp_path.glob("*.ptx"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no owners of files in this form")
+def test_kernels_are_cached_in_a_private_folder_where_the_home_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(wp.config, "kernel_cache_dir", None)
+    monkeypatch.delenv("WARP_CACHE_PATH", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+
+    def start() -> None:
+        assert "XDG_CACHE_HOME" not in os.environ
+        wp.config.kernel_cache_dir = os.environ.get("WARP_CACHE_PATH", "/dev/null/warp")
+        Path(wp.config.kernel_cache_dir).mkdir(exist_ok=True)
+
+    monkeypatch.setenv("WARP_CACHE_PATH", "")  # so that it is restored
+    start_with_writable_cache(start)
+    folder = Path(str(wp.config.kernel_cache_dir))
+    assert folder.parent == tmp_path and folder.stat().st_mode & 0o077 == 0
+    assert "cannot be cached in /dev/null/warp" in caplog.text and "WARP_CACHE_PATH" in caplog.text
+    folder.chmod(0o777)  # as somebody else might have left it
+    assert temporary_cache() not in (None, folder)

@@ -96,6 +96,25 @@ def test_an_interrupted_phase_resumes_where_it_was_with_its_sums(stop_at: int, a
     assert same_tensors(whole.scene.state_dict(), resumed.scene.state_dict())
 
 
+@pytest.mark.parametrize("steps", [8, 16, 80])
+def test_a_phase_that_resumes_knows_where_it_began_also_in_a_larger_budget(steps: int) -> None:
+    """It began at step 2 of 8, a quarter. Step 5 is 5/16 of a larger budget, within the phase; 5/80 would be within the first phase."""
+    kept: list[dict[str, Tensor]] = []
+    run([], observer=lambda progress: kept.append(progress.snapshot()) if progress.step == 5 else None)
+    seen: list[tuple[int, float]] = []
+
+    def note(start: PhaseStart) -> FitResult:
+        assert start.resume is not None
+        start.clock.resume(5, 0.0)
+        seen.append((start.first_step, start.clock.fraction))
+        start.clock.step = steps
+        return ended("finished", skipped=0, reports=0, clock=start.clock)
+
+    fit_in_phases((Phase("dark", 0.25, never), Phase("bright", 0.75, note)), Clock(steps), resume=kept[0])
+    begin = min(0.25, 5 / steps)
+    assert seen == [(2, pytest.approx((5 / steps - begin) / (1 - begin)))]
+
+
 def test_a_phase_without_budget_left_reports_its_scene_once() -> None:
     """Otherwise the last snapshot would be of another scene than the result."""
 
