@@ -383,10 +383,8 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
             remarks=[*remarks_about(result, job.config.max_seconds), *watcher.remarks],
         )
     )
-    if (
-        stop.number is not None and result.outcome != "interrupted"
-    ):  # it came after the last step: the fit is finished, its outputs are not written
-        raise KeyboardInterrupt
+    if stop.number is not None and result.outcome != "interrupted":
+        raise KeyboardInterrupt  # the signal came after the last step: the fit is finished, its outputs are not written
     return result
 
 
