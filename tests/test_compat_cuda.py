@@ -108,7 +108,8 @@ def test_a_device_remains_a_device() -> None:
     device = torch.device("cuda", 0)
     assert isinstance(device, torch.device) and isinstance(torch.zeros(1).device, torch.device)
     assert pickle.loads(pickle.dumps(device)) == copy.deepcopy(device) == device
-    assert pickle.loads(pickle.dumps(torch.zeros)) is torch.zeros
+    assert pickle.loads(pickle.dumps(torch.zeros)) is torch.zeros and pickle.loads(pickle.dumps(torch.device)) is torch.device
+    assert {type(device): 1}[torch.device] == 1  # PyTorch looks types up in dictionaries
     generator = torch.Generator("cuda")
     assert isinstance(generator, torch.Generator) and isinstance(torch.default_generator, torch.Generator)
     assert isinstance(torch.zeros(1), cuda_type())

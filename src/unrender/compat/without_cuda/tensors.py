@@ -184,10 +184,16 @@ def _entering(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _AnyDevice(type):
-    """Counts every device as an instance: none is made of :class:`Device`."""
+    """Counts every device as an instance, since none is made of :class:`Device`, which equals the class that it replaces."""
 
     def __instancecheck__(cls, instance: object) -> bool:
         return isinstance(instance, _Device)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is _Device
+
+    def __hash__(cls) -> int:
+        return hash(_Device)
 
 
 class Device(metaclass=_AnyDevice):
