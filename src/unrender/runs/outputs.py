@@ -280,7 +280,7 @@ class ReportWriter(OutputWriter):
             tuple(results.rows),
             tuple(directory.read_history()),
             results.asset,
-            None if results.capture is None else viewpoint_of(results.capture),
+            None if results.capture is None or results.asset is None else viewpoint_of(results.capture, results.asset.mesh.up),
             directory.video_file,
             written_files(directory),
         )

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.cameras import mean_up
 from unrender.captures.capture import Capture
 from unrender.numerics import normalized
 
@@ -17,7 +16,7 @@ ELEVATION = 20.0
 """Height above the horizon of every viewer, in degrees."""
 
 _ONE_SIDED = 0.35
-"""Cameras whose mean direction is longer than this look at one side of the scene; it is zero for a full circle, one for a single view."""
+"""Cameras whose mean direction has a longer horizontal part than this look at one side of the scene; it is zero for a full circle."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,20 @@ UPRIGHT = Viewpoint(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.0])
 """+Z is up, seen from +X."""
 
 
-def viewpoint_of(capture: Capture) -> tuple[Viewpoint, tuple[float, float]]:
+def viewpoint_of(capture: Capture, up: tuple[float, float, float]) -> tuple[Viewpoint, tuple[float, float]]:
     """Return where to look at the surface of a capture from, and the azimuths of two pictures of it.
 
-    Up is the direction in which the cameras' upward axes agree, or +Z if that is no more than 60° away or they disagree. If all photos show
-    one side, the viewer stands in their middle and both pictures show that side. Otherwise the viewer stands where the first picture of the
-    report was taken.
+    If all photos show one side, the viewer stands in their middle and both pictures show that side. Otherwise the viewer stands where the
+    first picture of the report was taken.
+
+    Args:
+        capture: in its normalized world.
+        up: upward direction there.
     """
-    cameras = capture.cameras.to("cpu")
-    z, up = torch.eye(3)[2], mean_up(cameras).float()
-    upright = float(up.norm()) < 0.1 or float(up[2]) >= 0.5 * float(up.norm())
-    up = z if upright else normalized(up)
-    directions = normalized(cameras.positions.float())
+    upward = torch.tensor(up)
+    directions = normalized(capture.cameras.to("cpu").positions.float())
     middle = directions.mean(0)
-    if float(middle.norm()) > _ONE_SIDED and float((middle - up * torch.dot(middle, up)).norm()) > _ONE_SIDED:
-        return Viewpoint.along(up, middle), (-25.0, 25.0)
-    return Viewpoint.along(up, directions[(capture.split.test or capture.split.train)[0]]), (20.0, 200.0)
+    level = middle - upward * torch.dot(middle, upward) / upward.square().sum()
+    if float(level.norm()) > _ONE_SIDED:
+        return Viewpoint.along(upward, middle), (-25.0, 25.0)
+    return Viewpoint.along(upward, directions[(capture.split.test or capture.split.train)[0]]), (20.0, 200.0)
