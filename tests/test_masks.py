@@ -251,9 +251,14 @@ def flattened(folder: Path, color: tuple[int, int, int]) -> Path:
     return folder
 
 
+def marked(folder: Path, key: str, value: bool) -> Path:
+    keys: dict[str, Any] = {key: value}
+    return write_transforms(folder, **keys)
+
+
 @pytest.mark.parametrize(("key", "color"), [("white_transparent", (255, 255, 255)), ("black_transparent", (0, 0, 0))])
 def test_transparent_colors_outline_the_object(tmp_path: Path, key: str, color: tuple[int, int, int]) -> None:
-    folder = flattened(write_transforms(tmp_path / "ball", **{key: True}), color)
+    folder = flattened(marked(tmp_path / "ball", key, True), color)
     capture = load_capture(folder)
     check_outlines(capture)
     assert any("transparent" in note for note in capture.notes)
@@ -262,9 +267,9 @@ def test_transparent_colors_outline_the_object(tmp_path: Path, key: str, color: 
     assert np.array_equal(small.mask(0).numpy(), np.rint(blocks * 255).astype(np.uint8))
     assert small.photos[0][..., :3][small.mask(0) > 0].unique(dim=0).tolist() == [[255, 0, 0]]
     assert not load_capture(folder, masks="none").has_masks
-    off = load_capture(flattened(write_transforms(tmp_path / "off", **{key: False}), color))
+    off = load_capture(flattened(marked(tmp_path / "off", key, False), color))
     assert not off.has_masks and any(f"background={key.split('_')[0]}" in note for note in off.notes)
-    unused = load_capture(write_transforms(tmp_path / "unused", **{key: True}))
+    unused = load_capture(marked(tmp_path / "unused", key, True))
     assert not unused.has_masks and any("no pixel has the color" in note for note in unused.notes)
 
 
