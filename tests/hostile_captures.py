@@ -720,6 +720,8 @@ def broken_invariant(capture: Any) -> str | None:
     similarity = capture.source_from_world
     if similarity.dtype != torch.float64 or not bool(similarity.isfinite().all()) or float(torch.linalg.det(similarity)) <= 0:
         return "the similarity to the source frame is none"
+    if float(torch.linalg.det(similarity[:3, :3])) ** (1 / 3) < 1e-12 * float(similarity[:3, 3].abs().max()):
+        return "the world is smaller than the rounding of its place"
     for images in (capture.ignored, capture.normals):
         if images is not None and images.sizes.tolist() != cameras.sizes.tolist():
             return "a prior has another size than its photo"

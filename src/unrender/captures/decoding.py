@@ -9,6 +9,7 @@ other format is opened, because some of Pillow's run other programs. HEIC, OpenE
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Sequence
@@ -36,7 +37,7 @@ IMAGE_SUFFIXES = (
 Kind = Literal["Pillow", "HEIC", "OpenEXR", "raw"]
 
 _PACKAGES: dict[Kind, str] = {"HEIC": "pillow-heif", "OpenEXR": "OpenEXR", "raw": "rawpy"}
-_PILLOW_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "GIF", "TGA", "PPM")
+_PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "GIF", "TGA", "PPM")
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _MOST_PIXELS = 178_956_970
@@ -177,7 +178,7 @@ def _package(kind: Kind, path: Path) -> Any:
 
 def _opened(path: Path, kind: Kind) -> Image.Image:
     """Open an image with Pillow; its header is read."""
-    formats: tuple[str, ...] = _PILLOW_FORMATS
+    formats = _formats()
     if kind == "HEIC":
         _package(kind, path).register_heif_opener()
         formats = ("HEIF",)
@@ -189,6 +190,13 @@ def _opened(path: Path, kind: Kind) -> Image.Image:
         raise CaptureError(
             f"{path} cannot be read as an image: its content is of no known format; replace the file or leave the view out"
         ) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats to open, without those that this build of Pillow lacks."""
+    Image.init()
+    return tuple(name for name in _PILLOW_FORMATS if name in Image.OPEN)
 
 
 def _too_large(path: Path) -> CaptureError:

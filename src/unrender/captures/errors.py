@@ -17,5 +17,10 @@ class CaptureError(ValueError):
 
     def __init__(self, message: str) -> None:
         """Take the message."""
-        plain = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
-        super().__init__(plain if len(plain) <= _LONGEST_MESSAGE else f"{plain[: _LONGEST_MESSAGE - 205]} ... {plain[-200:]}")
+        super().__init__(printable(message))
+
+
+def printable(message: str) -> str:
+    """Return a message on one line, with escaped control characters, and without its middle if it is long."""
+    plain = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
+    return plain if len(plain) <= _LONGEST_MESSAGE else f"{plain[: _LONGEST_MESSAGE - 205]} ... {plain[-200:]}"

@@ -20,6 +20,7 @@ from unrender.captures.blender import read_blender
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.checks import check_options, check_world, checked_source
 from unrender.captures.decoding import format_notes
+from unrender.captures.errors import printable
 from unrender.captures.images import ImageMemory, in_threads
 from unrender.captures.masks import read_pictures
 from unrender.captures.memory import is_out_of_memory
@@ -163,7 +164,7 @@ def load_capture(
             normals=prior,
             points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
             fingerprint=_fingerprint(folder, source, normal_folder, settings),
-            notes=tuple(notes),
+            notes=tuple(map(printable, notes)),
         )
 
 

@@ -40,6 +40,12 @@ _COARSE = 1e-3
 _MOST_SKEW = 0.5
 """Largest shift of the image border, in pixels, for which skew is ignored."""
 
+_LARGEST_ENTRY = 1e30
+"""Largest number of a matrix; its products stay finite."""
+
+_LEAST_STRETCH = 1e-12
+"""Smallest by largest singular value of a projection matrix, below which its inverse is rounding."""
+
 
 def decomposed(projections: Float[Tensor, "views 3 4"]) -> tuple[Float[Tensor, "views 3 3"], Float[Tensor, "views 4 4"]]:
     """Decompose P ~ K [R | t] into intrinsics K and ``source_from_camera``.
@@ -141,6 +147,8 @@ def _matrix(arrays: dict[str, np.ndarray], key: str, file: Path) -> Float[Tensor
         raise CaptureError(f"{key} in {file} has the shape {matrix.shape} and type {matrix.dtype}; it must be 4x4 numbers")
     whole = torch.eye(4, dtype=torch.float64)
     whole[: matrix.shape[0], : matrix.shape[1]] = torch.from_numpy(matrix.astype(np.float64))
+    if not bool((whole[3] - torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=torch.float64)).abs().max() <= 1e-6):
+        raise CaptureError(f"{key} in {file} ends in the row {whole[3].tolist()}; it must be 0 0 0 1")
     return whole
 
 
@@ -188,7 +196,9 @@ def _check_precision(arrays: dict[str, np.ndarray], indices: Sequence[int], pose
 
 
 def _check_invertible(matrices: Float[Tensor, "views 4 4"], kind: str, indices: Sequence[int], names: Sequence[str], file: Path) -> None:
-    usable = matrices.flatten(1).isfinite().all(-1) & (torch.linalg.det(torch.nan_to_num(matrices[:, :3, :3])).abs() > 0)
+    sane = (matrices.flatten(1).abs() <= _LARGEST_ENTRY).all(-1)
+    stretch = torch.linalg.svdvals(torch.where(sane[:, None, None], matrices[:, :3, :3], torch.eye(3, dtype=matrices.dtype)))
+    usable = sane & (stretch[:, 2] > _LEAST_STRETCH * stretch[:, 0])
     if not usable.all():
         view = int((~usable).int().argmax())
         raise CaptureError(f"{kind}_{indices[view]} in {file} is singular or not finite; solve the pose of {names[view]} again")

@@ -129,7 +129,7 @@ def normalize(
     else:
         middle = _center(source, masks is not None, notes) if chosen is None else chosen
         extent = float((poses[:, :3, 3] - middle).norm(dim=-1).median())
-        if extent == 0:
+        if extent <= _ONE_PLACE * float(poses[:, :3, 3].abs().max()):
             extent = 1.0
             notes.append("the cameras share one position, so the scale of the world is that of the file")
         if masks is not None:
