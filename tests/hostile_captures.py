@@ -261,7 +261,7 @@ def json_structure(rng: random.Random, data: bytes) -> bytes:
         # Half of the mutations are near the top, where keys are, and not in one of many matrix entries.
         at = rng.choice([place for place in places if len(place) <= 3] if rng.random() < 0.6 else places)
         inside: Any = holder(content, at)
-        key: Any = at[-1]
+        key: Any = at[len(at) - 1]
         what = rng.randrange(9)
         if what == 0:
             inside[key] = rng.choice(VALUES)

@@ -70,6 +70,13 @@ def test_hostile_captures_are_refused_in_a_sentence_or_can_be_used() -> None:
     check(campaign(0, 300), 300)
 
 
+@pytest.mark.parametrize("seed", [103_448, 105_586, 154_305, 156_406])
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory with RLIMIT_AS and reads /proc")
+def test_captures_that_were_wrong_once(seed: int) -> None:
+    """A note with a line break, a path of 3,000 folders, a matrix at the edge of being singular, and a last row of 1e-39."""
+    assert campaign(seed, seed + 1)[0][3] in RIGHT
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory with RLIMIT_AS and reads /proc")
 def test_a_hundred_thousand_hostile_captures() -> None:

@@ -27,6 +27,9 @@ _UNREAD = {
 }
 """Suffixes of photos in formats that are not read, and their names in messages."""
 
+_MOST_PARTS = 32
+"""Parts of a path, from its end, by which a file is looked for."""
+
 _MOST_LISTED = 200_000
 """Files that are listed below a folder at most, to find one by the end of its path."""
 
@@ -113,7 +116,7 @@ class PhotoFinder:
         return path.parent / alike[0] if len(alike) == 1 else None
 
     def _by_end(self, written: str, prefer: Sequence[str]) -> Path | None:
-        parts = [part for part in re.split(r"[\\/]+", written) if part not in ("", ".", "..") and not part.endswith(":")]
+        parts = [part for part in re.split(r"[\\/]+", written) if part not in ("", ".", "..") and not part.endswith(":")][-_MOST_PARTS:]
         for start in range(len(parts)):
             found = self._finder.first(self.folder.joinpath(*parts[start:-1]), _candidates(parts[-1]))
             if found is not None:

@@ -135,6 +135,7 @@ def rigid_motions(
     left, _, right = torch.linalg.svd(unit)
     exact = poses.clone()
     exact[:, :3, :3] = left @ right
+    exact[:, 3] = torch.tensor([0.0, 0.0, 0.0, 1.0], dtype=exact.dtype)
     return exact, tuple(notes)
 
 
