@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ import unrender.recipes.table
 import unrender.runs.inputs
 import unrender.runs.outputs
 import unrender.runs.session
+import unrender.runs.tensorboard
 from tiny_recipe import PRESETS, TINY, TinyConfig, TinyScene, tiny_capture
 from unrender.captures.capture import Capture
 from unrender.captures.options import CaptureOptions
@@ -381,6 +383,59 @@ def test_export_writes_either_frame(run: Run, here: Path, suffix: str) -> None:
     normalized, source = read_mesh(f"n.{suffix}").vertices, read_mesh(f"s.{suffix}").vertices
     assert torch.allclose(normalized.amax(0), torch.full((3,), 0.5), atol=1e-5)
     assert torch.allclose(source.amax(0), torch.tensor([51.0, 52.0, 53.0]), atol=1e-3)
+
+
+def test_results_are_one_json_object_and_quiet_commands_print_nothing(run: Run, here: Path) -> None:
+    metrics = json.loads((here / "metrics.json").read_text())
+    commands: dict[str, list[object]] = {
+        "fit": ["fit", "tiny", "ball", "--out", "here", "--preset", "quick"],
+        "eval": ["eval", "here"],
+        "render": ["render", "here", "--frames", 2, "--downscale", 2],
+        "export": ["export", "here", "--format", "ply", "--out", "a.ply"],
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, words in commands.items():
+        code, out, err = run(*words, "--json")
+        found[name] = json.loads(out)
+        assert code == 0 and (found[name]["command"], found[name]["exit_code"], found[name]["run"]) == (name, 0, "here") and err
+        assert run(*words, "--quiet") == (0, "", "")
+    assert (found["fit"]["outcome"], found["fit"]["steps"], found["fit"]["psnr"]) == ("finished", 4, metrics["psnr"])
+    assert found["fit"]["files"]["report"] == "here/report.html" and found["fit"]["failed"] == []
+    assert found["eval"]["psnr"] == metrics["psnr"] and found["eval"]["file"] == "here/metrics.json"
+    assert found["render"]["count"] == 2 and Path(found["render"]["video"]).exists()
+    assert (found["export"]["vertices"], found["export"]["faces"], found["export"]["file"]) == (6, 8, "a.ply")
+    code, out, err = run("export", "ball", "--json")
+    assert code == 1 and "holds no run" in json.loads(out)["error"] and "holds no run" in one_sentence(err)
+
+
+def test_a_fit_takes_the_settings_of_another_run(run: Run, here: Path) -> None:
+    assert run("fit", "tiny", "ball", "--config", "here/run.json", "--learning-rate", "0.5", "--out", "again", "--quiet")[0] == 0
+    there, here_again = RunDirectory(Path("here")).read_record(), RunDirectory(Path("again")).read_record()
+    assert here_again.config == {**there.config, "learning_rate": 0.5} and here_again.preset is None and here_again.steps == 4
+
+
+def test_curves_are_written_for_tensorboard(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, out, _ = run("fit", "tiny", "ball", "--preset", "quick", "--tensorboard")
+    if not unrender.runs.tensorboard.is_installed():
+        assert code == 0 and 'pip install "unrender[tensorboard]"' in out
+    written: list[tuple[str, float, int]] = []
+
+    class Writer:
+        def __init__(self, folder: str) -> None:
+            assert folder == str(Path("other/tensorboard"))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, value, step))
+
+        def flush(self) -> None:
+            pass
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", SimpleNamespace(SummaryWriter=Writer))
+    monkeypatch.setattr(unrender.runs.tensorboard, "is_installed", lambda: True)
+    assert run("fit", "tiny", "ball", "--preset", "quick", "--tensorboard", "--out", "other")[0] == 0
+    history = RunDirectory(Path("other")).read_history()
+    assert [(value, step) for name, value, step in written if name == "psnr"] == [(line.psnr, line.step) for line in history]
+    assert {name for name, _, _ in written} == {"loss/rgb", "loss/prior", "count/samples", "seconds", "psnr"}
 
 
 def test_exporting_an_empty_scene_explains_why(run: Run) -> None:
