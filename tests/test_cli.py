@@ -39,6 +39,8 @@ from unrender.runs.checkpoints import find_checkpoint, same_tensors
 from unrender.runs.config_json import config_from_json, config_to_json
 from unrender.runs.directory import RunDirectory
 
+fit_any: Any = unrender.api.fit
+"""Takes recipes of the tests too, which the annotations of ``fit`` do not know."""
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -182,12 +184,12 @@ def test_a_fit_killed_between_checkpoints_ends_bit_equal(run: Run, monkeypatch: 
             raise Killed
 
     with pytest.raises(Killed):
-        unrender.api.fit("tiny", tiny_capture(), out="parts", observer=dies)
+        fit_any("tiny", tiny_capture(), out="parts", observer=dies)
     newest = sorted(Path("parts/checkpoints").glob("*.safetensors"))[-1]
     newest.write_bytes(newest.read_bytes()[:50])
     monkeypatch.setattr(unrender.runs.session, "CHECKPOINT_EVERY", 30.0)
     reports: list[int] = []
-    result = unrender.api.fit("tiny", tiny_capture(), out="parts", observer=lambda progress: reports.append(progress.step))
+    result = fit_any("tiny", tiny_capture(), out="parts", observer=lambda progress: reports.append(progress.step))
     assert reports[0] == 21 and result.outcome == "finished"
     assert same_tensors(snapshot(Path("whole")), snapshot(Path("parts")))
 
@@ -471,17 +473,17 @@ def test_help_of_a_recipe_documents_its_settings_with_the_values_of_the_preset(r
 
 
 def test_python_fits_in_one_line_and_writes_nothing_unless_asked(run: Run) -> None:
-    result = unrender.api.fit("tiny", tiny_capture(), steps=6, device="cpu")
+    result = fit_any("tiny", tiny_capture(), steps=6, device="cpu")
     assert result.outcome == "finished" and result.steps == 6
     assert isinstance(result.scene, TinyScene)
     assert [path.name for path in Path(".").iterdir()] == ["ball"]
     with pytest.raises(ValueError, match="did you mean 'tiny'"):
-        unrender.api.fit("tny", tiny_capture())
+        fit_any("tny", tiny_capture())
 
 
 def test_python_and_the_command_line_agree(run: Run) -> None:
     run("fit", "tiny", "ball", "--out", "a", "--device", "cpu")
-    unrender.api.fit("tiny", tiny_capture(), out="b", device="cpu")
+    fit_any("tiny", tiny_capture(), out="b", device="cpu")
     assert same_tensors(snapshot(Path("a")), snapshot(Path("b")))
     assert {path.name for path in Path("a").iterdir()} == {path.name for path in Path("b").iterdir()}
 

@@ -37,6 +37,9 @@ from unrender.runs.display import Display
 from unrender.runs.outputs import LONGEST_STEM, file_stem
 from unrender.runs.session import RunConflictError, run_job
 
+fit_any: Any = unrender.api.fit
+"""Takes recipes of the tests too, which the annotations of ``fit`` do not know."""
+
 OUTPUTS = {"metrics.json", "mesh.ply", "mesh.glb", "video.mp4", "report.html"}
 
 
@@ -50,7 +53,7 @@ def small_world(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def fit(steps: int = 6, folder: str = "run", **named: Any) -> unrender.recipes.fitting.FitResult:
-    return unrender.api.fit("tiny", tiny_capture(), steps=steps, out=folder, **named)
+    return fit_any("tiny", tiny_capture(), steps=steps, out=folder, **named)
 
 
 def files(folder: str = "run") -> set[str]:
@@ -78,7 +81,7 @@ def dies_at(step: int) -> Callable[[Progress], None]:
 @pytest.mark.parametrize("wrong", [{"max_seconds": 0.0}, {"max_seconds": float("nan")}, {"settings": {"learning_rate": float("inf")}}])
 def test_a_call_that_was_wrong_writes_nothing(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="max_seconds is|learning_rate is inf; it must be a finite number"):
-        unrender.api.fit("tiny", tiny_capture(), out="run", **wrong)
+        fit_any("tiny", tiny_capture(), out="run", **wrong)
     assert not Path("run").exists()
 
 
@@ -147,17 +150,17 @@ def test_a_budget_that_is_used_up_is_refused() -> None:
 
 
 def test_a_fit_cut_short_says_how_far_it_came_and_goes_on() -> None:
-    result = unrender.api.fit("tiny", tiny_capture(), max_seconds=1e-9, out="run")
+    result = fit_any("tiny", tiny_capture(), max_seconds=1e-9, out="run")
     planned = PRESETS["cpu"].steps
     assert (result.outcome, result.steps, result.planned_steps) == ("time budget reached", 1, planned)
     record, metrics = RunDirectory(Path("run")).read_record(), json.loads(Path("run/metrics.json").read_text())
     assert (record.planned_steps, metrics["steps"], metrics["planned_steps"]) == (planned, 1, planned)
     assert f"cut short by the budget of 1e-09 s after 1 of about {planned} steps" in record.remarks[0]
     assert "cut short" in Path("run/report.html").read_text(encoding="utf-8")
-    result = unrender.api.fit("tiny", tiny_capture(), out="run")
+    result = fit_any("tiny", tiny_capture(), out="run")
     assert (result.outcome, result.steps) == ("finished", planned)
     assert RunDirectory(Path("run")).read_record().remarks == []
-    assert unrender.api.fit("tiny", tiny_capture(), max_seconds=1e-9).planned_steps == planned
+    assert fit_any("tiny", tiny_capture(), max_seconds=1e-9).planned_steps == planned
 
 
 MODES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
@@ -185,7 +188,7 @@ def test_a_fit_does_not_depend_on_the_modes_around_it(mode: str) -> None:
     fit(folder="plain")
     with ExitStack() as stack:
         stack.enter_context(double() if mode == "default type" else MODES[mode]())
-        result = unrender.api.fit("tiny", capture, steps=6, out="run")
+        result = fit_any("tiny", capture, steps=6, out="run")
         dtype = torch.get_default_dtype()
     assert result.outcome == "finished" and files() >= OUTPUTS and dtype == (torch.float64 if mode == "default type" else torch.float32)
     assert same_tensors(final_state(), final_state("plain"))

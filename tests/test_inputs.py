@@ -35,6 +35,8 @@ from unrender.runs.checkpoints import find_checkpoint, same_tensors
 from unrender.runs.directory import RunDirectory
 from unrender.runs.inputs import read_mesh_input, read_picture, read_run
 
+fit_any: Any = unrender.api.fit
+"""Takes recipes of the tests too, which the annotations of ``fit`` do not know."""
 Run = Callable[..., tuple[int, str, str]]
 IDENTITY = torch.eye(4, dtype=torch.float64)
 
@@ -128,12 +130,12 @@ def test_a_recipe_goes_on_from_a_finished_run_of_another(run: Run, monkeypatch: 
         if progress.step == 7:
             raise KeyboardInterrupt
 
-    part = unrender.api.fit("tint", "first", out="parts", observer=stop)
+    part = fit_any("tint", "first", out="parts", observer=stop)
     assert (part.outcome, part.steps) == ("interrupted", 7)
     code, out, _ = run("fit", "tint", "first", "--out", "parts")
     assert code == 0 and "resuming at step 7" in out
     assert same_tensors(last_state("whole", "tint"), last_state("parts", "tint"))
-    result = unrender.api.fit("tint", "first", out="parts")
+    result = fit_any("tint", "first", out="parts")
     assert result.outcome == "finished" and isinstance(result.scene, TintScene) and isinstance(result.scene.base, TinyScene)
 
 
@@ -218,7 +220,7 @@ def test_a_recipe_is_fitted_to_a_mesh(run: Run) -> None:
     assert run("fit", "size", "shape.ply", "--preset", "quick")[0] == 0
     record = RunDirectory(Path("runs/size-shape")).read_record()
     assert (record.input.kind, record.input.path, record.capture) == ("mesh", str(Path("shape.ply").absolute()), None)
-    again = unrender.api.fit("size", read_mesh_input(Path("shape.ply")), preset="quick")
+    again = fit_any("size", read_mesh_input(Path("shape.ply")), preset="quick")
     assert again.outcome == "finished"
 
 
@@ -240,7 +242,7 @@ def test_the_help_of_a_recipe_says_what_it_takes(run: Run, recipe: str, metavar:
 
 def test_the_wrong_kind_of_input_is_refused(run: Run) -> None:
     with pytest.raises(ValueError, match="the recipe tiny takes a folder of posed photos as input, got Picture"):
-        unrender.api.fit("tiny", Picture("p", torch.zeros(2, 2, 3), "f"))
+        fit_any("tiny", Picture("p", torch.zeros(2, 2, 3), "f"))
 
 
 def test_recipes_that_draw_triangles_get_photos_without_distortion(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,9 +260,9 @@ def test_recipes_that_draw_triangles_get_photos_without_distortion(run: Run, mon
 
     monkeypatch.setattr(unrender.runs.inputs, "read_capture", read)
     monkeypatch.setitem(TABLE, "tiny", replace(TINY, fit=fit))
-    unrender.api.fit("tiny", bent, preset="quick")
+    fit_any("tiny", bent, preset="quick")
     monkeypatch.setitem(TABLE, "tiny", replace(TINY, fit=fit, undistorted=True))
-    unrender.api.fit("tiny", bent, preset="quick")
+    fit_any("tiny", bent, preset="quick")
     assert run("fit", "tiny", "ball", "--preset", "quick", "--out", "out")[0] == 0 and run("eval", "out")[0] == 0
     assert [capture.cameras.has_distortion for capture in seen] == [True, False, False]
 
@@ -281,14 +283,14 @@ def test_single_settings_are_given_by_name_in_python(run: Run, monkeypatch: pyte
         return TINY.fit(capture, config, **named)
 
     monkeypatch.setitem(TABLE, "tiny", replace(TINY, fit=fit))
-    unrender.api.fit("tiny", tiny_capture(), steps=2, settings={"learning_rate": 0.25})
-    unrender.api.fit("tiny", tiny_capture(), config=TinyConfig(steps=2, learning_rate=0.125))
+    fit_any("tiny", tiny_capture(), steps=2, settings={"learning_rate": 0.25})
+    fit_any("tiny", tiny_capture(), config=TinyConfig(steps=2, learning_rate=0.125))
     with pytest.raises(ValueError, match="learning_rat is not in TinyConfig"):
-        unrender.api.fit("tiny", tiny_capture(), settings={"learning_rat": 0.25})
+        fit_any("tiny", tiny_capture(), settings={"learning_rat": 0.25})
     with pytest.raises(ValueError, match="takes a preset or a config, got both"):
-        unrender.api.fit("tiny", tiny_capture(), preset="quick", config=TinyConfig())
+        fit_any("tiny", tiny_capture(), preset="quick", config=TinyConfig())
     with pytest.raises(ValueError, match="takes TinyConfig as config, got TintConfig"):
-        unrender.api.fit("tiny", tiny_capture(), config=TINT.presets["cpu"])
+        fit_any("tiny", tiny_capture(), config=TINT.presets["cpu"])
     assert rates == [0.25, 0.125]
 
 
