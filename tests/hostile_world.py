@@ -431,7 +431,8 @@ def mutated_tensor(value: Tensor, random: Random) -> Any:
         with_negative_bit = (1j * value.float()).conj().imag
         return random.choice([value.to_sparse(), value[:1].expand_as(value), with_negative_bit, torch.empty_like(value)[..., :0]])
     if how == 10:
-        return random.choice([value.numpy(), value.tolist(), None, 1.0, 2, "tensor", object(), value.numpy().astype(np.float64)])
+        array = value.detach().numpy()
+        return random.choice([array, array.tolist(), None, 1.0, 2, "tensor", object(), array.astype(np.float64)])
     return torch.stack([value, value], -1)[..., 0]  # valid, in another layout
 
 
