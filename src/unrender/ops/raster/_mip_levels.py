@@ -231,7 +231,7 @@ def checked_texels(takes: Arguments, texels: object, *, cube: bool) -> Tensor:
     return tensor
 
 
-def checked_max_level(takes: Arguments, max_level: int | None) -> int | None:
+def checked_max_level(takes: Arguments, max_level: object) -> int | None:
     """Return the coarsest level.
 
     Raises:

@@ -26,7 +26,7 @@ def ray_tensors(takes: Arguments, rays: object, count: Size = "rays") -> tuple[T
     return origins.contiguous(), directions.contiguous()
 
 
-def checked_capacity(takes: Arguments, capacity: int | None) -> int | None:
+def checked_capacity(takes: Arguments, capacity: object) -> int | None:
     """Return the capacity of packed samples.
 
     Raises:
