@@ -108,7 +108,7 @@ def _begin_of(tensors: Mapping[str, Tensor], share_before: float, clock: Clock) 
 
 
 def _first_step_of(tensors: Mapping[str, Tensor]) -> int:
-    """Return the step at which the phase of a snapshot began; 0 for snapshots of earlier versions, which do not tell."""
+    """Return the step at which the phase of a snapshot began; 0 for snapshots of earlier versions."""
     return int(sum(tensors[_KEY].tolist()[3:4]))
 
 

@@ -183,7 +183,9 @@ def _decode_union(options: Sequence[Any], value: Any, name: str, notes: list[str
 
 
 def _member_with(names: Set[str], options: Sequence[Any], name: str, *, tolerant: bool) -> type[Any]:
-    """Return the dataclass of a union that has all these fields, or most of them if ``tolerant``; of several, the one with the fewest.
+    """Return the dataclass of a union that has all these fields, or most of them if ``tolerant``.
+
+    Of several, the one with the fewest fields is returned.
 
     Raises:
         ValueError: none has them all, or there are no fields to choose by.

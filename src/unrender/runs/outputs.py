@@ -394,7 +394,7 @@ def evaluate_into(
     split: Literal["train", "test"] = "test",
     display: Display | None = None,
 ) -> tuple[Evaluation, list[ViewRow]]:
-    """Evaluate a split, and write color, distance and normal of each view to ``renders/``; the display shows how far it is.
+    """Evaluate a split, and write color, distance and normal of each view to ``renders/``. The display shows how far it is.
 
     Returns:
         The evaluation, and small pictures of some views for the report.

@@ -389,7 +389,7 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
 
 
 def _check_used(directory: RunDirectory, job: Job[C, I], info: CheckpointInfo) -> None:
-    """Refuse a budget that the unfinished fit has used up, unless it is the one the fit has had all along."""
+    """Refuse another budget than before that the unfinished fit has used up."""
     known = directory.read_record().config
     if any(known.get(name) != value for name, value in _budget(job).items()):
         _refuse_used(directory, job, info.step, info.seconds)

@@ -58,7 +58,7 @@ def start_with_writable_cache(start: Callable[[], None]) -> None:
 
 
 def temporary_cache() -> Path | None:
-    """Return a folder for compiled kernels below the temporary one, used by this user alone; None if none can be written."""
+    """Return a temporary folder for compiled kernels that this user alone can write; None if there is none."""
     with contextlib.suppress(OSError):
         folder = Path(tempfile.gettempdir()) / f"unrender-kernels-{os.getuid() if os.name == 'posix' else 'cache'}"
         folder.mkdir(mode=0o700, exist_ok=True)
