@@ -279,7 +279,7 @@ def _is_interactive() -> bool:
 
 
 def status_line(progress: Progress, rate: Rate, *, room: int = 1000) -> str:
-    """Format a report of a running fit as one line; its last parts are left out if there is no room."""
+    """Format a report of a running fit as one line, as far as there is room."""
     left = progress.seconds * (1.0 - progress.fraction) / progress.fraction if progress.fraction > 0.0 else None
     parts = [
         f"{100.0 * progress.fraction:3.0f} %",
