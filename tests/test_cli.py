@@ -440,6 +440,28 @@ def test_curves_are_written_for_tensorboard(run: Run, monkeypatch: pytest.Monkey
     assert {name for name, _, _ in written} == {"loss/rgb", "loss/prior", "count/samples", "seconds", "psnr"}
 
 
+@pytest.mark.parametrize(
+    ("words", "axis"), [(["--format", "obj"], 1), (["--format", "ply", "--axes", "z-up"], 2), (["--frame", "upright"], 1)]
+)
+def test_an_export_may_be_turned_upright(run: Run, here: Path, words: list[str], axis: int) -> None:
+    """With -x up in the frame of the input, its largest x lies lowest in the file."""
+    code, out, _ = run("export", "here", *words, "--up", "-x")
+    assert code == 0 and f"turned until {'+Y' if axis == 1 else '+Z'} is up, which is (-1, 0, 0) in the frame of the input" in " ".join(
+        out.split()
+    )
+    file = next(Path("here").glob(f"mesh.{words[1]}" if words[0] == "--format" else "mesh.glb"))
+    source, turned = read_mesh(file), read_mesh(file, own_axes=True)
+    assert torch.allclose(source.vertices.amax(0), torch.tensor([51.0, 52.0, 53.0]), atol=1e-3)
+    assert torch.allclose(turned.vertices[:, axis], -source.vertices[:, 0], atol=1e-4)
+
+
+def test_turning_and_keeping_coordinates_exclude_each_other(run: Run, here: Path) -> None:
+    code, _, err = run("export", "here", "--frame", "source", "--up", "y")
+    assert code == 1 and "--frame source keeps its coordinates; leave one of them out" in one_sentence(err)
+    code, _, err = run("export", "here", "--up", "0", "0", "0")
+    assert code == 1 and "--up is (0.0, 0.0, 0.0); give a direction of finite length above zero" in one_sentence(err)
+
+
 def test_exporting_an_empty_scene_explains_why(run: Run) -> None:
     assert run("fit", "tiny", "ball", "--out", "here", "--preset", "empty")[0] == 0
     code, _, err = run("export", "here")
