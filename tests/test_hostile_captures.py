@@ -70,6 +70,7 @@ def test_hostile_captures_are_refused_in_a_sentence_or_can_be_used() -> None:
     check(campaign(0, 300), 300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [103_448, 105_586, 154_305, 156_406])
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory with RLIMIT_AS and reads /proc")
 def test_captures_that_were_wrong_once(seed: int) -> None:

@@ -133,8 +133,11 @@ def format_notes(files: Sequence[Path]) -> tuple[str, ...]:
 def _pages(path: Path) -> int:
     if path.suffix.lower() not in (".tif", ".tiff", ".gif", ".webp", ".png", ".avif"):
         return 1  # JPEG files of phones hold depth and gain maps behind the photo
-    with _opened(path, "Pillow") as image:
-        return int(getattr(image, "n_frames", 1))
+    try:
+        with _opened(path, "Pillow") as image:
+            return int(getattr(image, "n_frames", 1))
+    except Exception:  # damaged pages behind the first, which is all that is read
+        return 1
 
 
 def _kind(path: Path) -> Kind:
