@@ -13,13 +13,13 @@ from collections.abc import Callable
 from functools import cache, cached_property
 from random import Random
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from unrender.cameras import Cameras, Rays
+from unrender.cameras import Cameras, LensModel, Rays
 from unrender.ops import encodings, raster, rays
 from unrender.ops.encodings import Adam, HashGrid
 from unrender.ops.raster import Raster, TriangleTree, edge_topology, rasterize
@@ -101,7 +101,7 @@ class World:
     @cached_property
     def cameras(self) -> Cameras:
         eyes = [look_at(torch.tensor(eye), torch.zeros(3), torch.tensor([0.0, 0.0, 1.0])) for eye in ([0.0, -3.0, 0.5], [2.5, 1.0, 0.0])]
-        lens = self.random.choice(["opencv", "fisheye"])
+        lens: LensModel = self.random.choice(["opencv", "fisheye"])
         return Cameras.alike(torch.stack(eyes), torch.tensor([[9.0, 9.0, 4.0, 3.0]] * 2), None, 8, 6, lens)
 
     @cached_property
@@ -352,8 +352,9 @@ def mutated(value: Any, random: Random) -> Any:
     if isinstance(value, TriangleTree):
         return random.choice([None, value.vertices, "tree"])
     if callable(value):
-        wrong = [lambda x: None, lambda x: 0.5, lambda x: torch.rand(3), lambda x: value(x)[:, None], lambda x: value(x).double()]
-        return random.choice([*wrong, lambda x: value(x)[:-1], lambda x: value(x) * math.nan, lambda x: -1e30 * value(x)])
+        called = cast(Callable[[Tensor], Tensor], value)
+        wrong = [lambda x: None, lambda x: 0.5, lambda x: torch.rand(3), lambda x: called(x)[:, None], lambda x: called(x).double()]
+        return random.choice([*wrong, lambda x: called(x)[:-1], lambda x: called(x) * math.nan, lambda x: -1e30 * called(x)])
     return random.choice([3, "x", torch.rand(2), [1], 0.5, -7])
 
 

@@ -22,13 +22,14 @@ from unrender.captures.load import load_capture
 from unrender.captures.options import CaptureOptions
 from unrender.cli import completion, foreign
 from unrender.cli.arguments import Section, UsageError, options_of, parse
-from unrender.cli.errors import is_memory_error, memory_sentence, system_sentence
+from unrender.cli.errors import memory_sentence, system_sentence
 from unrender.cli.fit_options import every_config, flags_of, help_groups, sections
 from unrender.cli.main import COMMANDS, main, recipe_page
 from unrender.cli.options import FitOptions, OutputOptions
 from unrender.cli.terminal import Ending
 from unrender.cli.values import convert, described
 from unrender.recipes.table import NEUS, recipes
+from unrender.words import is_out_of_memory
 
 Weight = float | tuple[float, float, float, float]
 
@@ -274,7 +275,7 @@ def test_an_error_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(COMMANDS, "fit", fails)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         main(["fit"])
-    assert not is_memory_error(RuntimeError("shapes do not match"))
+    assert not is_out_of_memory(RuntimeError("shapes do not match"))
     assert memory_sentence(MemoryError(), "export") == "memory is used up; use a smaller --resolution"
     assert system_sentence(OSError("a sentence of ours")) == "a sentence of ours"
 

@@ -74,7 +74,7 @@ RECORD = RunRecord(
         path="/photos",
         name="photos",
         fingerprint="abc",
-        options=CaptureOptions(center=(0.0, 1.0, 2.5), up="-y", normals=Path("/normals")),
+        options=CaptureOptions(center=(0.0, 1.0, 2.5), up="-y", normal_maps=Path("/normals")),
         train_views=7,
         test_views=1,
         split_rule="every 8th view is held out",

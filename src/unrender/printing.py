@@ -28,7 +28,7 @@ def of_tensor(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}{where}"
 
 
-def of_fields(value: Any) -> str:
+def of_fields(self: Any) -> str:
     """Represent a dataclass by its fields, tensors by type and shape, without fields that are None.
 
     >>> @dataclasses.dataclass
@@ -39,11 +39,11 @@ def of_fields(value: Any) -> str:
     'Pair(left=float32[4, 3])'
     """
     shown = []
-    for field in dataclasses.fields(value):
-        part = getattr(value, field.name)
+    for field in dataclasses.fields(self):
+        part = getattr(self, field.name)
         if part is not None and field.repr:
             shown.append(f"{field.name}={of_tensor(part) if isinstance(part, Tensor) else reprlib.repr(part)}")
-    return shortened(f"{type(value).__name__}({', '.join(shown)})")
+    return shortened(f"{type(self).__name__}({', '.join(shown)})")
 
 
 def shortened(text: str) -> str:

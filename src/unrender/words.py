@@ -83,3 +83,15 @@ def errors_in_python() -> Iterator[None]:
         if len(error.args) == 1 and isinstance(error.args[0], str):
             error.args = (in_python(error.args[0]),)
         raise
+
+
+_MEMORY = re.compile(r"(?i)out of memory|not enough memory|(can't|cannot|failed to|unable to) allocate|allocate memory|start new thread")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error of Python, NumPy, Warp or PyTorch says that memory is used up.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
+    True
+    """
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError | ValueError) and bool(_MEMORY.search(str(error))))

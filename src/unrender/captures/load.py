@@ -23,7 +23,6 @@ from unrender.captures.decoding import format_notes
 from unrender.captures.errors import printable
 from unrender.captures.images import ImageMemory, in_threads
 from unrender.captures.masks import read_pictures
-from unrender.captures.memory import is_out_of_memory
 from unrender.captures.neus_npz import read_neus
 from unrender.captures.normalization import normalize, normalized_poses
 from unrender.captures.normals import read_normals
@@ -33,7 +32,7 @@ from unrender.captures.reading import check_file, entries, is_folder, is_regular
 from unrender.captures.source import Source
 from unrender.captures.transforms_json import read_transforms
 from unrender.transforms import inverse_similarity, scale_of, transformed
-from unrender.words import CameraAxes, MaskUse, NormalFrame, Up
+from unrender.words import CameraAxes, MaskUse, NormalFrame, Up, is_out_of_memory
 
 Reader = Callable[[Path, Path, int], Source]
 """Reads the cameras of a folder with a recognized camera file; the last argument is ``test_every``."""

@@ -62,16 +62,6 @@ class ImageBudget:
         )
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception says that memory ran out: Python's, NumPy's, or PyTorch's on a CPU or GPU.
-
-    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"))
-    True
-    """
-    said = str(error).lower()
-    return isinstance(error, MemoryError) or any(words in said for words in ("out of memory", "allocate memory", "start new thread"))
-
-
 def memory_limit() -> int:
     """Return the bytes of memory that this process may use: the machine's, its container's, or its own limit."""
     try:

@@ -7,7 +7,6 @@ import re
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_MEMORY = re.compile(r"(?i)out of memory|not enough memory|(can't|cannot|failed to|unable to) allocate")
 _ADVICE = {
     "fit": "use --downscale 2, a smaller --target-samples, or a smaller --mesh-resolution",
     "demo": "close other programs",
@@ -15,11 +14,6 @@ _ADVICE = {
     "render": "use --downscale 2",
 }
 """What takes less memory, by command."""
-
-
-def is_memory_error(error: BaseException) -> bool:
-    """Tell whether an error says that memory is used up: of Python, NumPy, PyTorch or Warp."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_MEMORY.search(str(error))))
 
 
 def memory_sentence(error: BaseException, command: str) -> str:

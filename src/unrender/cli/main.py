@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from unrender.cli import foreign, help
 from unrender.cli.arguments import Group, Section, UsageError, is_option, parse, unknown_option, value_of
-from unrender.cli.errors import is_memory_error, memory_sentence, system_sentence
+from unrender.cli.errors import memory_sentence, system_sentence
 from unrender.cli.options import (
     CompletionOptions,
     DemoOptions,
@@ -27,7 +27,7 @@ from unrender.cli.options import (
 )
 from unrender.cli.terminal import Ending, print_error, print_json, replace_unknown_characters
 from unrender.devices import DeviceError
-from unrender.words import suggestion
+from unrender.words import is_out_of_memory, suggestion
 
 if TYPE_CHECKING:
     from unrender.recipes.table import C, I, Recipe
@@ -355,7 +355,7 @@ def _explained(error: BaseException, command: str) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         resumes = "; the same command resumes from the last checkpoint" if command in ("fit", "demo") else ""
         return 130, f"stopped{resumes}"
-    if is_memory_error(error):
+    if is_out_of_memory(error):
         return 1, memory_sentence(error, command)
     if isinstance(error, ImportError):
         return 1, f"{_one_line(error)}; `unrender doctor` shows what the installation lacks"

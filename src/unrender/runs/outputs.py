@@ -50,6 +50,7 @@ from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
 from unrender.runs.report import Course, FileLink, Report, ViewRow, build_report
 from unrender.runs.viewpoint import viewpoint_of
 from unrender.shading.lights import EnvironmentLight
+from unrender.words import is_out_of_memory
 
 CameraPath = Literal["test", "orbit", "interpolated"]
 """Paths of ``unrender render``."""
@@ -369,7 +370,7 @@ def _attempt(action: Callable[[Results], None], writer: OutputWriter, results: R
 def reason_of(error: Exception) -> str:
     """Return the message of an error on one line."""
     text = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in text or "out of memory" in text.lower():
+    if is_out_of_memory(error):
         return "there is not enough memory; free some and run the same command again, with a smaller mesh resolution if that is the mesh"
     return text or type(error).__name__
 
