@@ -20,8 +20,9 @@ from test_bad_captures import refusal, rewrite, with_arrays
 from tiny_captures import SIZE, write_blender, write_neus, write_transforms
 from unrender.captures import load_capture
 from unrender.captures.capture import CaptureError
-from unrender.captures.memory import ImageBudget, is_out_of_memory, mapped_file
+from unrender.captures.memory import ImageBudget, mapped_file
 from unrender.captures.reading import MOST_JSON_DEPTH, read_json, read_npz
+from unrender.words import is_out_of_memory
 
 PACKAGE = Path(__file__).parents[1] / "src" / "unrender"
 
