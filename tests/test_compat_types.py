@@ -96,7 +96,7 @@ def test_autocast_changes_no_picture() -> None:
 
 def test_strict_refuses_other_types(strict: None) -> None:
     for dtype in OTHER_TYPES:
-        with pytest.raises(ValueError, match="float32 as pos"):
+        with pytest.raises(ValueError, match=r"rasterize takes float32 \[views, vertices, 4\] or \[vertices, 4\] as pos, got "):
             picture(*inputs(dtype))
 
 
