@@ -72,7 +72,7 @@ def config_to_json(config: Any) -> Any:
     return str(config)
 
 
-def config_from_json(kind: type[C], values: Mapping[str, Any]) -> C:
+def config_from_json(kind: type[C], values: Any) -> C:
     """Rebuild a dataclass of type ``kind`` from the result of :func:`config_to_json`.
 
     Missing fields take their defaults. If a field may be one of several dataclasses, the one with matching fields is used.
