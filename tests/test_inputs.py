@@ -289,7 +289,7 @@ def test_single_settings_are_given_by_name_in_python(run: Run, monkeypatch: pyte
         fit_any("tiny", tiny_capture(), settings={"learning_rat": 0.25})
     with pytest.raises(ValueError, match="takes a preset or a config, got both"):
         fit_any("tiny", tiny_capture(), preset="quick", config=TinyConfig())
-    with pytest.raises(ValueError, match="takes TinyConfig as config, got TintConfig"):
+    with pytest.raises(ValueError, match="takes TinyConfig or the path of a run.json as config, got TintConfig"):
         fit_any("tiny", tiny_capture(), config=TINT.presets["cpu"])
     assert rates == [0.25, 0.125]
 

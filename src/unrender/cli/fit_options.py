@@ -71,7 +71,7 @@ def sections(recipe: Recipe[C, I], config: C) -> list[Section]:
 
 
 def _input(kind: InputKind[I]) -> tuple[type[Any], None, dict[str, Style]]:
-    style = Style(kind.name.upper(), positional=True, summary=kind.summary)
+    style = Style(kind.name.upper(), positional=True, summary=kind.summary[:1].upper() + kind.summary[1:])
     return dataclasses.make_dataclass("InputArgument", [("input", Path)]), None, {"input": style}
 
 
