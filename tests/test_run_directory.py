@@ -126,7 +126,7 @@ def test_a_record_survives_json(tmp_path: Path) -> None:
 
 
 def test_runs_that_differ_only_in_place_and_versions_are_the_same_run() -> None:
-    capture = replace(CAPTURE, path="/elsewhere", options=replace(CAPTURE.options, memory=2**30, normals=Path("/moved")))
+    capture = replace(CAPTURE, path="/elsewhere", options=replace(CAPTURE.options, memory=2**30, normal_maps=Path("/moved")))
     config = config_to_json(Config(steps=9, max_seconds=3.0))
     moved = replace(RECORD, device="other", versions={}, input=replace(RECORD.input, path="/elsewhere"), capture=capture, config=config)
     assert differences(RECORD, moved) == []

@@ -214,7 +214,7 @@ def _decoded(source: Source, view: int, file: Path) -> DecodedMask:
     return mask
 
 
-def _unit(peak: float, full: int) -> int | None:
+def _unit(peak: float | int, full: int) -> int | None:
     """Return the value that stands for 1 in masks whose largest value is ``peak``; None if they hold labels.
 
     >>> [_unit(peak, 255) for peak in (255, 200, 1, 5)], [_unit(peak, 65535) for peak in (65535, 255, 1, 300)], _unit(0.9, 1)
