@@ -116,12 +116,12 @@ def load_capture(
         shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
         source = replace(source, intrinsics=source.intrinsics + shift)
         source = source if camera_axes is None else source.with_camera_axes(camera_axes)
+        room = ImageMemory(memory)
+        room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normal_folder is not None), downscale)
         source, about_views = checked_source(source, folder, test_every)
         notes = [*source.notes, *about_views, *format_notes(source.images)]
         if others:
             notes.append(f"read {file} and not {' or '.join(others)}, which is there too")
-        room = ImageMemory(memory)
-        room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normal_folder is not None), downscale)
         pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
         notes += pictures.notes
         photos, ignored = pictures.photos, pictures.ignored
