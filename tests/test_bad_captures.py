@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny_captures import SIZE, write_blender, write_neus, write_transforms
+from tiny_captures import SIZE, rewrite, with_arrays, write_blender, write_neus, write_transforms
 from unrender.captures import load_capture
 from unrender.captures.capture import CaptureError
 
@@ -23,21 +22,6 @@ def refusal(folder: Path, **options: Any) -> str:
     message = str(caught.value)
     assert "\n" not in message and 20 < len(message) < 500
     return message
-
-
-def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], file: str = "transforms.json") -> Path:
-    content = json.loads((folder / file).read_text())
-    change(content)
-    (folder / file).write_text(json.dumps(content))
-    return folder
-
-
-def with_arrays(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
-    with np.load(folder / "cameras_sphere.npz") as archive:
-        arrays = {key: archive[key] for key in archive.files}
-    change(arrays)
-    np.savez(folder / "cameras_sphere.npz", **arrays)
-    return folder
 
 
 def pose_changed(folder: Path, matrix: np.ndarray) -> Path:

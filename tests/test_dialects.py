@@ -13,7 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny_captures import BALL, FOCAL, RADIUS, SIZE, ball_photo, opengl_poses, write_blender, write_neus, write_transforms
+from tiny_captures import (
+    BALL,
+    FOCAL,
+    RADIUS,
+    SIZE,
+    ball_photo,
+    opengl_poses,
+    rewrite,
+    with_arrays,
+    write_blender,
+    write_neus,
+    write_transforms,
+)
 from unrender.captures import load_capture
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.photo_files import PhotoFinder, natural_key
@@ -23,27 +35,12 @@ from unrender.transforms import inverse_similarity, scale_of, transformed
 Content = dict[str, Any]
 
 
-def rewrite(folder: Path, change: Callable[[Content], object], file: str = "transforms.json") -> Path:
-    content = json.loads((folder / file).read_text())
-    change(content)
-    (folder / file).write_text(json.dumps(content))
-    return folder
-
-
 def with_poses(folder: Path, change: Callable[[np.ndarray], np.ndarray]) -> Path:
     def each(content: Content) -> None:
         for frame in content["frames"]:
             frame["transform_matrix"] = change(np.array(frame["transform_matrix"])).tolist()
 
     return rewrite(folder, each)
-
-
-def with_arrays(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
-    with np.load(folder / "cameras_sphere.npz") as archive:
-        arrays = {key: archive[key] for key in archive.files}
-    change(arrays)
-    np.savez(folder / "cameras_sphere.npz", **arrays)
-    return folder
 
 
 def note(capture: Capture, *words: str) -> str:

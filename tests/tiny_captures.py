@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,4 +107,21 @@ def write_neus(folder: Path, *, count: int = 8, masks: bool = True, file: str = 
         arrays[f"world_mat_{k}"][3] = (0, 0, 0, 1)
         arrays[f"scale_mat_{k}"] = scale
     np.savez(folder / file, **arrays)
+    return folder
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], file: str = "transforms.json") -> Path:
+    """Change the content of a JSON file of a capture."""
+    content = json.loads((folder / file).read_text())
+    change(content)
+    (folder / file).write_text(json.dumps(content))
+    return folder
+
+
+def with_arrays(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> Path:
+    """Change the arrays of a capture's ``cameras_sphere.npz``."""
+    with np.load(folder / "cameras_sphere.npz") as archive:
+        arrays = {key: archive[key] for key in archive.files}
+    change(arrays)
+    np.savez(folder / "cameras_sphere.npz", **arrays)
     return folder

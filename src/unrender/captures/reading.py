@@ -33,9 +33,6 @@ MOST_JSON_DEPTH = 32
 MOST_JSON_PARTS = 2_000_000
 """Most lists and objects in a JSON file; a frame has six."""
 
-MOST_FRAMES = 100_000
-"""Most views of a capture."""
-
 _LONGEST_INTEGER = 15
 """Integers with more digits than float64 holds exactly are read as floats, which may be infinite."""
 
