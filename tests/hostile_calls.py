@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hostile_world import World, mutated, parameters_of, public_callables, valid_arguments
 from unrender.devices import as_on_a_gpu
 from unrender.ops.kernels import work
+from unrender.words import is_out_of_memory
 
 DIALECT = re.compile(
     r"[\w.]+ takes .+, got .+|mip level \d+ is .+: pass max_level=\d+, or resize|.+ has a first derivative only: .+"
@@ -126,7 +127,9 @@ class Foreign(Exception):
 
 
 def is_ours(error: Exception) -> bool:
-    """Whether an error is one sentence of ours, raised by the package itself."""
+    """Whether an error is one sentence of ours, raised by the package itself, or PyTorch's of memory, which programs catch."""
+    if is_out_of_memory(error):
+        return True
     last = traceback.extract_tb(error.__traceback__)[-1].filename.replace("\\", "/")
     kind = isinstance(error, ValueError | TypeError | RuntimeError)
     return kind and "/unrender/" in last and DIALECT.fullmatch(str(error)) is not None and not str(error).endswith(".")

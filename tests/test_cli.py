@@ -20,7 +20,7 @@ import torch
 import unrender
 import unrender.api
 import unrender.cli.commands
-import unrender.cli.main
+import unrender.cli.program
 import unrender.recipes.table
 import unrender.runs.inputs
 import unrender.runs.outputs
@@ -29,7 +29,7 @@ import unrender.runs.tensorboard
 from tiny_recipe import PRESETS, TINY, TinyConfig, TinyScene, tiny_capture
 from unrender.captures.capture import Capture
 from unrender.captures.options import CaptureOptions
-from unrender.cli.main import main
+from unrender.cli import main
 from unrender.cli.terminal import Ending
 from unrender.devices import DeviceError, select_device
 from unrender.doctor import examine
@@ -199,14 +199,14 @@ def test_a_fit_killed_by_the_system_ends_bit_equal_with_all_its_outputs(run: Run
     run("fit", "tiny", "ball", "--out", "whole")
     script = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); import unrender.recipes.table, unrender.runs.session\n"
-        "import unrender.runs.outputs, unrender.cli.main, unrender.runs.inputs\n"
+        "import unrender.runs.outputs, unrender.cli.program, unrender.runs.inputs\n"
         "from dataclasses import replace; from tiny_recipe import TINY, tiny_capture\n"
         "unrender.runs.session.CHECKPOINT_EVERY = 0.0; unrender.runs.outputs.VIDEO_FRAMES = 4\n"
         "def fit(*a, observer, **k):\n"
         "    def slow(progress): observer(progress); time.sleep(float(sys.argv[2]))\n"
         "    return TINY.fit(*a, observer=slow, **k)\n"
         "unrender.recipes.table.recipes = lambda: {'tiny': replace(TINY, fit=fit)}; unrender.runs.inputs.read_capture = tiny_capture\n"
-        "sys.exit(unrender.cli.main.main(['fit', 'tiny', 'ball', '--out', sys.argv[3]]))\n"
+        "sys.exit(unrender.cli.program.main(['fit', 'tiny', 'ball', '--out', sys.argv[3]]))\n"
     )
     words = [sys.executable, "-c", script, str(Path(__file__).parent)]
     process = subprocess.Popen([*words, "0.1", "run"], cwd=tmp_path, stdout=subprocess.DEVNULL)
@@ -512,7 +512,7 @@ def test_python_and_the_command_line_agree(run: Run) -> None:
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
-    script = "import sys, unrender, unrender.cli.main; sys.exit('torch' in sys.modules or 'warp' in sys.modules)"
+    script = "import sys, unrender, unrender.cli.program; sys.exit('torch' in sys.modules or 'warp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

@@ -24,8 +24,8 @@ from unrender.cli import completion, foreign
 from unrender.cli.arguments import Section, UsageError, options_of, parse
 from unrender.cli.errors import memory_sentence, system_sentence
 from unrender.cli.fit_options import every_config, flags_of, help_groups, sections
-from unrender.cli.main import COMMANDS, main, recipe_page
 from unrender.cli.options import FitOptions, OutputOptions
+from unrender.cli.program import COMMANDS, main, recipe_page
 from unrender.cli.terminal import Ending
 from unrender.cli.values import convert, described
 from unrender.recipes.table import NEUS, recipes
@@ -304,7 +304,7 @@ def test_a_pipe_that_nobody_reads_is_no_traceback() -> None:
 
 def test_pages_and_typos_need_no_pytorch() -> None:
     script = (
-        "import sys; from unrender.cli.main import main\n"
+        "import sys; from unrender.cli import main\n"
         "for words in (['fit', '--help'], ['fit', 'neus', '--help'], ['fit', 'neus', '--help-all'], ['export', '--help'], ['fti'],\n"
         "              ['fit', 'nues', 'x'], ['fit', 'neus', 'x', '--stpes', '3'], ['completion', 'bash']): main(words)\n"
         "sys.exit(any(name in sys.modules for name in ('torch', 'warp', 'numpy', 'rich')))\n"
@@ -315,7 +315,7 @@ def test_pages_and_typos_need_no_pytorch() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT from outside")
 def test_ctrl_c_while_a_command_starts_is_one_line() -> None:
     script = (
-        "import os, signal, sys; import unrender.cli.main as m\n"
+        "import os, signal, sys; import unrender.cli.program as m\n"
         "m.COMMANDS['fit'] = lambda words: os.kill(os.getpid(), signal.SIGINT) or __import__('time').sleep(9)\n"
         "sys.exit(m.main(['fit']))\n"
     )

@@ -23,7 +23,7 @@ from tint_recipe import TINT, TintScene
 from tiny_recipe import PRESETS, TINY, State, TinyConfig, TinyScene, load_scene, tiny_capture
 from unrender.captures.capture import Capture
 from unrender.captures.options import CaptureOptions
-from unrender.cli.main import main
+from unrender.cli import main
 from unrender.color import linear_from_srgb
 from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.recipes.clock import Clock

@@ -54,6 +54,13 @@ def test_march_equals_testing_every_interval(levels: int, cone_angle: float, ste
     assert_same(ours, reference.march(rays, grid, **arguments))
 
 
+@pytest.mark.parametrize("beyond", [1e300, 3.5e38])
+def test_bounds_beyond_float32_are_infinite(beyond: float) -> None:
+    grid, rays = speckled(), aimed(50)
+    assert_same(march(rays, grid, step=0.02, near=-beyond, far=beyond), march(rays, grid, step=0.02, near=-torch.inf, far=torch.inf))
+    assert march(rays, grid, step=0.02, near=beyond).count.sum() == 0
+
+
 @pytest.mark.parametrize(("levels", "cone_angle", "reach"), [(1, 0.0, 60.0), (2, 0.0, 4.0), (2, 0.004, 4.0)])
 def test_leaps_through_empty_space_miss_nothing(levels: int, cone_angle: float, reach: float) -> None:
     grid, rays = OccupancyGrid(64, levels), aimed(600, reach=reach)

@@ -21,7 +21,7 @@ import unrender.runs.inputs
 import unrender.runs.outputs
 from tiny_recipe import TINY, TinyScene, tiny_capture, tiny_job
 from unrender.cameras import Cameras
-from unrender.cli.main import main
+from unrender.cli import main
 from unrender.color import linear_from_srgb
 from unrender.files.hdr import write_hdr
 from unrender.recipes.fitting import FitResult, Fitting

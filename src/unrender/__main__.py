@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from unrender.cli.main import main
+from unrender.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

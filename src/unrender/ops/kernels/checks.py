@@ -115,7 +115,9 @@ class Arguments:
                 number = float(value)
             except OverflowError:  # an integer of hundreds of digits
                 number = math.inf if value > 0 else -math.inf  # pyright: ignore[reportOperatorIssue]
-            if low <= number <= high and (infinite or abs(number) <= _LARGEST):
+            if abs(number) > _LARGEST:  # infinite in float32
+                number = math.copysign(math.inf, number)
+            if low <= number <= high and (infinite or math.isfinite(number)):
                 return number
         bounds = f" from {low:g} to {high:g}" if high < math.inf else f" of at least {low:g}" if low > -math.inf else ""
         finite = "" if infinite or high < math.inf else "finite "
