@@ -298,6 +298,28 @@ def test_a_disk_that_is_full_once_costs_one_sentence_and_the_next_call_makes_up_
         compare(folder)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limits of processes")
+@pytest.mark.parametrize("limit", [2_000, 80_000])
+def test_a_limit_on_the_size_of_files_is_one_sentence_and_the_next_call_makes_up_for_it(limit: int, tmp_path: Path) -> None:
+    """``ulimit -f``, as batch systems set it: a real refusal by the system, in the middle of a write."""
+    script = (
+        "import resource, sys; sys.path.insert(0, sys.argv[1]); import unrender.api, unrender.runs.outputs\n"
+        "from tiny_recipe import TINY, tiny_capture\n"
+        "unrender.api.recipes = lambda: {'tiny': TINY}; unrender.runs.outputs.VIDEO_FRAMES = 2\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))\n"
+        "try: unrender.api.fit('tiny', tiny_capture(), steps=6, out='run')\n"
+        "except (OSError, ValueError) as error: print(error)\n"
+    )
+    words = [sys.executable, "-c", script, str(Path(__file__).parent), str(limit)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and path.suffix in (".png", ".safetensors") and not path.stat().st_size
+    ]
+    fit()
+    assert files() >= OUTPUTS
+
+
 def test_a_fit_whose_end_cannot_be_saved_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(unrender.runs.session, "save_checkpoint", full_disk)

@@ -204,3 +204,38 @@ def test_kernels_are_cached_in_a_private_folder_where_the_home_cannot_be_written
     assert "cannot be cached in /dev/null/warp" in caplog.text and "WARP_CACHE_PATH" in caplog.text
     folder.chmod(0o777)  # as somebody else might have left it
     assert temporary_cache() not in (None, folder)
+
+
+COMPILES = "import torch; from unrender.ops import frequency_encode; print(frequency_encode(torch.full((2, 3), 0.1), 2).sum().item())"
+
+
+def compiling(cache: Path) -> subprocess.Popen[str]:
+    """A process that compiles a kernel into a cache and prints a result."""
+    environment = os.environ | {"WARP_CACHE_PATH": str(cache)}
+    return subprocess.Popen([sys.executable, "-c", COMPILES], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, float]:
+    """What a process prints that has a cache to itself, and how many seconds it takes."""
+    began = time.monotonic()
+    printed, _ = compiling(tmp_path_factory.mktemp("alone")).communicate()
+    assert float(printed) > 0
+    return printed, time.monotonic() - began
+
+
+@pytest.mark.slow
+def test_three_processes_compile_into_one_empty_cache(tmp_path: Path, alone: tuple[str, float]) -> None:
+    processes = [compiling(tmp_path) for _ in range(3)]
+    assert [(process.communicate()[0], process.returncode) for process in processes] == [(alone[0], 0)] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [0.3, 0.5, 0.7, 0.9])
+def test_a_process_killed_while_it_compiles_leaves_a_cache_that_works(part: float, tmp_path: Path, alone: tuple[str, float]) -> None:
+    killed = compiling(tmp_path)
+    time.sleep(part * alone[1])
+    killed.kill()
+    killed.communicate()
+    after = compiling(tmp_path)
+    assert (after.communicate()[0], after.returncode) == (alone[0], 0)
