@@ -110,7 +110,18 @@ def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
         "run.json", "metrics.json", "history.jsonl", "checkpoints", "renders", "mesh.ply", "mesh.glb", "video.mp4", "report.html",
     }  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert list(metrics) == ["split", "views", "psnr", "ssim", "steps", "planned_steps", "seconds", "peak_memory_mb", "per_view"]
+    assert list(metrics) == [
+        "split",
+        "views",
+        "psnr",
+        "ssim",
+        "steps",
+        "planned_steps",
+        "seconds",
+        "peak_memory_mb",
+        "measures",
+        "per_view",
+    ]
     assert (metrics["split"], metrics["views"], metrics["steps"]) == ("test", 3, 40)
     assert [list(view) for view in metrics["per_view"]] == [["name", "psnr", "ssim"]] * 3
     record = json.loads((folder / "run.json").read_text())

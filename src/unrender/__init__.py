@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrender import ops
-    from unrender.api import fit, load, open_run
+    from unrender.api import evaluate, fit, load, open_run
     from unrender.cameras import Cameras
     from unrender.captures.capture import Capture
     from unrender.geometry.mesh import Mesh
@@ -35,6 +35,7 @@ __all__ = [
     "Progress",
     "Rendering",
     "__version__",
+    "evaluate",
     "fit",
     "load",
     "open_run",
@@ -49,6 +50,7 @@ _HOMES = {
     "OpenRun": "unrender.runs.opening",
     "Progress": "unrender.recipes.fitting",
     "Rendering": "unrender.render.rendering",
+    "evaluate": "unrender.api",
     "fit": "unrender.api",
     "load": "unrender.api",
     "open_run": "unrender.api",

@@ -1,4 +1,4 @@
-"""The Python interface: ``unrender.load``, ``unrender.fit`` and ``unrender.open_run``."""
+"""The Python interface: ``unrender.load``, ``unrender.fit``, ``unrender.open_run`` and ``unrender.evaluate``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from unrender.captures import load_capture
+from unrender.captures.capture import Capture
 from unrender.devices import select_device
 from unrender.recipes.fitting import FitResult, Observer, Progress
 from unrender.recipes.kinds import Input
@@ -20,8 +21,9 @@ from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.inputs import Origin, Reading, prepared, read_input
 from unrender.runs.opening import OpenRun
+from unrender.runs.scoring import RunScores, photos_of, score_run
 from unrender.runs.session import Job, closing_sentence, ordinary_pytorch, run_job
-from unrender.words import RecipeName, errors_in_python, in_python
+from unrender.words import RecipeName, TruthFrame, errors_in_python, in_python
 
 load = load_capture
 
@@ -145,3 +147,48 @@ def open_run(path: str | Path, *, device: str | None = None) -> OpenRun:
     """
     with errors_in_python():
         return opening.open_run(path, recipes(), select_device(device))
+
+
+def evaluate(
+    run: OpenRun | str | Path,
+    *,
+    truth: str | Path | None = None,
+    truth_frame: TruthFrame | None = None,
+    split: Literal["test", "train"] = "test",
+    capture: Capture | str | Path | None = None,
+    progress: bool | None = None,
+) -> RunScores:
+    """Evaluate a run and write its metrics, pictures and report, like ``unrender eval``.
+
+    >>> scores = unrender.evaluate("runs/photos", truth="scan.ply")     # doctest: +SKIP
+    >>> [measure.text for measure in scores.measures]                   # doctest: +SKIP
+
+    Args:
+        run: a run, or its folder.
+        truth: a mesh, points, or a folder of normal maps; by default the normal maps that the capture brings.
+        truth_frame: ``"source"`` or ``"normalized"`` for a mesh or points, by default ``"source"``, the frame of the poses; ``"source"``,
+        ``"opengl"`` or ``"opencv"`` for normal maps, by default found from the maps.
+        split: the held-out or the fitted views.
+        capture: the photos or their folder, if they have moved or were passed to :func:`fit` as an object.
+        progress: whether to show the progress and the numbers; by default in notebooks and interactive sessions.
+
+    Returns:
+        The scores of the views and the measures of the surface.
+
+    Raises:
+        ValueError: the photos or the truth cannot be read, or the truth lies elsewhere.
+        FileNotFoundError: there is no such run or truth.
+    """
+    with errors_in_python():
+        opened = run if isinstance(run, OpenRun) else open_run(run)
+        device = next((tensor.device for tensor in opened.scene.parameters()), select_device("cpu"))
+        with ordinary_pytorch(device):
+            return score_run(
+                opened,
+                photos_of(opened, capture if isinstance(capture, Capture | None) else Path(capture)),
+                split=split,
+                truth=None if truth is None else Path(truth),
+                truth_frame=truth_frame,
+                device=device,
+                display=Display.in_python(progress),
+            )

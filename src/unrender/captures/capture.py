@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
@@ -49,6 +50,8 @@ class Capture:
     """True at pixels to exclude from fits, because something moved there."""
     normals: Images | None = None
     """Optional prior (float32 x 3): unit surface normals in the world frame, zero where unknown."""
+    normal_files: tuple[Path | None, ...] = ()
+    """Images of the true normals that the capture brings, one for each view or None; read when a scene is evaluated."""
     points: Float[Tensor, "points 3"] | None = None
     """Optional surface points from structure from motion, in the world frame."""
     fingerprint: str = ""

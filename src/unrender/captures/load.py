@@ -24,6 +24,7 @@ from unrender.captures.errors import printable
 from unrender.captures.images import ImageMemory, in_threads
 from unrender.captures.masks import read_pictures
 from unrender.captures.neus_npz import read_neus
+from unrender.captures.normal_truth import bundled_normals
 from unrender.captures.normalization import normalize, normalized_poses
 from unrender.captures.normals import read_normals
 from unrender.captures.options import CaptureOptions
@@ -161,6 +162,7 @@ def load_capture(
             unbounded=region.unbounded,
             ignored=ignored,
             normals=prior,
+            normal_files=bundled_normals(source.images),
             points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
             fingerprint=_fingerprint(folder, source, normal_folder, settings),
             notes=tuple(map(printable, notes)),

@@ -1,4 +1,7 @@
-"""Normal maps of a predictor or renderer as a prior: one image per view, color = (n + 1) / 2."""
+"""Normal maps of a predictor or renderer as a prior: one image per view, color = (n + 1) / 2.
+
+Maps that are the truth, for evaluation, are read by :mod:`unrender.captures.normal_truth`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from unrender.captures.decoding import image_files
@@ -53,7 +56,7 @@ def read_normals(
     """
     if not is_folder(folder):
         raise CaptureError(f"the folder of normals {folder} does not exist; give the folder that holds one image for each view")
-    files = _matched(folder, names)
+    files = normal_files(folder, names)
     found = [view for view, file in enumerate(files) if file is not None]
     if not found:
         raise CaptureError(f"no image in {folder} has the name of a view (such as {Path(names[0]).stem}.png); rename the normal images")
@@ -65,9 +68,7 @@ def read_normals(
         if file is None:
             normals[view].zero_()
             return
-        if file.suffix.lower() == ".exr":
-            raise CaptureError(f"the normal image {file} is OpenEXR, which is not read; convert it to PNG with the color (n + 1) / 2")
-        rgba = torch.tensor(read_photo(file)[0])
+        rgba = read_normal_image(file)
         (width, height), (rows, columns) = sizes[view].tolist(), rgba.shape[:2]
         if (rows, columns) != (height, width):
             raise CaptureError(f"the normal image {file} is {columns}x{rows} but its photo is {width}x{height}; resize one to the other")
@@ -82,12 +83,28 @@ def read_normals(
     return normals, len(names) - len(found)
 
 
-def _matched(folder: Path, names: Sequence[str]) -> list[Path | None]:
+def read_normal_image(file: Path) -> UInt8[Tensor, "height width 4"]:
+    """Read the colors of a normal image as they are stored.
+
+    Raises:
+        CaptureError: the file cannot be read, or is OpenEXR.
+    """
+    if file.suffix.lower() == ".exr":
+        raise CaptureError(f"the normal image {file} is OpenEXR, which is not read; convert it to PNG with the color (n + 1) / 2")
+    return torch.tensor(read_photo(file)[0])
+
+
+def normal_files(folder: Path, names: Sequence[str]) -> list[Path | None]:
+    """Find the normal image of each view in a folder, by the rule of :func:`read_normals`; None where there is none.
+
+    In a folder that holds images with ``_normal`` in their names, the others are photos.
+    """
     listings: dict[Path, dict[str, Path]] = {}
 
     def listing(place: Path) -> dict[str, Path]:
         if place not in listings:
             images = image_files(place) if is_folder(place) else []
+            images = [image for image in images if "_normal" in image.stem] or images
             listings[place] = {image.stem.split("_normal")[0]: image for image in images}
         return listings[place]
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.captures.errors import CaptureError
-from unrender.captures.reading import ArchiveLimits, check_file, entries, read_npz, reason
+from unrender.captures.reading import ArchiveLimits, check_file, entries, read_npy, read_npz, reason
 
 _PATTERNS = ("points3D.ply", "sparse_points*.ply", "points3D.npz", "sparse_points*.npz", "points.npz")
 
@@ -21,6 +21,7 @@ MOST_POINTS = 10_000_000
 """Most points of a file."""
 
 _LIMITS = ArchiveLimits(member_bytes=24 * MOST_POINTS + 2**16, total_bytes=24 * MOST_POINTS + 2**16)
+_CLOUD_NAMES = ("points", "xyz", "vertices")
 _LONGEST_HEADER = 65536
 _TYPES = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4", "float": "f4", "double": "f8"},
@@ -55,6 +56,40 @@ def read_points(file: Path) -> Float[Tensor, "points 3"]:
         loaded = _ply_vertices(file)
     else:
         raise CaptureError(f"the points {file} are not a PLY or npz file; convert them to PLY, or take the name out of the camera file")
+    return _finite(loaded)
+
+
+def read_cloud(file: Path) -> Float[Tensor, "points 3"]:
+    """Read points from a PLY, ``.npz`` or ``.npy`` file, float64; the array may have any name.
+
+    Of several arrays Nx3 of floats in an ``.npz``, the one called points, xyz or vertices is read. Points that are not finite in float32
+    are dropped.
+
+    Raises:
+        CaptureError: the file cannot be read, or holds no points.
+    """
+    suffix = file.suffix.lower()
+    if suffix == ".npz":
+        arrays, names = read_npz(file, r"[^/]+", _LIMITS)
+        fitting = [name for name, array in arrays.items() if array.ndim == 2 and array.shape[1] == 3 and array.dtype.kind == "f"]
+        known = [name for name in _CLOUD_NAMES if name in fitting] or fitting
+        if not known or (len(known) > 1 and known[0] not in _CLOUD_NAMES):
+            what = "no array" if not known else f"{len(known)} arrays"
+            raise _unreadable(file, f"it has {what} of floats with the shape Nx3, among {', '.join(sorted(names)[:6]) or 'nothing'}")
+        loaded = arrays[known[0]]
+    elif suffix == ".npy":
+        loaded = read_npy(file, _LIMITS.member_bytes)
+        if loaded.ndim != 2 or loaded.shape[1] != 3:
+            raise _unreadable(file, f"its array has the shape {loaded.shape}, which must be Nx3")
+    else:
+        loaded = _ply_vertices(file)
+    points = _finite(loaded)
+    if not len(points):
+        raise _unreadable(file, "it holds no finite points")
+    return points
+
+
+def _finite(loaded: np.ndarray) -> Float[Tensor, "points 3"]:
     points = torch.from_numpy(loaded.astype(np.float64))
     return points[(points.abs() <= torch.finfo(torch.float32).max).all(-1)]
 

@@ -296,6 +296,15 @@ def read_npz(path: Path, wanted: str, limits: ArchiveLimits | None = None) -> tu
     return arrays, names
 
 
+def read_npy(path: Path, most: int) -> np.ndarray:
+    """Read the array of an ``.npy`` file of at most ``most`` bytes; objects are refused.
+
+    Raises:
+        CaptureError: the file holds no array of numbers, is damaged or larger.
+    """
+    return _array(read_bytes(path, most), str(path))
+
+
 def _array(data: bytes, what: str) -> np.ndarray:
     """Return the array in the bytes of an ``.npy`` file, without unpickling or trusting its header."""
     stream = io.BytesIO(data)

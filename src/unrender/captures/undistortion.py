@@ -55,6 +55,7 @@ def undistorted(capture: Capture) -> Capture:
         cameras=straight,
         ignored=ignored.to(device) if some_are_left_out else None,
         normals=None if normals is None else normals.to(device),
+        normal_files=(),  # they show what the lens shows
         notes=(*capture.notes, note),
     )
 

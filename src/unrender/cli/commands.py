@@ -16,13 +16,11 @@ from torch import Tensor
 
 from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
-from unrender.captures.undistortion import undistorted
 from unrender.cli.options import AxisOrVector, CameraPath, ExportFrame, MeshFormat, OutputOptions, UpAxes
 from unrender.cli.terminal import Ending
 from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
 from unrender.files.video import write_video
-from unrender.geometry.distances import surface_distance
 from unrender.geometry.mesh import Mesh
 from unrender.recipes import table
 from unrender.recipes.fitting import Observer, Outcome
@@ -30,15 +28,19 @@ from unrender.recipes.kinds import Input
 from unrender.recipes.settings import with_budget
 from unrender.recipes.table import C, I, Recipe
 from unrender.runs.camera_paths import render_path
-from unrender.runs.directory import RunDirectory, default_folder, finite
+from unrender.runs.directory import RunDirectory, default_folder
 from unrender.runs.display import Display, Task
 from unrender.runs.figures import write_picture
-from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input, read_photos
-from unrender.runs.measures import Measure
+from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input
+from unrender.runs.measures import Measure, measures_as_json
 from unrender.runs.opening import OpenRun, open_run
-from unrender.runs.outputs import EMPTY_MESH, evaluate_into, metrics_of, offset_sentence, score_sentence, write_metrics
+from unrender.runs.outputs import EMPTY_MESH, offset_sentence
 from unrender.runs.read_options import ReadOptions
+from unrender.runs.scores import metrics_of
+from unrender.runs.scoring import photos_of, score_run
 from unrender.runs.session import Job, RunResult, check_folder, run_job
+from unrender.runs.surface_measures import distance_measures
+from unrender.words import TruthFrame
 
 EXIT_CODES: dict[Outcome, int] = {"finished": 0, "time budget reached": 0, "interrupted": 130, "diverged": 1, "empty": 1}
 """Exit code of each outcome; an output that could not be written gives 1 too."""
@@ -123,7 +125,7 @@ def results_of(run: RunResult, directory: RunDirectory) -> dict[str, Any]:
         "seconds": round(run.result.seconds, 3),
         "psnr": metrics.get("psnr"),
         "ssim": metrics.get("ssim"),
-        "measures": {measure.name: finite(measure.value) for measure in run.record.measures},
+        "measures": measures_as_json(run.record.measures),
         "files": {name: str(file) for name, file in files.items() if file.exists()},
         "failed": list(run.record.failed),
         "remarks": list(run.record.remarks),
@@ -149,26 +151,38 @@ def describe_input(given: Input, capture: Capture | None, display: Display) -> N
         display.say(f"note: {note}")
 
 
-def photos_of(run: OpenRun, moved_to: Path | None, display: Display) -> Capture:
+def photos_behind(run: OpenRun, moved_to: Path | None, display: Display) -> Capture:
     """Read the capture behind a run, as its recipe needs it."""
     with display.task("reading the photos"):
-        capture = read_photos(run.record, moved_to)
-        return undistorted(capture) if run.recipe.undistorted else capture
+        return photos_of(run, moved_to)
 
 
-def evaluate_run(output: OutputOptions, *, run: Path, split: Literal["test", "train"], capture: Path | None, device: str | None) -> Ending:
+def evaluate_run(
+    output: OutputOptions,
+    *,
+    run: Path,
+    truth: Path | None,
+    truth_frame: TruthFrame | None,
+    split: Literal["test", "train"],
+    capture: Path | None,
+    device: str | None,
+) -> Ending:
     """Run ``unrender eval``."""
     target, display = select_device(device), display_of(output)
     opened = open_run(run, table.recipes(), target)
     opened.directory.prepare()
-    photos = photos_of(opened, capture, display)
-    evaluation, _ = evaluate_into(opened.directory, opened.scene, photos, device=target, split=split, display=display)
-    file = opened.directory.metrics_file if split == "test" else opened.directory.train_metrics_file
-    write_metrics(file, opened.record, evaluation)
-    for score in evaluation.per_view:
-        display.say(f"{score.name}: {score.psnr:.2f} dB, SSIM {score.ssim:.4f}")
-    display.say(score_sentence(evaluation))
-    return Ending(0, {"run": str(opened.directory.path), **metrics_of(opened.record, evaluation), "file": str(file)})
+    scores = score_run(
+        opened,
+        photos_behind(opened, capture, display),
+        split=split,
+        truth=truth,
+        truth_frame=truth_frame,
+        measure=compare_with_truth if opened.record.input.path == DEMO_CAPTURE else None,
+        device=target,
+        display=display,
+    )
+    metrics = metrics_of(scores.record, scores.evaluation)
+    return Ending(0, {"run": str(opened.directory.path), **metrics, "notes": list(scores.notes), "file": str(scores.file)})
 
 
 def render_run(
@@ -189,7 +203,7 @@ def render_run(
             raise ValueError(f"{name} is {value}; it must be at least 1")
     opened = open_run(run, table.recipes(), target)
     opened.directory.prepare()
-    cameras = path_cameras(photos_of(opened, capture, display), path, frames)
+    cameras = path_cameras(photos_behind(opened, capture, display), path, frames)
     cameras = cameras.downscaled(downscale) if downscale > 1 else cameras
     pictures = opened.directory.renders / path
     pictures.mkdir(parents=True, exist_ok=True)
@@ -305,11 +319,5 @@ def run_demo(
 
 
 def compare_with_truth(mesh: Mesh) -> tuple[Measure, ...]:
-    """Compute the distance of a mesh from the demo's true surface."""
-    truth = AnalyticScene().mesh(256)
-    diagonal = float((truth.bounding_box[1] - truth.bounding_box[0]).norm())
-    distance = surface_distance(mesh, truth, generator=torch.Generator().manual_seed(0))
-    return (
-        Measure("Chamfer", 100.0 * distance.chamfer / diagonal, "% of diagonal", digits=3),
-        Measure("F-score at 1 % of diagonal", distance.f_score, digits=4),
-    )
+    """Compare a mesh with the demo's true surface."""
+    return distance_measures(mesh, AnalyticScene().mesh(256))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from unrender.cli.arguments import styled
+from unrender.words import TruthFrame
 
 CameraPath = Literal["test", "orbit", "interpolated"]
 """The held-out views; a circle about the scene; a smooth path between the photos."""
@@ -55,10 +56,14 @@ class FitOptions:
 
 @dataclass(frozen=True)
 class EvalOptions:
-    """Render the views of a split, compare them with the photos, and write metrics.json and renders/."""
+    """Render the views of a split, compare them with the photos and the surface with a truth, and write metrics.json and renders/."""
 
     run: Path = styled(metavar="RUN", positional=True)
     """Folder that `unrender fit` wrote."""
+    truth: Path | None = styled(None, metavar="PATH", text="the normal maps that the capture brings, if any")
+    """A true surface: a mesh (PLY, OBJ, GLB, STL), points (PLY, npz, npy), or a folder of normal maps of the views."""
+    truth_frame: TruthFrame | None = styled(None, text="source for a mesh or points; for normal maps it is found")
+    """Frame of the truth: that of the poses or the normalized world; the axes of normal maps: of the poses or of the camera."""
     split: Literal["test", "train"] = "test"
     """Held-out views, or fitted views (written to metrics_train.json)."""
     capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)

@@ -37,7 +37,7 @@ unrender turns posed photos into a surface and a radiance field, on any machine.
 
   unrender demo                        make a small scene, fit it, and compare the result with the truth
   unrender fit RECIPE INPUT            fit a scene to a folder of posed photos; the same command again resumes
-  unrender eval RUN                    PSNR and SSIM of the held-out views
+  unrender eval RUN                    PSNR and SSIM of the held-out views; --truth measures the surface
   unrender render RUN                  pictures and a video along a camera path
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
   unrender doctor                      what this machine can do, and what is wrong with it

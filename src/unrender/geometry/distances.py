@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.spatial import KDTree
 from torch import Tensor
 
@@ -94,10 +94,6 @@ def surface_distance(
 def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Float[Tensor, " points"]:
     """Compute the exact unsigned distance from each point to the nearest triangle.
 
-    Triangles are sorted by size into classes, each with a search tree over the centers of its triangles. A triangle whose center is farther
-    than the best distance so far plus the largest radius of its class cannot be nearer, so each point queries more of the nearest centers,
-    four times as many each time, until no center can be nearer.
-
     Raises:
         ValueError: the mesh has no triangles.
 
@@ -105,14 +101,29 @@ def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Fl
     >>> points_to_mesh_distance(torch.tensor([[0.25, 0.25, 2.0], [-3.0, -4.0, 0.0]]), triangle).tolist()
     [2.0, 5.0]
     """
+    return nearest_triangles(points, mesh)[0]
+
+
+def nearest_triangles(points: Float[Tensor, "points 3"], mesh: Mesh) -> tuple[Float[Tensor, " points"], Int[Tensor, " points"]]:
+    """Find the nearest triangle of each point: the exact unsigned distance to it, and its row (int64).
+
+    Triangles are sorted by size into classes, those below the median into one, each with a search tree over the centers of its triangles. A
+    triangle whose center is farther than the best distance so far plus the largest radius of its class cannot be nearer, so each point
+    queries more of the nearest centers, four times as many each time, until no center can be nearer. Of equally near triangles any may be
+    returned.
+
+    Raises:
+        ValueError: the mesh has no triangles.
+    """
     if mesh.is_empty:
         raise ValueError("there is no distance to a mesh without triangles; check mesh.is_empty first")
     query = points.detach().double().cpu().numpy()
     corners = mesh.vertices.detach().double()[mesh.faces.long()].cpu().numpy()
     centers = corners.mean(1)
     radii = np.linalg.norm(corners - centers[:, None], axis=2).max(1)
-    best = KDTree(corners.reshape(-1, 3), balanced_tree=False).query(query)[0]
-    classes = np.frexp(np.maximum(radii, 1e-6 * radii.max()))[1]
+    best, corner = KDTree(corners.reshape(-1, 3), balanced_tree=False).query(query)
+    nearest = corner // 3
+    classes = np.frexp(np.maximum(radii, np.median(radii)))[1]
     for size in np.unique(classes):
         members = np.flatnonzero(classes == size)
         tree = KDTree(centers[members], balanced_tree=False)
@@ -124,15 +135,20 @@ def points_to_mesh_distance(points: Float[Tensor, "points 3"], mesh: Mesh) -> Fl
             for chunk in np.array_split(pending, max(1, len(pending) * wanted // _CANDIDATES_AT_ONCE)):
                 distance, index = (np.reshape(found, (-1, wanted)) for found in tree.query(query[chunk], k=wanted))
                 possible, slot = np.nonzero(distance - radius < best[chunk, None])
-                found = _point_triangle_distance(query[chunk[possible]], corners[members[index[possible, slot]]])
-                np.minimum.at(best, chunk[possible], found)
+                exact = np.full(distance.shape, np.inf)
+                exact[possible, slot] = _point_triangle_distance(query[chunk[possible]], corners[members[index[possible, slot]]])
+                first = exact.argmin(1)
+                found = exact[np.arange(len(chunk)), first]
+                nearer = found < best[chunk]
+                best[chunk[nearer]] = found[nearer]
+                nearest[chunk[nearer]] = members[index[nearer, first[nearer]]]
                 # The next center may still be near enough: query more.
                 unsettled.append(chunk[distance[:, -1] - radius < best[chunk]])
             pending = np.concatenate(unsettled)
             if wanted == len(members):
                 break
             wanted = min(4 * wanted, len(members))
-    return torch.from_numpy(best).to(points.device, points.dtype)
+    return torch.from_numpy(best).to(points.device, points.dtype), torch.from_numpy(nearest).to(points.device)
 
 
 def _samples(

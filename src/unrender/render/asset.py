@@ -58,6 +58,8 @@ class Asset:
     """None if there are only vertex colors."""
     environment: EnvironmentLight | None = None
     """None if the light is part of the colors."""
+    left_out: int = 0
+    """Smaller pieces of the surface that are not in the mesh."""
 
     __repr__ = of_fields
 

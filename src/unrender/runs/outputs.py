@@ -22,8 +22,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.captures.capture import Capture
-from unrender.files.atomic import write_json, write_text
+from unrender.captures.capture import Capture, CaptureError
+from unrender.captures.normal_truth import understood_normals
+from unrender.files.atomic import write_text
 from unrender.files.hdr import write_hdr
 from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh
@@ -41,13 +42,16 @@ from unrender.runs.camera_paths import (
     showing_path,
     within_budget,
 )
-from unrender.runs.directory import RunDirectory, RunRecord, finite
+from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.display import Display
-from unrender.runs.evaluation import Evaluation, ViewScore, evaluate, truth_of
+from unrender.runs.evaluation import Evaluation, OnView, ViewScore, evaluate, truth_of
 from unrender.runs.figures import color_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
-from unrender.runs.measures import Measure
+from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
 from unrender.runs.report import Course, FileLink, Report, ViewRow, build_report
+from unrender.runs.scores import masked_measure, score_sentence, write_measures, write_metrics
+from unrender.runs.surface_measures import MESH_GROUP, topology_measures, world_mesh
+from unrender.runs.view_measures import ViewMeasures, color_measures
 from unrender.runs.viewpoint import viewpoint_of
 from unrender.shading.lights import EnvironmentLight
 from unrender.words import is_out_of_memory
@@ -92,6 +96,8 @@ class Results:
     """Grows while the outputs are written."""
     evaluation: Evaluation | None = None
     rows: list[ViewRow] = field(default_factory=list)
+    views: ViewMeasures | None = None
+    """What the views say about the surface; None before they are evaluated."""
     asset: Asset | None = None
     """In the normalized world; None if none was extracted."""
 
@@ -106,10 +112,11 @@ class Results:
         if sentence not in self.record.remarks:
             self.record = dataclasses.replace(self.record, remarks=[*self.record.remarks, sentence])
 
-    def add_measure(self, measure: Measure) -> None:
-        """Add a number to the record, in place of an earlier one of the same name."""
-        others = tuple(known for known in self.record.measures if known.name != measure.name)
-        self.record = dataclasses.replace(self.record, measures=(*others, measure))
+    def add_measures(self, measures: Sequence[Measure]) -> None:
+        """Add numbers to the record, in place of earlier groups of the same names, and print those with a group."""
+        self.record = dataclasses.replace(self.record, measures=merged(self.record.measures, measures))
+        for sentence in sentences(measure for measure in measures if measure.group):
+            self.display.say(sentence)
 
 
 class Parts:
@@ -169,11 +176,12 @@ class MetricsWriter(OutputWriter):
     def write(self, results: Results) -> None:
         parts = Parts()
         evaluation = self._evaluate(results, parts)
+        results.display.say(score_sentence(evaluation))
+        results.add_measures(masked_measure(evaluation))
+        if results.views is not None:
+            results.add_measures(results.views.normals)
         with parts.part():
             write_metrics(results.directory.metrics_file, results.record, evaluation)
-        if evaluation.psnr_masked is not None and math.isfinite(evaluation.psnr_masked):
-            results.add_measure(Measure("PSNR inside the mask", evaluation.psnr_masked, "dB", digits=2))
-        results.display.say(score_sentence(evaluation))
         parts.finish()
 
     def recall(self, results: Results) -> None:
@@ -184,8 +192,11 @@ class MetricsWriter(OutputWriter):
         split: Literal["train", "test"] = "test" if photos.split.test else "train"
         if split == "train":
             results.remark(f"the numbers are of the fitted views, because none was held out ({photos.split.rule})")
-        scene, display = results.fit.scene, results.display
-        scored = evaluate_views(results.directory, scene, photos, device=results.device, split=split, parts=parts, display=display)
+        scene, display, views = results.fit.scene, results.display, bundled_view_measures(photos, split, results.display)
+        scored = evaluate_views(
+            results.directory, scene, photos, device=results.device, split=split, parts=parts, display=display, also=views
+        )
+        results.views = views
         results.evaluation, results.rows = scored
         return scored[0]
 
@@ -225,10 +236,21 @@ class AssetWriter(OutputWriter):
             results.remark(far)
             results.display.say(f"note: {far}")
         with parts.part():
-            for measure in results.measure(asset.mesh) if results.measure is not None else ():
-                results.add_measure(measure)
-                results.display.say(measure.sentence)
+            self._measure(results)
         parts.finish()
+
+    def _measure(self, results: Results) -> None:
+        """Measure the mesh as it was written, so that a later evaluation gives the same numbers."""
+        mesh = world_mesh(results.directory.mesh_file("ply"), results.fit.source_from_world)
+        truth = () if results.measure is None else results.measure(mesh)
+        measures = topology_measures(mesh, left_out=results.asset.left_out if results.asset is not None else 0)
+        capture = results.capture
+        if capture is not None and mesh.colors is not None and results.asset is not None and results.asset.environment is None:
+            views = results.views or bundled_view_measures(capture, "test" if capture.split.test else "train", results.display)
+            kept = views.kept(results.fit.scene, capture.cameras.to(results.device))
+            measures = (*color_measures(mesh, kept, capture, MESH_GROUP, results.device), *measures)
+        results.add_measures((*measures, *truth))
+        write_measures(results.directory.metrics_file, results.record)
 
     def recall(self, results: Results) -> None:
         results.asset = results.fit.asset(results.mesh_resolution, frame="normalized")
@@ -274,19 +296,31 @@ class ReportWriter(OutputWriter):
 
     def write(self, results: Results) -> None:
         directory = results.directory
-        report = Report(
-            results.record,
-            results.evaluation,
-            None if results.capture is None else course_of(directory, results.capture),
-            tuple(results.rows),
-            tuple(directory.read_history()),
-            results.asset,
-            None if results.capture is None or results.asset is None else viewpoint_of(results.capture, results.asset.mesh.up),
-            directory.video_file,
-            written_files(directory),
-        )
-        write_text(directory.report_file, build_report(report))
+        write_report(directory, results.record, results.evaluation, results.capture, results.rows, results.asset)
         results.display.say(f"all of it on one page: {directory.report_file}")
+
+
+def write_report(
+    directory: RunDirectory,
+    record: RunRecord,
+    evaluation: Evaluation | None,
+    capture: Capture | None,
+    rows: Sequence[ViewRow],
+    asset: Asset | None,
+) -> None:
+    """Write the page of a run; the surface ``asset`` is in the normalized world."""
+    report = Report(
+        record,
+        evaluation,
+        None if capture is None else course_of(directory, capture),
+        tuple(rows),
+        tuple(directory.read_history()),
+        asset,
+        None if capture is None or asset is None else viewpoint_of(capture, asset.mesh.up),
+        directory.video_file,
+        written_files(directory),
+    )
+    write_text(directory.report_file, build_report(report))
 
 
 WRITERS: tuple[OutputWriter, ...] = (MetricsWriter(), AssetWriter(), VideoWriter(), ReportWriter())
@@ -394,8 +428,11 @@ def evaluate_into(
     device: torch.device,
     split: Literal["train", "test"] = "test",
     display: Display | None = None,
+    also: OnView | None = None,
 ) -> tuple[Evaluation, list[ViewRow]]:
     """Evaluate a split, and write color, distance and normal of each view to ``renders/``. The display shows how far it is.
+
+    ``also`` is called with each view.
 
     Returns:
         The evaluation, and small pictures of some views for the report.
@@ -404,7 +441,8 @@ def evaluate_into(
         OSError: a picture cannot be written; the other pictures are.
     """
     parts = Parts()
-    scored = evaluate_views(directory, scene, capture, device=device, split=split, parts=parts, display=display or Display.quiet())
+    shown = display or Display.quiet()
+    scored = evaluate_views(directory, scene, capture, device=device, split=split, parts=parts, display=shown, also=also)
     parts.finish()
     return scored
 
@@ -418,8 +456,9 @@ def evaluate_views(
     split: Literal["train", "test"],
     parts: Parts | None,
     display: Display,
+    also: OnView | None = None,
 ) -> tuple[Evaluation, list[ViewRow]]:
-    """Evaluate a split, and write its pictures as ``parts`` of an output; None writes none."""
+    """Evaluate a split, and write its pictures as ``parts`` of an output; None writes none. ``also`` is called with each view."""
     views = capture.split.test if split == "test" else capture.split.train
     shown = set(views[:: max(1, math.ceil(len(views) / MOST_ROWS))])
     rows: list[ViewRow] = []
@@ -436,10 +475,24 @@ def evaluate_views(
                     write_picture(directory.renders / f"{stem}{suffix}.png", picture)
         if score.view in shown:
             rows.append(ViewRow.from_pictures(score, color_picture(truth), color, error_picture(srgb, truth), distance, normal, span))
+        if also is not None:
+            also(score, truth, rendering)
         task.advance()
 
     with display.task("evaluating", len(views)) as task:
         return evaluate(scene, capture, split, device=device, on_view=on_view), rows
+
+
+def bundled_view_measures(capture: Capture, split: Literal["train", "test"], display: Display) -> ViewMeasures:
+    """Return what collects the measures of the views of a split, with the true normals that the capture brings."""
+    views, truth = capture.split.test if split == "test" else capture.split.train, None
+    if any(capture.normal_files[view] is not None for view in views if capture.normal_files):
+        try:
+            truth = understood_normals(capture, views)
+            display.say(f"note: {truth.note}")
+        except CaptureError as error:
+            display.say(f"note: {error}")
+    return ViewMeasures(capture, views, truth)
 
 
 def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
@@ -450,26 +503,6 @@ def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
     view = followed_view(capture)
     truth = color_picture(truth_of(capture, view, torch.device("cpu")))
     return Course(capture.names[view], stages, data_uri(truth, largest_side=PREVIEW_SIDE))
-
-
-def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None:
-    """Write the metrics of a split."""
-    write_json(file, metrics_of(record, evaluation))
-
-
-def metrics_of(record: RunRecord, evaluation: Evaluation) -> dict[str, object]:
-    """Return the metrics of a split as values for JSON; infinities and NaN become null."""
-    return {
-        "split": evaluation.split,
-        "views": len(evaluation.per_view),
-        "psnr": finite(evaluation.psnr),
-        "ssim": finite(evaluation.ssim),
-        "steps": record.steps,
-        "planned_steps": record.planned_steps,
-        "seconds": record.seconds,
-        "peak_memory_mb": record.peak_memory_mb,
-        "per_view": [{"name": s.name, "psnr": finite(s.psnr), "ssim": finite(s.ssim)} for s in evaluation.per_view],
-    }
 
 
 def write_environment(file: Path, environment: EnvironmentLight, source_from_world: Float[Tensor, "4 4"]) -> None:
@@ -502,13 +535,6 @@ def written_files(directory: RunDirectory) -> tuple[FileLink, ...]:
         (directory.record_file, "the configuration, versions and timings"),
     )
     return tuple(FileLink(file.name, note, file.stat().st_size if file.is_file() else None) for file, note in listed if file.exists())
-
-
-def score_sentence(evaluation: Evaluation) -> str:
-    """Write the scores of an evaluation as one line."""
-    inside = "" if evaluation.psnr_masked is None else f" ({evaluation.psnr_masked:.2f} dB inside the mask)"
-    count = len(evaluation.per_view)
-    return f"{evaluation.split}: PSNR {evaluation.psnr:.2f} dB{inside}, SSIM {evaluation.ssim:.4f}, {count} view{'s' * (count > 1)}"
 
 
 def mesh_sentence(asset: Asset) -> str:

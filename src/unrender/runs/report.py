@@ -18,7 +18,9 @@ from unrender.runs.directory import HistoryLine, RunRecord
 from unrender.runs.display import duration
 from unrender.runs.evaluation import Evaluation, ViewScore
 from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Picture, color_source, data_uri, mesh_picture
+from unrender.runs.measures import grouped
 from unrender.runs.mesh_viewer import viewer
+from unrender.runs.surface_measures import DISTANCE_GROUP
 from unrender.runs.viewpoint import ELEVATION, UPRIGHT, Viewpoint
 
 LARGEST_EMBEDDED_VIDEO = 15 * 2**20
@@ -114,6 +116,7 @@ def build_report(report: Report) -> str:
         _headline(report, title),
         _remarks(record),
         _result(report),
+        _measures(record),
         _views(report),
         _course(report),
         _surface(report),
@@ -134,7 +137,9 @@ def build_report(report: Report) -> str:
 def _headline(report: Report, title: str) -> str:
     record, evaluation = report.record, report.evaluation
     tiles = [] if evaluation is None else [(f"{evaluation.psnr:.2f}", "PSNR, dB"), (f"{evaluation.ssim:.4f}", "SSIM")]
-    tiles += [(measure.number, measure.label) for measure in record.measures]
+    groups = grouped(record.measures)
+    headlines = [*groups.get("", []), *groups.get(DISTANCE_GROUP, [])[:1]]
+    tiles += [(measure.number, measure.label) for measure in headlines]
     tiles += [(duration(record.seconds), "training time"), (f"{record.steps:,}", "steps")]
     if record.peak_memory_mb is not None:
         tiles.append((f"{record.peak_memory_mb / 1024:.1f}", "peak memory, GB"))
@@ -178,6 +183,18 @@ def _result(report: Report) -> str:
     if video:
         shown.append(f"<div><h2>Video</h2>{video}</div>")
     return f'<section class="pair">{"".join(shown)}</section>' if shown else ""
+
+
+def _measures(record: RunRecord) -> str:
+    """Show the measures of each group in a table."""
+    rows = ""
+    for group, some in grouped(measure for measure in record.measures if measure.group).items():
+        rows += f'<tr><th colspan="2">{html.escape(group)}</th></tr>'
+        for measure in some:
+            better = "" if measure.better is None else f", {measure.better} is better"
+            rows += f"<tr><th>{html.escape(measure.name)}</th><td>{html.escape(measure.quantity + better)}</td></tr>"
+    note = "In parentheses: lengths in units of the input."
+    return f'<section><h2>Measures</h2><p class="note">{note}</p><table>{rows}</table></section>' if rows else ""
 
 
 def _course(report: Report) -> str:

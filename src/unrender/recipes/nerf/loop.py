@@ -144,8 +144,9 @@ class NerfScene(RayScene):
         mesh = extract_surface(density, resolution=resolution, level=level, keep_above=True, device=self.field.table.device)
         if mesh.is_empty:
             return Asset(mesh)
+        left_out = mesh.component_count - 1 if largest_only else 0
         mesh = (mesh.largest_component() if largest_only else mesh).with_vertex_normals()
-        return Asset(color_vertices(mesh, color))
+        return Asset(color_vertices(mesh, color), left_out=left_out)
 
     def opacity_of_a_step(self, positions: Float[Tensor, "cells 3"]) -> Float[Tensor, " cells"]:
         """Return the optical depth of one step of the march, for the occupancy grid."""

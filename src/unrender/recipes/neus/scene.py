@@ -188,11 +188,13 @@ class NeusScene(RayScene):
         mesh = extract_surface(self.surface.sdf, resolution=resolution, device=self.sharpness_log.device)
         if mesh.is_empty:
             return Asset(mesh)
+        left_out = mesh.component_count - 1 if largest_only else 0
         mesh = mesh.largest_component() if largest_only else mesh
         with torch.no_grad():
             normals = [self.surface.sample(points).normals for points in mesh.vertices.split(2**16)]
 
-        return Asset(color_vertices(mesh.with_normals(torch.cat(normals)), lambda points, normals: self._seen_along(points, -normals)))
+        mesh = color_vertices(mesh.with_normals(torch.cat(normals)), lambda points, normals: self._seen_along(points, -normals))
+        return Asset(mesh, left_out=left_out)
 
     def surface_color(self) -> SurfaceColor | None:
         return self._seen_along if self.around is None else None

@@ -1,0 +1,55 @@
+"""The metrics file of a split, and its scores in words."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+from unrender.files.atomic import write_json
+from unrender.runs.directory import RunRecord, finite
+from unrender.runs.evaluation import Evaluation
+from unrender.runs.measures import Measure, measures_as_json
+
+
+def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None:
+    """Write the metrics of a split."""
+    write_json(file, metrics_of(record, evaluation))
+
+
+def metrics_of(record: RunRecord, evaluation: Evaluation) -> dict[str, object]:
+    """Return the metrics of a split as values for JSON, with the measures; infinities and NaN become null."""
+    return {
+        "split": evaluation.split,
+        "views": len(evaluation.per_view),
+        "psnr": finite(evaluation.psnr),
+        "ssim": finite(evaluation.ssim),
+        "steps": record.steps,
+        "planned_steps": record.planned_steps,
+        "seconds": record.seconds,
+        "peak_memory_mb": record.peak_memory_mb,
+        "measures": measures_as_json(record.measures),
+        "per_view": [{"name": s.name, "psnr": finite(s.psnr), "ssim": finite(s.ssim)} for s in evaluation.per_view],
+    }
+
+
+def write_measures(file: Path, record: RunRecord) -> None:
+    """Replace the measures in a metrics file, if there is one, by those of a record."""
+    if file.exists():
+        metrics = json.loads(file.read_text(encoding="utf-8"))
+        write_json(file, {**metrics, "measures": measures_as_json(record.measures)})
+
+
+def masked_measure(evaluation: Evaluation) -> tuple[Measure, ...]:
+    """Return the PSNR inside the masks as a measure; nothing without masks."""
+    inside = evaluation.psnr_masked
+    if inside is None or not math.isfinite(inside):
+        return ()
+    return (Measure("PSNR inside the mask", inside, "dB", digits=2, better="higher"),)
+
+
+def score_sentence(evaluation: Evaluation) -> str:
+    """Write the scores of an evaluation as one line."""
+    inside = "" if evaluation.psnr_masked is None else f" ({evaluation.psnr_masked:.2f} dB inside the mask)"
+    count = len(evaluation.per_view)
+    return f"{evaluation.split}: PSNR {evaluation.psnr:.2f} dB{inside}, SSIM {evaluation.ssim:.4f}, {count} view{'s' * (count > 1)}"
