@@ -105,7 +105,7 @@ class Mesh:
     @property
     def component_count(self) -> int:
         """Number of components, which are triangles connected through shared vertices."""
-        return 0 if self.is_empty else int(self._face_components().max()) + 1
+        return 0 if self.is_empty else int(self.face_components().max()) + 1
 
     @property
     def is_watertight(self) -> bool:
@@ -215,9 +215,18 @@ class Mesh:
         """
         if self.is_empty:
             return self
-        component = self._face_components()
-        areas = np.bincount(component, _numpy(self._face_crosses().double().norm(dim=-1)))
-        return self.submesh(torch.from_numpy(component == int(areas.argmax())).to(self.faces.device))
+        component = self.face_components()
+        areas = np.bincount(_numpy(component), _numpy(self._face_crosses().double().norm(dim=-1)))
+        return self.submesh(component == int(areas.argmax()))
+
+    def face_components(self) -> Int[Tensor, " faces"]:
+        """Return the number of the component of each triangle, from 0; components are connected through shared vertices."""
+        faces = _numpy(self.faces)
+        count = self.vertices.shape[0]
+        ends = np.concatenate([faces[:, :2], faces[:, 1:]])
+        graph = coo_matrix((np.ones(len(ends), np.bool_), (ends[:, 0], ends[:, 1])), shape=(count, count))
+        labels = connected_components(graph, directed=False)[1][faces[:, 0]]
+        return torch.from_numpy(np.unique(labels, return_inverse=True)[1].reshape(-1)).to(self.faces.device)
 
     def submesh(self, keep: Tensor) -> Mesh:
         """Return the triangles marked in the bool tensor ``keep`` [faces], and their vertices, in order."""
@@ -325,15 +334,6 @@ class Mesh:
         """Return (b − a) × (c − a), the outward normal times twice the area."""
         a, b, c = self.vertices[self.faces.long()].unbind(1)
         return torch.linalg.cross(b - a, c - a)
-
-    def _face_components(self) -> Int[np.ndarray, " faces"]:
-        """Return the number of the component of each triangle."""
-        faces = _numpy(self.faces)
-        count = self.vertices.shape[0]
-        ends = np.concatenate([faces[:, :2], faces[:, 1:]])
-        graph = coo_matrix((np.ones(len(ends), np.bool_), (ends[:, 0], ends[:, 1])), shape=(count, count))
-        labels = connected_components(graph, directed=False)[1][faces[:, 0]]
-        return np.unique(labels, return_inverse=True)[1].reshape(-1)
 
 
 def read_mesh(path: str | Path, *, own_axes: bool = False) -> Mesh:
