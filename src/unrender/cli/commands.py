@@ -34,7 +34,7 @@ from unrender.runs.figures import write_picture
 from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input
 from unrender.runs.measures import Measure, measures_as_json
 from unrender.runs.opening import OpenRun, open_run
-from unrender.runs.outputs import EMPTY_MESH, offset_sentence
+from unrender.runs.outputs import EMPTY_MESH, extract_asset, offset_sentence
 from unrender.runs.read_options import ReadOptions
 from unrender.runs.scores import metrics_of
 from unrender.runs.scoring import photos_of, score_run
@@ -241,6 +241,7 @@ def export_run(
     axes: UpAxes | None,
     up: AxisOrVector | None,
     all_parts: bool,
+    capture: Path | None,
     out: Path | None,
     device: str | None,
 ) -> Ending:
@@ -257,8 +258,8 @@ def export_run(
     out = out or opened.directory.path / f"{'mesh_normalized' if frame == 'normalized' else 'mesh'}.{format}"
     if out.suffix.lower() != f".{format}":
         raise ValueError(f"--out {out} does not end in .{format}; give a file name that does, or another --format")
-    with display.task("extracting the surface"):
-        asset = opened.scene.asset(resolution, largest_only=not all_parts)
+    photos = photos_for_colors(opened, capture, display)
+    asset = extract_asset(opened.scene, resolution, photos, display=display, largest_only=not all_parts)
     if asset.is_empty:
         raise ValueError(EMPTY_MESH)
     known, source_from_world = opened.record.input.up, torch.tensor(opened.record.input.source_from_world, dtype=torch.float64)
@@ -273,6 +274,19 @@ def export_run(
         display.say(f"note: {far}")
     results = {"file": str(out), "vertices": vertices, "faces": faces, "frame": frame, "axes": axes}
     return Ending(0, {"run": str(opened.directory.path), **results})
+
+
+def photos_for_colors(run: OpenRun, moved_to: Path | None, display: Display) -> Capture | None:
+    """Read the photos behind a run; None, with a note, if they are not where they were."""
+    if run.record.capture is None:
+        return None
+    try:
+        return photos_of(run, moved_to, display)
+    except (ValueError, OSError) as error:
+        if moved_to is not None:
+            raise
+        display.say(f"note: the colors are those of the fitted field, as the cameras saw it, and not of the photos: {error}")
+        return None
 
 
 def direction_of(up: AxisOrVector) -> tuple[float, float, float]:

@@ -109,7 +109,9 @@ class ExportOptions:
     up: AxisOrVector | None = styled(None, metavar="X Y Z|AXIS", text="from the capture")
     """The upward direction of the frame of the input: a vector, x, y, z, -x, -y or -z."""
     all_parts: bool = False
-    """Keep every connected component instead of the largest one."""
+    """Keep every connected component that the photos show instead of the largest one."""
+    capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)
+    """The photos, which give the colors, if they have moved."""
     out: Path | None = styled(None, metavar="FILE", text="RUN/mesh.FORMAT")
     """The file to write."""
     device: str | None = styled(None, metavar="DEVICE", text=_DEVICE)

@@ -16,12 +16,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from unrender.captures.capture import Capture
 from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
 from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
 from unrender.recipes.state import Stateful, flatten_state, unflatten_state
 from unrender.render.asset import Asset
+from unrender.render.photo_colors import surface_of
 from unrender.render.scene import Scene
 
 Outcome = Literal["finished", "time budget reached", "interrupted", "diverged", "empty"]
@@ -86,14 +88,20 @@ class FitResult:
         quality = "" if psnr is None else f", PSNR {psnr:.2f} dB"
         return f"FitResult({self.outcome}: {self.steps:,} steps in {self.seconds:.1f} s{quality}, {type(self.scene).__name__})"
 
-    def asset(self, resolution: int = 256, *, frame: Frame = "source") -> Asset:
-        """Return the surface with its material, by default in the frame of the input poses."""
-        asset = self.scene.asset(resolution).with_source_up(self.up, self.source_from_world)
+    def asset(self, resolution: int = 256, *, frame: Frame = "source", capture: Capture | None = None) -> Asset:
+        """Return the surface with its material or its colors, by default in the frame of the input poses.
+
+        Args:
+            resolution: cells along a side of the region of interest.
+            frame: that of the input poses, or the normalized world.
+            capture: the photos, which then give the colors. Without them the colors are those of the fitted field.
+        """
+        asset = surface_of(self.scene, resolution, capture).with_source_up(self.up, self.source_from_world)
         return asset if frame == "normalized" or asset.is_empty else asset.transformed(self.source_from_world)
 
-    def mesh(self, resolution: int = 256, *, frame: Frame = "source") -> Mesh:
-        """Return the surface alone, by default in the frame of the input poses."""
-        return self.asset(resolution, frame=frame).mesh
+    def mesh(self, resolution: int = 256, *, frame: Frame = "source", capture: Capture | None = None) -> Mesh:
+        """Return the surface alone; see :meth:`asset`."""
+        return self.asset(resolution, frame=frame, capture=capture).mesh
 
 
 Losses = Mapping[str, Tensor]

@@ -29,7 +29,7 @@ from unrender.geometry.mesh import Mesh
 from unrender.numerics import SMALLEST_LENGTH
 from unrender.ops.raster import Raster, interpolate
 from unrender.render.asset import Asset
-from unrender.render.photo_views import STEEPEST, PhotoView, PhotoViews, Progress
+from unrender.render.photo_views import STEEPEST, Passing, PhotoView, PhotoViews
 from unrender.render.scene import Scene
 
 _KEPT = 12
@@ -64,28 +64,40 @@ _ROW = 1024
 """Row length of the image that holds the kept pixels of all photos."""
 
 
-def photographed(
-    scene: Scene, capture: Capture, resolution: int = 256, *, largest_only: bool = True, progress: Progress | None = None
-) -> Asset:
-    """Return the asset of a scene with the vertex colors that its photos show, without pieces that no photo shows.
-
-    A scene with a material or without a surface is returned as it is.
+def surface_of(scene: Scene, resolution: int, capture: Capture | None, *, largest_only: bool = True) -> Asset:
+    """Return the asset of a scene, in the colors of its photos if there are any.
 
     Args:
         scene: fitted to the capture.
-        capture: the photos; its training views are used.
         resolution: cells along a side of the region of interest.
-        largest_only: keep only the piece that the photos show most.
-        progress: shows how far each pass over the photos is.
+        capture: the photos; None for the colors of the scene itself.
+        largest_only: keep the largest piece alone.
     """
-    asset = scene.asset(resolution, largest_only=False)
-    if asset.is_empty or asset.material is not None:
+    if capture is None:
         return scene.asset(resolution, largest_only=largest_only)
-    return replace(asset, mesh=colored_by_photos(asset.mesh, capture, largest_only=largest_only, progress=progress))
+    return photographed(scene.asset(resolution, largest_only=False), capture, largest_only=largest_only)
+
+
+def photographed(asset: Asset, capture: Capture, *, largest_only: bool = True, progress: Passing | None = None) -> Asset:
+    """Return an asset with the vertex colors that the photos show, without pieces that no photo shows.
+
+    An asset with a material keeps it.
+
+    Args:
+        asset: in the normalized world, with all its pieces.
+        capture: the photos; its training views are used.
+        largest_only: keep only the piece that the photos show most, or the largest of an asset with a material.
+        progress: shows how far the pass over the photos is.
+    """
+    if asset.material is None:
+        mesh = colored_by_photos(asset.mesh, capture, largest_only=largest_only, progress=progress)
+    else:
+        mesh = asset.mesh.largest_component() if largest_only else asset.mesh
+    return replace(asset, mesh=mesh, left_out=asset.mesh.component_count - mesh.component_count)
 
 
 @torch.no_grad()
-def colored_by_photos(mesh: Mesh, capture: Capture, *, largest_only: bool = False, progress: Progress | None = None) -> Mesh:
+def colored_by_photos(mesh: Mesh, capture: Capture, *, largest_only: bool = False, progress: Passing | None = None) -> Mesh:
     """Return a mesh with the vertex colors that the training photos show, without connected pieces that no photo shows.
 
     Masked and ignored pixels do not count, and pixels at silhouettes and occlusion borders hardly. Hidden sides of a piece stay. A mesh of

@@ -18,7 +18,7 @@ from unrender.geometry.mesh import Mesh
 from unrender.numerics import SMALLEST_LENGTH, normalized
 from unrender.ops.raster import Raster, TriangleTree, cast_rays, interpolate, rasterize
 
-Progress = Callable[[str, Sequence[int]], Iterable[int]]
+Passing = Callable[[str, Sequence[int]], Iterable[int]]
 """Passes the views of a pass over the photos on, and shows how far it is; the first argument says what is done."""
 
 _BORDER = 2
@@ -74,7 +74,7 @@ class PhotoViews:
         self.edge = float((a - b).norm(dim=-1).median())
         """Length of a typical edge."""
 
-    def each(self, title: str, progress: Progress | None) -> Iterator[PhotoView]:
+    def each(self, title: str, progress: Passing | None) -> Iterator[PhotoView]:
         """Pass over the training views once, and show how far it is."""
         views: Sequence[int] = self.capture.split.train
         for view in views if progress is None else progress(title, views):
@@ -99,7 +99,7 @@ class PhotoViews:
         cosine = (normalized(seen[..., 3:]) * normalized(to_camera)).sum(-1)
         footprint = distance / float(camera.intrinsics[0, :2].mean())
         shown = covered & usable & (cosine > 0)
-        clean = shown & ~_near(~(covered & usable) | _jumps(distance, footprint))
+        clean = shown & ~_near(~(covered & usable), _BORDER) & ~_near(_jumps(distance, footprint), _BORDER - 1)
         confidence = torch.where(clean, 1.0, torch.where(shown, _NEAR_BORDER, 0.0))
         return PhotoView(camera, photo[..., :3], usable, raster, distance, footprint, confidence)
 
@@ -125,18 +125,18 @@ class PhotoViews:
 
 
 def _jumps(distance: Float[Tensor, "height width"], footprint: Float[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
-    """Tell where the distance rises to a neighboring pixel by more than any surface seen from the front."""
+    """Tell where the distance differs between neighboring pixels by more than on any surface seen from the front."""
     jumps = torch.zeros_like(distance, dtype=torch.bool)
     for axis in (0, 1):
-        one, other = distance.narrow(axis, 1, distance.shape[axis] - 1), distance.narrow(axis, 0, distance.shape[axis] - 1)
-        size = footprint.narrow(axis, 1, footprint.shape[axis] - 1)
-        jump = ~((one - other).abs() <= STEEPEST * size)
-        jumps.narrow(axis, 1, jump.shape[axis]).logical_or_(jump)
-        jumps.narrow(axis, 0, jump.shape[axis]).logical_or_(jump)
+        count = distance.shape[axis] - 1
+        one, other = distance.narrow(axis, 1, count), distance.narrow(axis, 0, count)
+        jump = one.isfinite() & other.isfinite() & ((one - other).abs() > STEEPEST * footprint.narrow(axis, 0, count))
+        jumps.narrow(axis, 1, count).logical_or_(jump)
+        jumps.narrow(axis, 0, count).logical_or_(jump)
     return jumps
 
 
-def _near(mask: Bool[Tensor, "height width"]) -> Bool[Tensor, "height width"]:
-    """Grow a mask by the width of a border."""
-    grown = F.max_pool2d(mask[None, None].float(), 2 * _BORDER + 1, stride=1, padding=_BORDER)
+def _near(mask: Bool[Tensor, "height width"], radius: int) -> Bool[Tensor, "height width"]:
+    """Grow a mask by some pixels to all sides."""
+    grown = F.max_pool2d(mask[None, None].float(), 2 * radius + 1, stride=1, padding=radius)
     return grown[0, 0] > 0

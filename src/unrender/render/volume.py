@@ -20,8 +20,15 @@ from torch import Tensor
 from unrender.cameras import Rays
 from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
+from unrender.numerics import normalized
 from unrender.ops.rays import Samples, composite, opacity_and_distance, ray_chunks
 from unrender.render.rendering import Encoding, Rendering, concatenated
+
+_VERTICES = 2**14
+"""Vertices that are colored at once."""
+
+_FRONTAL_VIEWS = 4
+"""Viewpoints from which a vertex is seen; of a single one, the borders between vertices with different ones would be visible."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +92,29 @@ def render_in_chunks(rays: Rays, render: Callable[[Rays], Rendering]) -> Renderi
 
 
 @torch.no_grad()
-def color_vertices(mesh: Mesh, color: Callable[[Float[Tensor, "points 3"], Float[Tensor, "points 3"]], Float[Tensor, "points 3"]]) -> Mesh:
-    """Return the mesh with ``color(points, normals)`` at its vertices, evaluated in chunks.
+def color_vertices(
+    mesh: Mesh,
+    color: Callable[[Float[Tensor, "points 3"], Float[Tensor, "points 3"]], Float[Tensor, "points 3"]],
+    viewpoints: Float[Tensor, "views 3"] | None = None,
+) -> Mesh:
+    """Return the mesh with the colors of a field at its vertices, as the fitted views see them.
+
+    A field knows its colors only along directions from which a photo was taken. The color of a vertex is therefore its mean as seen from
+    the few viewpoints that look at it most frontally.
 
     Args:
         mesh: has vertex normals.
-        color: sRGB of surface points as seen along their normals.
+        color: returns sRGB of surface points, each seen along a unit direction away from the viewer.
+        viewpoints: positions of the cameras; without any, vertices are seen along their normals.
     """
     assert mesh.normals is not None
-    chunks = zip(mesh.vertices.split(2**16), mesh.normals.split(2**16), strict=True)
-    return mesh.with_colors(torch.cat([color(points, normals) for points, normals in chunks]))
+    colors = []
+    for points, normals in zip(mesh.vertices.split(_VERTICES), mesh.normals.split(_VERTICES), strict=True):
+        if viewpoints is None or len(viewpoints) == 0:
+            colors.append(color(points, -normals))
+            continue
+        cosines = (normals @ viewpoints.T - (normals * points).sum(-1, keepdim=True)) / torch.cdist(points, viewpoints)
+        chosen = cosines.topk(min(_FRONTAL_VIEWS, len(viewpoints)), dim=1).indices
+        seen = [color(points, normalized(points - viewpoints[view])) for view in chosen.unbind(1)]
+        colors.append(torch.stack(seen).mean(0))
+    return mesh.with_colors(torch.cat(colors))

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -242,6 +242,11 @@ class Display:
         finally:
             if line is not None:
                 line.close()
+
+    def each(self, title: str, items: Sequence[T]) -> Iterator[T]:
+        """Pass items on, and show how many are done."""
+        with self.task(title, len(items)) as task:
+            yield from task.each(items)
 
     def __enter__(self) -> Display:
         if self.console.is_terminal or self._notebook:

@@ -13,12 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Cameras
+from unrender.captures.capture import Capture
 from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
 from unrender.printing import shortened
 from unrender.recipes.fitting import Frame
 from unrender.recipes.table import C, I, Recipe
 from unrender.render.asset import Asset
+from unrender.render.photo_colors import surface_of
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.runs.checkpoints import CheckpointError, CheckpointInfo, find_checkpoint
@@ -59,14 +61,20 @@ class OpenRun:
         """Similarity from the normalized world to the frame of the input (float64)."""
         return torch.tensor(self.record.input.source_from_world, dtype=torch.float64)
 
-    def asset(self, resolution: int = 256, *, frame: Frame = "source") -> Asset:
-        """Return the surface with its material, by default in the frame of the input poses."""
-        asset = self.scene.asset(resolution)
+    def asset(self, resolution: int = 256, *, frame: Frame = "source", capture: Capture | None = None) -> Asset:
+        """Return the surface with its material or its colors, by default in the frame of the input poses.
+
+        Args:
+            resolution: cells along a side of the region of interest.
+            frame: that of the input poses, or the normalized world.
+            capture: the photos, which then give the colors. Without them the colors are those of the fitted field.
+        """
+        asset = surface_of(self.scene, resolution, capture)
         return asset if frame == "normalized" or asset.is_empty else asset.transformed(self.source_from_world)
 
-    def mesh(self, resolution: int = 256, *, frame: Frame = "source") -> Mesh:
-        """Return the surface alone, by default in the frame of the input poses."""
-        return self.asset(resolution, frame=frame).mesh
+    def mesh(self, resolution: int = 256, *, frame: Frame = "source", capture: Capture | None = None) -> Mesh:
+        """Return the surface alone; see :meth:`asset`."""
+        return self.asset(resolution, frame=frame, capture=capture).mesh
 
     @torch.no_grad()
     def render(self, cameras: Cameras, view: int = 0) -> Rendering:

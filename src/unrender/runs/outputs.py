@@ -31,6 +31,7 @@ from unrender.geometry.mesh import Mesh
 from unrender.recipes.fitting import FitResult
 from unrender.recipes.table import Output
 from unrender.render.asset import Asset
+from unrender.render.photo_colors import photographed
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.runs.camera_paths import (
@@ -216,9 +217,7 @@ class AssetWriter(OutputWriter):
 
     def write(self, results: Results) -> None:
         directory, similarity, parts = results.directory, results.fit.source_from_world, Parts()
-        with results.display.task("extracting the surface"):
-            asset = results.fit.asset(results.mesh_resolution, frame="normalized")
-        results.asset = asset
+        results.asset = asset = self._extract(results)
         if asset.environment is not None:
             with parts.part():
                 write_environment(directory.environment_file, asset.environment, similarity)
@@ -253,7 +252,13 @@ class AssetWriter(OutputWriter):
         write_measures(results.directory.metrics_file, results.record)
 
     def recall(self, results: Results) -> None:
-        results.asset = results.fit.asset(results.mesh_resolution, frame="normalized")
+        results.asset = self._extract(results)
+
+    def _extract(self, results: Results) -> Asset:
+        """Return the asset in the normalized world, in the colors of the photos where there are any."""
+        fit = results.fit
+        asset = extract_asset(fit.scene, results.mesh_resolution, results.capture, display=results.display)
+        return asset.with_source_up(fit.up, fit.source_from_world)
 
 
 class VideoWriter(OutputWriter):
@@ -503,6 +508,13 @@ def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
     view = followed_view(capture)
     truth = color_picture(truth_of(capture, view, torch.device("cpu")))
     return Course(capture.names[view], stages, data_uri(truth, largest_side=PREVIEW_SIDE))
+
+
+def extract_asset(scene: Scene, resolution: int, capture: Capture | None, *, display: Display, largest_only: bool = True) -> Asset:
+    """Return the asset of a scene in the normalized world, in the colors of the photos if there are any."""
+    with display.task("extracting the surface"):
+        asset = scene.asset(resolution, largest_only=largest_only and capture is None)
+    return asset if capture is None else photographed(asset, capture, largest_only=largest_only, progress=display.each)
 
 
 def write_environment(file: Path, environment: EnvironmentLight, source_from_world: Float[Tensor, "4 4"]) -> None:

@@ -49,6 +49,9 @@ _UNSEEN = 1e-4
 class NerfScene(RayScene):
     """A radiance field with its occupancy grid."""
 
+    viewpoints: Tensor
+    """Positions [views, 3] of the fitted cameras."""
+
     def __init__(self, config: NerfConfig, *, unbounded: bool, masked: bool, generator: torch.Generator) -> None:
         super().__init__()
         sampling = config.sampling
@@ -56,6 +59,7 @@ class NerfScene(RayScene):
         self.occupancy = OccupancyGrid(sampling.occupancy_resolution, config.occupancy_levels if unbounded else 1)
         self.register_buffer("is_unbounded", torch.tensor(unbounded))
         self.register_buffer("has_masks", torch.tensor(masked))
+        self.register_buffer("viewpoints", torch.zeros(0, 3))
         self.unbounded = unbounded
         self.step = 2 * math.sqrt(3) / sampling.samples_per_ray
         self.near = config.near
@@ -131,14 +135,14 @@ class NerfScene(RayScene):
         return torch.cat(parts)
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
-        """Return the surface on which two steps absorb half of the light, colored as seen along its normal."""
+        """Return the surface on which two steps absorb half of the light, colored as the fitted views see it."""
 
         def density(positions: Tensor) -> Tensor:
             return self.field.density(positions)[0]
 
-        def color(points: Tensor, normals: Tensor) -> Tensor:
+        def color(points: Tensor, directions: Tensor) -> Tensor:
             own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
-            return self.field.color(self.field.density(points)[1], self.field.encode_directions(-normals), own_ray)
+            return self.field.color(self.field.density(points)[1], self.field.encode_directions(directions), own_ray)
 
         level = math.log(2) / (2 * self.step)
         mesh = extract_surface(density, resolution=resolution, level=level, keep_above=True, device=self.field.table.device)
@@ -146,7 +150,7 @@ class NerfScene(RayScene):
             return Asset(mesh)
         left_out = mesh.component_count - 1 if largest_only else 0
         mesh = (mesh.largest_component() if largest_only else mesh).with_vertex_normals()
-        return Asset(color_vertices(mesh, color), left_out=left_out)
+        return Asset(color_vertices(mesh, color, self.viewpoints), left_out=left_out)
 
     def opacity_of_a_step(self, positions: Float[Tensor, "cells 3"]) -> Float[Tensor, " cells"]:
         """Return the optical depth of one step of the march, for the occupancy grid."""
@@ -165,6 +169,7 @@ def load_scene(config: NerfConfig, tensors: Mapping[str, Tensor], device: torch.
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
     scene = NerfScene(config, unbounded=bool(state["is_unbounded"]), masked=bool(state["has_masks"]), generator=torch.Generator())
+    scene.viewpoints = state.setdefault("viewpoints", scene.viewpoints)  # runs of earlier versions have none
     scene.load_state_dict(state)
     return scene.to(device)
 
@@ -190,6 +195,7 @@ def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device
     weights_generator = torch.Generator().manual_seed(seed)
     masked = capture.has_masks
     scene = NerfScene(config, unbounded=capture.unbounded, masked=masked, generator=weights_generator).to(device)
+    scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)

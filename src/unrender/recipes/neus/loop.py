@@ -119,6 +119,7 @@ def _fit_surface(
     sampling, adam, weights, clock = config.sampling, config.adam, config.losses, start.clock
     generator = torch.Generator(device).manual_seed(seed)
     scene = _start_scene(capture, config, start, surroundings=surroundings, device=device, seed=seed)
+    scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
     points = None if capture.points is None else _inside_cube(capture.points.to(device))

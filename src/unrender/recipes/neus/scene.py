@@ -62,6 +62,8 @@ class NeusScene(RayScene):
 
     anneal: Tensor
     sharpness_limit: Tensor
+    viewpoints: Tensor
+    """Positions [views, 3] of the fitted cameras."""
 
     def __init__(
         self,
@@ -92,6 +94,7 @@ class NeusScene(RayScene):
         self.register_buffer("anneal", torch.zeros(()))
         self.annealing = 0.0
         self.register_buffer("sharpness_limit", torch.tensor(math.inf))
+        self.register_buffer("viewpoints", torch.zeros(0, 3))
         self.step = 2 * math.sqrt(3) / sampling.samples_per_ray
         self.background = picture_background(sampling.background, masked=masked)
         """Gray value behind the scene in pictures."""
@@ -184,7 +187,7 @@ class NeusScene(RayScene):
         )
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
-        """Return the zero set, colored as seen along its normal."""
+        """Return the zero set, colored as the fitted views see it."""
         mesh = extract_surface(self.surface.sdf, resolution=resolution, device=self.sharpness_log.device)
         if mesh.is_empty:
             return Asset(mesh)
@@ -193,7 +196,7 @@ class NeusScene(RayScene):
         with torch.no_grad():
             normals = [self.surface.sample(points).normals for points in mesh.vertices.split(2**16)]
 
-        mesh = color_vertices(mesh.with_normals(torch.cat(normals)), lambda points, normals: self._seen_along(points, -normals))
+        mesh = color_vertices(mesh.with_normals(torch.cat(normals)), self._seen_along, self.viewpoints)
         return Asset(mesh, left_out=left_out)
 
     def surface_color(self) -> SurfaceColor | None:
@@ -256,6 +259,7 @@ def load_surface(config: NeusConfig, tensors: Mapping[str, Tensor], device: torc
     state = scene_state(tensors)
     surroundings = any(name.startswith("around.") for name in state)
     scene = new_scene(config, surroundings=surroundings, masked=bool(state["has_masks"]), initial=None, generator=torch.Generator())
+    scene.viewpoints = state.setdefault("viewpoints", scene.viewpoints)  # runs of earlier versions have none
     scene.load_state_dict(state)
     scene.annealing = float(scene.anneal)
     return scene.to(device)
