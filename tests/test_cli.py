@@ -487,6 +487,23 @@ def test_a_capture_that_moved_has_to_be_named(run: Run, here: Path) -> None:
     assert run("eval", "here", "--capture", "elsewhere")[0] == 0
 
 
+def test_an_export_has_the_colors_of_the_photos_and_without_them_those_of_the_field(run: Run, here: Path) -> None:
+    code, out, _ = run("export", "here", "--format", "ply", "--out", "photos.ply")
+    assert code == 0 and "note:" not in out
+    Path("ball").rename("elsewhere")
+    code, out, _ = run("export", "here", "--format", "ply", "--out", "field.ply")
+    assert code == 0 and "note: the colors are those of the fitted field" in out and "--capture DIR" in out
+    assert run("export", "here", "--format", "ply", "--out", "moved.ply", "--capture", "elsewhere")[0] == 0
+    photos, field, moved = (read_mesh(f"{name}.ply").colors for name in ("photos", "field", "moved"))
+    assert photos is not None and field is not None and moved is not None
+    red = (tiny_capture().photos[1].flatten(0, 1).float() / 255)[:, :3].amin(0)
+    torch.testing.assert_close(photos, red.expand(6, 3), atol=0.02, rtol=0)
+    torch.testing.assert_close(moved, photos)
+    assert float((field - photos).abs().max()) > 0.03
+    code, _, err = run("export", "here", "--capture", "nowhere")
+    assert code == 1 and "nowhere" in one_sentence(err)
+
+
 def test_a_folder_that_is_no_run_is_said(run: Run) -> None:
     for command in ("eval", "render", "export"):
         code, _, err = run(command, "ball")

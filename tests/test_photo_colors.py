@@ -73,9 +73,10 @@ def in_sight(mesh: Mesh) -> Tensor:
     return mesh.vertices[:, 2].abs() < 0.6 * RADIUS
 
 
-@pytest.mark.parametrize("distortion", [None, torch.tensor([[0.3, 0.1, 0.0, 0.0, 0.01, 0.02]])], ids=["pinhole", "distorted"])
-def test_a_ball_gets_the_color_that_the_photos_show(distortion: Tensor | None) -> None:
-    cameras = ring(distortion=None if distortion is None else distortion.repeat(10, 1))
+@pytest.mark.parametrize("lens", ["pinhole", "distorted", "fisheye"])
+def test_a_ball_gets_the_color_that_the_photos_show(lens: str) -> None:
+    cameras = ring(distortion=torch.tensor([[0.3, 0.1, 0.0, 0.0, 0.01, 0.02]]).repeat(10, 1) if lens == "distorted" else None)
+    cameras = replace(cameras, fisheye=torch.full((10,), lens == "fisheye"))
     mesh = colored_by_photos(ball(), photographed(ball(), cameras))
     assert float(errors(mesh)[in_sight(mesh)].max()) < 0.03
     assert float(errors(mesh)[in_sight(mesh)].mean()) < 0.005

@@ -7,10 +7,11 @@ from torch import Tensor
 
 from unrender.cameras import Cameras, Rays
 from unrender.color import srgb_from_linear
+from unrender.geometry.mesh import Mesh
 from unrender.ops.rays import Samples
 from unrender.render.rendering import Rendering, concatenated
 from unrender.render.scene import RayScene
-from unrender.render.volume import FieldSamples, render_volume
+from unrender.render.volume import FieldSamples, color_vertices, render_volume
 
 
 def two_rays() -> tuple[Samples, Rays]:
@@ -92,3 +93,18 @@ def test_a_scene_along_rays_renders_views_of_any_number_of_rays() -> None:
     rendering = DirectionScene().render_view(camera, 0)
     assert rendering.color.shape == (83, 117, 3) and rendering.opacity.shape == (83, 117)
     torch.testing.assert_close(rendering.color.reshape(-1, 3), camera.image_rays(0).directions)
+
+
+def test_vertices_are_colored_as_the_most_frontal_viewpoints_see_them() -> None:
+    up = torch.tensor([[0.0, 0.0, 1.0]])
+    mesh = Mesh(torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]]), torch.tensor([[0, 1, 2]]), normals=up.expand(3, 3).contiguous())
+    viewpoints = torch.tensor([[0.0, 0, -3], [0.2, 0, 3], [-0.2, 0, 3], [0, 0.2, 3], [0, -0.2, 3], [9, 0, 1]])
+
+    def direction(points: Tensor, directions: Tensor) -> Tensor:
+        return directions
+
+    seen = color_vertices(mesh, direction, viewpoints).colors
+    assert seen is not None
+    away = torch.nn.functional.normalize(mesh.vertices - viewpoints[1:5, None], dim=-1)
+    torch.testing.assert_close(seen, away.mean(0))
+    torch.testing.assert_close(color_vertices(mesh, direction).colors, -up.expand(3, 3))

@@ -178,7 +178,10 @@ def _interpolated(photo: Float[Tensor, "height width 3"], places: Float[Tensor, 
 def _robust_means(
     colors: Float[Tensor, "vertices kept 3"], weights: Float[Tensor, "vertices kept"]
 ) -> tuple[Float[Tensor, "vertices 3"], Float[Tensor, " vertices"]]:
-    """Return weighted means under a Cauchy loss, started from the medians of the channels, and the scale of each vertex's loss."""
+    """Return weighted means under a Cauchy loss, and its scale at each vertex.
+
+    The means start from the medians of the channels; the scale follows from the distances from these.
+    """
     means, scales = [], []
     for color, weight in zip(colors.split(2**16), weights.split(2**16), strict=True):
         mean = _median(color, weight[..., None].expand_as(color))
@@ -271,7 +274,10 @@ def _filled(mesh: Mesh, values: Float[Tensor, "vertices channels"], known: Bool[
 
 
 def _continued(mesh: Mesh, colors: Float[Tensor, "vertices 3"], trust: Float[Tensor, " vertices"]) -> Float[Tensor, "vertices 3"]:
-    """Return colors that continue smoothly where they are uncertain: (T + λ L) c' = T c, with L of the edges and trust T."""
+    """Return colors that continue smoothly where there is little trust.
+
+    They solve (T + λ L) c' = T c with the Laplacian L of the edges and the trust T on the diagonal.
+    """
     faces = mesh.faces.cpu().numpy()
     ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     edges = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(colors), len(colors))).tocsr()

@@ -104,7 +104,10 @@ class PhotoViews:
         return PhotoView(camera, photo[..., :3], usable, raster, distance, footprint, confidence)
 
     def _block(self, view: int) -> int:
-        """Return the side of the blocks of pixels over which a photo is averaged: finer detail than the mesh has would be aliased."""
+        """Return the side of the blocks of pixels that are averaged.
+
+        Detail that is finer than the mesh would be aliased.
+        """
         camera = self.cameras[view]
         distance = float((self.mesh.vertices.mean(0) - camera.positions[0]).norm())
         edge_in_pixels = self.edge * float(camera.intrinsics[0, :2].mean()) / max(distance, SMALLEST_LENGTH)
