@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
-from scipy.sparse import coo_matrix, diags
+from scipy.sparse import coo_matrix, csr_matrix, diags
+from scipy.sparse.csgraph import dijkstra
 from scipy.sparse.linalg import cg
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from unrender.captures.capture import Capture
@@ -53,6 +53,9 @@ _PAYS = 2e-3
 
 _PRIOR = 0.5
 """Weight of the mean of a vertex against the pixels around it, as a number of pixels."""
+
+_FIRM = 1.0
+"""Trust from which a vertex keeps its color, about that of one pixel."""
 
 _ANCHOR = 1e-6
 """Trust in the color of the nearest vertex where no photo looks; it keeps the equations solvable."""
@@ -124,9 +127,10 @@ def colored_by_photos(mesh: Mesh, capture: Capture, *, largest_only: bool = Fals
         if not bool(certainty.any()):
             return mesh.largest_component() if largest_only else mesh
         means, scales = _robust_means(best.colors, best.weights)
-        *channels, scales = _filled(mesh, torch.cat([means, scales[:, None]], 1), certainty > 0).unbind(1)
+        edges = _edge_lengths(mesh)
+        *channels, scales = _filled(edges, torch.cat([means, scales[:, None]], 1), certainty > 0).unbind(1)
         colors, around = _refined(mesh, torch.stack(channels, 1), scales, _joined(parts))
-        colored = mesh.with_colors(_continued(mesh, colors, certainty + around).clamp(0, 1))
+        colored = mesh.with_colors(_continued(edges, colors, certainty + around).clamp(0, 1))
     kept = shown == shown.max() if largest_only else shown > 0
     return colored if bool(kept.all()) else colored.submesh(kept[pieces])
 
@@ -264,26 +268,35 @@ def _refined(
     return colors, around
 
 
-def _filled(mesh: Mesh, values: Float[Tensor, "vertices channels"], known: Bool[Tensor, " vertices"]) -> Float[Tensor, "vertices channels"]:
-    """Return values that unknown vertices have from the nearest known one."""
-    places = mesh.vertices.cpu().numpy()
-    there = known.cpu().numpy()
-    rows = np.arange(len(places))
-    rows[~there] = np.flatnonzero(there)[KDTree(places[there]).query(places[~there])[1]]
-    return values[torch.from_numpy(rows).to(values.device)]
+def _edge_lengths(mesh: Mesh) -> csr_matrix:
+    """Return the length of every edge as a symmetric matrix [vertices, vertices]."""
+    faces, places = mesh.faces.cpu().numpy(), mesh.vertices.cpu().numpy().astype(np.float64)
+    start, end = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]).T
+    lengths = np.maximum(np.linalg.norm(places[start] - places[end], axis=1), SMALLEST_LENGTH)
+    edges = coo_matrix((lengths, (start, end)), shape=(len(places), len(places))).tocsr()
+    return csr_matrix(edges.maximum(edges.T))
 
 
-def _continued(mesh: Mesh, colors: Float[Tensor, "vertices 3"], trust: Float[Tensor, " vertices"]) -> Float[Tensor, "vertices 3"]:
+def _filled(
+    edges: csr_matrix, values: Float[Tensor, "vertices channels"], known: Bool[Tensor, " vertices"]
+) -> Float[Tensor, "vertices channels"]:
+    """Return values that unknown vertices have from the nearest known one along edges."""
+    _, _, nearest = dijkstra(edges, indices=np.flatnonzero(known.cpu().numpy()), min_only=True, return_predecessors=True)
+    rows = torch.from_numpy(np.where(nearest < 0, np.arange(len(nearest)), nearest)).to(values.device)
+    return values[rows.long()]
+
+
+def _continued(edges: csr_matrix, colors: Float[Tensor, "vertices 3"], trust: Float[Tensor, " vertices"]) -> Float[Tensor, "vertices 3"]:
     """Return colors that continue smoothly where there is little trust.
 
-    They solve (T + λ L) c' = T c with the Laplacian L of the edges and the trust T on the diagonal.
+    There they solve (T + λ L) c' = T c with the Laplacian L of the edges and the trust T on the diagonal.
     """
-    faces = mesh.faces.cpu().numpy()
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    edges = coo_matrix((np.ones(len(ends)), (ends[:, 0], ends[:, 1])), shape=(len(colors), len(colors))).tocsr()
-    edges = _SMOOTH * (edges + edges.T).minimum(1)
-    pull = trust.double().cpu().numpy() + _ANCHOR
-    diagonal = pull + np.asarray(edges.sum(1))[:, 0]
-    system, start = (diags(diagonal) - edges).tocsr(), colors.double().cpu().numpy()
-    solved = [cg(system, pull * start[:, k], x0=start[:, k], rtol=1e-4, maxiter=500, M=diags(1 / diagonal))[0] for k in range(3)]
-    return torch.from_numpy(np.stack(solved, 1)).to(colors)
+    pull, known = trust.double().cpu().numpy() + _ANCHOR, colors.double().cpu().numpy()
+    links = csr_matrix((np.full(edges.nnz, _SMOOTH), edges.indices, edges.indptr), shape=edges.shape)
+    loose, firm = np.flatnonzero(pull < _FIRM), np.flatnonzero(pull >= _FIRM)
+    rows = links[loose]
+    diagonal = pull[loose] + np.asarray(rows.sum(1))[:, 0]
+    system, goal = diags(diagonal) - rows[:, loose], pull[loose, None] * known[loose] + rows[:, firm] @ known[firm]
+    for k in range(3):
+        known[loose, k] = cg(system, goal[:, k], x0=known[loose, k], rtol=1e-4, maxiter=2000, M=diags(1 / diagonal))[0]
+    return torch.from_numpy(known).to(colors)
