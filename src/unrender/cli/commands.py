@@ -281,7 +281,7 @@ def photos_for_colors(run: OpenRun, moved_to: Path | None, display: Display) -> 
     if run.record.capture is None:
         return None
     try:
-        return photos_of(run, moved_to, display)
+        return photos_behind(run, moved_to, display)
     except (ValueError, OSError) as error:
         if moved_to is not None:
             raise
