@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,20 +13,19 @@ from torch import Tensor
 from tiny_captures import BALL, FOCAL, RADIUS, SIZE, opengl_poses, real_capture, write_blender
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.load import load_capture
-from unrender.captures.normal_truth import Encoding, decoded, understood_normals
+from unrender.captures.normal_truth import ENCODINGS, Encoding, decoded, understood_normals
 from unrender.color import srgb_from_linear
 from unrender.render.rendering import Rendering
 from unrender.runs.evaluation import ViewScore
 from unrender.runs.view_measures import ViewMeasures, angle_between
 from unrender.words import TruthFrame
 
-ENCODINGS: tuple[Encoding, ...] = get_args(Encoding)
+SIGNED, CLIPPED = Encoding(clipped=False, srgb=False), Encoding(clipped=True, srgb=True)
 
 
 def encoded(normals: Tensor, encoding: Encoding) -> Tensor:
-    if encoding == "signed":
-        return (normals + 1) / 2
-    return srgb_from_linear(normals.clamp_min(0)) if encoding == "clipped srgb" else normals.clamp_min(0)
+    values = normals.clamp_min(0) if encoding.clipped else (normals + 1) / 2
+    return srgb_from_linear(values) if encoding.srgb else values
 
 
 def ball_normals(pose: np.ndarray, scale: int = 1) -> Tensor:
@@ -73,9 +71,9 @@ def test_normals_come_back_from_either_encoding_where_at_most_one_component_is_l
     normals = directions()
     found = decoded(encoded(normals, encoding), encoding)
     lost = (normals < 0).sum(1)
-    known = lost <= 1 if encoding != "signed" else lost >= 0
+    known = lost <= 1 if encoding.clipped else lost >= 0
     torch.testing.assert_close(found[known], normals[known], atol=1e-6, rtol=0)
-    assert not bool(found[~known].any()) and 0 < int((~known).sum()) or encoding == "signed"
+    assert not bool(found[~known].any()) and bool((~known).any()) == encoding.clipped
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
@@ -85,10 +83,10 @@ def test_vectors_that_are_no_normals_are_unknown(encoding: Encoding) -> None:
 
 
 @pytest.mark.parametrize("frame", ["source", "opengl", "opencv"])
-@pytest.mark.parametrize("encoding", ["signed", "clipped srgb"])
+@pytest.mark.parametrize("encoding", [SIGNED, CLIPPED])
 def test_encoding_and_axes_are_found(capture: Capture, tmp_path: Path, encoding: Encoding, frame: TruthFrame) -> None:
     write_maps(tmp_path / "maps", encoding, frame)
-    if encoding != "signed" and frame == "opencv":  # of normals towards the camera, z is lost: no pixel keeps all components
+    if encoding.clipped and frame == "opencv":  # of normals towards the camera, z is lost: no pixel keeps all components
         with pytest.raises(CaptureError, match=r"encoding .* cannot be told"):
             understood_normals(capture, capture.split.test, folder=tmp_path / "maps")
         return
@@ -98,17 +96,19 @@ def test_encoding_and_axes_are_found(capture: Capture, tmp_path: Path, encoding:
     for k, view in enumerate(capture.split.test):
         found, true = truth.normals(capture, view), ball_normals(opengl_poses(8)[k]) @ turn
         known = found.any(-1)
-        assert int(known.sum()) > (160 if encoding == "signed" else 20)
+        assert int(known.sum()) > (20 if encoding.clipped else 160)
         assert float(angle_between(found[known], true[known]).median()) < 0.6
 
 
-def test_linear_clipped_maps_are_told_from_srgb(capture: Capture, tmp_path: Path) -> None:
-    write_maps(tmp_path / "maps", "clipped linear", "source")
-    assert understood_normals(capture, capture.split.test, folder=tmp_path / "maps").encoding == "clipped linear"
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_the_four_encodings_are_told_apart(capture: Capture, tmp_path: Path, encoding: Encoding) -> None:
+    write_maps(tmp_path / "maps", encoding, "source")
+    truth = understood_normals(capture, capture.split.test, folder=tmp_path / "maps")
+    assert truth.encoding == encoding and f"read as {encoding.name} in the axes of the poses" in truth.note
 
 
 def test_larger_maps_are_averaged_after_decoding(capture: Capture, tmp_path: Path) -> None:
-    write_maps(tmp_path / "maps", "signed", "source", scale=3)
+    write_maps(tmp_path / "maps", SIGNED, "source", scale=3)
     truth = understood_normals(capture, capture.split.test, folder=tmp_path / "maps")
     view = capture.split.test[2]
     turn = (capture.source_from_world[:3, :3] / capture.source_from_world[:3, :3].det() ** (1 / 3)).float()
@@ -120,12 +120,12 @@ def test_larger_maps_are_averaged_after_decoding(capture: Capture, tmp_path: Pat
 def test_captures_bring_maps_that_lie_beside_their_photos(tmp_path: Path) -> None:
     folder = write_blender(tmp_path / "ball", test=8)
     assert load_capture(folder).normal_files == ()
-    write_maps(folder / "test", "clipped srgb", "source", suffix="_normal_0000")
+    write_maps(folder / "test", CLIPPED, "source", suffix="_normal_0000")
     capture = load_capture(folder)
     assert [None if file is None else file.name for file in capture.normal_files] == [None] * 8 + [
         f"r_{k}_normal_0000.png" for k in range(8)
     ]
-    assert understood_normals(capture, capture.split.test).encoding == "clipped srgb"
+    assert understood_normals(capture, capture.split.test).encoding == CLIPPED
     assert understood_normals(capture, capture.split.test, folder=folder).files == capture.normal_files
     (tmp_path / "empty").mkdir()
     with pytest.raises(CaptureError, match="no image in"):
@@ -136,7 +136,7 @@ def test_what_is_no_truth_is_refused(capture: Capture, tmp_path: Path) -> None:
     views = capture.split.test
     with pytest.raises(CaptureError, match="nowhere does not exist"):
         understood_normals(capture, views, folder=tmp_path / "nowhere")
-    write_maps(tmp_path / "maps", "signed", "source")
+    write_maps(tmp_path / "maps", SIGNED, "source")
     with pytest.raises(CaptureError, match="axes of the poses or the cameras"):
         understood_normals(capture, views, folder=tmp_path / "maps", frame="normalized")
     for view in range(8):  # the photos again
@@ -149,7 +149,7 @@ def test_what_is_no_truth_is_refused(capture: Capture, tmp_path: Path) -> None:
 
 
 def test_maps_of_other_views_do_not_face_the_cameras(capture: Capture, tmp_path: Path) -> None:
-    write_maps(tmp_path / "maps", "signed", "source")
+    write_maps(tmp_path / "maps", SIGNED, "source")
     for k in range(4):  # the views opposite
         one, other = (tmp_path / "maps" / f"r_{view}_normal.png" for view in (k, k + 4))
         first, second = one.read_bytes(), other.read_bytes()
@@ -161,7 +161,7 @@ def test_maps_of_other_views_do_not_face_the_cameras(capture: Capture, tmp_path:
 
 def test_axes_that_cannot_be_told_must_be_given(capture: Capture, tmp_path: Path) -> None:
     """Axes turned by 20 degrees about the viewing direction: all normals face the camera in both."""
-    write_maps(tmp_path / "maps", "signed", "opengl")
+    write_maps(tmp_path / "maps", SIGNED, "opengl")
     turn = torch.linalg.matrix_exp(torch.tensor([[0.0, -0.35, 0], [0.35, 0, 0], [0, 0, 0]], dtype=torch.float64))
     flip = torch.diag(torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64))
     # Every camera looks along the same axis, and the frame of the poses is that of the camera up to the turn.
@@ -173,7 +173,7 @@ def test_axes_that_cannot_be_told_must_be_given(capture: Capture, tmp_path: Path
 
 
 def test_renderings_whose_normals_are_ten_degrees_off_give_ten_degrees(capture: Capture, tmp_path: Path) -> None:
-    write_maps(tmp_path / "maps", "signed", "source")
+    write_maps(tmp_path / "maps", SIGNED, "source")
     truth = understood_normals(capture, capture.split.test, folder=tmp_path / "maps")
     measures = ViewMeasures(capture, capture.split.test, truth)
     angle = np.deg2rad(10.0)
@@ -198,6 +198,6 @@ def test_without_normals_nothing_is_measured(capture: Capture) -> None:
 def test_the_normals_of_a_real_capture_face_its_cameras() -> None:
     capture = load_capture(real_capture("chair_200"))
     truth = understood_normals(capture, capture.split.test)
-    assert (truth.encoding, truth.frame) == ("clipped srgb", "source")
+    assert (truth.encoding, truth.frame) == (CLIPPED, "source")
     known = truth.normals(capture, capture.split.test[0]).any(-1)
     assert 0.6 < float(known.sum() / (capture.mask(capture.split.test[0]) == 255).sum()) < 0.7

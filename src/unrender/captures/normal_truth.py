@@ -3,9 +3,10 @@
 Renderers store normals in images in two ways, which are told apart by the lengths of the vectors that they give:
 
 - color = (n + 1) / 2 (Shiny Blender, and most others);
-- color = max(n, 0), which Blender writes without a remapping node, encoded as sRGB as in NeRF-synthetic, or linear. A component that is not
-  positive is lost. Where one is lost, n = (a, b, −√(1 − a² − b²)) is known all the same, because normals have unit length; where two are
-  lost, it is not.
+- color = max(n, 0), which Blender writes without a remapping node. A component that is not positive is lost. Where one is lost,
+  n = (a, b, −√(1 − a² − b²)) is known all the same, because normals have unit length; where two are lost, it is not.
+
+Either may have been encoded as sRGB, as if it were light; NeRF-synthetic has sRGB of max(n, 0).
 
 Visible surfaces face the camera. This tells in which axes the normals are: those of the poses or those of the camera.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,14 +28,28 @@ from unrender.captures.decoding import image_files
 from unrender.captures.errors import CaptureError
 from unrender.captures.normals import normal_files, read_normal_image
 from unrender.captures.reading import is_folder
-from unrender.color import linear_from_srgb
+from unrender.color import linear_from_srgb, srgb_from_linear
 from unrender.numerics import normalized
 from unrender.transforms import scale_of
 from unrender.words import TruthFrame
 
-Encoding = Literal["signed", "clipped srgb", "clipped linear"]
 
-_NAMES: Mapping[Encoding, str] = {"signed": "(n + 1) / 2", "clipped srgb": "sRGB of max(n, 0)", "clipped linear": "max(n, 0)"}
+class Encoding(NamedTuple):
+    """How colors stand for normals."""
+
+    clipped: bool
+    """max(n, 0) rather than (n + 1) / 2."""
+    srgb: bool
+    """Encoded as sRGB."""
+
+    @property
+    def name(self) -> str:
+        """The formula, for a note."""
+        return ("sRGB of " if self.srgb else "") + ("max(n, 0)" if self.clipped else "(n + 1) / 2")
+
+
+ENCODINGS = tuple(Encoding(clipped, srgb) for clipped in (False, True) for srgb in (False, True))
+
 _FRAMES: Mapping[TruthFrame, str] = {
     "source": "the axes of the poses",
     "opengl": "the camera's axes with +Y up",
@@ -43,6 +58,9 @@ _FRAMES: Mapping[TruthFrame, str] = {
 
 _SUFFIXES = ("_normal_0000.png", "_normal.png")
 """What follows the stem of a photo in the names of normal images that captures bring: NeRF-synthetic and Shiny Blender."""
+
+_BACKGROUNDS = (0.0, 0.5, float(srgb_from_linear(torch.tensor(0.5))), 1.0)
+"""Gray values beside the object: black, white, and those that stand for the zero vector."""
 
 _TOLERANCE = 0.1
 """Deviation from unit length of a vector that counts. Where two surfaces are averaged in a pixel, it is shorter."""
@@ -135,23 +153,23 @@ def understood_normals(
     shares = _facing(capture, files, some, encoding)
     frame = frame or _frame_of(shares, place)
     partly = "" if len(found) == len(views) else f", of {len(found)} of {len(views)} views,"
-    used = "" if encoding == "signed" else ", used where at most one component was clipped"
-    note = f"the normal maps{partly} were read as {_NAMES[encoding]} in {_FRAMES[frame]}{used}; {shares[frame][0]:.0%} face the camera"
+    used = ", used where at most one component was clipped" if encoding.clipped else ""
+    note = f"the normal maps{partly} were read as {encoding.name} in {_FRAMES[frame]}{used}; {shares[frame][0]:.0%} face the camera"
     return NormalTruth(files, encoding, frame, note)
 
 
 def decoded(color: Float[Tensor, "*shape 3"], encoding: Encoding) -> Float[Tensor, "*shape 3"]:
     """Decode colors from 0 to 1 to unit normals, zero where they are unknown.
 
-    >>> decoded(torch.tensor([[0.5, 0.5, 1.0], [0.6, 0.8, 0.0], [1.0, 0.0, 0.0]]), "signed")[0].tolist()
+    >>> decoded(torch.tensor([[0.5, 0.5, 1.0]]), Encoding(clipped=False, srgb=False))[0].tolist()
     [0.0, 0.0, 1.0]
-    >>> (decoded(torch.tensor([[0.36, 0.48, 0.0], [1.0, 0.0, 0.0]]), "clipped linear") * 100).round().tolist()
+    >>> (decoded(torch.tensor([[0.36, 0.48, 0.0], [1.0, 0.0, 0.0]]), Encoding(clipped=True, srgb=False)) * 100).round().tolist()
     [[36.0, 48.0, -80.0], [0.0, 0.0, 0.0]]
     """
     vector = _vectors(color, encoding)
     length = vector.norm(dim=-1)
     known = (length - 1).abs() < _TOLERANCE
-    if encoding != "signed":
+    if encoding.clipped:
         lost = color == 0
         one_lost = (lost.sum(-1) == 1) & (length < 1 + _TOLERANCE)
         rest = (1 - length**2).clamp_min(0).sqrt()[..., None]
@@ -162,9 +180,8 @@ def decoded(color: Float[Tensor, "*shape 3"], encoding: Encoding) -> Float[Tenso
 
 def _vectors(color: Float[Tensor, "*shape 3"], encoding: Encoding) -> Float[Tensor, "*shape 3"]:
     """Return what colors stand for, of any length; lost components are zero."""
-    if encoding == "signed":
-        return 2 * color - 1
-    return linear_from_srgb(color) if encoding == "clipped srgb" else color
+    values = linear_from_srgb(color) if encoding.srgb else color
+    return values if encoding.clipped else 2 * values - 1
 
 
 @dataclass(frozen=True)
@@ -204,20 +221,19 @@ def _encoding_of(images: Sequence[Float[Tensor, "_ 3"]], place: Path | str) -> E
         CaptureError: no encoding, or more than one, makes unit vectors of them.
     """
     colors = torch.cat(list(images))
-    background = (colors < 1 / 255).all(-1) | ((colors - 0.5).abs() < 1.5 / 255).all(-1) | (colors > 254 / 255).all(-1)
-    colors = colors[~background]
+    for background in _BACKGROUNDS:
+        colors = colors[((colors - background).abs() > 1.5 / 255).any(-1)]
     whole = (colors > 0).all(-1)
     shares: dict[Encoding, float] = {}
-    for encoding in _NAMES:
+    for encoding in ENCODINGS:
         length = _vectors(colors, encoding).norm(dim=-1)
         unit = (length - 1).abs() < _TOLERANCE
         # A vector that lost components is shorter than one; only those that lost none say how long they were.
-        fits = unit if encoding == "signed" else length < 1 + _TOLERANCE
-        tests = (fits, unit if encoding == "signed" else unit[whole])
+        tests = (length < 1 + _TOLERANCE, unit[whole]) if encoding.clipped else (unit,)
         shares[encoding] = min(float(test.float().mean()) if len(test) >= _FEWEST else 0.0 for test in tests)
     (best, share), (_, second) = sorted(shares.items(), key=lambda item: -item[1])[:2]
     if share < _RIGHT_SHARE or share - second < _LEAD:
-        listed = ", ".join(f"{value:.0%} as {_NAMES[encoding]}" for encoding, value in shares.items())
+        listed = ", ".join(f"{value:.0%} as {encoding.name}" for encoding, value in shares.items())
         raise CaptureError(
             f"the encoding of the normal maps of {place} cannot be told from the share of their colors that are unit vectors ({listed}); "
             "store them as (n + 1) / 2"
