@@ -284,6 +284,14 @@ def test_a_fit_measures_its_mesh_on_screen_in_its_files_and_in_its_report(here: 
     assert "color against the rendering" in page and "higher is better" in page
 
 
+def test_measures_that_a_killed_process_did_not_write_are_made_up_for(here: RunDirectory) -> None:
+    record, metrics = here.read_record(), here.metrics_file.read_text()
+    here.report_file.unlink()
+    here.write_record(replace(record, measures=()))
+    assert main(["fit", "tiny", "ball", "--preset", "quick", "--out", "here", "--quiet"]) == 0
+    assert here.read_record().measures == record.measures and here.metrics_file.read_text() == metrics
+
+
 def test_a_truth_is_measured_on_screen_in_the_files_and_in_the_report(here: RunDirectory, capfd: pytest.CaptureFixture[str]) -> None:
     octahedron(1.1).export("truth.obj")
     capfd.readouterr()

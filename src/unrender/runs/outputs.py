@@ -115,9 +115,13 @@ class Results:
 
     def add_measures(self, measures: Sequence[Measure]) -> None:
         """Add numbers to the record, in place of earlier groups of the same names, and print those with a group."""
-        self.record = dataclasses.replace(self.record, measures=merged(self.record.measures, measures))
+        self.recall_measures(measures)
         for sentence in sentences(measure for measure in measures if measure.group):
             self.display.say(sentence)
+
+    def recall_measures(self, measures: Sequence[Measure]) -> None:
+        """Add numbers to the record without printing them."""
+        self.record = dataclasses.replace(self.record, measures=merged(self.record.measures, measures))
 
 
 class Parts:
@@ -186,7 +190,9 @@ class MetricsWriter(OutputWriter):
         parts.finish()
 
     def recall(self, results: Results) -> None:
-        self._evaluate(results, None)
+        evaluation = self._evaluate(results, None)
+        # A process that is killed right after metrics.json leaves them out of run.json.
+        results.recall_measures((*masked_measure(evaluation), *(results.views.normals if results.views is not None else ())))
 
     def _evaluate(self, results: Results, parts: Parts | None) -> Evaluation:
         photos = results.photos
@@ -213,7 +219,8 @@ class AssetWriter(OutputWriter):
         return *exported, directory.environment_file
 
     def missing(self, directory: RunDirectory) -> bool:
-        return not all(directory.mesh_file(suffix).exists() for suffix in ("ply", "glb"))
+        written = all(directory.mesh_file(suffix).exists() for suffix in ("ply", "glb"))
+        return not written or all(measure.group != MESH_GROUP for measure in directory.read_record().measures)
 
     def write(self, results: Results) -> None:
         directory, similarity, parts = results.directory, results.fit.source_from_world, Parts()
