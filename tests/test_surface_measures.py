@@ -174,7 +174,8 @@ def test_shares_of_wide_angles() -> None:
 
 def test_a_group_replaces_the_group_of_its_name() -> None:
     old = (Measure("a", 1.0, group="x"), Measure("b", 1.0, group="x"), Measure("c", 1.0))
-    assert merged(old, (Measure("a", 2.0, group="x"),)) == (Measure("c", 1.0), Measure("a", 2.0, group="x"))
+    new = Measure("a", 2.0, group="x"), Measure("d", 1.0, group="y")
+    assert merged(old, new) == (new[0], old[2], new[1])
 
 
 def octahedron(scale: float = 1.1) -> Mesh:

@@ -70,9 +70,9 @@ def sentences(measures: Iterable[Measure]) -> list[str]:
 
 
 def merged(known: Sequence[Measure], new: Sequence[Measure]) -> tuple[Measure, ...]:
-    """Return known measures with new ones, whose groups replace those of the same name."""
-    groups = {measure.group for measure in new}
-    return (*(measure for measure in known if measure.group not in groups), *new)
+    """Return known measures with new ones, whose groups take the places of those of the same name."""
+    groups = {**grouped(known), **grouped(new)}
+    return tuple(measure for some in groups.values() for measure in some)
 
 
 def measures_as_json(measures: Iterable[Measure]) -> list[dict[str, Any]]:
