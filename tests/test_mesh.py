@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import trimesh
 from trimesh.visual.color import ColorVisuals
 from trimesh.visual.texture import TextureVisuals
 
+from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh, read_mesh
 
 
@@ -468,3 +470,25 @@ def test_reading_explains_what_is_wrong(tmp_path: Path) -> None:
     trimesh.PointCloud(np.zeros((4, 3))).export(tmp_path / "points.ply")
     with pytest.raises(ValueError, match="no triangles"):
         read_mesh(tmp_path / "points.ply")
+
+
+def test_a_simplified_mesh_keeps_shape_and_colors() -> None:
+    pytest.importorskip("fast_simplification")
+    mesh = extract_surface(lambda points: points.norm(dim=-1) - 0.5, resolution=48, device=torch.device("cpu")).with_vertex_normals()
+    mesh = mesh.with_colors(0.5 + mesh.vertices * 0.8)
+    small = mesh.simplified(1000)
+    assert 900 < len(small.faces) <= 1000 and small.is_watertight and small.normals is not None and small.colors is not None
+    torch.testing.assert_close(small.vertices.norm(dim=-1), torch.full((len(small.vertices),), 0.5), atol=0.01, rtol=0)
+    torch.testing.assert_close(small.colors, 0.5 + small.vertices * 0.8, atol=0.04, rtol=0)
+    assert mesh.simplified(len(mesh.faces)) is mesh
+    far = mesh.transformed(torch.tensor([[1.0, 0, 0, 5e5], [0, 1, 0, 5e6], [0, 0, 1, 0], [0, 0, 0, 1]], dtype=torch.float64))
+    assert far.simplified(1000).vertices.dtype == torch.float64
+
+
+def test_what_cannot_be_simplified_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fast_simplification", None)
+    mesh = extract_surface(lambda points: points.norm(dim=-1) - 0.5, resolution=12, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"pip install \"unrender\[simplify\]\""):
+        mesh.simplified(20)
+    with pytest.raises(ValueError, match="3 faces; give at least 4"):
+        mesh.simplified(3)

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,12 +22,14 @@ from unrender.cli.terminal import Ending
 from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
 from unrender.files.video import write_video
+from unrender.geometry.distances import points_to_mesh_distance
 from unrender.geometry.mesh import Mesh
 from unrender.recipes import table
 from unrender.recipes.fitting import Observer, Outcome
 from unrender.recipes.kinds import Input
 from unrender.recipes.settings import with_budget
 from unrender.recipes.table import C, I, Recipe
+from unrender.render.asset import Asset
 from unrender.runs.camera_paths import render_path
 from unrender.runs.directory import RunDirectory, default_folder
 from unrender.runs.display import Display, Task
@@ -241,6 +244,7 @@ def export_run(
     axes: UpAxes | None,
     up: AxisOrVector | None,
     all_parts: bool,
+    faces: int | None,
     capture: Path | None,
     out: Path | None,
     device: str | None,
@@ -262,18 +266,39 @@ def export_run(
     asset = extract_asset(opened.scene, resolution, photos, display=display, largest_only=not all_parts)
     if asset.is_empty:
         raise ValueError(EMPTY_MESH)
+    if faces is not None:
+        asset = simplified(asset, faces, display)
     known, source_from_world = opened.record.input.up, torch.tensor(opened.record.input.source_from_world, dtype=torch.float64)
     asset = asset.with_source_up(direction or (known[0], known[1], known[2]), source_from_world)
     if frame != "normalized":
         asset = asset.transformed(source_from_world)
     axes = (axes or "y-up") if frame == "upright" else None
     asset.export(out, axes=axes or "source")
-    vertices, faces = len(asset.mesh.vertices), len(asset.mesh.faces)
-    display.say(f"{out}: {vertices:,} vertices, {faces:,} faces, {_frame_sentence(frame, axes, asset.mesh)}")
+    vertices, triangles = len(asset.mesh.vertices), len(asset.mesh.faces)
+    display.say(f"{out}: {vertices:,} vertices, {triangles:,} faces, {_frame_sentence(frame, axes, asset.mesh)}")
     if (far := offset_sentence(asset.mesh)) is not None:
         display.say(f"note: {far}")
-    results = {"file": str(out), "vertices": vertices, "faces": faces, "frame": frame, "axes": axes}
+    results = {"file": str(out), "vertices": vertices, "faces": triangles, "frame": frame, "axes": axes}
     return Ending(0, {"run": str(opened.directory.path), **results})
+
+
+def simplified(asset: Asset, faces: int, display: Display) -> Asset:
+    """Simplify the mesh of an asset, and say how far it is from the original.
+
+    Raises:
+        ValueError: see :meth:`~unrender.geometry.mesh.Mesh.simplified`.
+    """
+    full = asset.mesh
+    with display.task("simplifying the mesh"):
+        small = full.simplified(faces)
+        points, _ = small.sample_surface(20_000, torch.Generator().manual_seed(0))
+        farthest = float(points_to_mesh_distance(points, full).max())
+    lower, upper = full.bounding_box
+    share = 100 * farthest / float((upper - lower).norm())
+    display.say(
+        f"simplified from {len(full.faces):,} to {len(small.faces):,} faces: at most {share:.2g} % of the diagonal from the original"
+    )
+    return replace(asset, mesh=small)
 
 
 def photos_for_colors(run: OpenRun, moved_to: Path | None, display: Display) -> Capture | None:

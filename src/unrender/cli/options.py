@@ -110,6 +110,8 @@ class ExportOptions:
     """The upward direction of the frame of the input: a vector, x, y, z, -x, -y or -z."""
     all_parts: bool = False
     """Keep every connected component that the photos show instead of the largest one."""
+    faces: int | None = styled(None, metavar="N", text="as extracted")
+    """Simplify the mesh to about this many triangles; needs unrender[simplify]."""
     capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)
     """The photos, which give the colors, if they have moved."""
     out: Path | None = styled(None, metavar="FILE", text="RUN/mesh.FORMAT")

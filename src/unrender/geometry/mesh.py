@@ -245,6 +245,41 @@ class Mesh:
             uv_faces=uv_faces,
         )
 
+    def simplified(self, faces: int) -> Mesh:
+        """Return a mesh of about so many triangles in the same shape, with its colors.
+
+        Edges are collapsed where the surface moves least (Garland and Heckbert, Surface simplification using quadric error metrics, 1997),
+        by the package fast-simplification. A vertex gets the mean color of the vertices that are nearest to it; normals are computed
+        again. A mesh that is small enough is returned unchanged.
+
+        Raises:
+            ValueError: fewer than four triangles are asked for, the mesh has texture coordinates, or the package is missing.
+        """
+        if faces < 4:
+            raise ValueError(f"a mesh cannot be simplified to {faces} faces; give at least 4")
+        if self.uvs is not None:
+            raise ValueError("a mesh with texture coordinates cannot be simplified, because they would not fit any more")
+        if len(self.faces) <= faces:
+            return self
+        try:
+            from fast_simplification import simplify  # pyright: ignore[reportMissingImports]  an extra
+        except ImportError as error:
+            raise ValueError('to simplify a mesh, install fast-simplification: pip install "unrender[simplify]"') from error
+        offset = self.bounding_box.double().mean(0).cpu().numpy()
+        places = _numpy(self.vertices).astype(np.float64) - offset
+        new_places, new_faces = simplify(places, _numpy(self.faces).astype(np.int32), target_count=faces)
+        colors = None
+        if self.colors is not None:
+            color, count = _numpy(self.colors), len(new_places)
+            near = KDTree(new_places).query(places)[1]
+            shares = np.bincount(near, minlength=count)
+            means = np.stack([np.bincount(near, color[:, k], count) for k in range(3)], 1) / np.maximum(shares, 1)[:, None]
+            means[shares == 0] = color[KDTree(places).query(new_places[shares == 0])[1]]
+            colors = torch.from_numpy(means).to(self.colors)
+        vertices = torch.from_numpy(new_places + offset).to(self.vertices)
+        small = Mesh(vertices, torch.from_numpy(new_faces.astype(np.int64)).to(self.faces), colors, up=self.up)
+        return small if self.normals is None else small.with_vertex_normals()
+
     def ray_tree(self) -> TriangleTree:
         """Return a tree for :func:`unrender.ops.raster.cast_rays`, which does not follow vertices that move later."""
         return TriangleTree(self.vertices, self.faces)
