@@ -17,6 +17,7 @@ from unrender.captures.undistortion import undistorted
 from unrender.geometry.mesh import Mesh
 from unrender.printing import of_fields
 from unrender.render.asset import Asset
+from unrender.render.photo_colors import surface_of
 from unrender.runs.directory import RunRecord
 from unrender.runs.display import Display
 from unrender.runs.evaluation import Evaluation
@@ -106,7 +107,7 @@ def score_run(
     if not views:
         raise CaptureError(f"{photos.name}: there are no {split} views to evaluate ({photos.split.rule})")
     known = _read(run, photos, views, truth, truth_frame)
-    mesh = _mesh(run)
+    mesh = _mesh(run, photos)
     if known.surface is not None and known.place is not None:
         if mesh.is_empty:
             raise ValueError(EMPTY_MESH)
@@ -165,10 +166,10 @@ def _read(run: OpenRun, photos: Capture, views: Sequence[int], path: Path | None
     return _Truth(read_surface(path, frame=frame, source_from_world=run.source_from_world), path)
 
 
-def _mesh(run: OpenRun) -> Mesh:
+def _mesh(run: OpenRun, photos: Capture) -> Mesh:
     """Return the mesh of a run in the world: the one it wrote, or a new one."""
     file = run.directory.mesh_file("ply")
-    return world_mesh(file, run.source_from_world) if file.exists() else run.scene.mesh(_RESOLUTION)
+    return world_mesh(file, run.source_from_world) if file.exists() else surface_of(run.scene, _RESOLUTION, photos).mesh
 
 
 def _of_mesh(run: OpenRun, photos: Capture, mesh: Mesh, views: ViewMeasures, device: torch.device) -> list[Measure]:
@@ -186,5 +187,5 @@ def _update(run: OpenRun, photos: Capture, scores: RunScores, rows: Sequence[Vie
     with run.directory.held():
         run.directory.write_record(dataclasses.replace(run.directory.read_record(), measures=scores.record.measures))
         if run.directory.report_file.exists():
-            asset = Asset(mesh) if mesh.colors is not None else run.asset(_RESOLUTION, frame="normalized")
+            asset = Asset(mesh) if mesh.colors is not None else run.asset(_RESOLUTION, frame="normalized", capture=photos)
             write_report(run.directory, scores.record, scores.evaluation, photos, rows, asset)
