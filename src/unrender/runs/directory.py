@@ -328,6 +328,9 @@ class RunDirectory:
     def truncate_history(self, step: int) -> None:
         """Keep the lines up to and including ``step``, which a resumed fit does not report again."""
         kept = [line for line in self.read_history() if line.step <= step]
+        if not kept:  # an empty file before run.json would be one of nobody, if that cannot be written
+            self.history_file.unlink(missing_ok=True)
+            return
         text = "".join(json.dumps(dataclasses.asdict(line), allow_nan=False) + "\n" for line in kept)
         write_bytes(self.history_file, text.encode("utf-8"))
 
