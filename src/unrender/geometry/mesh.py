@@ -267,7 +267,7 @@ class Mesh:
             raise ValueError('to simplify a mesh, install fast-simplification: pip install "unrender[simplify]"') from error
         offset = self.bounding_box.double().mean(0).cpu().numpy()
         places = _numpy(self.vertices).astype(np.float64) - offset
-        new_places, new_faces = simplify(places, _numpy(self.faces).astype(np.int32), target_count=faces)
+        new_places, new_faces, *_ = simplify(places, _numpy(self.faces).astype(np.int32), target_count=faces)
         colors = None
         if self.colors is not None:
             color, count = _numpy(self.colors), len(new_places)
