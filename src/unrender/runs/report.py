@@ -189,12 +189,13 @@ def _measures(record: RunRecord) -> str:
     """Show the measures of each group in a table."""
     rows = ""
     for group, some in grouped(measure for measure in record.measures if measure.group).items():
-        rows += f'<tr><th colspan="2">{html.escape(group)}</th></tr>'
+        rows += f'<tr><th colspan="2" class="group">{html.escape(group)}</th></tr>'
         for measure in some:
             better = "" if measure.better is None else f", {measure.better} is better"
             rows += f"<tr><th>{html.escape(measure.name)}</th><td>{html.escape(measure.quantity + better)}</td></tr>"
-    note = "In parentheses: lengths in units of the input."
-    return f'<section><h2>Measures</h2><p class="note">{note}</p><table>{rows}</table></section>' if rows else ""
+    absolute = any(measure.in_input_units is not None for measure in record.measures)
+    note = '<p class="note">In parentheses: lengths in units of the input.</p>' if absolute else ""
+    return f"<section><h2>Measures</h2>{note}<table>{rows}</table></section>" if rows else ""
 
 
 def _course(report: Report) -> str:
