@@ -206,9 +206,13 @@ def test_a_fit_runs_in_a_thread() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_the_same_call_ends_bit_equal(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    result = fit(observer=lambda progress: os.kill(os.getpid(), number) if progress.step == 3 else None)
-    assert (result.outcome, result.steps) == ("interrupted", 3) and signal.getsignal(number) is before
+    usual = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    before = signal.signal(number, usual)  # under nohup it would be ignored
+    try:
+        result = fit(observer=lambda progress: os.kill(os.getpid(), number) if progress.step == 3 else None)
+        assert (result.outcome, result.steps) == ("interrupted", 3) and signal.getsignal(number) is usual
+    finally:
+        signal.signal(number, before)
     fit()
     fit(folder="whole")
     assert same_tensors(final_state(), final_state("whole"))
