@@ -72,7 +72,7 @@ def lattice_shape(bounds: Float[Tensor, "2 3"], vertices: int) -> tuple[int, int
     >>> lattice_shape(torch.tensor(CUBE), 80)
     (80, 80, 80)
     >>> lattice_shape(torch.tensor([[-1.0, -1.0, -0.25], [1.0, 1.0, 0.25]]), 80)
-    (33, 126, 126)
+    (32, 126, 126)
     """
     sides = (bounds[1] - bounds[0]).double()
     cell = float(sides.prod()) ** (1 / 3) / (vertices - 1)

@@ -63,7 +63,7 @@ def grouped(measures: Iterable[Measure]) -> dict[str, list[Measure]]:
 def sentences(measures: Iterable[Measure]) -> list[str]:
     """Write measures for a terminal, one line for each group.
 
-    >>> sentences([Measure("genus", 1, digits=0, group="mesh"), Measure("pieces", 2, digits=0, group="mesh")])
+    >>> sentences([Measure("genus", 1.0, digits=0, group="mesh"), Measure("pieces", 2.0, digits=0, group="mesh")])
     ['mesh: genus 1, pieces 2']
     """
     return [f"{group}: {', '.join(measure.text for measure in some)}" for group, some in grouped(measures).items()]
