@@ -9,12 +9,11 @@ import pytest
 import torch
 
 from unrender.cameras import Rays
-from unrender.fields.grid_sdf import GridSdf
+from unrender.fields.grid_sdf import GridSdf, sphere_distance
 from unrender.fields.hash_sdf import HashSdf, Normals
 from unrender.fields.perceptron import truncated_exp
 from unrender.fields.radiance import RadianceField
 from unrender.fields.surface import SurfaceField
-from unrender.geometry.distance_lattice import DistanceLattice
 from unrender.geometry.first_surface import hull_distance
 from unrender.ops.encodings import HashGrid
 from unrender.ops.rays import OccupancyGrid, Samples, march
@@ -31,7 +30,7 @@ def _hash_sdf(normals: Normals = "analytic", **changes) -> HashSdf:
 
 
 def _grid_sdf(size: int = 33) -> GridSdf:
-    return GridSdf(((0.0, size, 9),), 3, DistanceLattice.of_sphere(size, 0.5))
+    return GridSdf(((0.0, size, 9),), 3, sphere_distance(size, 0.5))
 
 
 FIELDS = pytest.mark.parametrize("field", [_grid_sdf, _hash_sdf], ids=["grid", "hash"])
@@ -101,7 +100,7 @@ def test_levels_join_one_by_one():
 
 
 def test_refining_a_grid_keeps_its_function_at_the_old_vertices():
-    field = GridSdf(((0.0, 9, 5), (0.5, 17, 9)), 2, DistanceLattice.of_sphere(9, 0.5))
+    field = GridSdf(((0.0, 9, 5), (0.5, 17, 9)), 2, sphere_distance(9, 0.5))
     with torch.no_grad():
         field.feature_grid.normal_(generator=torch.Generator().manual_seed(0))
     points = _points()
@@ -115,37 +114,19 @@ def test_refining_a_grid_keeps_its_function_at_the_old_vertices():
 
 def test_a_grid_takes_the_size_of_a_saved_state():
     stages = ((0.0, 9, 5), (0.5, 17, 9))
-    fine = GridSdf(stages, 2, DistanceLattice.of_sphere(9, 0.5))
+    fine = GridSdf(stages, 2, sphere_distance(9, 0.5))
     fine.advance(0.6)
-    other = GridSdf(stages, 2, DistanceLattice.of_sphere(9, 0.3))
+    other = GridSdf(stages, 2, sphere_distance(9, 0.3))
     other.load_state_dict(fine.state_dict())
     assert other.stage == 1 and torch.equal(other.distance_grid, fine.distance_grid)
 
 
 def test_a_grid_sphere_has_unit_slope_and_the_right_sign():
-    field = GridSdf(((0.0, 65, 9),), 1, DistanceLattice.of_sphere(65, 0.5))
+    field = GridSdf(((0.0, 65, 9),), 1, sphere_distance(65, 0.5))
     sample = field.sample(_points() + 0.01)
     torch.testing.assert_close(sample.gradient.norm(dim=1).median().detach(), torch.tensor(1.0), atol=1e-2, rtol=0)
     with torch.no_grad():
         assert float(field.sdf(torch.zeros(1, 3))) < 0 < float(field.sdf(torch.full((1, 3), 0.9)))
-
-
-def test_a_grid_over_a_box_has_smaller_cells_and_the_border_beyond():
-    box = torch.tensor([[-0.7, -0.6, -0.3], [0.5, 0.6, 0.3]])
-    plane = DistanceLattice.of_sphere(24, 0.4, box)
-    whole, field = (GridSdf(((0.0, 64, 16), (0.5, 96, 24)), 2, lattice) for lattice in (DistanceLattice.of_sphere(64, 0.4), plane))
-    assert field.voxel < 0.5 * whole.voxel and abs(field.distance_grid.numel() / 64**3 - 1) < 0.05
-    points = _points() * torch.tensor([0.6, 0.7, 0.35]) + torch.tensor([-0.1, 0, 0])
-    points = points[points.norm(dim=1) > 0.1]
-    sample = field.sample(points)
-    torch.testing.assert_close(sample.sdf.detach(), points.norm(dim=1) - 0.4, atol=5e-3, rtol=0)
-    torch.testing.assert_close(sample.normals.detach(), torch.nn.functional.normalize(points, dim=1), atol=0.15, rtol=0)
-    beyond = torch.tensor([[0.9, 0.1, 0.1], [0.5, 0.1, 0.1]])
-    assert len(field.sdf(beyond).detach().unique()) == 1
-    field.advance(0.7)
-    other = GridSdf(field.stages, 2, DistanceLattice.of_sphere(8, 0.5))
-    other.load_state_dict(field.state_dict())
-    assert other.stage == 1 and torch.equal(other.sdf(points), field.sdf(points)) and torch.equal(other.bounds, box)
 
 
 @FIELDS
@@ -182,7 +163,7 @@ def test_every_parameter_is_in_one_group(field):
 
 
 def test_grids_have_rates_of_their_own():
-    sdf = GridSdf(((0.0, 21, 9), (0.5, 41, 17)), 3, DistanceLattice.of_sphere(21, 0.5), feature_rate=3.0, distance_rate=0.2)
+    sdf = GridSdf(((0.0, 21, 9), (0.5, 41, 17)), 3, sphere_distance(21, 0.5), feature_rate=3.0, distance_rate=0.2)
     rates = {group["params"][0].shape[3]: group["lr"] for group in sdf.parameter_groups(0.01, weight_decay=0.1)}
     assert rates == {3: pytest.approx(0.03), 1: pytest.approx(0.2 * 2 / 20)}
 
@@ -209,39 +190,33 @@ def test_the_number_of_features_is_told(field):
     assert sdf.sample(_points(4)).features.shape == (4, sdf.feature_count)
 
 
-def over_the_cube(values: torch.Tensor) -> DistanceLattice:
-    return DistanceLattice(values, torch.tensor([[-1.0, -1, -1], [1, 1, 1]]))
+def test_a_plane_does_not_bend_and_a_bump_does():
+    flat = torch.linspace(-1, 1, 24)[:, None, None].expand(24, 24, 24).contiguous()
+    sdf = GridSdf(((0.0, 24, 9),), 1, flat)
+    assert float(sdf.regularization(3)["bending"].detach()) < 1e-6
+    bumpy = flat.clone()
+    bumpy[12, 12, 12] += 0.5
+    assert float(GridSdf(((0.0, 24, 9),), 1, bumpy).regularization(1)["bending"].detach()) > 1e-3
 
 
-def test_smoothing_takes_short_ripples_and_leaves_shapes() -> None:
-    """A wave of wavelength w along an axis keeps 1 - s (1 - cos²(π / w))²: nothing of two cells at s = 1, all but 2 % of eight cells."""
-    size = 40
-    x = torch.arange(size, dtype=torch.float32)[:, None, None].expand(size, size, size).contiguous()
-    for wavelength, strength in ((2, 1.0), (4, 0.5), (8, 1.0)):
-        sdf = GridSdf(((0.0, size, 9),), 1, over_the_cube(torch.cos(2 * math.pi * x / wavelength)))
-        before = sdf.distance_grid.detach().clone()
-        sdf.smooth(strength)
-        kept = 1 - strength * (1 - math.cos(math.pi / wavelength) ** 2) ** 2
-        inner = (slice(2, -2),) * 3
-        torch.testing.assert_close(sdf.distance_grid.detach()[inner], kept * before[inner], atol=1e-5, rtol=0)
-    plane = GridSdf(((0.0, size, 9),), 1, over_the_cube(0.3 * x - 4))
-    ball = GridSdf(((0.0, size, 9),), 1, DistanceLattice.of_sphere(size, 0.5))
-    far = DistanceLattice.of_sphere(size, 0.5).values.abs() < 0.2
-    for field, tolerance in ((plane, 1e-5), (ball, 1e-5)):
-        before = field.distance_grid.detach().clone()
-        field.smooth(0.5)
-        change = (field.distance_grid.detach() - before).abs()[..., 0]
-        assert float(change[far].max()) < tolerance
+def test_slabs_of_successive_steps_reach_every_layer():
+    sdf = GridSdf(((0.0, 40, 9),), 1, torch.rand(40, 40, 40, generator=torch.Generator().manual_seed(0)))
+    for step in range(25):
+        sdf.regularization(step)["bending"].backward()
+    assert sdf.distance_grid.grad is not None and bool((sdf.distance_grid.grad.abs().amax((1, 2, 3)) > 0).all())
+
+
+def test_a_hash_field_has_no_regularization():
+    assert not _hash_sdf().regularization(0)
 
 
 def test_the_hull_distance_of_a_ball_of_cells_is_the_distance_to_the_ball():
     hull = OccupancyGrid(32)
     hull.seen.copy_((hull.cell_centers().norm(dim=1) < 0.6).to(hull.seen.dtype))
     distance = hull_distance(hull)
-    assert distance is not None and distance.values.shape == (33, 33, 33)
-    wanted = DistanceLattice.of_sphere(33, 0.6).values
-    error = (distance.values - wanted).abs()
-    near = wanted.abs() < 0.3
+    assert distance is not None and distance.shape == (33, 33, 33)
+    error = (distance - sphere_distance(33, 0.6)).abs()
+    near = sphere_distance(33, 0.6).abs() < 0.3
     assert float(error[near].max()) < 2 * 2 / 32
 
 

@@ -19,8 +19,8 @@ def test_a_setting_is_replaced_in_whichever_bundle_it_lies() -> None:
 
 
 def test_settings_of_a_new_bundle_are_set_in_it() -> None:
-    config = override(neus.NeusConfig(), field=neus.GridField(), smoothing=0.5)
-    assert config.field == neus.GridField(smoothing=0.5)
+    config = override(neus.NeusConfig(), field=neus.GridField(), bending=0.5)
+    assert config.field == neus.GridField(bending=0.5)
 
 
 def test_settings_that_need_each_other_are_replaced_together() -> None:
@@ -33,8 +33,8 @@ def test_settings_that_need_each_other_are_replaced_together() -> None:
 def test_unknown_and_ambiguous_names_are_refused() -> None:
     with pytest.raises(ValueError, match="levles is not in NerfConfig"):
         override(nerf.NerfConfig(), levles=3)
-    with pytest.raises(ValueError, match="smoothing is not in NeusConfig"):
-        override(neus.PRESETS["gpu"], smoothing=0.1)
+    with pytest.raises(ValueError, match="bending is not in NeusConfig"):
+        override(neus.PRESETS["gpu"], bending=0.1)
 
 
 def test_a_budget_given_alone_replaces_the_other_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -12,32 +13,34 @@ from torch import Tensor, nn
 from unrender.cameras import Rays
 from unrender.fields.stages import Stage
 from unrender.fields.surface import StepOpacity, SurfaceField, SurfaceSample
-from unrender.geometry.distance_lattice import CUBE, DistanceLattice, lattice_shape
+from unrender.losses.regularizers import laplacian_smoothness
 from unrender.ops.encodings import grid_lookup, grid_lookup_with_jacobian
 from unrender.ops.rays import OccupancyGrid, Samples
+
+_SLAB = 16
+"""Layers of the distance grid whose bending energy one step measures, for a tenth of the cost of the whole grid."""
+_SLAB_STRIDE = 7919
+"""A prime, so that the slabs of successive steps spread over the grid."""
 
 
 class GridSdf(SurfaceField):
     """f(x) and ∇f(x) by trilinear interpolation of one grid, features from another.
 
-    The grids cover a box, the object's where it is known, with nearly cubic cells; beyond it the distance is that of its border. A
-    refinement keeps the function (trilinear upsampling) and makes new parameters.
+    A refinement keeps the function (trilinear upsampling) and makes new parameters.
 
     Args:
-        stages: the sizes of the grids over a fit: a grid of size n has about n³ vertices, whatever the shape of the box.
+        stages: the sizes of the grids over a fit.
         features: features per vertex.
-        initial: signed distances at the vertices of a lattice of any size over the box.
+        initial: signed distances at the vertices of a grid of any size over the world cube.
         feature_rate: learning rate of the features relative to that of networks.
         distance_rate: learning rate of the distances, in cells of the first grid.
     """
-
-    box: Tensor
 
     def __init__(
         self,
         stages: tuple[Stage, ...],
         features: int,
-        initial: DistanceLattice,
+        initial: Float[Tensor, "Z Y X"],
         *,
         feature_rate: float = 4.0,
         distance_rate: float = 0.1,
@@ -47,36 +50,26 @@ class GridSdf(SurfaceField):
         self.stage = 0
         self.feature_rate = feature_rate
         self.distance_rate = distance_rate
-        self.register_buffer("box", initial.bounds.float().clone())
         _, size, feature_size = stages[0]
-        self.distance_grid = nn.Parameter(_resized(initial.values[..., None], lattice_shape(self.box, size)))
-        self.feature_grid = nn.Parameter(torch.zeros(*lattice_shape(self.box, feature_size), features))
-
-    @property
-    def bounds(self) -> Float[Tensor, "2 3"]:
-        return self.box
+        self.distance_grid = nn.Parameter(_resized(initial[..., None], size))
+        self.feature_grid = nn.Parameter(torch.zeros(feature_size, feature_size, feature_size, features))
 
     @property
     def voxel(self) -> float:
-        """Mean edge of a cell of the distance grid, in world units."""
-        z, y, x, _ = self.distance_grid.shape
-        return float(((self.box[1] - self.box[0]).prod() / ((z - 1) * (y - 1) * (x - 1))) ** (1 / 3))
-
-    def _unit(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples 3"]:
-        """Return positions in the box, from 0 to 1 along each axis."""
-        return (positions - self.box[0]) * (1 / (self.box[1] - self.box[0]))
+        """Edge of a cell of the distance grid, in world units."""
+        return 2.0 / (self.distance_grid.shape[0] - 1)
 
     @property
     def feature_count(self) -> int:
         return self.feature_grid.shape[3]
 
     def sdf(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, " samples"]:
-        return grid_lookup(self._unit(positions), self.distance_grid)[:, 0]
+        return grid_lookup(positions * 0.5 + 0.5, self.distance_grid)[:, 0]
 
     def sample(self, positions: Float[Tensor, "samples 3"]) -> SurfaceSample:
-        unit = self._unit(positions)
+        unit = positions * 0.5 + 0.5
         value, jacobian = grid_lookup_with_jacobian(unit, self.distance_grid)
-        return SurfaceSample(value[:, 0], jacobian[:, 0] / (self.box[1] - self.box[0]), grid_lookup(unit, self.feature_grid), None)
+        return SurfaceSample(value[:, 0], jacobian[:, 0] * 0.5, grid_lookup(unit, self.feature_grid), None)
 
     def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
         return self.secant(samples, rays)
@@ -107,8 +100,8 @@ class GridSdf(SurfaceField):
             return False
         self.stage = wanted
         _, size, feature_size = self.stages[wanted]
-        self.distance_grid = nn.Parameter(_resized(self.distance_grid, lattice_shape(self.box, size)))
-        self.feature_grid = nn.Parameter(_resized(self.feature_grid, lattice_shape(self.box, feature_size)))
+        self.distance_grid = nn.Parameter(_resized(self.distance_grid, size))
+        self.feature_grid = nn.Parameter(_resized(self.feature_grid, feature_size))
         return True
 
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
@@ -117,39 +110,31 @@ class GridSdf(SurfaceField):
             {"params": [self.distance_grid], "lr": self.distance_rate * self.voxel, "weight_decay": 0.0},
         ]
 
-    @torch.no_grad()
-    def smooth(self, strength: float) -> None:
-        """Damp ripples of a few cells.
-
-        g ← g - strength (1 - B)² g, with B the binomial filter of three vertices along each axis. A ripple of two cells loses ``strength``
-        of its amplitude, one of four cells a quarter of that along an axis, one of eight a fiftieth: shapes keep their size and curvature.
-        Adam would scale the gradient of such a term like any other, so it is none.
-        """
+    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
+        """Return ``bending``: the mean squared Laplacian of a slab of the distance grid, in cells; each step takes another slab."""
         grid = self.distance_grid[..., 0]
-        rough = grid[1:-1, 1:-1, 1:-1] - _binomial(grid)
-        grid[2:-2, 2:-2, 2:-2] -= strength * (rough[1:-1, 1:-1, 1:-1] - _binomial(rough))
+        thickness = min(_SLAB, grid.shape[0])
+        begin = step * _SLAB_STRIDE % (grid.shape[0] - thickness + 1)
+        return {"bending": laplacian_smoothness(grid[begin : begin + thickness] / self.voxel, 1.0)}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Resize to the stage of a saved state before its values are loaded."""
         saved = state_dict[f"{prefix}distance_grid"]
         self.distance_grid.data = torch.empty_like(saved, device=self.distance_grid.device)
         self.feature_grid.data = torch.empty_like(state_dict[f"{prefix}feature_grid"], device=self.feature_grid.device)
-        box = state_dict.setdefault(f"{prefix}box", torch.tensor(CUBE))  # absent from snapshots of earlier versions
-        shapes = saved.shape[:3], self.feature_grid.shape[:3]
-        fitting = [k for k, stage in enumerate(self.stages) if tuple(lattice_shape(box, size) for size in stage[1:]) == shapes]
-        self.stage = max(fitting, default=0)
+        sizes = (saved.shape[0], self.feature_grid.shape[0])
+        self.stage = max((k for k, stage in enumerate(self.stages) if stage[1:] == sizes), default=0)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def _binomial(volume: Float[Tensor, "Z Y X"]) -> Float[Tensor, "depth height width"]:
-    """Filter with (1, 2, 1) / 4 along each axis; the result lacks the border."""
-    for axis, size in enumerate(volume.shape):
-        middles = (volume.narrow(axis, 0, size - 1) + volume.narrow(axis, 1, size - 1)).mul_(0.5)
-        volume = (middles.narrow(axis, 0, size - 2) + middles.narrow(axis, 1, size - 2)).mul_(0.5)
-    return volume
-
-
-def _resized(grid: Float[Tensor, "Z Y X C"], shape: tuple[int, int, int]) -> Float[Tensor, "depth height width C"]:
-    """Resample a grid trilinearly; the first and last vertices stay in place."""
+def _resized(grid: Tensor, size: int) -> Tensor:
+    """Resample a grid [Z, Y, X, C] trilinearly; the first and last vertices stay in place."""
     volume = grid.permute(3, 0, 1, 2)[None]
-    return F.interpolate(volume, size=shape, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
+    return F.interpolate(volume, size=(size, size, size), mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
+
+
+def sphere_distance(size: int, radius: float) -> Float[Tensor, "size size size"]:
+    """Return the signed distance to a sphere around the origin at the vertices of a grid over [-1, 1]³."""
+    axis = torch.linspace(-1, 1, size)
+    z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+    return (x * x + y * y + z * z).sqrt() - radius

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -171,8 +172,8 @@ class HashSdf(SurfaceField):
             {"params": networks, "lr": learning_rate, "weight_decay": weight_decay},
         ]
 
-    def smooth(self, strength: float) -> None:
-        pass  # the hash grid's levels are smooth enough, and the perceptron mixes them
+    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
+        return {}
 
     def _taps(self, positions: Tensor, offsets: Tensor) -> Tensor:
         """Compute f at each position plus each offset, as [samples, offsets]."""

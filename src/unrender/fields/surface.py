@@ -1,9 +1,9 @@
-"""The interface of every signed distance field: values, distances along rays, occupancy, parameters, smoothing."""
+"""The interface of every signed distance field: values, distances along rays, occupancy, parameters, regularization."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
-from unrender.geometry.distance_lattice import CUBE
 from unrender.numerics import normalized
 from unrender.ops.rays import OccupancyGrid, Samples
 
@@ -47,11 +46,6 @@ class SurfaceField(nn.Module, ABC):
     @abstractmethod
     def feature_count(self) -> int:
         """Columns of :attr:`SurfaceSample.features`."""
-
-    @property
-    def bounds(self) -> Float[Tensor, "2 3"]:
-        """The smallest and the largest corner of the box that holds the surface."""
-        return torch.tensor(CUBE)
 
     @abstractmethod
     def sdf(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, " samples"]:
@@ -114,9 +108,9 @@ class SurfaceField(nn.Module, ABC):
         """
 
     @abstractmethod
-    def smooth(self, strength: float) -> None:
-        """Damp ripples that are too short for the field to mean them; fields without such ripples do nothing.
+    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
+        """Return the field's own loss terms by name, without their weights; many fields have none.
 
         Args:
-            strength: share of the shortest ripple that is removed, 0 to 1.
+            step: number of the step, which may select the part of the field to evaluate.
         """

@@ -8,7 +8,7 @@
 ``neus``
     unknowns: signed distance (dense grids or hash grid), color network, sharpness, surroundings where the scene is unbounded;
     image: weights from the logistic CDF of the distance, marched near the surface;
-    losses: photometric, eikonal, mask, curvature, sparsity, opacity, distortion, normal prior, surface points;
+    losses: photometric, eikonal, mask, bending, curvature, sparsity, opacity, distortion, normal prior, surface points;
     phases: a radiance field, whose depths give the first surface; then the surface.
 
 Each recipe is a function that contains its training loop; this table tells the rest of the package how to use it. The functions, and with

@@ -18,16 +18,16 @@ from unrender.words import Normals, Photometric
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from unrender.fields.surface import SurfaceField
-    from unrender.geometry.distance_lattice import DistanceLattice
 
 
 class FieldSettings(ABC):
     """The interface of the settings of a distance field, :class:`GridField` or :class:`HashField`."""
 
     @abstractmethod
-    def surface(self, *, radius: float, initial: DistanceLattice | None, generator: torch.Generator) -> SurfaceField:
+    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
         """Return the initial field, with ``initial`` distances if it supports them, otherwise a sphere."""
 
     @abstractmethod
@@ -44,7 +44,7 @@ class FieldSettings(ABC):
 
     @property
     def lattice(self) -> int | None:
-        """Size of the lattice of initial distances; None for a field that starts as a sphere."""
+        """Vertices along an axis of the initial distances; None for a field that starts as a sphere."""
         return None
 
     @property
@@ -53,8 +53,8 @@ class FieldSettings(ABC):
         return False
 
     @property
-    def smoothing_strength(self) -> float:
-        """Strength of :meth:`SurfaceField.smooth`; 0 leaves it out."""
+    def regularization_weight(self) -> Ramp:
+        """Weight of the field's regularization terms."""
         return 0.0
 
 
@@ -63,15 +63,15 @@ class GridField(FieldSettings):
     """Dense grids of distances and features, refined from coarse to fine; made for two CPU cores."""
 
     stages: tuple[Stage, ...] = ((0.0, 80, 40), (0.1, 112, 56), (0.35, 176, 88))
-    """(from this share of the budget, size of the distance grid, of the feature grid); a grid of size n has n³ vertices."""
+    """(from this share of the budget, vertices of the distance grid, of the feature grid)."""
     grid_features: int = 8
     """Features per vertex."""
     grid_rate: float = 4.0
     """Learning rate of the features relative to ``learning_rate``."""
-    distance_rate: float = 0.13
+    distance_rate: float = 0.1
     """Learning rate of the distances, in cells of the first grid."""
-    smoothing: float = 0.5
-    """Share of a ripple of two cells in the distances that every eighth step removes; longer ripples lose less, shapes nothing."""
+    bending: Ramp = 1e-3
+    """Weight of the squared second differences of the distances, which smooths out bumps."""
     start_from_hull: bool = True
     """Start from the visual hull of the masks instead of a sphere."""
     density_first: float = 0.25
@@ -84,15 +84,13 @@ class GridField(FieldSettings):
             raise ValueError(f"stages begin at {[stage[0] for stage in self.stages]}; they must begin at 0 and rise")
         if any(a[1] > b[1] or a[2] > b[2] for a, b in zip(self.stages, self.stages[1:], strict=False)):
             raise ValueError(f"stages are {self.stages}; they must not become coarser")
-        if not 0 <= self.smoothing <= 1:
-            raise ValueError(f"smoothing is {self.smoothing}; it is a share, from 0 to 1")
         for name in ("density_first", "density_first_unmasked"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is a share of the budget, from 0 to below 1")
 
     @property
-    def smoothing_strength(self) -> float:
-        return self.smoothing
+    def regularization_weight(self) -> Ramp:
+        return self.bending
 
     @property
     def starts_from_hull(self) -> bool:
@@ -102,14 +100,13 @@ class GridField(FieldSettings):
     def lattice(self) -> int:
         return self.stages[0][1]
 
-    def surface(self, *, radius: float, initial: DistanceLattice | None, generator: torch.Generator) -> SurfaceField:
-        from unrender.fields.grid_sdf import GridSdf
-        from unrender.geometry.distance_lattice import DistanceLattice
+    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
+        from unrender.fields.grid_sdf import GridSdf, sphere_distance
 
         return GridSdf(
             self.stages,
             self.grid_features,
-            DistanceLattice.of_sphere(self.lattice, radius) if initial is None else initial,
+            sphere_distance(self.lattice, radius) if initial is None else initial,
             feature_rate=self.grid_rate,
             distance_rate=self.distance_rate,
         )
@@ -144,7 +141,7 @@ class HashField(FieldSettings):
     level_every: float = 0.0
     """Share of the budget between two added levels; 0 activates all from the start."""
 
-    def surface(self, *, radius: float, initial: DistanceLattice | None, generator: torch.Generator) -> SurfaceField:
+    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
         from unrender.fields.hash_sdf import HashSdf
 
         return HashSdf(

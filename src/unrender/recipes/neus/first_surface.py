@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from unrender.captures.capture import Capture
 from unrender.devices import pytorch_on_one_thread
-from unrender.geometry.distance_lattice import DistanceLattice
+from unrender.fields.grid_sdf import sphere_distance
 from unrender.geometry.first_surface import fuse_depth_maps, hull_distance
 from unrender.ops.rays import OccupancyGrid
-from unrender.recipes.hull import close_unseen
 from unrender.recipes.nerf.loop import NerfScene
 
 _RECOGNIZED = 0.8
@@ -23,11 +22,12 @@ _RECOGNIZED = 0.8
 def seen_cells(capture: Capture, resolution: int, device: torch.device, *, within_masks: bool) -> OccupancyGrid:
     """Return an occupancy grid of the cells inside some training view; with ``within_masks``, the visual hull."""
     hull = OccupancyGrid(resolution).to(device)
-    close_unseen(hull, capture, within_masks=within_masks)
+    masks = [capture.mask(view) for view in range(len(capture))] if within_masks else None
+    hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
     return hull
 
 
-def surface_of_hull(hull: OccupancyGrid, radius: float) -> DistanceLattice | None:
+def surface_of_hull(hull: OccupancyGrid, radius: float) -> Tensor | None:
     """Return signed distances to the visual hull; None if it is empty or full.
 
     If photos crop the object, the hull does not close within the cube; then it is intersected with the initial sphere.
@@ -35,15 +35,14 @@ def surface_of_hull(hull: OccupancyGrid, radius: float) -> DistanceLattice | Non
     distance = hull_distance(hull)
     if distance is None:
         return None
-    values = distance.values
-    faces = [values.select(axis, end) for axis in range(3) for end in (0, -1)]
-    if not all(bool((face > 0).all()) for face in faces):
-        distance = replace(distance, values=torch.maximum(values, DistanceLattice.of_sphere(values.shape[0], radius).values))
-    return distance
+    faces = [distance.select(axis, end) for axis in range(3) for end in (0, -1)]
+    if all(bool((face > 0).all()) for face in faces):
+        return distance
+    return torch.maximum(distance, sphere_distance(distance.shape[0], radius))
 
 
 @torch.no_grad()
-def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> DistanceLattice | None:
+def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> Tensor | None:
     """Fuse the depths of a radiance field in the training views into signed distances.
 
     The depth maps have enough pixels to cover the lattice.
@@ -51,10 +50,10 @@ def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> Distanc
     Args:
         scene: the radiance field.
         capture: has the training views.
-        size: the lattice has about ``size``³ vertices.
+        size: vertices of the lattice along an axis.
 
     Returns:
-        Distances over the box of the object, or None if the field is still too transparent inside the masks.
+        Distances [size, size, size], or None if the field is still too transparent inside the masks.
     """
     cameras = capture.cameras.select(capture.split.train)
     shrink = math.ceil(math.sqrt(int(cameras.sizes.prod(1).sum()) / (1.5e5 if scene.unbounded else 5e5)))
@@ -67,7 +66,5 @@ def surface_of_density(scene: NerfScene, capture: Capture, size: int) -> Distanc
         recognized = sum(int((inside & seen.isfinite()).sum()) for inside, seen in zip(silhouettes, distances, strict=True))
         if recognized < _RECOGNIZED * sum(int(inside.sum()) for inside in silhouettes):
             return None
-        # A ray that leaks through the object tells nothing.
-        distances = [torch.where(inside & seen.isinf(), torch.nan, seen) for inside, seen in zip(silhouettes, distances, strict=True)]
     with pytorch_on_one_thread():
-        return fuse_depth_maps(cameras.to("cpu"), distances, size, whole=not capture.has_masks)
+        return fuse_depth_maps(cameras.to("cpu"), distances, size, truncation=3 * 2.0 / size)

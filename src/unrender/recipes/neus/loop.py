@@ -32,8 +32,6 @@ from unrender.render.scene import Scene
 
 _DENSITY = 0
 """Number of the radiance field's phase."""
-_SMOOTH_EVERY = 8
-"""Steps between two passes that smooth the distances."""
 
 
 def fit(
@@ -130,7 +128,7 @@ def _fit_surface(
     fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts={"rays": ray_count})
     if start.resume is not None:
         fitting.restore(start.resume)
-    smoothing = config.field.smoothing_strength
+    regularization = config.field.regularization_weight
     capacity = None if on_cpu(device) else MARCHED_PER_TRAINED * sampling.target_samples
 
     first = start.first_step
@@ -160,9 +158,9 @@ def _fit_surface(
 
         losses = _ray_losses(weights, fraction, rendering, found, truth, batch, samples)
         losses |= _field_losses(weights, fraction, scene.surface, points, count, generator)
+        if (weight := ramp(regularization, fraction)) > 0:
+            losses |= {name: weight * value for name, value in scene.surface.regularization(step).items()}
         fitting.take_step(losses, error=mse(rendering.color.detach(), truth), counts={"rays": count, "samples": samples.used()})
-        if smoothing > 0 and step % _SMOOTH_EVERY == 0:
-            scene.surface.smooth(smoothing)
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)
 
 

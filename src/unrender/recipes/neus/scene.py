@@ -14,7 +14,6 @@ from unrender.devices import on_cpu
 from unrender.fields.perceptron import Perceptron
 from unrender.fields.radiance import RadianceField
 from unrender.fields.surface import SurfaceField, SurfaceSample
-from unrender.geometry.distance_lattice import DistanceLattice
 from unrender.geometry.isosurface import extract_surface
 from unrender.ops.encodings import spherical_harmonics_encode
 from unrender.ops.rays import (
@@ -189,7 +188,7 @@ class NeusScene(RayScene):
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
         """Return the zero set, colored as the fitted views see it."""
-        mesh = extract_surface(self.surface.sdf, resolution=resolution, bounds=self.surface.bounds, device=self.sharpness_log.device)
+        mesh = extract_surface(self.surface.sdf, resolution=resolution, device=self.sharpness_log.device)
         if mesh.is_empty:
             return Asset(mesh)
         left_out = mesh.component_count - 1 if largest_only else 0
@@ -231,16 +230,14 @@ def samples_beyond(rays: Rays, count: int, offsets: Tensor | None) -> Samples:
     )
 
 
-def new_scene(
-    config: NeusConfig, *, surroundings: bool, masked: bool, initial: DistanceLattice | None, generator: torch.Generator
-) -> NeusScene:
+def new_scene(config: NeusConfig, *, surroundings: bool, masked: bool, initial: Tensor | None, generator: torch.Generator) -> NeusScene:
     """Return the scene at the start of a fit.
 
     Args:
         config: of the recipe.
         surroundings: whether a radiance field is learned around the cube.
         masked: whether the capture has masks.
-        initial: signed distances that a grid field starts from; a sphere by default.
+        initial: signed distances [size, size, size] that a grid field starts from; a sphere by default.
         generator: of the initial weights.
     """
     scene = NeusScene(
