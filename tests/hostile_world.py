@@ -242,7 +242,6 @@ GENERATORS: dict[str, Generate] = {
     "views": lambda w: w.pick([0], [0, 1], (1,)),
     "masks": lambda w: w.pick(None, [w.integers(256, 6, 8).to(torch.uint8) for _ in range(2)]),
     "margin": lambda w: w.pick(0.0, 2.0),
-    "wrong_views": lambda w: w.pick(0, 1, 3),
     "evaluate": lambda w: lambda points: points.norm(dim=1),
     "decay": lambda w: w.pick(0.0, 0.95),
     "cells": lambda w: w.pick(None, 5, 10_000),

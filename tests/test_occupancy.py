@@ -195,19 +195,6 @@ def test_the_visual_hull_keeps_the_object() -> None:
     assert grid.occupied_fraction < 0.25
 
 
-@pytest.mark.parametrize("wrong", [[0], [0, 2]])
-def test_masks_that_may_be_wrong_close_nothing_alone(wrong: list[int]) -> None:
-    cameras, full = looking(EYES), torch.full((64, 64), 255, dtype=torch.uint8)
-    masks = [torch.zeros_like(full) if view in wrong else full for view in range(3)]
-    plain, strict, tolerant = OccupancyGrid(16), OccupancyGrid(16), OccupancyGrid(16)
-    plain.mark_seen(cameras, range(3))
-    strict.mark_seen(cameras, range(3), masks, wrong_views=len(wrong) - 1)
-    tolerant.mark_seen(cameras, range(3), masks, wrong_views=len(wrong))
-    assert (plain.seen & ~strict.seen).any() and torch.equal(tolerant.seen, plain.seen)
-    with pytest.raises(ValueError, match="integer from 0 to 254 as wrong_views"):
-        plain.mark_seen(cameras, range(3), wrong_views=255)
-
-
 @pytest.mark.parametrize("levels", [1, 2])
 def test_the_clearance_is_the_distance_to_the_next_occupied_brick(levels: int) -> None:
     grid = OccupancyGrid(32, levels)

@@ -184,20 +184,17 @@ def _mark_seen_kernel(
     view: _View,
     sums: wp.array2d(dtype=wp.int32),
     margin: float,
-    wrong_views: int,
     resolution: int,
     seen: wp.array(dtype=wp.uint8),
     carved: wp.array(dtype=wp.uint8),
 ):
-    """Mark the cells that one view sees, and count the masks that show background alone there.
-
-    The count ends at one more than may be wrong.
+    """Mark the cells that one view sees, and those that its mask carves away.
 
     ``sums`` is the summed-area table of the foreground, [height + 1, width + 1], or [1, 1] without masks.
     """
     cell = first + wp.tid()
     masked = sums.shape[0] > 1
-    if int(carved[cell]) > wrong_views:
+    if carved[cell] != wp.uint8(0):
         return
     if seen[cell] != wp.uint8(0) and not masked:
         return
@@ -255,7 +252,7 @@ def _mark_seen_kernel(
         x1 = wp.min(int(wp.ceil(right)), view.width)
         y1 = wp.min(int(wp.ceil(bottom)), view.height)
         if sums[y1, x1] - sums[y0, x1] - sums[y1, x0] + sums[y0, x0] == 0:
-            carved[cell] += wp.uint8(1)
+            carved[cell] = wp.uint8(1)
 
 
 class OccupancyGrid(nn.Module):
@@ -326,20 +323,18 @@ class OccupancyGrid(nn.Module):
         views: Sequence[int],
         masks: Sequence[UInt8[Tensor, "_ _"]] | None = None,
         margin: float = 2.0,
-        wrong_views: int = 0,
     ) -> None:
         """Close permanently the cells that no view sees, and with masks those outside the visual hull.
 
         A view sees a cell if the box around its projected corners, widened by ``margin`` pixels, meets the image and some of the cell lies
         in front of the camera; a cell closer to the camera than its own size counts as seen. With masks a cell is outside the hull if in
-        more than ``wrong_views`` views that box lies within the image and contains only background.
+        some view that box lies within the image and contains only background.
 
         Args:
             cameras: the cameras of all views.
             views: indices of the views to use, usually those of the training split.
             masks: 255 where the object is; one mask [height, width] for each camera, of its image size.
             margin: pixels by which silhouettes are dilated.
-            wrong_views: number of masks that may be wrong, from 0 to 254.
 
         Raises:
             ValueError: there is no view, one that does not exist, or one whose camera is not finite; or the masks are not one per
@@ -349,7 +344,6 @@ class OccupancyGrid(nn.Module):
         sizes, camera_from_world = _check_cameras(cameras)
         views = [takes.integer(view, "a view", 0, len(sizes) - 1) for view in takes.items(views, "views")]
         margin = takes.number(margin, "margin")
-        wrong_views = takes.integer(wrong_views, "wrong_views", 0, 254)
         if not views:
             raise ValueError("mark_seen takes at least one view, got none: pass the indices of the training views")
         if masks is not None:
@@ -387,9 +381,9 @@ class OccupancyGrid(nn.Module):
                 width=width,
                 height=height,
             )
-            arguments = [struct, sums.contiguous(), float(margin), wrong_views, self.resolution, seen, carved]
+            arguments = [struct, sums.contiguous(), float(margin), self.resolution, seen, carved]
             launch(_mark_seen_kernel, seen.shape[0], arguments, device)
-        self.seen.copy_(seen.bool() & (carved <= wrong_views))
+        self.seen.copy_(seen.bool() & ~carved.bool())
         self.values.masked_fill_(~self.seen, -1.0)
         self._pack(torch.where(self.occupied() & self.seen, 1.0, 0.0), torch.zeros(1, device=device))
 

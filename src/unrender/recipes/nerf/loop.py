@@ -33,7 +33,6 @@ from unrender.ops.rays import (
 )
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
-from unrender.recipes.hull import close_unseen
 from unrender.recipes.nerf.config import NerfConfig
 from unrender.recipes.phases import PhaseStart
 from unrender.recipes.pixels import PixelSampler, RayCount, draw_background, picture_background
@@ -203,7 +202,8 @@ def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device
     optimizer = adam.optimizer(scene.field.parameter_groups(adam.learning_rate, weight_decay=adam.weight_decay))
     fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts={"rays": ray_count})
     if start.resume is None:
-        close_unseen(scene.occupancy, capture, within_masks=masked)
+        masks = [capture.mask(view) for view in range(len(capture))] if masked else None
+        scene.occupancy.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
     else:
         fitting.restore(start.resume)
     loss = photometric(config.loss)

@@ -13,7 +13,6 @@ from unrender.devices import pytorch_on_one_thread
 from unrender.fields.grid_sdf import sphere_distance
 from unrender.geometry.first_surface import fuse_depth_maps, hull_distance
 from unrender.ops.rays import OccupancyGrid
-from unrender.recipes.hull import close_unseen
 from unrender.recipes.nerf.loop import NerfScene
 
 _RECOGNIZED = 0.8
@@ -23,7 +22,8 @@ _RECOGNIZED = 0.8
 def seen_cells(capture: Capture, resolution: int, device: torch.device, *, within_masks: bool) -> OccupancyGrid:
     """Return an occupancy grid of the cells inside some training view; with ``within_masks``, the visual hull."""
     hull = OccupancyGrid(resolution).to(device)
-    close_unseen(hull, capture, within_masks=within_masks)
+    masks = [capture.mask(view) for view in range(len(capture))] if within_masks else None
+    hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
     return hull
 
 
