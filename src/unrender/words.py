@@ -28,6 +28,9 @@ CameraAxes: TypeAlias = Literal["opengl", "opencv", "mitsuba"]
 NormalFrame: TypeAlias = Literal["opengl", "opencv", "world"]
 """Axes of stored normals: the camera's with +Y up and +Z backward, the camera's with +Y down and +Z forward, or those of the poses."""
 
+SplitName: TypeAlias = Literal["train", "test"]
+"""The fitted or the held-out views."""
+
 TruthFrame: TypeAlias = Literal["source", "normalized", "opengl", "opencv"]
 """Frame of a truth: that of the poses; the normalized world, for a mesh or points; or the camera's axes, for normal maps."""
 

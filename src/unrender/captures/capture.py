@@ -15,6 +15,7 @@ from unrender.captures.errors import CaptureError as CaptureError
 from unrender.captures.images import Images
 from unrender.color import linear_from_srgb
 from unrender.printing import counted, picture_html, sheet, shortened, size_range
+from unrender.words import SplitName
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,15 @@ class Split:
     test: tuple[int, ...]
     rule: str
     """One sentence, for example "every 8th view, sorted by file name, is held out"."""
+
+    @property
+    def evaluated(self) -> SplitName:
+        """The views that are evaluated: the held-out ones, or the fitted ones if there are none."""
+        return "test" if self.test else "train"
+
+    def views(self, name: SplitName) -> tuple[int, ...]:
+        """Return the fitted or the held-out views."""
+        return self.train if name == "train" else self.test
 
 
 @dataclass(frozen=True)

@@ -214,48 +214,29 @@ def _options(kind: type[Any], words: Sequence[str], command: str) -> tuple[Any, 
     return options, output
 
 
-def eval_command(words: Sequence[str]) -> Ending:
-    """Run ``unrender eval RUN ...``."""
-    found = _options(EvalOptions, words, "unrender eval")
-    if found is None:
-        return Ending(0)
-    from unrender.cli.commands import evaluate_run
+def plain_command(name: str, kind: type[Any], run: Callable[[], Callable[..., Ending]]) -> Callable[[Sequence[str]], Ending]:
+    """Return a command that takes the options of one class.
 
-    options, output = found
-    return evaluate_run(output, **vars(options))
+    Args:
+        name: of the command.
+        kind: of its options.
+        run: imports and returns the function that it calls with them, so that help pages need no PyTorch.
+    """
 
+    def command(words: Sequence[str]) -> Ending:
+        found = _options(kind, words, f"unrender {name}")
+        if found is None:
+            return Ending(0)
+        options, output = found
+        return run()(output, **vars(options))
 
-def render_command(words: Sequence[str]) -> Ending:
-    """Run ``unrender render RUN ...``."""
-    found = _options(RenderOptions, words, "unrender render")
-    if found is None:
-        return Ending(0)
-    from unrender.cli.commands import render_run
-
-    options, output = found
-    return render_run(output, **vars(options))
+    return command
 
 
-def export_command(words: Sequence[str]) -> Ending:
-    """Run ``unrender export RUN ...``."""
-    found = _options(ExportOptions, words, "unrender export")
-    if found is None:
-        return Ending(0)
-    from unrender.cli.commands import export_run
+def _commands():  # without an annotation, which cannot name a module, its functions are known to the type checker
+    from unrender.cli import commands
 
-    options, output = found
-    return export_run(output, **vars(options))
-
-
-def demo_command(words: Sequence[str]) -> Ending:
-    """Run ``unrender demo ...``."""
-    found = _options(DemoOptions, words, "unrender demo")
-    if found is None:
-        return Ending(0)
-    from unrender.cli.commands import run_demo
-
-    options, output = found
-    return run_demo(output, **vars(options))
+    return commands
 
 
 def doctor_command(words: Sequence[str]) -> Ending:
@@ -289,11 +270,11 @@ def completion_command(words: Sequence[str]) -> Ending:
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
-    "demo": demo_command,
+    "demo": plain_command("demo", DemoOptions, lambda: _commands().run_demo),
     "fit": fit_command,
-    "eval": eval_command,
-    "render": render_command,
-    "export": export_command,
+    "eval": plain_command("eval", EvalOptions, lambda: _commands().evaluate_run),
+    "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
+    "export": plain_command("export", ExportOptions, lambda: _commands().export_run),
     "doctor": doctor_command,
     "completion": completion_command,
 }

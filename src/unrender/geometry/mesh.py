@@ -113,11 +113,20 @@ class Mesh:
 
         Triangles that name a vertex twice do not count. Vertices at equal positions are different ones: see :meth:`welded`.
         """
+        shared = self.edges()[1]
+        return len(shared) > 0 and bool((shared == 2).all())
+
+    def edges(self) -> tuple[Int[np.ndarray, "edges 2"], Int[np.ndarray, " edges"]]:
+        """Return the two vertices of each edge, the lower one first, and the number of its triangles.
+
+        Triangles that name a vertex twice do not count.
+        """
         faces = np.sort(_numpy(self.faces).astype(np.int64), axis=1)
         faces = faces[(faces[:, :-1] != faces[:, 1:]).all(1)]
-        edges = np.concatenate([faces[:, :2], faces[:, 1:], faces[:, ::2]])
-        shared = np.unique(edges[:, 0] * len(self.vertices) + edges[:, 1], return_counts=True)[1]
-        return len(faces) > 0 and bool((shared == 2).all())
+        pairs = np.concatenate([faces[:, :2], faces[:, 1:], faces[:, ::2]])
+        count = max(1, len(self.vertices))
+        keys, shared = np.unique(pairs[:, 0] * count + pairs[:, 1], return_counts=True)
+        return np.stack(np.divmod(keys, count), 1), shared
 
     def transformed(self, similarity: Float[Tensor, "4 4"]) -> Mesh:
         """Return the mesh transformed by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].

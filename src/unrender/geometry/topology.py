@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Int
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
@@ -24,24 +25,17 @@ def genus(mesh: Mesh) -> int | None:
     >>> genus(Mesh(corners, torch.tensor([[0, 2, 1], [0, 1, 3], [1, 2, 3], [2, 0, 3]])))
     0
     """
-    faces = np.sort(mesh.faces.detach().cpu().numpy().astype(np.int64), axis=1)
-    faces = faces[(faces[:, :-1] != faces[:, 1:]).all(1)]
-    if len(faces) == 0:
+    edges, shared = mesh.edges()
+    if len(edges) == 0 or shared.max() > 2:
         return None
-    count = len(mesh.vertices)
-    pairs = np.concatenate([faces[:, :2], faces[:, 1:], faces[:, ::2]])
-    edges, shared = np.unique(pairs[:, 0] * count + pairs[:, 1], return_counts=True)
-    if shared.max() > 2:
-        return None
-    characteristic = len(np.unique(faces)) - len(edges) + len(faces)
-    twice = 2 - characteristic - _loops(edges[shared == 1], count)
+    characteristic = len(np.unique(edges)) - len(edges) + shared.sum() // 3
+    twice = 2 - characteristic - _loops(edges[shared == 1])
     return int(twice // 2) if twice >= 0 and twice % 2 == 0 else None
 
 
-def _loops(border: np.ndarray, count: int) -> int:
-    """Count the connected loops of border edges, each of them a · count + b for vertices a and b."""
-    starts, ends = np.divmod(border, count)
-    used, rows = np.unique(np.concatenate([starts, ends]), return_inverse=True)
-    rows = rows.reshape(2, -1)
-    graph = coo_matrix((np.ones(len(border), np.bool_), (rows[0], rows[1])), shape=(len(used), len(used)))
+def _loops(border: Int[np.ndarray, "edges 2"]) -> int:
+    """Count the connected loops of border edges."""
+    used, rows = np.unique(border, return_inverse=True)
+    rows = rows.reshape(-1, 2)
+    graph = coo_matrix((np.ones(len(border), np.bool_), (rows[:, 0], rows[:, 1])), shape=(len(used), len(used)))
     return int(connected_components(graph, directed=False)[0])

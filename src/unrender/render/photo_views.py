@@ -121,10 +121,18 @@ class PhotoViews:
             farthest = float(depth.max().clamp_min(SMALLEST_LENGTH))
             near = max(0.5 * float(torch.where(depth > 0, depth, torch.inf).min().clamp_max(farthest)), 1e-3 * farthest)
             return rasterize(camera.clip_positions(vertices, near, float("inf")), faces, (camera.height, camera.width))
-        rays = camera.image_rays(0)
-        hits = cast_rays(self._tree, rays.origins.contiguous(), rays.directions)
-        grid = (1, camera.height, camera.width)
-        return Raster(hits.face.view(grid), hits.barycentrics.view(*grid, 2), hits.distance.view(grid))
+        return raster_by_rays(self._tree, camera)
+
+
+def raster_by_rays(tree: TriangleTree, camera: Cameras) -> Raster:
+    """Return the triangle at each pixel of one camera, which may have any lens.
+
+    The depth is the distance along the unit ray.
+    """
+    rays = camera.image_rays(0)
+    hits = cast_rays(tree, rays.origins.float().contiguous(), rays.directions.float().contiguous())
+    grid = (1, camera.height, camera.width)
+    return Raster(hits.face.view(grid), hits.barycentrics.view(*grid, 2), hits.distance.view(grid))
 
 
 def _jumps(distance: Float[Tensor, "height width"], footprint: Float[Tensor, "height width"]) -> Bool[Tensor, "height width"]:

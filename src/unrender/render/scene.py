@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TypeAlias, final
+from typing import Any, TypeAlias, final
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -49,6 +50,19 @@ class Scene(nn.Module, ABC):
 
 class RayScene(Scene):
     """A scene that is rendered along rays."""
+
+    viewpoints: Tensor
+    """Positions [views, 3] of the fitted cameras, from which a mesh without photos is colored; empty if they are not known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("viewpoints", torch.zeros(0, 3))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Resize the viewpoints to those of a saved state; states of earlier versions have none."""
+        saved = state_dict.setdefault(f"{prefix}viewpoints", self.viewpoints)
+        self.viewpoints = torch.empty_like(saved, device=self.viewpoints.device)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     @abstractmethod
     def render_chunk(self, rays: Rays) -> Rendering:

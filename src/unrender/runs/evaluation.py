@@ -10,16 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.captures.capture import Capture
+from unrender.captures.capture import Capture, CaptureError
 from unrender.losses.metrics import psnr, ssim
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
+from unrender.words import SplitName
 
 ROUNDING = 1e-6
 """Bound on the rounding of a value in [0, 1] from sRGB to float32 linear light and back."""
@@ -42,7 +42,7 @@ class ViewScore:
 class Evaluation:
     """Scores of the views of a split."""
 
-    split: Literal["train", "test"]
+    split: SplitName
     per_view: tuple[ViewScore, ...]
 
     @property
@@ -73,7 +73,7 @@ def truth_of(capture: Capture, view: int, device: torch.device) -> Float[Tensor,
 def evaluate(
     scene: Scene,
     capture: Capture,
-    split: Literal["train", "test"] = "test",
+    split: SplitName = "test",
     *,
     device: torch.device | None = None,
     on_view: OnView | None = None,
@@ -90,9 +90,7 @@ def evaluate(
     Raises:
         ValueError: the split has no views.
     """
-    views = capture.split.test if split == "test" else capture.split.train
-    if not views:
-        raise ValueError(f"{capture.name}: there are no {split} views to evaluate ({capture.split.rule})")
+    views = views_to_evaluate(capture, split)
     if device is None:
         device = next((p.device for p in scene.parameters()), torch.device("cpu"))
     cameras = capture.cameras.to(device)
@@ -106,6 +104,18 @@ def evaluate(
         if on_view is not None:
             on_view(score, truth, rendering)
     return Evaluation(split, tuple(scores))
+
+
+def views_to_evaluate(capture: Capture, split: SplitName) -> tuple[int, ...]:
+    """Return the views of a split.
+
+    Raises:
+        CaptureError: there are none.
+    """
+    views = capture.split.views(split)
+    if not views:
+        raise CaptureError(f"{capture.name}: there are no {split} views to evaluate ({capture.split.rule})")
+    return views
 
 
 def _score(capture: Capture, view: int, color: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"]) -> ViewScore:

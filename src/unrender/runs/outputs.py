@@ -45,17 +45,17 @@ from unrender.runs.camera_paths import (
 )
 from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.display import Display
-from unrender.runs.evaluation import Evaluation, OnView, ViewScore, evaluate, truth_of
+from unrender.runs.evaluation import Evaluation, OnView, ViewScore, evaluate, truth_of, views_to_evaluate
 from unrender.runs.figures import color_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
 from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
 from unrender.runs.report import Course, FileLink, Report, ViewRow, build_report
 from unrender.runs.scores import masked_measure, score_sentence, write_measures, write_metrics
-from unrender.runs.surface_measures import MESH_GROUP, topology_measures, world_mesh
-from unrender.runs.view_measures import ViewMeasures, color_measures
+from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
+from unrender.runs.view_measures import ViewMeasures
 from unrender.runs.viewpoint import viewpoint_of
 from unrender.shading.lights import EnvironmentLight
-from unrender.words import is_out_of_memory
+from unrender.words import SplitName, is_out_of_memory
 
 CameraPath = Literal["test", "orbit", "interpolated"]
 """Paths of ``unrender render``."""
@@ -196,7 +196,7 @@ class MetricsWriter(OutputWriter):
 
     def _evaluate(self, results: Results, parts: Parts | None) -> Evaluation:
         photos = results.photos
-        split: Literal["train", "test"] = "test" if photos.split.test else "train"
+        split = photos.split.evaluated
         if split == "train":
             results.remark(f"the numbers are of the fitted views, because none was held out ({photos.split.rule})")
         scene, display, views = results.fit.scene, results.display, bundled_view_measures(photos, split, results.display)
@@ -247,14 +247,14 @@ class AssetWriter(OutputWriter):
 
     def _measure(self, results: Results) -> None:
         """Measure the mesh as it was written, so that a later evaluation gives the same numbers."""
+        asset, capture, views = results.asset, results.capture, results.views
+        assert asset is not None
         mesh = world_mesh(results.directory.mesh_file("ply"), results.fit.source_from_world)
         truth = () if results.measure is None else results.measure(mesh)
-        measures = topology_measures(mesh, left_out=results.asset.left_out if results.asset is not None else 0)
-        capture = results.capture
-        if capture is not None and mesh.colors is not None and results.asset is not None and results.asset.environment is None:
-            views = results.views or bundled_view_measures(capture, "test" if capture.split.test else "train", results.display)
-            kept = views.kept(results.fit.scene, capture.cameras.to(results.device))
-            measures = (*color_measures(mesh, kept, capture, MESH_GROUP, results.device), *measures)
+        if views is None and capture is not None:
+            views = ViewMeasures(capture, capture.split.views(capture.split.evaluated), None)
+        lit = asset.environment is not None
+        measures = mesh_measures(mesh, None if lit else views, results.fit.scene, results.device, left_out=asset.left_out)
         results.add_measures((*measures, *truth))
         write_measures(results.directory.metrics_file, results.record)
 
@@ -438,7 +438,7 @@ def evaluate_into(
     capture: Capture,
     *,
     device: torch.device,
-    split: Literal["train", "test"] = "test",
+    split: SplitName = "test",
     display: Display | None = None,
     also: OnView | None = None,
 ) -> tuple[Evaluation, list[ViewRow]]:
@@ -465,13 +465,13 @@ def evaluate_views(
     capture: Capture,
     *,
     device: torch.device,
-    split: Literal["train", "test"],
+    split: SplitName,
     parts: Parts | None,
     display: Display,
     also: OnView | None = None,
 ) -> tuple[Evaluation, list[ViewRow]]:
     """Evaluate a split, and write its pictures as ``parts`` of an output; None writes none. ``also`` is called with each view."""
-    views = capture.split.test if split == "test" else capture.split.train
+    views = views_to_evaluate(capture, split)
     shown = set(views[:: max(1, math.ceil(len(views) / MOST_ROWS))])
     rows: list[ViewRow] = []
 
@@ -495,9 +495,9 @@ def evaluate_views(
         return evaluate(scene, capture, split, device=device, on_view=on_view), rows
 
 
-def bundled_view_measures(capture: Capture, split: Literal["train", "test"], display: Display) -> ViewMeasures:
+def bundled_view_measures(capture: Capture, split: SplitName, display: Display) -> ViewMeasures:
     """Return what collects the measures of the views of a split, with the true normals that the capture brings."""
-    views, truth = capture.split.test if split == "test" else capture.split.train, None
+    views, truth = capture.split.views(split), None
     if any(capture.normal_files[view] is not None for view in views if capture.normal_files):
         try:
             truth = understood_normals(capture, views)

@@ -6,11 +6,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
-from unrender.captures.capture import Capture, CaptureError
+from unrender.captures.capture import Capture
 from unrender.captures.normal_truth import NormalTruth, understood_normals
 from unrender.captures.reading import is_folder
 from unrender.captures.undistortion import undistorted
@@ -20,7 +19,7 @@ from unrender.render.asset import Asset
 from unrender.render.photo_colors import surface_of
 from unrender.runs.directory import RunRecord
 from unrender.runs.display import Display
-from unrender.runs.evaluation import Evaluation
+from unrender.runs.evaluation import Evaluation, views_to_evaluate
 from unrender.runs.inputs import read_photos
 from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.opening import OpenRun
@@ -29,16 +28,15 @@ from unrender.runs.report import ViewRow
 from unrender.runs.scores import masked_measure, score_sentence, write_metrics
 from unrender.runs.surface_measures import (
     LEFT_OUT,
-    MESH_GROUP,
     Surface,
     check_place,
     distance_measures,
+    mesh_measures,
     read_surface,
-    topology_measures,
     world_mesh,
 )
-from unrender.runs.view_measures import ViewMeasures, color_measures
-from unrender.words import TruthFrame
+from unrender.runs.view_measures import ViewMeasures
+from unrender.words import SplitName, TruthFrame
 
 _RESOLUTION = 256
 """Cells along a side of the region of interest, for a run whose mesh was not written."""
@@ -73,7 +71,7 @@ def score_run(
     run: OpenRun,
     photos: Capture,
     *,
-    split: Literal["test", "train"] = "test",
+    split: SplitName = "test",
     truth: Path | None = None,
     truth_frame: TruthFrame | None = None,
     measure: Callable[[Mesh], Sequence[Measure]] | None = None,
@@ -103,9 +101,7 @@ def score_run(
         notes.append(sentence)
         display.say(f"note: {sentence}")
 
-    views = photos.split.test if split == "test" else photos.split.train
-    if not views:
-        raise CaptureError(f"{photos.name}: there are no {split} views to evaluate ({photos.split.rule})")
+    views = views_to_evaluate(photos, split)
     known = _read(run, photos, views, truth, truth_frame)
     mesh = _mesh(run, photos)
     if known.surface is not None and known.place is not None:
@@ -127,7 +123,7 @@ def score_run(
     measures = [*masked_measure(evaluation), *collected.normals]
     with display.task("measuring the surface"):
         if not mesh.is_empty:
-            measures += _of_mesh(run, photos, mesh, collected, device)
+            measures += _of_mesh(run, mesh, collected, device)
             measures += () if measure is None else measure(mesh)
         if known.surface is not None:
             measures += distance_measures(mesh.transformed(run.source_from_world), known.surface)
@@ -172,14 +168,11 @@ def _mesh(run: OpenRun, photos: Capture) -> Mesh:
     return world_mesh(file, run.source_from_world) if file.exists() else surface_of(run.scene, _RESOLUTION, photos).mesh
 
 
-def _of_mesh(run: OpenRun, photos: Capture, mesh: Mesh, views: ViewMeasures, device: torch.device) -> list[Measure]:
+def _of_mesh(run: OpenRun, mesh: Mesh, views: ViewMeasures, device: torch.device) -> tuple[Measure, ...]:
     """Measure color and topology of a mesh; what was left out of it is known from the fit alone."""
     left_out = next((int(known.value) for known in run.record.measures if known.name == LEFT_OUT), 0)
-    colors: tuple[Measure, ...] = ()
-    if mesh.colors is not None and not run.directory.environment_file.exists():
-        kept = views.kept(run.scene, photos.cameras.to(device))
-        colors = color_measures(mesh, kept, photos, MESH_GROUP, device)
-    return [*colors, *topology_measures(mesh, left_out=left_out)]
+    lit = run.directory.environment_file.exists()
+    return mesh_measures(mesh, None if lit else views, run.scene, device, left_out=left_out)
 
 
 def _update(run: OpenRun, photos: Capture, scores: RunScores, rows: Sequence[ViewRow], mesh: Mesh) -> None:

@@ -15,8 +15,9 @@ from unrender.captures.reading import check_file
 from unrender.geometry.distances import nearest_triangles, surface_distance
 from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.geometry.topology import genus
+from unrender.render.scene import Scene
 from unrender.runs.measures import Measure
-from unrender.runs.view_measures import angle_between, angle_measures
+from unrender.runs.view_measures import ViewMeasures, angle_between, angle_measures, color_measures
 from unrender.transforms import inverse_similarity, transformed
 from unrender.words import TruthFrame
 
@@ -43,6 +44,23 @@ def topology_measures(mesh: Mesh, *, left_out: int) -> tuple[Measure, ...]:
     handles = genus(mesh.largest_component())
     counts = {"pieces": mesh.component_count, LEFT_OUT: left_out, "genus": handles, "faces": len(mesh.faces)}
     return tuple(Measure(name, float(count), digits=0, group=MESH_GROUP) for name, count in counts.items() if count is not None)
+
+
+def mesh_measures(mesh: Mesh, views: ViewMeasures | None, scene: Scene, device: torch.device, *, left_out: int) -> tuple[Measure, ...]:
+    """Measure the vertex colors of a mesh and its topology.
+
+    Args:
+        mesh: in the world.
+        views: the views in which its colors are compared with renderings of ``scene`` and with photos; None leaves that out.
+        scene: the fitted scene.
+        device: where to compute.
+        left_out: number of pieces of the surface that are not in the mesh.
+    """
+    colors: tuple[Measure, ...] = ()
+    if views is not None and mesh.colors is not None:
+        kept = views.kept(scene, views.capture.cameras.to(device))
+        colors = color_measures(mesh, kept, views.capture, MESH_GROUP, device)
+    return *colors, *topology_measures(mesh, left_out=left_out)
 
 
 def read_surface(path: Path, *, frame: TruthFrame | None, source_from_world: Float[Tensor, "4 4"]) -> Surface:

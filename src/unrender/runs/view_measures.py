@@ -19,7 +19,8 @@ from unrender.captures.normal_truth import NormalTruth
 from unrender.color import linear_from_srgb, srgb_from_linear
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalized
-from unrender.ops.raster import TriangleTree, cast_rays
+from unrender.ops.raster import TriangleTree, interpolate
+from unrender.render.photo_views import raster_by_rays
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.runs.evaluation import ViewScore, truth_of
@@ -67,7 +68,7 @@ class ViewMeasures:
             truth: the true normals of these views.
         """
         self.truth = truth
-        self._capture = capture
+        self.capture = capture
         most = MOST_PIXELS * len(views) // max(1, sum(capture.mask(view).numel() for view in views))
         self._chosen = views[:: math.ceil(len(views) / min(MOST_VIEWS, max(1, most)))] if views else ()
         self._kept: dict[int, KeptView] = {}
@@ -77,10 +78,10 @@ class ViewMeasures:
         self._keep(score.view, rendering)
         if self.truth is None:
             return
-        true = self.truth.normals(self._capture, score.view).to(rendering.normal)
+        true = self.truth.normals(self.capture, score.view).to(rendering.normal)
         known = true.any(-1) & (rendering.opacity > OPAQUE) & (rendering.normal.norm(dim=-1) > _SHORTEST)
-        if self._capture.ignored is not None:
-            known &= ~self._capture.ignored[score.view].to(known.device)
+        if self.capture.ignored is not None:
+            known &= ~self.capture.ignored[score.view].to(known.device)
         self._angles.append(angle_between(rendering.normal[known], true[known]).cpu())
 
     @property
@@ -152,15 +153,10 @@ def color_measures(mesh: Mesh, views: Sequence[KeptView], capture: Capture, grou
 def seen_colors(mesh: Mesh, tree: TriangleTree, camera: Cameras) -> tuple[Float[Tensor, "height width 3"], Bool[Tensor, "height width"]]:
     """Return the sRGB vertex colors that a camera of any lens sees, and where; white beside the mesh."""
     assert mesh.colors is not None
-    rays = camera.image_rays(0)
-    hits = cast_rays(tree, rays.origins.float().contiguous(), rays.directions.float().contiguous())
-    covered = hits.face >= 0
-    u, v = hits.barycentrics.unbind(-1)
-    weights = torch.stack([u, v, 1 - u - v], -1)
-    corners = linear_from_srgb(mesh.colors)[mesh.faces[hits.face.clamp_min(0).long()].long()]
-    color = srgb_from_linear((weights[..., None] * corners).sum(1))
-    color = torch.where(covered[:, None], color, 1.0)
-    return color.reshape(camera.height, camera.width, 3), covered.reshape(camera.height, camera.width)
+    raster = raster_by_rays(tree, camera)
+    covered = raster.face[0] >= 0
+    color = srgb_from_linear(interpolate(linear_from_srgb(mesh.colors), raster, mesh.faces)[0])
+    return torch.where(covered[..., None], color, 1.0), covered
 
 
 def _psnr(color: Float[Tensor, "pixels 3"], truth: Float[Tensor, "pixels 3"]) -> float | None:

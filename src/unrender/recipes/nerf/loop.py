@@ -49,9 +49,6 @@ _UNSEEN = 1e-4
 class NerfScene(RayScene):
     """A radiance field with its occupancy grid."""
 
-    viewpoints: Tensor
-    """Positions [views, 3] of the fitted cameras."""
-
     def __init__(self, config: NerfConfig, *, unbounded: bool, masked: bool, generator: torch.Generator) -> None:
         super().__init__()
         sampling = config.sampling
@@ -59,7 +56,6 @@ class NerfScene(RayScene):
         self.occupancy = OccupancyGrid(sampling.occupancy_resolution, config.occupancy_levels if unbounded else 1)
         self.register_buffer("is_unbounded", torch.tensor(unbounded))
         self.register_buffer("has_masks", torch.tensor(masked))
-        self.register_buffer("viewpoints", torch.zeros(0, 3))
         self.unbounded = unbounded
         self.step = 2 * math.sqrt(3) / sampling.samples_per_ray
         self.near = config.near
@@ -169,7 +165,6 @@ def load_scene(config: NerfConfig, tensors: Mapping[str, Tensor], device: torch.
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
     scene = NerfScene(config, unbounded=bool(state["is_unbounded"]), masked=bool(state["has_masks"]), generator=torch.Generator())
-    scene.viewpoints = state.setdefault("viewpoints", scene.viewpoints)  # runs of earlier versions have none
     scene.load_state_dict(state)
     return scene.to(device)
 

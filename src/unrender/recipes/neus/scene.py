@@ -62,8 +62,6 @@ class NeusScene(RayScene):
 
     anneal: Tensor
     sharpness_limit: Tensor
-    viewpoints: Tensor
-    """Positions [views, 3] of the fitted cameras."""
 
     def __init__(
         self,
@@ -94,7 +92,6 @@ class NeusScene(RayScene):
         self.register_buffer("anneal", torch.zeros(()))
         self.annealing = 0.0
         self.register_buffer("sharpness_limit", torch.tensor(math.inf))
-        self.register_buffer("viewpoints", torch.zeros(0, 3))
         self.step = 2 * math.sqrt(3) / sampling.samples_per_ray
         self.background = picture_background(sampling.background, masked=masked)
         """Gray value behind the scene in pictures."""
@@ -259,7 +256,6 @@ def load_surface(config: NeusConfig, tensors: Mapping[str, Tensor], device: torc
     state = scene_state(tensors)
     surroundings = any(name.startswith("around.") for name in state)
     scene = new_scene(config, surroundings=surroundings, masked=bool(state["has_masks"]), initial=None, generator=torch.Generator())
-    scene.viewpoints = state.setdefault("viewpoints", scene.viewpoints)  # runs of earlier versions have none
     scene.load_state_dict(state)
     scene.annealing = float(scene.anneal)
     return scene.to(device)
