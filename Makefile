@@ -15,7 +15,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # Tests of primitives that need no capacity on a GPU, and of what is made of them.
-GPU_TESTS := rasterize interpolate texture antialias surface_rendering compat_nvdiffrast hash_encoding grid_lookup frequency_encoding \
+GPU_TESTS := rasterize interpolate texture antialias surface_rendering compat_nvdiffrast hash_encoding grid_lookup grid_surface frequency_encoding \
     spherical_harmonics mlp compositing distortion contraction adam fields encodings ray_operations topology
 # PyTorch's threads sleep while they wait for each other. Spinning, they take the cores from every other thread, their own included.
 export OMP_WAIT_POLICY ?= PASSIVE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrender.ops.encodings import Adam
+from unrender.ops.encodings import Adam, all_finite
 
 
 def _run(make, gradients: list[torch.Tensor], start: torch.Tensor) -> torch.Tensor:
@@ -55,3 +55,14 @@ def test_a_skipped_step_changes_nothing():
     optimizer.step(skip=torch.ones(()))
     assert torch.equal(parameter.detach(), torch.ones(40))
     assert torch.equal(optimizer.state[parameter]["exp_avg"], torch.zeros(40))
+
+
+@pytest.mark.parametrize("size", [5, 300_001])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_number_that_is_not_finite_is_found(size: int, value: float) -> None:
+    numbers = torch.linspace(-1e30, 1e30, size)
+    assert bool(all_finite(numbers))
+    for place in (0, size // 2, size - 1):
+        wrong = numbers.clone()
+        wrong[place] = value
+        assert not bool(all_finite(wrong))

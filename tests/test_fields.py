@@ -15,8 +15,9 @@ from unrender.fields.perceptron import truncated_exp
 from unrender.fields.radiance import RadianceField
 from unrender.fields.surface import SurfaceField
 from unrender.geometry.first_surface import hull_distance
+from unrender.losses.regularizers import laplacian_smoothness
 from unrender.ops.encodings import HashGrid
-from unrender.ops.rays import OccupancyGrid, Samples, march
+from unrender.ops.rays import OccupancyGrid, Samples, march, sdf_alpha, visible
 
 
 def _points(count: int = 400, seed: int = 0) -> torch.Tensor:
@@ -144,8 +145,10 @@ def test_secants_of_touching_intervals_join(field):
 def test_the_slope_along_a_ray_is_that_of_the_distance(field):
     sdf, rays = field(), _rays(60)
     samples = _marched(rays, 0.02)
-    surface = sdf.sample(samples.positions(rays))
-    middle, slope = (x.detach() for x in sdf.along(samples, rays, surface))
+    along = sdf.along(samples, rays)
+    surface, middle, slope = along.surface, along.middle.detach(), along.slope.detach()
+    torch.testing.assert_close(along.positions, samples.positions(rays))
+    torch.testing.assert_close(surface.gradient, sdf.sample(along.positions).gradient)
     true = (rays.directions[samples.ray_index] * samples.positions(rays)).sum(1) / samples.positions(rays).norm(dim=1)
     far_from_the_center = samples.positions(rays).norm(dim=1) > 0.2
     assert float((middle - surface.sdf.detach())[far_from_the_center].abs().max()) < 0.02
@@ -190,24 +193,59 @@ def test_the_number_of_features_is_told(field):
     assert sdf.sample(_points(4)).features.shape == (4, sdf.feature_count)
 
 
+@FIELDS
+def test_samples_are_visible_where_little_is_in_front_of_them(field):
+    sdf, rays = field(), _rays(60)
+    samples, sharpness = _marched(rays, 0.02), torch.tensor(50.0)
+    middle, slope = sdf.secant(samples, rays)
+    alpha = sdf_alpha(middle, slope, samples.lengths, sharpness, 0.3)
+    expected = visible(samples, alpha, threshold=1e-3, alpha_threshold=1e-4)
+    found = sdf.visible(samples, rays, sharpness, anneal=0.3, threshold=1e-3, alpha_threshold=1e-4)
+    assert torch.equal(found, expected) and 0 < int(found.sum()) < len(found) / 2
+
+
+def test_rays_that_are_fitted_get_gradients_from_a_grid():
+    sdf, rays = _grid_sdf(), _rays(20)
+    samples = _marched(rays, 0.05)
+    fitted = Rays(rays.origins.clone().requires_grad_(), rays.directions)
+    along, fixed = sdf.along(samples, fitted), sdf.along(samples, rays)
+    for ours, other in ((along.middle, fixed.middle), (along.slope, fixed.slope), (along.surface.features, fixed.surface.features)):
+        torch.testing.assert_close(ours, other, atol=1e-3, rtol=1e-4)
+    along.middle.sum().backward()
+    assert fitted.origins.grad is not None and float(fitted.origins.grad.abs().max()) > 0.1
+
+
 def test_a_plane_does_not_bend_and_a_bump_does():
     flat = torch.linspace(-1, 1, 24)[:, None, None].expand(24, 24, 24).contiguous()
     sdf = GridSdf(((0.0, 24, 9),), 1, flat)
-    assert float(sdf.regularization(3)["bending"].detach()) < 1e-6
+    assert float(sdf.regularize(3, 1.0)["bending"]) < 1e-6
     bumpy = flat.clone()
     bumpy[12, 12, 12] += 0.5
-    assert float(GridSdf(((0.0, 24, 9),), 1, bumpy).regularization(1)["bending"].detach()) > 1e-3
+    assert float(GridSdf(((0.0, 24, 9),), 1, bumpy).regularize(1, 1.0)["bending"]) > 1e-3
 
 
 def test_slabs_of_successive_steps_reach_every_layer():
     sdf = GridSdf(((0.0, 40, 9),), 1, torch.rand(40, 40, 40, generator=torch.Generator().manual_seed(0)))
     for step in range(25):
-        sdf.regularization(step)["bending"].backward()
+        sdf.regularize(step, 1.0)
     assert sdf.distance_grid.grad is not None and bool((sdf.distance_grid.grad.abs().amax((1, 2, 3)) > 0).all())
 
 
-def test_a_hash_field_has_no_regularization():
-    assert not _hash_sdf().regularization(0)
+def test_the_gradient_of_bending_is_added_to_that_of_the_rendering():
+    distances = torch.rand(20, 20, 20, generator=torch.Generator().manual_seed(0))
+    sdf = GridSdf(((0.0, 20, 9),), 1, distances)
+    sdf.distance_grid.sum().backward()
+    term = sdf.regularize(0, 0.3)["bending"]
+    whole = distances.clone().requires_grad_()
+    expected = 0.3 * laplacian_smoothness(whole[:16] / sdf.voxel, 1.0)
+    expected.backward()
+    assert sdf.distance_grid.grad is not None and whole.grad is not None
+    torch.testing.assert_close(term, expected.detach())
+    torch.testing.assert_close(sdf.distance_grid.grad[..., 0], 1 + whole.grad)
+
+
+def test_a_hash_field_has_no_terms_of_its_own():
+    assert not _hash_sdf().regularize(0, 1.0)
 
 
 def test_the_hull_distance_of_a_ball_of_cells_is_the_distance_to_the_ball():

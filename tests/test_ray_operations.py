@@ -21,7 +21,7 @@ from hostile_world import remade
 from unrender.cameras import Rays
 from unrender.devices import as_on_a_gpu
 from unrender.ops.rays import OccupancyGrid, Samples
-from unrender.reference import compositing, sdf_weights, weights
+from unrender.reference import compositing, grid_surface, sdf_weights, weights
 from unrender.reference import distortion as plain_distortion
 
 COUNTS = [5, 0, 1, 9]
@@ -43,6 +43,7 @@ def packed() -> Samples:
 SAMPLES = packed()
 LENGTHS, MIDDLES = SAMPLES.lengths, SAMPLES.midpoints
 RAYS_IN_SPACE = Rays(drawn(RAYS, 3, low=-0.5, high=0.5), torch.nn.functional.normalize(drawn(RAYS, 3, low=-1.0, seed=1), dim=1))
+DISTANCES = drawn(3, 4, 5, 1, low=-0.5, high=0.5)
 NONE_BEFORE = torch.zeros(RAYS, dtype=torch.int32)
 
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -51,6 +52,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "attenuate_lazily": (ops.attenuate_lazily, {"samples": SAMPLES, "opacity": lambda part: 0.5 + 0 * part.starts, "threshold": 0.1}),
     "composite": (ops.composite, {"weights": drawn(SIZE), "values": drawn(SIZE, 3), "samples": SAMPLES}),
     "distortion": (ops.distortion, {"weights": drawn(SIZE), "samples": SAMPLES}),
+    "grid_surface": (
+        ops.grid_surface,
+        {"samples": SAMPLES, "rays": RAYS_IN_SPACE, "distances": DISTANCES, "features": drawn(4, 3, 2, 9)},
+    ),
+    "grid_visible": (
+        ops.grid_visible,
+        {"samples": SAMPLES, "rays": RAYS_IN_SPACE, "distances": DISTANCES, "sharpness": torch.tensor(20.0), "anneal": 0.5},
+    ),
     "march": (
         ops.march,
         {
@@ -86,8 +95,14 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 """A call of every operation that launches a kernel, with arguments that fit."""
 
-WITHOUT_KERNELS = {"MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "Samples", "ray_chunks", "rendering_capacity", "samples_taken"}
-NOT_DIFFERENTIATED = {"aabb_intersection", "attenuate", "attenuate_lazily", "march", "prune", "prune_hidden", "ray_range", "visible"}
+WITHOUT_KERNELS = {
+    *("MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "Samples"),
+    *("ray_chunks", "rendering_capacity", "samples_taken"),
+}
+NOT_DIFFERENTIATED = {
+    *("aabb_intersection", "attenuate", "attenuate_lazily", "grid_visible"),
+    *("march", "prune", "prune_hidden", "ray_range", "visible"),
+}
 
 
 def without_checks(value: Rays, **changed: Tensor) -> Rays:
@@ -121,6 +136,7 @@ HOSTILE = [
     for name, (_, arguments) in CALLS.items()
     for argument, given in arguments.items()
     for wrong, value in broken(given)
+    if not (argument in ("distances", "features") and wrong in ("too short", "too long"))  # grids of any size are right
 ]
 
 
@@ -175,7 +191,7 @@ def test_indices_out_of_range_touch_no_memory_of_others(as_gpu: bool) -> None:
         torch.tensor([-far, far, 2, 2**31 - 1], dtype=torch.int32),
         torch.tensor([far, far, far, 2**31 - 1], dtype=torch.int32),
     )
-    tensors = {"alpha", "cosine", "density", "per_ray", "sdf", "values", "weights"}
+    tensors = {"alpha", "cosine", "density", "distances", "features", "per_ray", "sdf", "values", "weights"}
     for name, (call, arguments) in CALLS.items():
         if name in ("aabb_intersection", "march", "sdf_alpha", "attenuate_lazily", "prune_hidden"):
             continue
@@ -190,7 +206,7 @@ def test_indices_out_of_range_touch_no_memory_of_others(as_gpu: bool) -> None:
             found = call(**given)
         results = [y for y in (found if isinstance(found, tuple) else (found,)) if isinstance(y, Tensor)]
         assert all(y.isfinite().all() for y in results), name
-        if name not in NOT_DIFFERENTIATED and results[0].requires_grad:
+        if name not in NOT_DIFFERENTIATED and any(y.requires_grad for y in results):
             torch.stack([y.sum() for y in results]).sum().backward()
 
 
@@ -228,6 +244,11 @@ TWICE: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]] = 
         [drawn(SIZE), drawn(SIZE, 3, seed=1)],
     ),
     "distortion": (lambda w: ops.distortion(w, SAMPLES), lambda w: plain_distortion.distortion(w, SAMPLES), [drawn(SIZE)]),
+    "grid_surface": (
+        lambda f, v: torch.cat([y.flatten() for y in ops.grid_surface(SAMPLES, RAYS_IN_SPACE, f, v)[1:]]),
+        lambda f, v: torch.cat([y.flatten() for y in grid_surface.grid_surface(SAMPLES, RAYS_IN_SPACE, f, v)]),
+        [DISTANCES, drawn(4, 3, 2, 9)],
+    ),
     "opacity_and_distance": (
         lambda w: ops.opacity_and_distance(w, SAMPLES),
         lambda w: compositing.opacity_and_distance(w, SAMPLES),
@@ -261,7 +282,7 @@ TWICE: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]] = 
     ),
 }
 """Every operation that is differentiated, its twin, and inputs."""
-RAISES_TWICE = {"sdf_alpha", "weights_from_alpha", "weights_from_density", "weights_from_sdf"}
+RAISES_TWICE = {"grid_surface", "sdf_alpha", "weights_from_alpha", "weights_from_density", "weights_from_sdf"}
 
 
 def second_derivatives(call: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
 from unrender.fields.stages import Stage
-from unrender.fields.surface import StepOpacity, SurfaceField, SurfaceSample
-from unrender.losses.regularizers import laplacian_smoothness
-from unrender.ops.encodings import grid_lookup, grid_lookup_with_jacobian
-from unrender.ops.rays import OccupancyGrid, Samples
+from unrender.fields.surface import StepOpacity, SurfaceAlong, SurfaceField, SurfaceSample
+from unrender.ops.encodings import add_grid_bending, grid_lookup, grid_lookup_with_jacobian
+from unrender.ops.rays import OccupancyGrid, Samples, grid_surface, grid_visible
 
 _SLAB = 16
 """Layers of the distance grid whose bending energy one step measures, for a tenth of the cost of the whole grid."""
@@ -71,8 +70,19 @@ class GridSdf(SurfaceField):
         value, jacobian = grid_lookup_with_jacobian(unit, self.distance_grid)
         return SurfaceSample(value[:, 0], jacobian[:, 0] * 0.5, grid_lookup(unit, self.feature_grid), None)
 
-    def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
-        return self.secant(samples, rays)
+    def along(self, samples: Samples, rays: Rays) -> SurfaceAlong:
+        if rays.origins.requires_grad or rays.directions.requires_grad:
+            positions = samples.positions(rays)
+            return SurfaceAlong(positions, self.sample(positions), *self.secant(samples, rays))
+        found = grid_surface(samples, rays, self.distance_grid, self.feature_grid)
+        surface = SurfaceSample(found.sdf, found.gradient, found.features, None)
+        return SurfaceAlong(found.positions, surface, found.middle, found.slope)
+
+    def visible(
+        self, samples: Samples, rays: Rays, sharpness: Float[Tensor, ""], *, anneal: float, threshold: float, alpha_threshold: float
+    ) -> Bool[Tensor, " samples"]:
+        grid = self.distance_grid
+        return grid_visible(samples, rays, grid, sharpness, anneal=anneal, threshold=threshold, alpha_threshold=alpha_threshold)
 
     @torch.no_grad()
     def refresh_occupancy(
@@ -110,12 +120,18 @@ class GridSdf(SurfaceField):
             {"params": [self.distance_grid], "lr": self.distance_rate * self.voxel, "weight_decay": 0.0},
         ]
 
-    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
-        """Return ``bending``: the mean squared Laplacian of a slab of the distance grid, in cells; each step takes another slab."""
-        grid = self.distance_grid[..., 0]
+    def regularize(self, step: int, weight: float) -> Mapping[str, Float[Tensor, ""]]:
+        """Add the gradient of ``bending``, the mean squared Laplacian of a slab of the distance grid, in cells.
+
+        Each step takes another slab.
+        """
+        grid = self.distance_grid
         thickness = min(_SLAB, grid.shape[0])
         begin = step * _SLAB_STRIDE % (grid.shape[0] - thickness + 1)
-        return {"bending": laplacian_smoothness(grid[begin : begin + thickness] / self.voxel, 1.0)}
+        if grid.grad is None:
+            grid.grad = torch.zeros_like(grid)
+        scale = weight / self.voxel**2
+        return {"bending": add_grid_bending(grid.detach(), grid.grad, begin=begin, end=begin + thickness, scale=scale)}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Resize to the stage of a saved state before its values are loaded."""

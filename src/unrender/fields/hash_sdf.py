@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
-from unrender.fields.surface import StepOpacity, SurfaceField, SurfaceSample
+from unrender.fields.surface import StepOpacity, SurfaceAlong, SurfaceField, SurfaceSample
 from unrender.ops.encodings import HashGrid, hash_encode
 from unrender.ops.rays import OccupancyGrid, Samples
 from unrender.words import Normals
@@ -148,9 +148,11 @@ class HashSdf(SurfaceField):
             laplacian = (taps.sum(1) - 6 * value) / epsilon**2
         return SurfaceSample(value, gradient, outputs, laplacian)
 
-    def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
+    def along(self, samples: Samples, rays: Rays) -> SurfaceAlong:
+        positions = samples.positions(rays)
+        surface = self.sample(positions)
         directions = rays.directions.index_select(0, samples.ray_index.clamp_min(0))
-        return surface.sdf, (directions * surface.normals).sum(-1)
+        return SurfaceAlong(positions, surface, surface.sdf, (directions * surface.normals).sum(-1))
 
     @torch.no_grad()
     def refresh_occupancy(
@@ -172,7 +174,7 @@ class HashSdf(SurfaceField):
             {"params": networks, "lr": learning_rate, "weight_decay": weight_decay},
         ]
 
-    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
+    def regularize(self, step: int, weight: float) -> Mapping[str, Float[Tensor, ""]]:
         return {}
 
     def _taps(self, positions: Tensor, offsets: Tensor) -> Tensor:

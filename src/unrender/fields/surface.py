@@ -9,12 +9,12 @@ from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
 from unrender.numerics import normalized
-from unrender.ops.rays import OccupancyGrid, Samples
+from unrender.ops.rays import OccupancyGrid, Samples, sdf_alpha, visible
 
 StepOpacity: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Opacity of one step in each cell, from the signed distance nearest to zero in the cell and the largest one."""
@@ -39,6 +39,20 @@ class SurfaceSample:
         return normalized(self.gradient)
 
 
+@dataclass(frozen=True)
+class SurfaceAlong:
+    """A signed distance field at packed samples."""
+
+    positions: Float[Tensor, "samples 3"]
+    """The middle of each interval."""
+    surface: SurfaceSample
+    """The field there."""
+    middle: Float[Tensor, " samples"]
+    """Signed distance in the middle of the interval, from which, with the slope, the rendering weights follow."""
+    slope: Float[Tensor, " samples"]
+    """Slope of the signed distance along the ray."""
+
+
 class SurfaceField(nn.Module, ABC):
     """A signed distance field over the world cube [-1, 1]³."""
 
@@ -56,16 +70,8 @@ class SurfaceField(nn.Module, ABC):
         """Compute signed distance, gradient and features, differentiable in the parameters."""
 
     @abstractmethod
-    def along(self, samples: Samples, rays: Rays, surface: SurfaceSample) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
-        """Return the signed distance at the middle of each interval and its slope along the ray.
-
-        The rendering weights follow from both.
-
-        Args:
-            samples: the intervals.
-            rays: the rays they lie on.
-            surface: the field at ``samples.positions(rays)``.
-        """
+    def along(self, samples: Samples, rays: Rays) -> SurfaceAlong:
+        """Compute the field at packed samples, differentiable in the parameters."""
 
     def secant(self, samples: Samples, rays: Rays) -> tuple[Float[Tensor, " samples"], Float[Tensor, " samples"]]:
         """Return the mean of the signed distances at both ends of each interval, and the slope between them.
@@ -78,6 +84,17 @@ class SurfaceField(nn.Module, ABC):
         ends = torch.cat([origins + samples.starts[:, None] * directions, origins + samples.ends[:, None] * directions])
         before, after = self.sdf(ends).chunk(2)
         return 0.5 * (before + after), (after - before) / samples.lengths.clamp_min(1e-6)
+
+    def visible(
+        self, samples: Samples, rays: Rays, sharpness: Float[Tensor, ""], *, anneal: float, threshold: float, alpha_threshold: float
+    ) -> Bool[Tensor, " samples"]:
+        """Mark the samples that light reaches and that are not transparent; see :func:`~unrender.ops.rays.visible`.
+
+        Takes no gradients. ``sharpness`` and ``anneal`` are those of :func:`~unrender.ops.rays.sdf_alpha`.
+        """
+        middle, slope = self.secant(samples, rays)
+        alpha = sdf_alpha(middle, slope, samples.lengths, sharpness, anneal)
+        return visible(samples, alpha, threshold=threshold, alpha_threshold=alpha_threshold)
 
     @abstractmethod
     def refresh_occupancy(
@@ -108,9 +125,12 @@ class SurfaceField(nn.Module, ABC):
         """
 
     @abstractmethod
-    def regularization(self, step: int) -> Mapping[str, Float[Tensor, ""]]:
-        """Return the field's own loss terms by name, without their weights; many fields have none.
+    def regularize(self, step: int, weight: float) -> Mapping[str, Float[Tensor, ""]]:
+        """Add the gradients of the field's own loss terms to those of its parameters, and return the weighted terms.
+
+        Many fields have none. The gradient of such a term is cheaper written down than found by a backward pass.
 
         Args:
             step: number of the step, which may select the part of the field to evaluate.
+            weight: of the terms.
         """

@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from unrender.captures.capture import Capture
 from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
-from unrender.ops.encodings import Adam
+from unrender.ops.encodings import Adam, all_finite
 from unrender.recipes.clock import Clock
 from unrender.recipes.state import Stateful, flatten_state, unflatten_state
 from unrender.render.asset import Asset
@@ -212,6 +212,7 @@ class Fitting:
         self,
         losses: Losses | Callable[[], Losses],
         *,
+        further: Callable[[], Losses] | None = None,
         error: Tensor | None = None,
         counts: Mapping[str, int | Tensor] | None = None,
     ) -> None:
@@ -219,13 +220,14 @@ class Fitting:
 
         Args:
             losses: the terms of this step, or a function that computes them, for optimizers such as L-BFGS that evaluate several times.
+            further: called after the backward pass; adds the gradients of more terms to those of the parameters, and returns the terms.
             error: mean squared error of the colors, for the reported PSNR.
             counts: what the recipe counts in a step; tensors are read only when progress is reported.
         """
         if callable(losses) and self._skipping is None:
-            self._step_by_closure(losses)
+            self._step_by_closure(losses, further)
         else:  # our Adam needs no closure
-            self._step_once(losses() if callable(losses) else losses)
+            self._step_once(losses() if callable(losses) else losses, further)
         self.record(error=error, counts=counts)
 
     def record(
@@ -251,13 +253,13 @@ class Fitting:
             self._has_error = True
         self._counts = dict(counts or {})
 
-    def _step_once(self, losses: Losses) -> None:
+    def _step_once(self, losses: Losses, further: Callable[[], Losses] | None) -> None:
         assert self.optimizer is not None, "a fit without an optimizer takes no steps"
-        total = self._backward(losses)
+        total = self._backward(losses, further)
         finite = torch.isfinite(total.detach())
         for parameter in parameters_of(self.optimizer):
             if parameter.grad is not None:
-                finite = finite & torch.isfinite(parameter.grad.sum())
+                finite = finite & all_finite(parameter.grad)
         skip = (~finite).float()
         if self._skipping is not None:
             self._skipping.step(skip=skip)
@@ -265,14 +267,14 @@ class Fitting:
             self.optimizer.step()
         self._count_skipped(skip)
 
-    def _step_by_closure(self, losses: Callable[[], Losses]) -> None:
+    def _step_by_closure(self, losses: Callable[[], Losses], further: Callable[[], Losses] | None) -> None:
         assert self.optimizer is not None, "a fit without an optimizer takes no steps"
         parameters = parameters_of(self.optimizer)
         before = [parameter.detach().clone() for parameter in parameters]
         totals: list[Tensor] = []
 
         def evaluate() -> Tensor:
-            totals.append(self._backward(losses()))
+            totals.append(self._backward(losses(), further))
             return totals[-1]
 
         self.optimizer.step(evaluate)  # pyright: ignore[reportCallIssue, reportArgumentType]  a tensor will do for a float
@@ -284,13 +286,14 @@ class Fitting:
             self.optimizer.state.clear()
         self._count_skipped(torch.tensor(0.0 if finite else 1.0, device=self._skipped.device))
 
-    def _backward(self, losses: Losses) -> Tensor:
+    def _backward(self, losses: Losses, further: Callable[[], Losses] | None) -> Tensor:
         assert self.optimizer is not None
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        self._losses = {name: value.detach() for name, value in losses.items()}
-        return total
+        more = {} if further is None else further()
+        self._losses = {name: value.detach() for name, value in {**losses, **more}.items()}
+        return torch.stack([total.detach(), *more.values()]).sum()
 
     def _count_skipped(self, skip: Tensor) -> None:
         self._skipped += skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from unrender.ops.encodings.adam import Adam
+from unrender.ops.encodings.adam import Adam, all_finite
 from unrender.ops.encodings.contraction import contract, uncontract
 from unrender.ops.encodings.frequency_encoding import frequency_encode
+from unrender.ops.encodings.grid_bending import add_grid_bending
 from unrender.ops.encodings.grid_lookup import grid_lookup, grid_lookup_with_jacobian
 from unrender.ops.encodings.hash_encoding import hash_encode
 from unrender.ops.encodings.hash_grid import HashGrid
@@ -14,6 +15,8 @@ from unrender.ops.encodings.spherical_harmonics_encoding import spherical_harmon
 __all__ = [
     "Adam",
     "HashGrid",
+    "add_grid_bending",
+    "all_finite",
     "contract",
     "frequency_encode",
     "grid_lookup",

@@ -14,15 +14,15 @@ import torch
 import warp as wp
 from torch import Tensor, nn
 
-from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import Arguments, describe
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
+from unrender.ops.kernels.work import blocks
 
 wp.set_module_options({"enable_backward": False})
 
 _BLOCK = 2**16
-"""Entries of one work item on a CPU."""
+"""Smallest number of entries of one work item on a CPU."""
 _RUN = 16
 """Entries that are skipped together; a work item on a GPU."""
 
@@ -72,6 +72,40 @@ def _update_kernel(
     begin = (first + wp.tid()) * block
     if skip[0] == 0.0:
         _update(rule, begin, wp.min(count, begin + block), parameter, gradient, first_moment, second_moment)
+
+
+@no_type_check
+@wp.func_native(_CPP.finite)
+def _finite(item: int, begin: int, end: int, values: wp.array(dtype=wp.float32), result: wp.array(dtype=wp.float32)): ...
+
+
+@no_type_check
+@wp.kernel
+def _finite_kernel(first: int, count: int, block: int, values: wp.array(dtype=wp.float32), result: wp.array(dtype=wp.float32)):
+    item = first + wp.tid()
+    _finite(item, item * block, wp.min(count, (item + 1) * block), values, result)
+
+
+@torch.no_grad()
+def all_finite(tensor: Tensor) -> Tensor:
+    """Tell whether no element of a tensor is infinite or NaN, as a bool tensor without dimensions.
+
+    On a CPU all threads share the work for a large float32 tensor. Elsewhere the sum of the elements is looked at, which may overflow.
+
+    Raises:
+        ValueError: it is no tensor.
+
+    >>> all_finite(torch.ones(3)).item(), all_finite(torch.tensor([1.0, float("nan")])).item()
+    (True, False)
+    """
+    values = Arguments("all_finite").instance(tensor, "tensor", Tensor)
+    if values.dtype != torch.float32 or values.device.type != "cpu" or values.layout is not torch.strided or values.numel() <= _BLOCK:
+        return torch.isfinite(values.sum())
+    values = values.contiguous().view(-1)
+    items, block = blocks(values.shape[0], _BLOCK, values.device)
+    result = torch.empty(items)
+    launch(_finite_kernel, items, [values.shape[0], block, values, result], values.device, chunks=items)
+    return result.bool().all()
 
 
 class Adam(torch.optim.Optimizer):
@@ -168,8 +202,8 @@ class Adam(torch.optim.Optimizer):
         for name in ("exp_avg", "exp_avg_sq"):  # a loaded state may be anything
             state[name] = takes.float32(state[name], f"its {name}", parameter.shape).contiguous()
         unless = gradient.new_zeros(1) if skip is None else takes.float32(skip, "skip", (), (1,)).reshape(1)
-        block = _BLOCK if on_cpu(parameter.device) else _RUN
         count = parameter.numel()
+        block = -(-blocks(count, _BLOCK, parameter.device)[1] // _RUN) * _RUN
         items = -(-count // block)
         flat = [tensor.view(-1) for tensor in (ready, gradient, state["exp_avg"], state["exp_avg_sq"])]
         launch(_update_kernel, items, [rule, count, block, unless, *flat], parameter.device, chunks=items)

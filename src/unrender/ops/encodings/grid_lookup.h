@@ -4,24 +4,9 @@
 // `begin` to `end` of points. Results are [channel, point]: neighboring points are neighbors in memory.
 
 // section: cell
-    // The cell of point n, where it lies within (f), the derivative of that to the position (g), and the offset of its first corner.
+    // The cell of point n.
     const float px = positions.data[3 * n], py = positions.data[3 * n + 1], pz = positions.data[3 * n + 2];
-    const bool in_x = px >= 0.f && px <= 1.f, in_y = py >= 0.f && py <= 1.f, in_z = pz >= 0.f && pz <= 1.f;
-    const float ux = (px > 0.f ? (px < 1.f ? px : 1.f) : 0.f) * (size_x - 1);
-    const float uy = (py > 0.f ? (py < 1.f ? py : 1.f) : 0.f) * (size_y - 1);
-    const float uz = (pz > 0.f ? (pz < 1.f ? pz : 1.f) : 0.f) * (size_z - 1);
-    const int ix = (int)ux < size_x - 2 ? (int)ux : size_x - 2;
-    const int iy = (int)uy < size_y - 2 ? (int)uy : size_y - 2;
-    const int iz = (int)uz < size_z - 2 ? (int)uz : size_z - 2;
-    const float fx = ux - ix, fy = uy - iy, fz = uz - iz;
-    const float gx = in_x ? (float)(size_x - 1) : 0.f, gy = in_y ? (float)(size_y - 1) : 0.f, gz = in_z ? (float)(size_z - 1) : 0.f;
-    const int row = size_x * channels, plane = size_y * row;
-    const int base = iz * plane + iy * row + ix * channels;
-    const float x0 = 1.f - fx, y0 = 1.f - fy, z0 = 1.f - fz;
-    (void)gx; (void)gy; (void)gz;
-
-// section: sizes
-const int size_x = grid.size_x, size_y = grid.size_y, size_z = grid.size_z, channels = grid.channels;
+    // use: kernels.grid_cell
 
 // section: corners
         // The eight corners of channel c, and their interpolation within the faces z = 0 and z = 1 of the cell.
@@ -33,7 +18,7 @@ const int size_x = grid.size_x, size_y = grid.size_y, size_z = grid.size_z, chan
         const float far_z = y0 * (x0 * e4 + fx * e5) + fy * (x0 * e6 + fx * e7);
 
 // section: values
-// use: sizes
+// use: kernels.grid_sizes
 for (int n = begin; n < end; n++) {
     // use: cell
     const float* g = vertices.data + base;
@@ -48,7 +33,7 @@ for (int n = begin; n < end; n++) {
 }
 
 // section: values_and_jacobian
-// use: sizes
+// use: kernels.grid_sizes
 for (int n = begin; n < end; n++) {
     // use: cell
     const float* g = vertices.data + base;
@@ -64,7 +49,7 @@ for (int n = begin; n < end; n++) {
 
 // section: scatter
 // The gradient of the vertices with z_begin <= z < z_end, from those of the values and, where asked for, of the Jacobian.
-// use: sizes
+// use: kernels.grid_sizes
 // use: kernels.add
 for (int n = begin; n < end; n++) {
     // use: cell
@@ -97,7 +82,7 @@ for (int n = begin; n < end; n++) {
 
 // section: position_gradient
 // From the gradients of the values and of the Jacobian; hxy, hxz and hyz are the only second derivatives of a trilinear function.
-// use: sizes
+// use: kernels.grid_sizes
 for (int n = begin; n < end; n++) {
     // use: cell
     const float* g = vertices.data + base;

@@ -14,7 +14,6 @@ its slab. No two threads share a destination, and the sums have the same bits fo
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any, no_type_check
 
 import torch
@@ -27,6 +26,7 @@ from unrender.ops.kernels.checks import Arguments, describe
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
+from unrender.ops.kernels.structs import GridSizes, grid_sizes
 from unrender.ops.kernels.work import zeros
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -37,22 +37,10 @@ _BLOCK = 4096
 _CPP = native_sections(__file__, "grid_lookup.h")
 
 
-class _Grid:
-    """The sizes of a grid."""
-
-    size_x: wp.int32
-    size_y: wp.int32
-    size_z: wp.int32
-    channels: wp.int32
-
-
-Grid = wp.struct(_Grid)
-
-
 @no_type_check
 @wp.func_native(_CPP.values)
 def _values(
-    grid: Grid,
+    grid: GridSizes,
     vertices: wp.array(dtype=wp.float32),
     positions: wp.array(dtype=wp.float32),
     count: int,
@@ -65,7 +53,7 @@ def _values(
 @no_type_check
 @wp.func_native(_CPP.values_and_jacobian)
 def _values_and_jacobian(
-    grid: Grid,
+    grid: GridSizes,
     vertices: wp.array(dtype=wp.float32),
     positions: wp.array(dtype=wp.float32),
     count: int,
@@ -79,7 +67,7 @@ def _values_and_jacobian(
 @no_type_check
 @wp.func_native(_CPP.scatter)
 def _scatter(
-    grid: Grid,
+    grid: GridSizes,
     positions: wp.array(dtype=wp.float32),
     grad_values: wp.array(dtype=wp.float32),
     grad_jacobian: wp.array(dtype=wp.float32),
@@ -96,7 +84,7 @@ def _scatter(
 @no_type_check
 @wp.func_native(_CPP.position_gradient)
 def _position_gradient(
-    grid: Grid,
+    grid: GridSizes,
     vertices: wp.array(dtype=wp.float32),
     positions: wp.array(dtype=wp.float32),
     grad_values: wp.array(dtype=wp.float32),
@@ -112,7 +100,7 @@ def _position_gradient(
 @wp.kernel
 def _values_kernel(
     first: int,
-    grid: Grid,
+    grid: GridSizes,
     vertices: wp.array(dtype=wp.float32),
     positions: wp.array(dtype=wp.float32),
     count: int,
@@ -127,7 +115,7 @@ def _values_kernel(
 @wp.kernel
 def _values_and_jacobian_kernel(
     first: int,
-    grid: Grid,
+    grid: GridSizes,
     vertices: wp.array(dtype=wp.float32),
     positions: wp.array(dtype=wp.float32),
     count: int,
@@ -143,7 +131,7 @@ def _values_and_jacobian_kernel(
 @wp.kernel
 def _scatter_kernel(
     first: int,
-    grid: Grid,
+    grid: GridSizes,
     positions: wp.array(dtype=wp.float32),
     grad_values: wp.array(dtype=wp.float32),
     grad_jacobian: wp.array(dtype=wp.float32),
@@ -166,7 +154,7 @@ def _scatter_kernel(
 @wp.kernel
 def _position_gradient_kernel(
     first: int,
-    grid: Grid,
+    grid: GridSizes,
     vertices: wp.array(dtype=wp.float32),
     positions: wp.array(dtype=wp.float32),
     grad_values: wp.array(dtype=wp.float32),
@@ -179,20 +167,12 @@ def _position_gradient_kernel(
     _position_gradient(grid, vertices, positions, grad_values, grad_jacobian, count, begin, wp.min(count, begin + block), grad_positions)
 
 
-@lru_cache(maxsize=64)
-def _sizes(shape: tuple[int, ...]) -> Any:
-    """Return the ``Grid`` of a shape [Z, Y, X, C]."""
-    grid = Grid()
-    grid.size_z, grid.size_y, grid.size_x, grid.channels = shape
-    return grid
-
-
 def _launch_blocks(kernel: Any, grid: Tensor, positions: Tensor, *arrays: Tensor, result: tuple[Tensor, ...]) -> None:
     count, device = positions.shape[0], positions.device
     block = _BLOCK if on_cpu(device) else 1
     items = (count + block - 1) // block
     flat = [array.view(-1) for array in (grid, positions, *arrays)]
-    launch(kernel, items, [_sizes(grid.shape), *flat, count, block, *(array.view(-1) for array in result)], device, chunks=items)
+    launch(kernel, items, [grid_sizes(grid), *flat, count, block, *(array.view(-1) for array in result)], device, chunks=items)
 
 
 def _grid_gradient(positions: Tensor, grid: Tensor, grad_values: Tensor, grad_jacobian: Tensor | None) -> Tensor:
@@ -205,7 +185,7 @@ def _grid_gradient(positions: Tensor, grid: Tensor, grad_values: Tensor, grad_ja
     else:
         slabs, items, block = 1, count, 1
     flat = [array.view(-1) for array in (positions, grad_values, grad_jacobian if with_jacobian else grad_values)]
-    arguments = [_sizes(grid.shape), *flat, with_jacobian, count, slabs, block, grad_grid.view(-1)]
+    arguments = [grid_sizes(grid), *flat, with_jacobian, count, slabs, block, grad_grid.view(-1)]
     launch(_scatter_kernel, items, arguments, positions.device, chunks=items)
     return grad_grid
 

@@ -4,39 +4,47 @@
 // [feature, sample]. Inside a block, activations are [sample, unit], and every product runs over vectors of 16 units.
 
 // section: tiles
-typedef float vec __attribute__((ext_vector_type(16)));
-typedef float loose __attribute__((ext_vector_type(16), aligned(4)));
+#if defined(__AVX512F__)
+#define LANES 16
+#define ROWS 8
+#else
+#define LANES 8
+#define ROWS 4
+#endif
+typedef float vec __attribute__((ext_vector_type(LANES)));
+typedef float loose __attribute__((ext_vector_type(LANES), aligned(4)));
 const int BLOCK = 32, WIDEST = 64;
-// out[row][unit] = start[unit] + sum_k a[row * row_step + k * k_step] * w[k][unit], for 8 rows and 16 or 32 units, summed in registers
+// out[row][unit] = start[unit] + sum_k a[row * row_step + k * k_step] * w[k][unit], for ROWS rows and one or two vectors of units, whose
+// sums all fit into registers
 #define TILE(VECTORS)                                                                                                         \
     {                                                                                                                         \
-        vec s[8][VECTORS];                                                                                                    \
-        _Pragma("unroll") for (int j = 0; j < 8; j++) _Pragma("unroll") for (int v = 0; v < VECTORS; v++) {                   \
-            if (add) s[j][v] = *(const loose*)(out + (r + j) * units + u + 16 * v);                                           \
-            else if (start) s[j][v] = *(const loose*)(start + u + 16 * v);                                                    \
+        vec s[ROWS][VECTORS];                                                                                                 \
+        _Pragma("unroll") for (int j = 0; j < ROWS; j++) _Pragma("unroll") for (int v = 0; v < VECTORS; v++) {                \
+            if (add) s[j][v] = *(const loose*)(out + (r + j) * units + u + LANES * v);                                        \
+            else if (start) s[j][v] = *(const loose*)(start + u + LANES * v);                                                 \
             else s[j][v] = 0.f;                                                                                               \
         }                                                                                                                     \
         const float* p = a + r * row_step;                                                                                    \
         const float* q = w + u;                                                                                               \
         for (int k = 0; k < depth; k++, p += k_step, q += units) {                                                            \
             vec weight[VECTORS];                                                                                              \
-            _Pragma("unroll") for (int v = 0; v < VECTORS; v++) weight[v] = *(const loose*)(q + 16 * v);                      \
-            _Pragma("unroll") for (int j = 0; j < 8; j++) {                                                                   \
+            _Pragma("unroll") for (int v = 0; v < VECTORS; v++) weight[v] = *(const loose*)(q + LANES * v);                   \
+            _Pragma("unroll") for (int j = 0; j < ROWS; j++) {                                                                \
                 const float x = p[j * row_step];                                                                              \
                 _Pragma("unroll") for (int v = 0; v < VECTORS; v++) s[j][v] += x * weight[v];                                 \
             }                                                                                                                 \
         }                                                                                                                     \
-        _Pragma("unroll") for (int j = 0; j < 8; j++) _Pragma("unroll") for (int v = 0; v < VECTORS; v++)                     \
-            *(loose*)(out + (r + j) * units + u + 16 * v) = s[j][v];                                                          \
+        _Pragma("unroll") for (int j = 0; j < ROWS; j++) _Pragma("unroll") for (int v = 0; v < VECTORS; v++)                  \
+            *(loose*)(out + (r + j) * units + u + LANES * v) = s[j][v];                                                       \
     }
 auto product = [](const float* a, int row_step, int k_step, int depth, const float* w, int units, const float* start, float* out,
                   int rows, bool add) {
     _Pragma("clang fp contract(fast)")  // Warp compiles without fused multiply-add, which halves the speed of a product
     int u = 0;
-    for (; u + 16 < units; u += 32)
-        for (int r = 0; r < rows; r += 8) TILE(2)
+    for (; u + LANES < units; u += 2 * LANES)
+        for (int r = 0; r < rows; r += ROWS) TILE(2)
     if (u < units)
-        for (int r = 0; r < rows; r += 8) TILE(1)
+        for (int r = 0; r < rows; r += ROWS) TILE(1)
 };
 #undef TILE
 const int layers = network.layers, inputs = network.inputs;

@@ -19,3 +19,23 @@
             if (!(any & bit)) { n += 7; continue; }
         }
         if (!(mask[n] & bit)) continue;
+
+// section: grid_sizes
+const int size_x = grid.size_x, size_y = grid.size_y, size_z = grid.size_z, channels = grid.channels;
+
+// section: grid_cell
+    // The cell of the point (px, py, pz) in a grid over [0, 1]^3, where it lies within (f), the derivative of that to the position (g), and
+    // the offset of its first corner.
+    const bool in_x = px >= 0.f && px <= 1.f, in_y = py >= 0.f && py <= 1.f, in_z = pz >= 0.f && pz <= 1.f;
+    const float ux = (px > 0.f ? (px < 1.f ? px : 1.f) : 0.f) * (size_x - 1);
+    const float uy = (py > 0.f ? (py < 1.f ? py : 1.f) : 0.f) * (size_y - 1);
+    const float uz = (pz > 0.f ? (pz < 1.f ? pz : 1.f) : 0.f) * (size_z - 1);
+    const int ix = (int)ux < size_x - 2 ? (int)ux : size_x - 2;
+    const int iy = (int)uy < size_y - 2 ? (int)uy : size_y - 2;
+    const int iz = (int)uz < size_z - 2 ? (int)uz : size_z - 2;
+    const float fx = ux - ix, fy = uy - iy, fz = uz - iz;
+    const float gx = in_x ? (float)(size_x - 1) : 0.f, gy = in_y ? (float)(size_y - 1) : 0.f, gz = in_z ? (float)(size_z - 1) : 0.f;
+    const int row = size_x * channels, plane = size_y * row;
+    const int base = iz * plane + iy * row + ix * channels;
+    const float x0 = 1.f - fx, y0 = 1.f - fy, z0 = 1.f - fz;
+    (void)gx; (void)gy; (void)gz;

@@ -8,6 +8,9 @@ added.
 
 from __future__ import annotations
 
+import math
+import sys
+import threading
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +24,10 @@ COPIES = 8
 MOST_RANGES = 16
 """Ranges of a large gradient; one bit each."""
 _BLOCKS_PER_THREAD = 4
+_MOST_KEPT = 8
+"""Arrays that :func:`recycled` keeps beyond those in use."""
+_kept: list[np.ndarray] = []
+_kept_lock = threading.Lock()
 _NUMPY_TYPES = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
 
 
@@ -47,6 +54,22 @@ def zeros(shape: Sequence[int], device: torch.device) -> Tensor:
     if on_cpu(device):
         return torch.from_numpy(np.zeros(tuple(shape), np.float32))
     return torch.zeros(tuple(shape), dtype=torch.float32, device=device)
+
+
+def recycled(shape: Sequence[int]) -> Tensor:
+    """Return uninitialized float32 memory on the CPU, that of an earlier result of this function if its tensor is gone.
+
+    Fresh memory costs a page fault for every 4 KiB, which takes longer than writing to it.
+    """
+    size = math.prod(shape)
+    with _kept_lock:
+        for array in _kept:
+            # The list, the loop and the argument of getrefcount refer to the array; a tensor would be a fourth.
+            if array.size == size and sys.getrefcount(array) == 3:
+                return torch.from_numpy(array).view(*shape)
+        _kept[:] = [array for array in _kept if sys.getrefcount(array) > 3][-_MOST_KEPT:]
+        _kept.append(np.empty(size, np.float32))
+        return torch.from_numpy(_kept[-1]).view(*shape)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unrender.ops.rays.capacity import MARCHED_PER_TRAINED, ray_chunks, rendering_capacity, samples_taken
 from unrender.ops.rays.compositing import composite, opacity_and_distance
 from unrender.ops.rays.distortion import distortion
+from unrender.ops.rays.grid_surface import grid_surface, grid_visible
 from unrender.ops.rays.marching import aabb_intersection, march
 from unrender.ops.rays.occupancy import OccupancyGrid
 from unrender.ops.rays.ray_ranges import prune, ray_range
@@ -23,6 +24,8 @@ __all__ = [
     "attenuate_lazily",
     "composite",
     "distortion",
+    "grid_surface",
+    "grid_visible",
     "march",
     "opacity_and_distance",
     "prune",

@@ -37,3 +37,8 @@ def checked_capacity(takes: Arguments, capacity: object) -> int | None:
     if takes.device is not None and not on_cpu(takes.device):
         raise ValueError(f"{takes.verb} takes an integer as capacity on a GPU, where counting the samples would wait for it, got None")
     return None
+
+
+def checked_sharpness(takes: Arguments, sharpness: object) -> Tensor:
+    """Return the sharpness of a surface as a tensor of shape [1]."""
+    return takes.float32(sharpness, "sharpness", (), (1,)).reshape(1)

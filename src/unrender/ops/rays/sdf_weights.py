@@ -18,13 +18,11 @@ from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.structs import filled
-from unrender.ops.rays.absorption import absorption
+from unrender.ops.rays.checks import checked_sharpness
 from unrender.ops.rays.samples import SampleArrays, Samples, arguments_of, chunk_count, length, per_sample, span
+from unrender.ops.rays.sdf_opacity import descent, descent_slope, sdf_opacity, sdf_slopes
 
-wp.set_module_options({"enable_backward": False})
-
-_SDF_EPSILON = wp.constant(1.0e-5)
-"""Keeps the opacity of an interval deep inside, where both logistic values underflow, at one instead of 0 / 0."""
+wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
 
 class _SurfaceArrays:
@@ -40,72 +38,12 @@ SurfaceArrays = wp.struct(_SurfaceArrays)
 
 
 @no_type_check
-@wp.func
-def _descent(cosine: float, anneal: float):
-    """Return the decrease of the signed distance along the ray: relu(1/2 - c/2) (1 - r) + relu(-c) r."""
-    return wp.max(0.5 - 0.5 * cosine, 0.0) * (1.0 - anneal) + wp.max(-cosine, 0.0) * anneal
-
-
-@no_type_check
-@wp.func
-def _descent_slope(cosine: float, anneal: float):
-    slope = float(0.0)
-    if cosine < 1.0:
-        slope -= 0.5 * (1.0 - anneal)
-    if cosine < 0.0:
-        slope -= anneal
-    return slope
-
-
-@no_type_check
-@wp.func
-def _logistic_pair(x: float):
-    """Return (σ(x), σ(-x)), both accurate however large |x| is."""
-    e = wp.exp(-wp.abs(x))
-    large = 1.0 / (1.0 + e)
-    if x >= 0.0:
-        return wp.vec2(large, e * large)
-    return wp.vec2(e * large, large)
-
-
-@no_type_check
-@wp.func
-def _sdf_opacity(sdf: float, fall: float, sharpness: float):
-    """Return (α, 1 - α) where the signed distance falls by ``fall``.
-
-    σ(a) - σ(b) = σ(a) σ(-b) (1 - e^(b-a)) has no cancellation.
-    """
-    near = _logistic_pair(sharpness * (sdf + 0.5 * fall))
-    far = _logistic_pair(sharpness * (sdf - 0.5 * fall))
-    drop = near[0] * far[1] * absorption(sharpness * fall)[0]
-    total = near[0] + _SDF_EPSILON
-    return wp.vec2(wp.clamp((drop + _SDF_EPSILON) / total, 0.0, 1.0), far[0] / total)
-
-
-@no_type_check
-@wp.func
-def _sdf_slopes(sdf: float, fall: float, sharpness: float):
-    """Return (1 - α, ∂α/∂f / (1 - α), ∂α/∂fall / (1 - α)).
-
-    With 1 - α = σ(b) / (σ(a) + ε), the derivatives are α_a = (1 - α) σ(a) σ(-a) / (σ(a) + ε) and α_b = -(1 - α) σ(-b); their sum is
-    -(1 - α) (σ(a) - σ(b) + ε σ(-a) / (σ(a) + ε)).
-    """
-    near = _logistic_pair(sharpness * (sdf + 0.5 * fall))
-    far = _logistic_pair(sharpness * (sdf - 0.5 * fall))
-    drop = near[0] * far[1] * absorption(sharpness * fall)[0]
-    total = near[0] + _SDF_EPSILON
-    by_sdf = -sharpness * (drop + _SDF_EPSILON * near[1] / total)
-    by_fall = 0.5 * sharpness * (near[0] * near[1] / total + far[1])
-    return wp.vec3(far[0] / total, by_sdf, by_fall)
-
-
-@no_type_check
 @wp.kernel
 def _sdf_alpha_kernel(first: int, surface: SurfaceArrays, lengths: wp.array(dtype=wp.float32), alpha: wp.array(dtype=wp.float32)):
     i = first + wp.tid()
     alpha[i] = 0.0
     if lengths[i] > 0.0:
-        alpha[i] = _sdf_opacity(surface.sdf[i], _descent(surface.cosine[i], surface.anneal) * lengths[i], surface.sharpness[0])[0]
+        alpha[i] = sdf_opacity(surface.sdf[i], descent(surface.cosine[i], surface.anneal) * lengths[i], surface.sharpness[0])[0]
 
 
 @no_type_check
@@ -125,12 +63,12 @@ def _sdf_alpha_adjoint_kernel(
     grad_sharpness[i] = 0.0
     if lengths[i] > 0.0:
         sharpness = surface.sharpness[0]
-        fall = _descent(surface.cosine[i], surface.anneal) * lengths[i]
-        slopes = _sdf_slopes(surface.sdf[i], fall, sharpness)
+        fall = descent(surface.cosine[i], surface.anneal) * lengths[i]
+        slopes = sdf_slopes(surface.sdf[i], fall, sharpness)
         by_sdf = grad_alpha[i] * slopes[0] * slopes[1]
         by_fall = grad_alpha[i] * slopes[0] * slopes[2]
         grad_sdf[i] = by_sdf
-        grad_cosine[i] = by_fall * lengths[i] * _descent_slope(surface.cosine[i], surface.anneal)
+        grad_cosine[i] = by_fall * lengths[i] * descent_slope(surface.cosine[i], surface.anneal)
         grad_sharpness[i] = (by_sdf * surface.sdf[i] + by_fall * fall) / sharpness
 
 
@@ -144,8 +82,8 @@ def _sdf_weights_kernel(first: int, samples: SampleArrays, surface: SurfaceArray
     for i in range(begin, end):
         if light < early_stop:
             break
-        fall = _descent(surface.cosine[i], surface.anneal) * length(samples, i)
-        split = _sdf_opacity(surface.sdf[i], fall, sharpness)
+        fall = descent(surface.cosine[i], surface.anneal) * length(samples, i)
+        split = sdf_opacity(surface.sdf[i], fall, sharpness)
         weights[i] = light * split[0]
         light = light * split[1]
 
@@ -173,8 +111,8 @@ def _sdf_weights_adjoint_kernel(
     for i in range(begin, end):
         if light < early_stop:
             break
-        fall = _descent(surface.cosine[i], surface.anneal) * length(samples, i)
-        slopes = _sdf_slopes(surface.sdf[i], fall, sharpness)
+        fall = descent(surface.cosine[i], surface.anneal) * length(samples, i)
+        slopes = sdf_slopes(surface.sdf[i], fall, sharpness)
         light = light * slopes[0]
         transmittance[i] = light
         grad_sdf[i] = slopes[1]
@@ -189,8 +127,8 @@ def _sdf_weights_adjoint_kernel(
         by_sdf = pull * grad_sdf[i]
         by_fall = pull * grad_cosine[i]
         grad_sdf[i] = by_sdf
-        grad_cosine[i] = by_fall * delta * _descent_slope(surface.cosine[i], surface.anneal)
-        total += by_sdf * surface.sdf[i] + by_fall * _descent(surface.cosine[i], surface.anneal) * delta
+        grad_cosine[i] = by_fall * delta * descent_slope(surface.cosine[i], surface.anneal)
+        total += by_sdf * surface.sdf[i] + by_fall * descent(surface.cosine[i], surface.anneal) * delta
         behind += weights[i] * grad_weights[i]
     grad_sharpness[ray] = total / sharpness
 
@@ -298,7 +236,7 @@ def sdf_alpha(
     size = (sdf.shape[0], "samples")
     cosine = takes.float32(cosine, "cosine", (size,)).contiguous()
     lengths = takes.float32(lengths, "lengths", (size,)).contiguous()
-    return _SdfAlpha.apply(sdf, cosine, lengths, _sharpness(takes, sharpness), takes.number(anneal, "anneal", 0.0, 1.0))
+    return _SdfAlpha.apply(sdf, cosine, lengths, checked_sharpness(takes, sharpness), takes.number(anneal, "anneal", 0.0, 1.0))
 
 
 def weights_from_sdf(
@@ -321,9 +259,4 @@ def weights_from_sdf(
     sdf = per_sample(takes, sdf, "sdf", samples)
     cosine = per_sample(takes, cosine, "cosine", samples)
     options = takes.number(anneal, "anneal", 0.0, 1.0), takes.number(early_stop, "early_stop", 0.0, 1.0)
-    return _SdfWeights.apply(sdf, cosine, _sharpness(takes, sharpness), samples, *options)
-
-
-def _sharpness(takes: Arguments, sharpness: object) -> Tensor:
-    """Return the sharpness as a tensor of shape [1]."""
-    return takes.float32(sharpness, "sharpness", (), (1,)).reshape(1)
+    return _SdfWeights.apply(sdf, cosine, checked_sharpness(takes, sharpness), samples, *options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -158,9 +159,13 @@ def _fit_surface(
 
         losses = _ray_losses(weights, fraction, rendering, found, truth, batch, samples)
         losses |= _field_losses(weights, fraction, scene.surface, points, count, generator)
-        if (weight := ramp(regularization, fraction)) > 0:
-            losses |= {name: weight * value for name, value in scene.surface.regularization(step).items()}
-        fitting.take_step(losses, error=mse(rendering.color.detach(), truth), counts={"rays": count, "samples": samples.used()})
+        weight = ramp(regularization, fraction)
+        fitting.take_step(
+            losses,
+            further=None if weight == 0 else partial(scene.surface.regularize, step, weight),
+            error=mse(rendering.color.detach(), truth),
+            counts={"rays": count, "samples": samples.used()},
+        )
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)
 
 

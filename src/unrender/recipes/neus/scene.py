@@ -24,7 +24,6 @@ from unrender.ops.rays import (
     prune,
     rendering_capacity,
     sdf_alpha,
-    visible,
     weights_from_density,
     weights_from_sdf,
 )
@@ -116,19 +115,16 @@ class NeusScene(RayScene):
     @torch.no_grad()
     def prune(self, samples: Samples, rays: Rays) -> Samples:
         """Drop samples behind the surface, and those too far in front of it to be visible at this sharpness."""
-        middle, slope = self.surface.secant(samples, rays)
-        alpha = sdf_alpha(middle, slope, samples.lengths, self.sharpness(), self.annealing)
-        keep = visible(samples, alpha, threshold=1e-3, alpha_threshold=1e-4)
+        keep = self.surface.visible(samples, rays, self.sharpness(), anneal=self.annealing, threshold=1e-3, alpha_threshold=1e-4)
         return prune(samples, keep, capacity=self.capacity)
 
     def evaluate(self, samples: Samples, rays: Rays) -> SurfaceSamples:
         """Evaluate distance, normal and color of every sample."""
-        positions = samples.positions(rays)
-        surface = self.surface.sample(positions)
-        middle, slope = self.surface.along(samples, rays, surface)
-        weights = weights_from_sdf(middle, slope, samples, self.sharpness(), anneal=self.annealing)
+        found = self.surface.along(samples, rays)
+        surface = found.surface
+        weights = weights_from_sdf(found.middle, found.slope, samples, self.sharpness(), anneal=self.annealing)
         harmonics = spherical_harmonics_encode(rays.directions, _SH_DEGREE)
-        color = self.color(positions, surface.normals, surface.features, harmonics, samples.ray_index)
+        color = self.color(found.positions, surface.normals, surface.features, harmonics, samples.ray_index)
         return SurfaceSamples(weights, color, surface.normals, surface)
 
     def render(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, SurfaceSamples]:

@@ -1,0 +1,204 @@
+// A signed distance and features in dense grids over the world cube, at packed samples: the loops of ops/rays/grid_surface.py.
+//
+// `distances` and `features` are the sizes of both grids; samples, rays and results as in Python, results [channel, sample].
+
+// section: unit_point
+    // From the world cube [-1, 1]^3 to the unit cube of the grids.
+    const float px = 0.5f * x + 0.5f, py = 0.5f * y + 0.5f, pz = 0.5f * z + 0.5f;
+
+// section: point
+    // The cell of the point at distance `along` of `ray`.
+    const float x = origins.data[3 * ray] + along * directions.data[3 * ray];
+    const float y = origins.data[3 * ray + 1] + along * directions.data[3 * ray + 1];
+    const float z = origins.data[3 * ray + 2] + along * directions.data[3 * ray + 2];
+    // use: unit_point
+    // use: kernels.grid_cell
+
+// section: middle_of
+    const int ray = samples.ray_index.data[n];
+    const bool used = ray >= 0 && ray < ray_count;
+    const float along = 0.5f * (samples.starts.data[n] + samples.ends.data[n]);
+    const float x = used ? origins.data[3 * ray] + along * directions.data[3 * ray] : 0.f;
+    const float y = used ? origins.data[3 * ray + 1] + along * directions.data[3 * ray + 1] : 0.f;
+    const float z = used ? origins.data[3 * ray + 2] + along * directions.data[3 * ray + 2] : 0.f;
+    // use: unit_point
+
+// section: vectors
+#if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
+typedef float vec __attribute__((ext_vector_type(8), aligned(4)));
+#endif
+
+// section: middles
+// Position, distance, gradient and features in the middle of each interval.
+// use: vectors
+for (int n = begin; n < end; n++) {
+    // use: middle_of
+    positions.data[3 * n] = x;
+    positions.data[3 * n + 1] = y;
+    positions.data[3 * n + 2] = z;
+    {
+        // use: kernels.grid_sizes with grid=distances
+        // use: kernels.grid_cell
+        const float* a = distance_vertices.data + base;
+        const float* b = a + plane;
+        const float e0 = a[0], e1 = a[1], e2 = a[row], e3 = a[row + 1], e4 = b[0], e5 = b[1], e6 = b[row], e7 = b[row + 1];
+        const float near_z = y0 * (x0 * e0 + fx * e1) + fy * (x0 * e2 + fx * e3);
+        const float far_z = y0 * (x0 * e4 + fx * e5) + fy * (x0 * e6 + fx * e7);
+        sdf.data[n] = z0 * near_z + fz * far_z;
+        gradient.data[n] = 0.5f * gx * (z0 * (y0 * (e1 - e0) + fy * (e3 - e2)) + fz * (y0 * (e5 - e4) + fy * (e7 - e6)));
+        gradient.data[count + n] = 0.5f * gy * (z0 * (x0 * (e2 - e0) + fx * (e3 - e1)) + fz * (x0 * (e6 - e4) + fx * (e7 - e5)));
+        gradient.data[2 * count + n] = 0.5f * gz * (far_z - near_z);
+    }
+    {
+        // use: kernels.grid_sizes with grid=features
+        // use: kernels.grid_cell
+        const float* g = feature_vertices.data + base;
+        const float w000 = x0 * y0 * z0, w100 = fx * y0 * z0, w010 = x0 * fy * z0, w110 = fx * fy * z0;
+        const float w001 = x0 * y0 * fz, w101 = fx * y0 * fz, w011 = x0 * fy * fz, w111 = fx * fy * fz;
+        int c = 0;
+#define INTERPOLATED(NUMBER)                                                                                                      \
+    (w000 * *(const NUMBER*)a + w100 * *(const NUMBER*)(a + channels) + w010 * *(const NUMBER*)(a + row)                          \
+     + w110 * *(const NUMBER*)(a + row + channels) + w001 * *(const NUMBER*)b + w101 * *(const NUMBER*)(b + channels)             \
+     + w011 * *(const NUMBER*)(b + row) + w111 * *(const NUMBER*)(b + row + channels))
+#if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
+        for (; c + 8 <= channels; c += 8) {
+            const float* a = g + c;
+            const float* b = a + plane;
+            const vec value = INTERPOLATED(vec);
+            for (int j = 0; j < 8; j++) values.data[(c + j) * count + n] = value[j];
+        }
+#endif
+        for (; c < channels; c++) {
+            const float* a = g + c;
+            const float* b = a + plane;
+            values.data[c * count + n] = INTERPOLATED(float);
+        }
+#undef INTERPOLATED
+    }
+}
+
+// section: ends
+// The gradients of the distances at both ends from those of their mean and slope, and the layers of all cells: the z of a cell's first
+// corner, by which the gradients of the grids are cut into slabs. A point at which one interval ends and the next one begins is one point,
+// the end of the first; -2 is the layer of the start that it replaces.
+const float* start = samples.starts.data;
+const float* stop = samples.ends.data;
+const int* ray_index = samples.ray_index.data;
+auto gradients = [&](int n, float& at_start, float& at_end) {
+    const float length = stop[n] - start[n];
+    const float by_slope = grad_slope.data[n] / (length > 1e-6f ? length : 1e-6f);
+    at_start = 0.5f * grad_middle.data[n] - by_slope;
+    at_end = 0.5f * grad_middle.data[n] + by_slope;
+};
+auto layer = [&](float z, int size_z) {
+    const float pz = 0.5f * z + 0.5f;
+    const float uz = (pz > 0.f ? (pz < 1.f ? pz : 1.f) : 0.f) * (size_z - 1);
+    return (short)((int)uz < size_z - 2 ? (int)uz : size_z - 2);
+};
+auto joined = [&](int n) { return n > 0 && ray_index[n] == ray_index[n - 1] && start[n] == stop[n - 1]; };
+for (int n = begin; n < end; n++) {
+    const int ray = ray_index[n];
+    const bool used = ray >= 0 && ray < ray_count;
+    const float origin = used ? origins.data[3 * ray + 2] : 0.f, slope = used ? directions.data[3 * ray + 2] : 0.f;
+    const float middle = origin + 0.5f * (start[n] + stop[n]) * slope;
+    layers.data[n] = used && !joined(n) ? layer(origin + start[n] * slope, distances.size_z) : -2;
+    layers.data[count + n] = used ? layer(origin + stop[n] * slope, distances.size_z) : -2;
+    layers.data[2 * count + n] = layer(middle, distances.size_z);
+    layers.data[3 * count + n] = layer(middle, features.size_z);
+    float at_start, at_end, next_start, next_end;
+    gradients(n, at_start, at_end);
+    if (n + 1 < count && joined(n + 1)) {
+        gradients(n + 1, next_start, next_end);
+        at_end += next_start;
+    }
+    end_gradients.data[n] = at_start;
+    end_gradients.data[count + n] = at_end;
+}
+
+// section: clear
+// On a CPU the slab is the work item's own, in memory that was not cleared before.
+if (clear)
+    for (int k = z_begin * size_y * size_x * channels; k < z_end * size_y * size_x * channels; k++) grad_grid.data[k] = 0.f;
+
+// section: distance_gradient
+// The gradient of the distances with z_begin <= z < z_end.
+// use: kernels.grid_sizes with grid=distances
+// use: kernels.add
+// use: clear
+for (int side = 0; side < 2; side++)
+    for (int n = begin; n < end; n++) {
+        const short at = layers.data[side * count + n];
+        if (at + 1 < z_begin || at >= z_end || at < 0) continue;
+        const int ray = samples.ray_index.data[n];
+        const float along = side ? samples.ends.data[n] : samples.starts.data[n];
+        const float amount = end_gradients.data[side * count + n];
+        // use: point
+        for (int upper = 0; upper < 2; upper++) {
+            if (iz + upper < z_begin || iz + upper >= z_end) continue;
+            float* g = grad_grid.data + base + upper * plane;
+            const float share = (upper ? fz : z0) * amount;
+            UNRENDER_ADD(g, x0 * y0 * share);
+            UNRENDER_ADD(g + 1, fx * y0 * share);
+            UNRENDER_ADD(g + row, x0 * fy * share);
+            UNRENDER_ADD(g + row + 1, fx * fy * share);
+        }
+    }
+for (int n = begin; n < end; n++) {
+    const short at = layers.data[2 * count + n];
+    if (at + 1 < z_begin || at >= z_end) continue;
+    // use: middle_of
+    // use: kernels.grid_cell
+    for (int upper = 0; upper < 2; upper++) {
+        if (iz + upper < z_begin || iz + upper >= z_end) continue;
+        float* g = grad_grid.data + base + upper * plane;
+        const float wz = upper ? fz : z0;
+        const float jx = 0.5f * gx * wz * grad_gradient.data[n];
+        const float jy = 0.5f * gy * wz * grad_gradient.data[count + n];
+        const float jz = (upper ? 0.5f : -0.5f) * gz * grad_gradient.data[2 * count + n] + (with_sdf ? wz * grad_sdf.data[n] : 0.f);
+        UNRENDER_ADD(g, -y0 * jx - x0 * jy + x0 * y0 * jz);
+        UNRENDER_ADD(g + 1, y0 * jx - fx * jy + fx * y0 * jz);
+        UNRENDER_ADD(g + row, -fy * jx + x0 * jy + x0 * fy * jz);
+        UNRENDER_ADD(g + row + 1, fy * jx + fx * jy + fx * fy * jz);
+    }
+}
+// use: kernels.forget_add
+
+// section: feature_gradient
+// The gradient of the features with z_begin <= z < z_end.
+// use: kernels.grid_sizes with grid=features
+// use: kernels.add
+// use: vectors
+// use: clear
+for (int n = begin; n < end; n++) {
+    const short at = layers.data[3 * count + n];
+    if (at + 1 < z_begin || at >= z_end) continue;
+    // use: middle_of
+    // use: kernels.grid_cell
+    (void)gx; (void)gy; (void)gz;
+    for (int upper = 0; upper < 2; upper++) {
+        if (iz + upper < z_begin || iz + upper >= z_end) continue;
+        const float wz = upper ? fz : z0;
+        const float w00 = wz * x0 * y0, w10 = wz * fx * y0, w01 = wz * x0 * fy, w11 = wz * fx * fy;
+        int c = 0;
+#if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
+        for (; c + 8 <= channels; c += 8) {
+            float* g = grad_grid.data + base + upper * plane + c;
+            vec d;
+            for (int j = 0; j < 8; j++) d[j] = grad_values.data[(c + j) * count + n];
+            *(vec*)g += w00 * d;
+            *(vec*)(g + channels) += w10 * d;
+            *(vec*)(g + row) += w01 * d;
+            *(vec*)(g + row + channels) += w11 * d;
+        }
+#endif
+        for (; c < channels; c++) {
+            float* g = grad_grid.data + base + upper * plane + c;
+            const float d = grad_values.data[c * count + n];
+            UNRENDER_ADD(g, w00 * d);
+            UNRENDER_ADD(g + channels, w10 * d);
+            UNRENDER_ADD(g + row, w01 * d);
+            UNRENDER_ADD(g + row + channels, w11 * d);
+        }
+    }
+}
+// use: kernels.forget_add

@@ -1,0 +1,504 @@
+"""A surface in dense grids over the world cube [-1, 1]³, evaluated at packed samples: one grid has signed distances, one features.
+
+The opacities of a surface follow from the distances at both ends of each interval (equation 13 of NeuS). Intervals that follow each other
+share an end, so one lookup serves both, and so does one addition to the gradient. On a CPU the gradient of a grid is cut into slabs of z: a
+slab belongs to one thread, which visits all samples in order and adds those in its slab. No two threads share a destination, and the sums
+have the same bits for any number of threads.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, no_type_check
+
+import torch
+import warp as wp
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unrender.cameras import Rays
+from unrender.devices import on_cpu, thread_count
+from unrender.ops.kernels.checks import Arguments, describe
+from unrender.ops.kernels.derivatives import differentiable_once
+from unrender.ops.kernels.launch import launch
+from unrender.ops.kernels.native import native_sections
+from unrender.ops.kernels.structs import GridSizes, grid_sizes
+from unrender.ops.kernels.work import blocks, recycled
+from unrender.ops.rays.checks import checked_sharpness, ray_tensors
+from unrender.ops.rays.samples import SampleArrays, Samples, arguments_of, chunk_count, span
+from unrender.ops.rays.sdf_opacity import descent, sdf_opacity
+
+wp.set_module_options({"enable_backward": False, "optimization_level": 3})
+
+_BLOCK = 4096
+"""Smallest number of samples of a work item on a CPU."""
+_SHORTEST = wp.constant(1.0e-6)
+"""Shortest length that a slope is divided by."""
+_MOST_LAYERS = 2**15 - 1
+"""Largest number of vertices along an axis; layers are counted in int16."""
+
+_CPP = native_sections(__file__, "grid_surface.h")
+
+
+@no_type_check
+@wp.func
+def _cell(position: float, size: int):
+    """Return the cell of a position in the world along an axis, and where it lies within."""
+    u = wp.clamp(0.5 * position + 0.5, 0.0, 1.0) * float(size - 1)
+    cell = wp.min(int(u), size - 2)
+    return cell, u - float(cell)
+
+
+@no_type_check
+@wp.func
+def _distance_at(
+    grid: GridSizes,
+    vertices: wp.array(dtype=wp.float32),
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray: int,
+    along: float,
+):
+    x, fx = _cell(origins[3 * ray] + along * directions[3 * ray], grid.size_x)
+    y, fy = _cell(origins[3 * ray + 1] + along * directions[3 * ray + 1], grid.size_y)
+    z, fz = _cell(origins[3 * ray + 2] + along * directions[3 * ray + 2], grid.size_z)
+    row = grid.size_x
+    plane = grid.size_y * row
+    i = z * plane + y * row + x
+    near_low = vertices[i] + fx * (vertices[i + 1] - vertices[i])
+    near_high = vertices[i + row] + fx * (vertices[i + row + 1] - vertices[i + row])
+    i += plane
+    far_low = vertices[i] + fx * (vertices[i + 1] - vertices[i])
+    far_high = vertices[i + row] + fx * (vertices[i + row + 1] - vertices[i + row])
+    near = near_low + fy * (near_high - near_low)
+    far = far_low + fy * (far_high - far_low)
+    return near + fz * (far - near)
+
+
+@no_type_check
+@wp.func_native(_CPP.middles)
+def _middles(
+    distances: GridSizes,
+    features: GridSizes,
+    distance_vertices: wp.array(dtype=wp.float32),
+    feature_vertices: wp.array(dtype=wp.float32),
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray_count: int,
+    count: int,
+    begin: int,
+    end: int,
+    positions: wp.array(dtype=wp.float32),
+    sdf: wp.array(dtype=wp.float32),
+    gradient: wp.array(dtype=wp.float32),
+    values: wp.array(dtype=wp.float32),
+): ...
+
+
+@no_type_check
+@wp.func_native(_CPP.ends)
+def _ends(
+    distances: GridSizes,
+    features: GridSizes,
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray_count: int,
+    count: int,
+    begin: int,
+    end: int,
+    grad_middle: wp.array(dtype=wp.float32),
+    grad_slope: wp.array(dtype=wp.float32),
+    end_gradients: wp.array(dtype=wp.float32),
+    layers: wp.array(dtype=wp.int16),
+): ...
+
+
+@no_type_check
+@wp.func_native(_CPP.distance_gradient)
+def _distance_gradient(
+    distances: GridSizes,
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray_count: int,
+    layers: wp.array(dtype=wp.int16),
+    end_gradients: wp.array(dtype=wp.float32),
+    grad_sdf: wp.array(dtype=wp.float32),
+    with_sdf: bool,
+    grad_gradient: wp.array(dtype=wp.float32),
+    count: int,
+    begin: int,
+    end: int,
+    clear: bool,
+    z_begin: int,
+    z_end: int,
+    grad_grid: wp.array(dtype=wp.float32),
+): ...
+
+
+@no_type_check
+@wp.func_native(_CPP.feature_gradient)
+def _feature_gradient(
+    features: GridSizes,
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray_count: int,
+    layers: wp.array(dtype=wp.int16),
+    grad_values: wp.array(dtype=wp.float32),
+    count: int,
+    begin: int,
+    end: int,
+    clear: bool,
+    z_begin: int,
+    z_end: int,
+    grad_grid: wp.array(dtype=wp.float32),
+): ...
+
+
+@no_type_check
+@wp.kernel
+def _surface_kernel(
+    first: int,
+    distances: GridSizes,
+    features: GridSizes,
+    distance_vertices: wp.array(dtype=wp.float32),
+    feature_vertices: wp.array(dtype=wp.float32),
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray_count: int,
+    count: int,
+    block: int,
+    positions: wp.array(dtype=wp.float32),
+    middle: wp.array(dtype=wp.float32),
+    slope: wp.array(dtype=wp.float32),
+    sdf: wp.array(dtype=wp.float32),
+    gradient: wp.array(dtype=wp.float32),
+    values: wp.array(dtype=wp.float32),
+):
+    begin = (first + wp.tid()) * block
+    end = wp.min(count, begin + block)
+    last_ray = int(-1)
+    reached = float(0.0)
+    after = float(0.0)
+    for i in range(begin, end):
+        ray = samples.ray_index[i]
+        middle[i] = 0.0
+        slope[i] = 0.0
+        if ray >= 0 and ray < ray_count:
+            start = samples.starts[i]
+            stop = samples.ends[i]
+            before = after
+            if ray != last_ray or start != reached:
+                before = _distance_at(distances, distance_vertices, origins, directions, ray, start)
+            after = _distance_at(distances, distance_vertices, origins, directions, ray, stop)
+            middle[i] = 0.5 * (before + after)
+            slope[i] = (after - before) / wp.max(stop - start, _SHORTEST)
+            reached = stop
+        last_ray = ray
+    _middles(
+        distances,
+        features,
+        distance_vertices,
+        feature_vertices,
+        samples,
+        origins,
+        directions,
+        ray_count,
+        count,
+        begin,
+        end,
+        positions,
+        sdf,
+        gradient,
+        values,
+    )
+
+
+@no_type_check
+@wp.kernel
+def _ends_kernel(
+    first: int,
+    distances: GridSizes,
+    features: GridSizes,
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray_count: int,
+    count: int,
+    block: int,
+    grad_middle: wp.array(dtype=wp.float32),
+    grad_slope: wp.array(dtype=wp.float32),
+    end_gradients: wp.array(dtype=wp.float32),
+    layers: wp.array(dtype=wp.int16),
+):
+    begin = (first + wp.tid()) * block
+    end = wp.min(count, begin + block)
+    _ends(distances, features, samples, origins, directions, ray_count, count, begin, end, grad_middle, grad_slope, end_gradients, layers)
+
+
+@no_type_check
+@wp.kernel
+def _distance_gradient_kernel(
+    first: int,
+    distances: GridSizes,
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray_count: int,
+    layers: wp.array(dtype=wp.int16),
+    end_gradients: wp.array(dtype=wp.float32),
+    grad_sdf: wp.array(dtype=wp.float32),
+    with_sdf: bool,
+    grad_gradient: wp.array(dtype=wp.float32),
+    count: int,
+    slabs: int,
+    block: int,
+    clear: bool,
+    grad_grid: wp.array(dtype=wp.float32),
+):
+    i = first + wp.tid()
+    slab = i % slabs
+    begin = (i / slabs) * block
+    end = wp.min(count, begin + block)
+    z_begin = distances.size_z * slab / slabs
+    z_end = distances.size_z * (slab + 1) / slabs
+    _distance_gradient(
+        distances,
+        samples,
+        origins,
+        directions,
+        ray_count,
+        layers,
+        end_gradients,
+        grad_sdf,
+        with_sdf,
+        grad_gradient,
+        count,
+        begin,
+        end,
+        clear,
+        z_begin,
+        z_end,
+        grad_grid,
+    )
+
+
+@no_type_check
+@wp.kernel
+def _feature_gradient_kernel(
+    first: int,
+    features: GridSizes,
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    ray_count: int,
+    layers: wp.array(dtype=wp.int16),
+    grad_values: wp.array(dtype=wp.float32),
+    count: int,
+    slabs: int,
+    block: int,
+    clear: bool,
+    grad_grid: wp.array(dtype=wp.float32),
+):
+    i = first + wp.tid()
+    slab = i % slabs
+    begin = (i / slabs) * block
+    end = wp.min(count, begin + block)
+    z_begin = features.size_z * slab / slabs
+    z_end = features.size_z * (slab + 1) / slabs
+    _feature_gradient(
+        features, samples, origins, directions, ray_count, layers, grad_values, count, begin, end, clear, z_begin, z_end, grad_grid
+    )
+
+
+@no_type_check
+@wp.kernel
+def _visible_kernel(
+    first: int,
+    distances: GridSizes,
+    vertices: wp.array(dtype=wp.float32),
+    samples: SampleArrays,
+    origins: wp.array(dtype=wp.float32),
+    directions: wp.array(dtype=wp.float32),
+    sharpness: wp.array(dtype=wp.float32),
+    anneal: float,
+    threshold: float,
+    alpha_threshold: float,
+    visible: wp.array(dtype=wp.uint8),
+):
+    """Walk along a ray until it ends, marking the samples more opaque than ``alpha_threshold``."""
+    ray = first + wp.tid()
+    begin, end = span(samples, ray)
+    light = float(1.0)
+    reached = float(0.0)
+    after = float(0.0)
+    for i in range(begin, end):
+        if light <= threshold:
+            break
+        start = samples.starts[i]
+        stop = samples.ends[i]
+        before = after
+        if i == begin or start != reached:
+            before = _distance_at(distances, vertices, origins, directions, ray, start)
+        after = _distance_at(distances, vertices, origins, directions, ray, stop)
+        reached = stop
+        length = stop - start
+        if length > 0.0:
+            fall = descent((after - before) / wp.max(length, _SHORTEST), anneal) * length
+            alpha = sdf_opacity(0.5 * (before + after), fall, sharpness[0])[0]
+            if alpha > alpha_threshold:
+                visible[i] = wp.uint8(1)
+            light = light * (1.0 - alpha)
+
+
+class _GridSurface(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, distances: Tensor, features: Tensor, samples: Samples, origins: Tensor, directions: Tensor) -> Any:
+        count, device, channels = samples.starts.shape[0], distances.device, features.shape[3]
+        positions, gradient = torch.empty(count, 3, device=device), torch.empty(3, count, device=device)
+        middle, slope, sdf = (torch.empty(count, device=device) for _ in range(3))
+        values = torch.empty(channels, count, device=device)
+        items, block = blocks(count, _BLOCK, device)
+        arguments = [grid_sizes(distances), grid_sizes(features), distances.view(-1), features.view(-1)]
+        arguments += [samples.arrays, origins.view(-1), directions.view(-1), origins.shape[0], count, block]
+        arguments += [positions.view(-1), middle, slope, sdf, gradient.view(-1), values.view(-1)]
+        launch(_surface_kernel, items, arguments, device, chunks=items)
+        ctx.samples = samples
+        ctx.save_for_backward(distances, features, origins, directions)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(positions)
+        return positions, middle, slope, sdf, gradient.t(), values.t()
+
+    @staticmethod
+    @differentiable_once("grid_surface")
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        distances, features, origins, directions = ctx.saved_tensors
+        samples: Samples = ctx.samples
+        _, of_middle, of_slope, of_sdf, of_gradient, of_values = grads
+        count, device = samples.starts.shape[0], distances.device
+        rays = [samples.arrays, origins.view(-1), directions.view(-1), origins.shape[0]]
+        layers, end_gradients = torch.empty(4 * count, dtype=torch.int16, device=device), torch.empty(2 * count, device=device)
+        items, block = blocks(count, _BLOCK, device)
+        ends = [origins.new_zeros(count) if grad is None else grad.contiguous() for grad in (of_middle, of_slope)]
+        arguments = [grid_sizes(distances), grid_sizes(features), *rays, count, block, *ends, end_gradients, layers]
+        launch(_ends_kernel, items, arguments, device, chunks=items)
+        grad_distances = grad_features = None
+        if ctx.needs_input_grad[0]:
+            sdf = layers.new_empty(0, dtype=torch.float32) if of_sdf is None else of_sdf.contiguous()
+            gradient = origins.new_zeros(3 * count) if of_gradient is None else of_gradient.t().contiguous().view(-1)
+            arguments = [*rays, layers, end_gradients, sdf, of_sdf is not None, gradient]
+            grad_distances = _by_slabs(_distance_gradient_kernel, distances, arguments, count)
+        if ctx.needs_input_grad[1] and of_values is not None:
+            arguments = [*rays, layers, of_values.t().contiguous().view(-1)]
+            grad_features = _by_slabs(_feature_gradient_kernel, features, arguments, count)
+        return grad_distances, grad_features, None, None, None
+
+
+def _by_slabs(kernel: Any, grid: Tensor, arguments: list[Any], count: int) -> Tensor:
+    """Return the gradient of a grid, which on a CPU each slab clears for itself."""
+    device = grid.device
+    clear = on_cpu(device)
+    gradient = recycled(grid.shape) if clear else torch.zeros_like(grid)
+    slabs, block = (min(4 * thread_count(), grid.shape[0]), count) if clear else (1, 1)
+    items = slabs if clear else count
+    launch(kernel, items, [grid_sizes(grid), *arguments, count, slabs, block, clear, gradient.view(-1)], device, chunks=items)
+    return gradient
+
+
+class GridSurface(NamedTuple):
+    """A surface in grids at packed samples."""
+
+    positions: Float[Tensor, "samples 3"]
+    """The middle of each interval, in the world."""
+    middle: Float[Tensor, " samples"]
+    """(f(a) + f(b)) / 2 for an interval from a to b; zero in the unused tail, as is ``slope``."""
+    slope: Float[Tensor, " samples"]
+    """(f(b) - f(a)) / max(b - a, 1e-6)."""
+    sdf: Float[Tensor, " samples"]
+    """f at the positions."""
+    gradient: Float[Tensor, "samples 3"]
+    """∇f at the positions; the transposed view of a [3, samples] buffer."""
+    features: Float[Tensor, "samples features"]
+    """The features at the positions; the transposed view of a [features, samples] buffer."""
+
+
+def _grid(takes: Arguments, grid: object, name: str, channels: int | str) -> Tensor:
+    """Return a grid, contiguous."""
+    found = takes.float32(grid, name, ("Z", "Y", "X", channels)).contiguous()
+    if not 2 <= min(found.shape[:3]) <= max(found.shape[:3]) <= _MOST_LAYERS or found.shape[3] == 0:
+        wanted = f"2 to {_MOST_LAYERS:,} vertices along each axis, and a channel"
+        raise ValueError(f"{takes.verb} takes {wanted} as {name}, got {describe(found)}")
+    return found
+
+
+def grid_surface(
+    samples: Samples, rays: Rays, distances: Float[Tensor, "Z Y X 1"], features: Float[Tensor, "depth height width C"]
+) -> GridSurface:
+    """Interpolate signed distances f and features trilinearly at packed samples, with the secant of f over each interval.
+
+    The first vertex of a grid lies at -1 and its last at 1 along each axis; outside, the border value continues. Differentiable once in
+    both grids; rays and distances along them get no gradient.
+
+    Args:
+        samples: the intervals.
+        rays: the rays they lie on.
+        distances: signed distances at the vertices of one grid.
+        features: vectors at the vertices of another one.
+
+    Raises:
+        ValueError: for other shapes or types, tensors on different devices, or fewer than two vertices along an axis.
+
+    >>> one = Samples(torch.zeros(1, dtype=torch.int32), torch.tensor([0.5]), torch.tensor([1.5]),
+    ...               torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32))
+    >>> grid = torch.arange(8.0).reshape(2, 2, 2, 1)
+    >>> found = grid_surface(one, Rays(torch.tensor([[-1.0, -1.0, -1.0]]), torch.tensor([[1.0, 0.0, 0.0]])), grid, grid)
+    >>> found.middle.item(), found.slope.item(), found.gradient.tolist()
+    (0.5, 0.5, [[0.5, 1.0, 2.0]])
+    """
+    takes = arguments_of("grid_surface", samples)
+    origins, directions = ray_tensors(takes, rays, (samples.count.shape[0], "rays"))
+    distances, features = _grid(takes, distances, "distances", 1), _grid(takes, features, "features", "C")
+    takes.count(max(4, features.shape[3]) * samples.starts.shape[0], "the result")
+    return GridSurface(*_GridSurface.apply(distances, features, samples, origins.detach(), directions.detach()))
+
+
+@torch.no_grad()
+def grid_visible(
+    samples: Samples,
+    rays: Rays,
+    distances: Float[Tensor, "Z Y X 1"],
+    sharpness: Float[Tensor, ""],
+    *,
+    anneal: float,
+    threshold: float = 1e-4,
+    alpha_threshold: float = 0.0,
+) -> Bool[Tensor, " samples"]:
+    """Mark the samples that are visible on a surface whose signed distances are in a grid.
+
+    The same as :func:`grid_surface`, :func:`sdf_alpha` and :func:`visible` in turn, but each ray is walked only until it ends.
+
+    Args:
+        samples: the intervals.
+        rays: the rays they lie on.
+        distances: as in :func:`grid_surface`.
+        sharpness: s > 0, one over the width of the surface.
+        anneal: as in :func:`sdf_alpha`.
+        threshold: transmittance at which a ray ends.
+        alpha_threshold: opacity up to which a sample is dropped; it still attenuates later samples.
+
+    Raises:
+        ValueError: for other shapes or types, tensors on different devices, or fewer than two vertices along an axis.
+    """
+    takes = arguments_of("grid_visible", samples)
+    origins, directions = ray_tensors(takes, rays, (samples.count.shape[0], "rays"))
+    distances, device = _grid(takes, distances, "distances", 1), samples.starts.device
+    width = checked_sharpness(takes, sharpness)
+    limits = takes.number(threshold, "threshold"), takes.number(alpha_threshold, "alpha_threshold")
+    flags = torch.zeros(samples.starts.shape[0], dtype=torch.uint8, device=device)
+    arguments = [grid_sizes(distances), distances.view(-1), samples.arrays, origins.view(-1), directions.view(-1)]
+    arguments += [width, takes.number(anneal, "anneal", 0.0, 1.0), *limits, flags]
+    launch(_visible_kernel, origins.shape[0], arguments, device, chunks=chunk_count(samples))
+    return flags.view(torch.bool)
