@@ -133,3 +133,33 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_the_doctor_is_imported_without_pytorch() -> None:
     assert imported_by("import unrender.doctor, unrender.devices, unrender.words") == set()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc")
+def test_freed_memory_is_reused_inside_a_block_and_returned_behind_it() -> None:
+    """Counted in page faults: memory that is fresh costs one for every page, or for every huge page."""
+    code = """
+import resource, torch
+from unrender.devices import keeping_freed_memory
+
+def faults(count=20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        torch.empty(50_000_000, dtype=torch.uint8).fill_(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+fresh = faults()
+with keeping_freed_memory():
+    with keeping_freed_memory():
+        faults(1)
+    again = faults()
+    kept = resident()
+print(fresh, again, kept - resident())
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=300)
+    fresh, again, returned = map(int, run.stdout.split())
+    assert again < fresh / 3  # aligned allocations need a little more than the block that was freed, so it takes a few to settle
+    assert returned > 40_000_000

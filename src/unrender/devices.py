@@ -5,6 +5,7 @@ PyTorch is imported by the functions that need it: a broken installation must st
 
 from __future__ import annotations
 
+import ctypes
 import difflib
 import importlib.metadata
 import os
@@ -21,6 +22,21 @@ if TYPE_CHECKING:
 
 
 _KINDS_WITH_KERNELS = ("cpu", "cuda")
+
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+"""Options of glibc's ``mallopt``: free bytes at the top of the heap that are kept, and the number of allocations beside the heap."""
+_DEFAULT_TRIM_THRESHOLD, _DEFAULT_MMAP_MAX = 2**17, 2**16
+
+
+@dataclass
+class _KeptMemory:
+    """The blocks of :func:`keeping_freed_memory` that are open."""
+
+    users: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+_kept_memory = _KeptMemory()
 
 
 class DeviceError(ValueError):
@@ -191,6 +207,45 @@ def thread_count() -> int:
 
     inside = _threads.kernel_threads  # read once: another thread may end its block meanwhile
     return torch.get_num_threads() if inside is None else inside
+
+
+@contextmanager
+def keeping_freed_memory() -> Iterator[None]:
+    """Let the C library keep freed memory inside the block, and return it to the system at the end.
+
+    By default it returns large blocks at once, and every step of a fit pays for fresh pages again, each of which the kernel clears. Changes
+    nothing where the C library is not glibc. Blocks may overlap; the last one to end returns the memory.
+    """
+    libc = _glibc()
+    if libc is None:
+        yield
+        return
+    with _kept_memory.lock:
+        _kept_memory.users += 1
+        if _kept_memory.users == 1:
+            libc.mallopt(_MMAP_MAX, 0)
+            libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    try:
+        yield
+    finally:
+        with _kept_memory.lock:
+            _kept_memory.users -= 1
+            if _kept_memory.users == 0:
+                libc.mallopt(_MMAP_MAX, _DEFAULT_MMAP_MAX)
+                libc.mallopt(_TRIM_THRESHOLD, _DEFAULT_TRIM_THRESHOLD)
+                libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """Return the C library if it is glibc, and is not replaced by another allocator."""
+    if (
+        not sys.platform.startswith("linux")
+        or "malloc" in os.environ.get("LD_PRELOAD", "")
+        or any(name.startswith("MALLOC_") for name in os.environ)
+    ):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") else None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from unrender.captures.capture import Capture
-from unrender.devices import pytorch_on_one_thread
+from unrender.devices import keeping_freed_memory, pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
 from unrender.ops.encodings import Adam, all_finite
 from unrender.recipes.clock import Clock
@@ -165,7 +165,7 @@ class Fitting:
         self._restored = False
 
     def __iter__(self) -> Iterator[int]:
-        with pytorch_on_one_thread():
+        with pytorch_on_one_thread(), keeping_freed_memory():
             yield from self._steps()
 
     def _steps(self) -> Iterator[int]:
