@@ -237,15 +237,9 @@ def keeping_freed_memory() -> Iterator[None]:
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """Return the C library if it is glibc, and is not replaced by another allocator."""
-    if (
-        not sys.platform.startswith("linux")
-        or "malloc" in os.environ.get("LD_PRELOAD", "")
-        or any(name.startswith("MALLOC_") for name in os.environ)
-    ):
-        return None
-    library = ctypes.CDLL(None)
-    return library if hasattr(library, "gnu_get_libc_version") else None
+    """Return the C library if it is glibc with its own allocator, whose options nobody has set."""
+    others = "malloc" in os.environ.get("LD_PRELOAD", "") or any(name.startswith("MALLOC_") for name in os.environ)
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" and not others else None
 
 
 @contextmanager

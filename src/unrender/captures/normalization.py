@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import CaptureError
 from unrender.captures.images import in_threads
+from unrender.captures.silhouettes import Silhouette, silhouette_vote
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, rotation_between, scale_of, similarity, transformed
 from unrender.words import Up
@@ -28,9 +28,6 @@ _CHUNK = 8192
 """Cells that a thread carves at once, few enough that PyTorch starts no further threads."""
 
 _MOST_VIEWS = 40
-_MASK_SIDE = 128
-"""Masks are pooled to about this many pixels along a side before carving, which is finer than the projection of one cell."""
-
 _PADDING = 1.1
 
 _TIGHT = 0.7
@@ -204,7 +201,7 @@ def visual_hull_box(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> 
     most one view in twenty (a bad mask) sees the whole cell outside its mask. Coarser cells are carved first, with fewer views. ``masks``
     may be smaller than the images of ``cameras`` by an integer factor.
     """
-    pooled = [_Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
+    pooled = [Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
     cell = 2 / _COARSE_GRID
     along = (torch.arange(_COARSE_GRID) + 0.5) * cell - 1
     allowed = len(cameras) // 20
@@ -220,28 +217,8 @@ def visual_hull_box(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> 
     return fine.amin(0) - cell / 2, fine.amax(0) + cell / 2
 
 
-@dataclass(frozen=True)
-class _Silhouette:
-    """A mask pooled to about :data:`_MASK_SIDE` pixels, each ``pixel`` camera pixels wide."""
-
-    mask: Float[Tensor, "rows columns"]
-    pixel: int
-
-    @classmethod
-    def of(cls, mask: UInt8[Tensor, "_ _"], width: int) -> _Silhouette:
-        shrink = max(1, math.ceil(max(mask.shape) / _MASK_SIDE))
-        small = F.max_pool2d((mask >= 128).float()[None], shrink, ceil_mode=True)[0]
-        return cls(small, shrink * (width // mask.shape[1]))
-
-    def grown(self, pixels: float) -> Bool[Tensor, "rows columns"]:
-        """Dilate the mask by ``pixels`` of the camera."""
-        steps = min(math.ceil(pixels / self.pixel), max(self.mask.shape))
-        mask = F.max_pool2d(self.mask[None], (2 * steps + 1, 1), stride=1, padding=(steps, 0))
-        return F.max_pool2d(mask, (1, 2 * steps + 1), stride=1, padding=(0, steps))[0] > 0
-
-
 def _carved_cells(
-    centers: Float[Tensor, "cells 3"], cell: float, silhouettes: Sequence[_Silhouette], cameras: Cameras, allowed: int
+    centers: Float[Tensor, "cells 3"], cell: float, silhouettes: Sequence[Silhouette], cameras: Cameras, allowed: int
 ) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
     """Keep the cells that lie outside of at most ``allowed`` masks, and count the views that see them.
 
@@ -258,7 +235,7 @@ def _carved_cells(
         seen = torch.zeros(len(left), dtype=torch.int32)
         misses = torch.zeros_like(seen)
         for view in range(len(cameras)):
-            inside, outside = _silhouette_vote(grown[view], silhouettes[view].pixel, cameras, view, left)
+            inside, outside = silhouette_vote(grown[view], silhouettes[view].pixel, cameras, view, left)
             seen += inside | outside
             misses += outside
             stays = misses <= allowed
@@ -267,19 +244,6 @@ def _carved_cells(
 
     parts = in_threads(carve, centers.split(_CHUNK))
     return torch.cat([left for left, _ in parts]), torch.cat([seen for _, seen in parts])
-
-
-def _silhouette_vote(
-    mask: Bool[Tensor, "rows columns"], pixel: int, cameras: Cameras, view: int, points: Float[Tensor, "points 3"]
-) -> tuple[Bool[Tensor, " points"], Bool[Tensor, " points"]]:
-    """Tell which points one view sees inside its mask, and which outside; neither holds for points it does not see."""
-    where, depth = cameras.project(points, view)
-    column, row = (where / pixel).floor().unbind(-1)
-    width, height = cameras.sizes[view].tolist()
-    visible = (depth > 0) & (where >= 0).all(-1) & (where[:, 0] < width) & (where[:, 1] < height)
-    column, row = column.clamp(0, mask.shape[1] - 1).long(), row.clamp(0, mask.shape[0] - 1).long()
-    covered = mask[row, column]
-    return visible & covered, visible & ~covered
 
 
 def _carved(

@@ -20,6 +20,7 @@ from torch import Tensor
 from unrender.captures.capture import Capture
 from unrender.captures.load import read_capture
 from unrender.captures.options import CaptureOptions
+from unrender.captures.silhouettes import without_contradicting_masks
 from unrender.captures.undistortion import undistorted
 from unrender.color import linear_from_srgb
 from unrender.demo import make_demo_capture
@@ -93,18 +94,26 @@ def read_input(
 
 
 def prepared(recipe: Recipe[C, I], given: Input) -> I:
-    """Return an input as a recipe needs it: without lens distortion, for methods that rasterize.
+    """Return an input as a recipe needs it.
+
+    Views whose masks contradict the others are not fitted, and methods that rasterize get photos without lens distortion.
 
     Raises:
         ValueError: the recipe takes another kind of input.
     """
     if not isinstance(given, INPUT_TYPES[recipe.input.name]):
         raise ValueError(f"the recipe {recipe.name} takes {recipe.input.summary} as input, got {type(given).__name__}")
-    if recipe.undistorted and isinstance(given, Capture):
-        given = undistorted(given)
-    elif recipe.undistorted and isinstance(given, FittedRun):
-        given = replace(given, capture=undistorted(given.capture))
+    if isinstance(given, Capture):
+        given = _usable(given, undistort=recipe.undistorted)
+    elif isinstance(given, FittedRun):
+        capture = _usable(given.capture, undistort=recipe.undistorted)
+        given = replace(given, capture=capture, notes=(*given.notes, *capture.notes[len(given.capture.notes) :]))
     return given  # pyright: ignore[reportReturnType]  the class was checked above
+
+
+def _usable(capture: Capture, *, undistort: bool) -> Capture:
+    capture = without_contradicting_masks(capture)
+    return undistorted(capture) if undistort else capture
 
 
 def with_absolute_paths(options: CaptureOptions) -> CaptureOptions:
@@ -169,7 +178,8 @@ def read_photos(record: RunRecord, moved_to: Path | None = None) -> Capture:
     maps = known.options.normal_maps
     if maps is not None and not maps.is_dir():
         capture = read_capture(path, replace(known.options, normal_maps=None))
-        same = len(capture) == known.train_views + known.test_views  # the fingerprint covers the normal maps too
+        split = without_contradicting_masks(capture).split
+        same = (len(split.train), len(split.test)) == (known.train_views, known.test_views)  # the fingerprint covers the normal maps too
         capture = replace(capture, notes=(*capture.notes, f"the normal maps are not at {maps} any more; the photos are read without them"))
     else:
         capture = read_capture(path, known.options)

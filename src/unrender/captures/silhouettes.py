@@ -1,0 +1,121 @@
+"""Masks as silhouettes: where the object is not, and the views whose masks contradict those of the others."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from unrender.cameras import Cameras
+from unrender.captures.capture import Capture
+from unrender.captures.images import in_threads
+
+_MASK_SIDE = 128
+"""Masks are pooled to about this many pixels along a side before carving, which is finer than the projection of one cell."""
+
+_CELLS = 64
+"""Cells along a side of the cube in which masks are compared."""
+_CHUNK = 8192
+"""Cells that a thread visits at once, few enough that PyTorch starts no further threads."""
+_WRONG = 0.003
+"""A mask is wrong if it alone cuts more than this share, in blocks of 2³ cells, from what all others keep (chair 0.0005, DTU 0.002)."""
+_MANY = 40
+"""Of fewer views each cuts away more: with n of them the share may be (40 / n)² times as large."""
+_AMONG_OTHERS = 8
+"""And it must be this many times what all but a tenth of the views cut away alone."""
+_MOST_NAMES = 5
+
+
+@dataclass(frozen=True)
+class Silhouette:
+    """A mask pooled to about :data:`_MASK_SIDE` pixels, each ``pixel`` camera pixels wide."""
+
+    mask: Float[Tensor, "rows columns"]
+    pixel: int
+
+    @classmethod
+    def of(cls, mask: UInt8[Tensor, "_ _"], width: int) -> Silhouette:
+        shrink = max(1, math.ceil(max(mask.shape) / _MASK_SIDE))
+        small = F.max_pool2d((mask >= 128).float()[None], shrink, ceil_mode=True)[0]
+        return cls(small, shrink * (width // mask.shape[1]))
+
+    def grown(self, pixels: float) -> Bool[Tensor, "rows columns"]:
+        """Dilate the mask by ``pixels`` of the camera."""
+        steps = min(math.ceil(pixels / self.pixel), max(self.mask.shape))
+        mask = F.max_pool2d(self.mask[None], (2 * steps + 1, 1), stride=1, padding=(steps, 0))
+        return F.max_pool2d(mask, (1, 2 * steps + 1), stride=1, padding=(0, steps))[0] > 0
+
+
+def silhouette_vote(
+    mask: Bool[Tensor, "rows columns"], pixel: int, cameras: Cameras, view: int, points: Float[Tensor, "points 3"]
+) -> tuple[Bool[Tensor, " points"], Bool[Tensor, " points"]]:
+    """Tell which points one view sees inside its mask, and which outside; neither holds for points it does not see."""
+    where, depth = cameras.project(points, view)
+    column, row = (where / pixel).floor().unbind(-1)
+    width, height = cameras.sizes[view].tolist()
+    visible = (depth > 0) & (where >= 0).all(-1) & (where[:, 0] < width) & (where[:, 1] < height)
+    column, row = column.clamp(0, mask.shape[1] - 1).long(), row.clamp(0, mask.shape[0] - 1).long()
+    covered = mask[row, column]
+    return visible & covered, visible & ~covered
+
+
+def without_contradicting_masks(capture: Capture) -> Capture:
+    """Leave out the fitted views whose masks contradict those of the others, with a note.
+
+    The space that all masks but one keep is the visual hull of the others, from which a right mask cuts thin slices. One that cuts blocks
+    from it is wrong: as fits close the space outside of the hull, it would leave a hole in the surface for good.
+    """
+    if not capture.has_masks or len(capture.split.train) < 2:
+        return capture
+    shares = _cut_alone(capture)
+    limit = max(_WRONG * max(1, _MANY / len(shares)) ** 2, _AMONG_OTHERS * float(shares.quantile(0.9)))
+    wrong = {view: float(share) for view, share in zip(capture.split.train, shares, strict=True) if share > limit}
+    if not wrong:
+        return capture
+    named = ", ".join(f"{capture.names[view]} ({100 * share:.1f} %)" for view, share in list(wrong.items())[:_MOST_NAMES])
+    others = "" if len(wrong) <= _MOST_NAMES else f" and {len(wrong) - _MOST_NAMES} more"
+    note = (
+        f"masks that contradict all others: {named}{others}, each with the share of the others' visual hull that it alone cuts away; these "
+        "views are not fitted: correct their masks, or fit without masks (masks none)"
+    )
+    train = tuple(view for view in capture.split.train if view not in wrong)
+    return replace(capture, split=replace(capture.split, train=train), notes=(*capture.notes, note))
+
+
+def _cut_alone(capture: Capture) -> Float[Tensor, " views"]:
+    """Return the share of the others' visual hull that each fitted view alone cuts away in blocks of 2³ cells."""
+    train = capture.split.train
+    cameras = capture.cameras.select(train)
+    silhouettes = [Silhouette.of(capture.mask(view), int(width)) for view, width in zip(train, cameras.sizes[:, 0], strict=True)]
+    cell = 2 / _CELLS
+    half_diagonal = cell * math.sqrt(3) / 2 / max(float(cameras.positions.norm(dim=-1).median()), cell)
+    focal = cameras.intrinsics[:, :2].amax(1).tolist()
+    grown = [silhouette.grown(pixels * half_diagonal) for silhouette, pixels in zip(silhouettes, focal, strict=True)]
+    along = (torch.arange(_CELLS) + 0.5) * cell - 1
+    centers = torch.cartesian_prod(along, along, along)
+
+    def only_view(cells: Tensor) -> Tensor:
+        """Return the one view that sees a cell outside its mask.
+
+        -1 if there is none, -2 for several or if half of the views look past the cell.
+        """
+        left = torch.arange(len(cells))
+        by, seen = torch.full((len(cells),), -1), torch.zeros(len(cells), dtype=torch.int32)
+        for view in range(len(cameras)):
+            inside, outside = silhouette_vote(grown[view], silhouettes[view].pixel, cameras, view, cells[left])
+            seen[left] += inside | outside
+            by[left] = torch.where(outside, torch.where(by[left] == -1, view, -2), by[left])
+            left = left[by[left] != -2]
+        return torch.where(2 * seen >= len(cameras), by, -2)
+
+    only = torch.cat(in_threads(only_view, centers.split(_CHUNK))).reshape(_CELLS, _CELLS, _CELLS)
+    kept = int((only == -1).sum())
+    # A block of 2³ cells belongs to a view if all eight do.
+    low, high = (sign * F.max_pool3d(sign * only[None, None].float(), 2, 1)[0, 0] for sign in (-1, 1))
+    blocks = low[(low == high) & (low >= 0)].long().bincount(minlength=len(train))
+    alone = only[only >= 0].bincount(minlength=len(train))
+    return blocks / (kept + alone).clamp_min(1)

@@ -1,0 +1,86 @@
+"""One wrong mask among many is found, whatever is wrong with it, and right ones are left alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from torch import Tensor
+
+from unrender.captures.capture import Capture
+from unrender.captures.images import Images
+from unrender.captures.silhouettes import without_contradicting_masks
+from unrender.demo import make_demo_capture
+from unrender.recipes.neus.first_surface import seen_cells
+from unrender.recipes.table import recipes
+from unrender.runs.inputs import prepared
+
+
+@cache
+def demo(views: int = 24) -> Capture:
+    return make_demo_capture(views=views, size=96)
+
+
+def with_mask(capture: Capture, view: int, change: Callable[[Tensor], Tensor]) -> Capture:
+    photos = [photo.clone() for photo in capture.photos]
+    photos[view][..., 3] = change(photos[view][..., 3])
+    return replace(capture, photos=Images.of(photos))
+
+
+def holed(mask: Tensor) -> Tensor:
+    rows, columns = torch.nonzero(mask > 127, as_tuple=True)
+    y, x, side = int(rows.float().mean()), int(columns.float().mean()), int(0.15 * (rows.max() - rows.min()))
+    mask = mask.clone()
+    mask[y - side : y + side, x - side : x + side] = 0
+    return mask
+
+
+WRONG: dict[str, Callable[[Tensor], Tensor]] = {
+    "empty": torch.zeros_like,
+    "inverted": lambda mask: 255 - mask,
+    "half": lambda mask: torch.where(torch.arange(mask.shape[1]) < mask.shape[1] // 2, mask, 0),
+    "shifted": lambda mask: mask.roll(20, 1),
+    "with a hole": holed,
+}
+
+
+@pytest.mark.parametrize("views", [3, 8, 24])
+def test_right_masks_are_left_alone(views: int) -> None:
+    assert without_contradicting_masks(demo(views)) is demo(views)
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_wrong_mask_is_left_out_with_a_note(kind: str) -> None:
+    capture = demo()
+    view = capture.split.train[7]
+    found = without_contradicting_masks(with_mask(capture, view, WRONG[kind]))
+    assert found.split.train == tuple(v for v in capture.split.train if v != view)
+    assert found.split.test == capture.split.test
+    assert found.notes[-1].startswith(f"masks that contradict all others: {capture.names[view]} (")
+    assert found.notes[-1].endswith("correct their masks, or fit without masks (masks none)")
+
+
+def test_two_wrong_masks_are_both_left_out() -> None:
+    capture = demo()
+    first, second = capture.split.train[3], capture.split.train[15]
+    wrong = with_mask(with_mask(capture, first, holed), second, WRONG["half"])
+    assert set(capture.split.train) - set(without_contradicting_masks(wrong).split.train) == {first, second}
+
+
+def test_a_fit_gets_the_hull_of_the_others_without_a_hole() -> None:
+    capture = demo()
+    view = capture.split.train[7]
+    wrong = with_mask(capture, view, holed)
+    others = replace(capture, split=replace(capture.split, train=tuple(v for v in capture.split.train if v != view)))
+    expected, cut = (seen_cells(given, 32, torch.device("cpu"), within_masks=True).seen for given in (others, wrong))
+    found = seen_cells(prepared(recipes()["neus"], wrong), 32, torch.device("cpu"), within_masks=True).seen
+    assert torch.equal(found, expected)
+    assert int((expected & ~cut).sum()) > 20
+
+
+def test_captures_without_masks_are_left_alone() -> None:
+    capture = replace(demo(), has_masks=False)
+    assert without_contradicting_masks(capture) is capture
