@@ -17,7 +17,7 @@ from torch import Tensor
 from unrender.cameras import Cameras
 from unrender.captures.capture import CaptureError
 from unrender.captures.images import in_threads
-from unrender.captures.silhouettes import Silhouette, silhouette_vote
+from unrender.captures.silhouettes import Silhouette, grown_by_a_cell, silhouette_vote
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, rotation_between, scale_of, similarity, transformed
 from unrender.words import Up
@@ -224,12 +224,7 @@ def _carved_cells(
 
     Masks are grown by half a cell's diagonal first.
     """
-    distance = max(float(cameras.positions.norm(dim=-1).median()), cell)
-    half_diagonal = cell * math.sqrt(3) / 2 / distance
-    # With one image size the largest focal length serves all views; otherwise pixel sizes differ.
-    focal = cameras.intrinsics[:, :2].amax(1)
-    widest = [float(focal[(cameras.sizes == size).all(1)].max()) for size in cameras.sizes]
-    grown = [silhouette.grown(pixels * half_diagonal) for silhouette, pixels in zip(silhouettes, widest, strict=True)]
+    grown = grown_by_a_cell(silhouettes, cameras, cell)
 
     def carve(left: Float[Tensor, "cells 3"]) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
         seen = torch.zeros(len(left), dtype=torch.int32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -50,6 +51,19 @@ class Silhouette:
         return F.max_pool2d(mask, (1, 2 * steps + 1), stride=1, padding=(0, steps))[0] > 0
 
 
+def grown_by_a_cell(silhouettes: Sequence[Silhouette], cameras: Cameras, cell: float) -> list[Bool[Tensor, "rows columns"]]:
+    """Dilate each mask by half the diagonal of a cell.
+
+    The cell is as large as it looks from the median distance of the cameras to the origin.
+    """
+    distance = max(float(cameras.positions.norm(dim=-1).median()), cell)
+    half_diagonal = cell * math.sqrt(3) / 2 / distance
+    # With one image size the largest focal length serves all views; otherwise pixel sizes differ.
+    focal = cameras.intrinsics[:, :2].amax(1)
+    widest = [float(focal[(cameras.sizes == size).all(1)].max()) for size in cameras.sizes]
+    return [silhouette.grown(pixels * half_diagonal) for silhouette, pixels in zip(silhouettes, widest, strict=True)]
+
+
 def silhouette_vote(
     mask: Bool[Tensor, "rows columns"], pixel: int, cameras: Cameras, view: int, points: Float[Tensor, "points 3"]
 ) -> tuple[Bool[Tensor, " points"], Bool[Tensor, " points"]]:
@@ -92,9 +106,7 @@ def _cut_alone(capture: Capture) -> Float[Tensor, " views"]:
     cameras = capture.cameras.select(train)
     silhouettes = [Silhouette.of(capture.mask(view), int(width)) for view, width in zip(train, cameras.sizes[:, 0], strict=True)]
     cell = 2 / _CELLS
-    half_diagonal = cell * math.sqrt(3) / 2 / max(float(cameras.positions.norm(dim=-1).median()), cell)
-    focal = cameras.intrinsics[:, :2].amax(1).tolist()
-    grown = [silhouette.grown(pixels * half_diagonal) for silhouette, pixels in zip(silhouettes, focal, strict=True)]
+    grown = grown_by_a_cell(silhouettes, cameras, cell)
     along = (torch.arange(_CELLS) + 0.5) * cell - 1
     centers = torch.cartesian_prod(along, along, along)
 

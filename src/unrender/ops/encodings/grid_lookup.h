@@ -8,15 +8,6 @@
     const float px = positions.data[3 * n], py = positions.data[3 * n + 1], pz = positions.data[3 * n + 2];
     // use: kernels.grid_cell
 
-// section: corners
-        // The eight corners of channel c, and their interpolation within the faces z = 0 and z = 1 of the cell.
-        const float* a = g + c;
-        const float* b = a + plane;
-        const float e0 = a[0], e1 = a[channels], e2 = a[row], e3 = a[row + channels];
-        const float e4 = b[0], e5 = b[channels], e6 = b[row], e7 = b[row + channels];
-        const float near_z = y0 * (x0 * e0 + fx * e1) + fy * (x0 * e2 + fx * e3);
-        const float far_z = y0 * (x0 * e4 + fx * e5) + fy * (x0 * e6 + fx * e7);
-
 // section: values
 // use: kernels.grid_sizes
 for (int n = begin; n < end; n++) {
@@ -38,12 +29,11 @@ for (int n = begin; n < end; n++) {
     // use: cell
     const float* g = vertices.data + base;
     for (int c = 0; c < channels; c++) {
-        // use: corners
-        values.data[c * count + n] = z0 * near_z + fz * far_z;
-        jacobian.data[(3 * c) * count + n] = gx * (z0 * (y0 * (e1 - e0) + fy * (e3 - e2)) + fz * (y0 * (e5 - e4) + fy * (e7 - e6)));
-        jacobian.data[(3 * c + 1) * count + n] =
-            gy * (z0 * (x0 * (e2 - e0) + fx * (e3 - e1)) + fz * (x0 * (e6 - e4) + fx * (e7 - e5)));
-        jacobian.data[(3 * c + 2) * count + n] = gz * (far_z - near_z);
+        // use: kernels.grid_corners
+        values.data[c * count + n] = value;
+        jacobian.data[(3 * c) * count + n] = slope_x;
+        jacobian.data[(3 * c + 1) * count + n] = slope_y;
+        jacobian.data[(3 * c + 2) * count + n] = slope_z;
     }
 }
 
@@ -61,20 +51,10 @@ for (int n = begin; n < end; n++) {
         const float sz = k ? gz : -gz;
         for (int c = 0; c < channels; c++) {
             const float dv = grad_values.data[c * count + n];
-            float w0 = wz * x0 * y0 * dv, w1 = wz * fx * y0 * dv, w2 = wz * x0 * fy * dv, w3 = wz * fx * fy * dv;
-            if (with_jacobian) {
-                const float jx = gx * wz * grad_jacobian.data[(3 * c) * count + n];
-                const float jy = gy * wz * grad_jacobian.data[(3 * c + 1) * count + n];
-                const float jz = sz * grad_jacobian.data[(3 * c + 2) * count + n];
-                w0 += -y0 * jx - x0 * jy + x0 * y0 * jz;
-                w1 += y0 * jx - fx * jy + fx * y0 * jz;
-                w2 += -fy * jx + x0 * jy + x0 * fy * jz;
-                w3 += fy * jx + fx * jy + fx * fy * jz;
-            }
-            UNRENDER_ADD(g + c, w0);
-            UNRENDER_ADD(g + c + channels, w1);
-            UNRENDER_ADD(g + c + row, w2);
-            UNRENDER_ADD(g + c + row + channels, w3);
+            const float jx = with_jacobian ? grad_jacobian.data[(3 * c) * count + n] : 0.f;
+            const float jy = with_jacobian ? grad_jacobian.data[(3 * c + 1) * count + n] : 0.f;
+            const float jz = with_jacobian ? grad_jacobian.data[(3 * c + 2) * count + n] : 0.f;
+            // use: kernels.grid_add_face
         }
     }
 }
@@ -88,17 +68,18 @@ for (int n = begin; n < end; n++) {
     const float* g = vertices.data + base;
     float dx = 0.f, dy = 0.f, dz = 0.f;
     for (int c = 0; c < channels; c++) {
-        // use: corners
+        // use: kernels.grid_corners
         const float jx = grad_jacobian.data[(3 * c) * count + n];
         const float jy = grad_jacobian.data[(3 * c + 1) * count + n];
         const float jz = grad_jacobian.data[(3 * c + 2) * count + n];
+        (void)value;
         const float hxy = gx * gy * (z0 * (e3 - e2 - e1 + e0) + fz * (e7 - e6 - e5 + e4));
         const float hxz = gx * gz * (y0 * (e5 - e4 - e1 + e0) + fy * (e7 - e6 - e3 + e2));
         const float hyz = gy * gz * (x0 * (e6 - e4 - e2 + e0) + fx * (e7 - e5 - e3 + e1));
         const float dv = grad_values.data[c * count + n];
-        dx += dv * gx * (z0 * (y0 * (e1 - e0) + fy * (e3 - e2)) + fz * (y0 * (e5 - e4) + fy * (e7 - e6))) + jy * hxy + jz * hxz;
-        dy += dv * gy * (z0 * (x0 * (e2 - e0) + fx * (e3 - e1)) + fz * (x0 * (e6 - e4) + fx * (e7 - e5))) + jx * hxy + jz * hyz;
-        dz += dv * gz * (far_z - near_z) + jx * hxz + jy * hyz;
+        dx += dv * slope_x + jy * hxy + jz * hxz;
+        dy += dv * slope_y + jx * hxy + jz * hyz;
+        dz += dv * slope_z + jx * hxz + jy * hyz;
     }
     grad_positions.data[3 * n] = dx;
     grad_positions.data[3 * n + 1] = dy;

@@ -8,8 +8,7 @@ u = x (size - 1), i = floor(u) and f = u - i,
 and the Jacobian is the exact derivative of that piecewise trilinear function. Positions outside [0, 1] take the border value and
 have no derivative there.
 
-On a CPU the gradient of the grid is cut into slabs of z: a slab belongs to one thread, which visits all points in order and adds those in
-its slab. No two threads share a destination, and the sums have the same bits for any number of threads.
+The gradient of the grid is cut into slabs (:mod:`unrender.ops.kernels.grids`).
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ import warp as wp
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.devices import on_cpu, thread_count
+from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import Arguments, describe
 from unrender.ops.kernels.derivatives import differentiable_once
+from unrender.ops.kernels.grids import GridSizes, grid_sizes, slab_range, slabs_of
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
-from unrender.ops.kernels.structs import GridSizes, grid_sizes
 from unrender.ops.kernels.work import zeros
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -141,12 +140,7 @@ def _scatter_kernel(
     block: int,
     grad_grid: wp.array(dtype=wp.float32),
 ):
-    i = first + wp.tid()
-    slab = i % slabs
-    begin = (i / slabs) * block
-    end = wp.min(count, begin + block)
-    z_begin = grid.size_z * slab / slabs
-    z_end = grid.size_z * (slab + 1) / slabs
+    begin, end, z_begin, z_end = slab_range(first + wp.tid(), slabs, block, count, grid.size_z)
     _scatter(grid, positions, grad_values, grad_jacobian, with_jacobian, count, begin, end, z_begin, z_end, grad_grid)
 
 
@@ -179,11 +173,7 @@ def _grid_gradient(positions: Tensor, grid: Tensor, grad_values: Tensor, grad_ja
     count = positions.shape[0]
     grad_grid = zeros(grid.shape, grid.device)
     with_jacobian = grad_jacobian is not None
-    if on_cpu(positions.device):
-        slabs = min(4 * thread_count(), grid.shape[0])
-        items, block = (slabs, count) if count else (0, 0)
-    else:
-        slabs, items, block = 1, count, 1
+    slabs, items, block = slabs_of(grid, count, positions.device)
     flat = [array.view(-1) for array in (positions, grad_values, grad_jacobian if with_jacobian else grad_values)]
     arguments = [grid_sizes(grid), *flat, with_jacobian, count, slabs, block, grad_grid.view(-1)]
     launch(_scatter_kernel, items, arguments, positions.device, chunks=items)

@@ -39,3 +39,26 @@ const int size_x = grid.size_x, size_y = grid.size_y, size_z = grid.size_z, chan
     const int base = iz * plane + iy * row + ix * channels;
     const float x0 = 1.f - fx, y0 = 1.f - fy, z0 = 1.f - fz;
     (void)gx; (void)gy; (void)gz;
+
+// section: grid_corners
+        // The eight corners of channel c around `g`, their interpolation within the faces z = 0 and z = 1 of the cell and between them, and
+        // its derivative.
+        const float* a = g + c;
+        const float* b = a + plane;
+        const float e0 = a[0], e1 = a[channels], e2 = a[row], e3 = a[row + channels];
+        const float e4 = b[0], e5 = b[channels], e6 = b[row], e7 = b[row + channels];
+        const float near_z = y0 * (x0 * e0 + fx * e1) + fy * (x0 * e2 + fx * e3);
+        const float far_z = y0 * (x0 * e4 + fx * e5) + fy * (x0 * e6 + fx * e7);
+        const float value = z0 * near_z + fz * far_z;
+        const float slope_x = gx * (z0 * (y0 * (e1 - e0) + fy * (e3 - e2)) + fz * (y0 * (e5 - e4) + fy * (e7 - e6)));
+        const float slope_y = gy * (z0 * (x0 * (e2 - e0) + fx * (e3 - e1)) + fz * (x0 * (e6 - e4) + fx * (e7 - e5)));
+        const float slope_z = gz * (far_z - near_z);
+
+// section: grid_add_face
+            // To the corners of channel c in one of the two faces of the cell, around `g`: what the gradients of the value (dv) and of its
+            // derivative (jx, jy, jz) give them. `wz` is the weight of the face and `sz` its derivative.
+            const float kx = gx * wz * jx, ky = gy * wz * jy, kz = sz * jz + wz * dv;
+            UNRENDER_ADD(g + c, -y0 * kx - x0 * ky + x0 * y0 * kz);
+            UNRENDER_ADD(g + c + channels, y0 * kx - fx * ky + fx * y0 * kz);
+            UNRENDER_ADD(g + c + row, -fy * kx + x0 * ky + x0 * fy * kz);
+            UNRENDER_ADD(g + c + row + channels, fy * kx + fx * ky + fx * fy * kz);

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
 import warp as wp
@@ -41,25 +40,3 @@ def filled(kind: Any, **values: Tensor | int | float) -> Any:
         else:
             setattr(fields, name, value)
     return instance
-
-
-class _GridSizes:
-    """The sizes of a dense grid, under the name ``grid`` of the sections in ``shared.h``."""
-
-    size_x: wp.int32
-    size_y: wp.int32
-    size_z: wp.int32
-    channels: wp.int32
-
-
-GridSizes = wp.struct(_GridSizes)
-
-
-def grid_sizes(grid: Tensor) -> Any:
-    """Return the ``GridSizes`` of a grid [Z, Y, X, C]."""
-    return _sizes_of(tuple(grid.shape))
-
-
-@lru_cache(maxsize=64)
-def _sizes_of(shape: tuple[int, ...]) -> Any:
-    return filled(GridSizes, **dict(zip(("size_z", "size_y", "size_x", "channels"), shape, strict=True)))

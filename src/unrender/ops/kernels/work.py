@@ -24,9 +24,8 @@ COPIES = 8
 MOST_RANGES = 16
 """Ranges of a large gradient; one bit each."""
 _BLOCKS_PER_THREAD = 4
-_MOST_KEPT = 8
-"""Arrays that :func:`recycled` keeps beyond those in use."""
 _kept: list[np.ndarray] = []
+"""What :func:`recycled` has given out. Where nothing of the right size is free, all that is free is dropped."""
 _kept_lock = threading.Lock()
 _NUMPY_TYPES = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
 
@@ -67,7 +66,7 @@ def recycled(shape: Sequence[int]) -> Tensor:
             # The list, the loop and the argument of getrefcount refer to the array; a tensor would be a fourth.
             if array.size == size and sys.getrefcount(array) == 3:
                 return torch.from_numpy(array).view(*shape)
-        _kept[:] = [array for array in _kept if sys.getrefcount(array) > 3][-_MOST_KEPT:]
+        _kept[:] = [array for array in _kept if sys.getrefcount(array) > 3]
         _kept.append(np.empty(size, np.float32))
         return torch.from_numpy(_kept[-1]).view(*shape)
 

@@ -1,6 +1,6 @@
 // A signed distance and features in dense grids over the world cube, at packed samples: the loops of ops/rays/grid_surface.py.
 //
-// `distances` and `features` are the sizes of both grids; samples, rays and results as in Python, results [channel, sample].
+// `distances` and `features` are the sizes of both grids, `begin` to `end` the range of samples. Results are [channel, sample].
 
 // section: unit_point
     // From the world cube [-1, 1]^3 to the unit cube of the grids.
@@ -8,19 +8,19 @@
 
 // section: point
     // The cell of the point at distance `along` of `ray`.
-    const float x = origins.data[3 * ray] + along * directions.data[3 * ray];
-    const float y = origins.data[3 * ray + 1] + along * directions.data[3 * ray + 1];
-    const float z = origins.data[3 * ray + 2] + along * directions.data[3 * ray + 2];
+    const float x = rays.origins.data[3 * ray] + along * rays.directions.data[3 * ray];
+    const float y = rays.origins.data[3 * ray + 1] + along * rays.directions.data[3 * ray + 1];
+    const float z = rays.origins.data[3 * ray + 2] + along * rays.directions.data[3 * ray + 2];
     // use: unit_point
     // use: kernels.grid_cell
 
 // section: middle_of
     const int ray = samples.ray_index.data[n];
-    const bool used = ray >= 0 && ray < ray_count;
+    const bool used = ray >= 0 && ray < rays.origins.shape[0];
     const float along = 0.5f * (samples.starts.data[n] + samples.ends.data[n]);
-    const float x = used ? origins.data[3 * ray] + along * directions.data[3 * ray] : 0.f;
-    const float y = used ? origins.data[3 * ray + 1] + along * directions.data[3 * ray + 1] : 0.f;
-    const float z = used ? origins.data[3 * ray + 2] + along * directions.data[3 * ray + 2] : 0.f;
+    const float x = used ? rays.origins.data[3 * ray] + along * rays.directions.data[3 * ray] : 0.f;
+    const float y = used ? rays.origins.data[3 * ray + 1] + along * rays.directions.data[3 * ray + 1] : 0.f;
+    const float z = used ? rays.origins.data[3 * ray + 2] + along * rays.directions.data[3 * ray + 2] : 0.f;
     // use: unit_point
 
 // section: vectors
@@ -31,6 +31,7 @@ typedef float vec __attribute__((ext_vector_type(8), aligned(4)));
 // section: middles
 // Position, distance, gradient and features in the middle of each interval.
 // use: vectors
+const int count = samples.starts.shape[0];
 for (int n = begin; n < end; n++) {
     // use: middle_of
     positions.data[3 * n] = x;
@@ -39,15 +40,13 @@ for (int n = begin; n < end; n++) {
     {
         // use: kernels.grid_sizes with grid=distances
         // use: kernels.grid_cell
-        const float* a = distance_vertices.data + base;
-        const float* b = a + plane;
-        const float e0 = a[0], e1 = a[1], e2 = a[row], e3 = a[row + 1], e4 = b[0], e5 = b[1], e6 = b[row], e7 = b[row + 1];
-        const float near_z = y0 * (x0 * e0 + fx * e1) + fy * (x0 * e2 + fx * e3);
-        const float far_z = y0 * (x0 * e4 + fx * e5) + fy * (x0 * e6 + fx * e7);
-        sdf.data[n] = z0 * near_z + fz * far_z;
-        gradient.data[n] = 0.5f * gx * (z0 * (y0 * (e1 - e0) + fy * (e3 - e2)) + fz * (y0 * (e5 - e4) + fy * (e7 - e6)));
-        gradient.data[count + n] = 0.5f * gy * (z0 * (x0 * (e2 - e0) + fx * (e3 - e1)) + fz * (x0 * (e6 - e4) + fx * (e7 - e5)));
-        gradient.data[2 * count + n] = 0.5f * gz * (far_z - near_z);
+        const float* g = distance_vertices.data + base;
+        const int c = 0;
+        // use: kernels.grid_corners
+        sdf.data[n] = value;
+        gradient.data[n] = 0.5f * slope_x;
+        gradient.data[count + n] = 0.5f * slope_y;
+        gradient.data[2 * count + n] = 0.5f * slope_z;
     }
     {
         // use: kernels.grid_sizes with grid=features
@@ -81,6 +80,7 @@ for (int n = begin; n < end; n++) {
 // The gradients of the distances at both ends from those of their mean and slope, and the layers of all cells: the z of a cell's first
 // corner, by which the gradients of the grids are cut into slabs. A point at which one interval ends and the next one begins is one point,
 // the end of the first; -2 is the layer of the start that it replaces.
+const int count = samples.starts.shape[0];
 const float* start = samples.starts.data;
 const float* stop = samples.ends.data;
 const int* ray_index = samples.ray_index.data;
@@ -98,8 +98,8 @@ auto layer = [&](float z, int size_z) {
 auto joined = [&](int n) { return n > 0 && ray_index[n] == ray_index[n - 1] && start[n] == stop[n - 1]; };
 for (int n = begin; n < end; n++) {
     const int ray = ray_index[n];
-    const bool used = ray >= 0 && ray < ray_count;
-    const float origin = used ? origins.data[3 * ray + 2] : 0.f, slope = used ? directions.data[3 * ray + 2] : 0.f;
+    const bool used = ray >= 0 && ray < rays.origins.shape[0];
+    const float origin = used ? rays.origins.data[3 * ray + 2] : 0.f, slope = used ? rays.directions.data[3 * ray + 2] : 0.f;
     const float middle = origin + 0.5f * (start[n] + stop[n]) * slope;
     layers.data[n] = used && !joined(n) ? layer(origin + start[n] * slope, distances.size_z) : -2;
     layers.data[count + n] = used ? layer(origin + stop[n] * slope, distances.size_z) : -2;
@@ -125,6 +125,7 @@ if (clear)
 // use: kernels.grid_sizes with grid=distances
 // use: kernels.add
 // use: clear
+const int count = samples.starts.shape[0];
 for (int side = 0; side < 2; side++)
     for (int n = begin; n < end; n++) {
         const short at = layers.data[side * count + n];
@@ -151,14 +152,13 @@ for (int n = begin; n < end; n++) {
     for (int upper = 0; upper < 2; upper++) {
         if (iz + upper < z_begin || iz + upper >= z_end) continue;
         float* g = grad_grid.data + base + upper * plane;
-        const float wz = upper ? fz : z0;
-        const float jx = 0.5f * gx * wz * grad_gradient.data[n];
-        const float jy = 0.5f * gy * wz * grad_gradient.data[count + n];
-        const float jz = (upper ? 0.5f : -0.5f) * gz * grad_gradient.data[2 * count + n] + (with_sdf ? wz * grad_sdf.data[n] : 0.f);
-        UNRENDER_ADD(g, -y0 * jx - x0 * jy + x0 * y0 * jz);
-        UNRENDER_ADD(g + 1, y0 * jx - fx * jy + fx * y0 * jz);
-        UNRENDER_ADD(g + row, -fy * jx + x0 * jy + x0 * fy * jz);
-        UNRENDER_ADD(g + row + 1, fy * jx + fx * jy + fx * fy * jz);
+        const float wz = upper ? fz : z0, sz = upper ? gz : -gz;
+        const float dv = with_sdf ? grad_sdf.data[n] : 0.f;
+        const float jx = 0.5f * grad_gradient.data[n];
+        const float jy = 0.5f * grad_gradient.data[count + n];
+        const float jz = 0.5f * grad_gradient.data[2 * count + n];
+        const int c = 0;
+        // use: kernels.grid_add_face
     }
 }
 // use: kernels.forget_add
@@ -169,6 +169,7 @@ for (int n = begin; n < end; n++) {
 // use: kernels.add
 // use: vectors
 // use: clear
+const int count = samples.starts.shape[0];
 for (int n = begin; n < end; n++) {
     const short at = layers.data[3 * count + n];
     if (at + 1 < z_begin || at >= z_end) continue;

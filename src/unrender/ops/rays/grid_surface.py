@@ -1,9 +1,8 @@
 """A surface in dense grids over the world cube [-1, 1]³, evaluated at packed samples: one grid has signed distances, one features.
 
 The opacities of a surface follow from the distances at both ends of each interval (equation 13 of NeuS). Intervals that follow each other
-share an end, so one lookup serves both, and so does one addition to the gradient. On a CPU the gradient of a grid is cut into slabs of z: a
-slab belongs to one thread, which visits all samples in order and adds those in its slab. No two threads share a destination, and the sums
-have the same bits for any number of threads.
+share an end, so one lookup serves both, and so does one addition to the gradient, which is cut into slabs
+(:mod:`unrender.ops.kernels.grids`).
 """
 
 from __future__ import annotations
@@ -16,15 +15,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unrender.cameras import Rays
-from unrender.devices import on_cpu, thread_count
+from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import Arguments, describe
 from unrender.ops.kernels.derivatives import differentiable_once
+from unrender.ops.kernels.grids import GridSizes, grid_sizes, slab_range, slabs_of
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
-from unrender.ops.kernels.structs import GridSizes, grid_sizes
+from unrender.ops.kernels.structs import filled
 from unrender.ops.kernels.work import blocks, recycled
 from unrender.ops.rays.checks import checked_sharpness, ray_tensors
-from unrender.ops.rays.samples import SampleArrays, Samples, arguments_of, chunk_count, span
+from unrender.ops.rays.samples import RayArrays, SampleArrays, Samples, arguments_of, chunk_count, span
 from unrender.ops.rays.sdf_opacity import descent, sdf_opacity
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
@@ -53,14 +53,13 @@ def _cell(position: float, size: int):
 def _distance_at(
     grid: GridSizes,
     vertices: wp.array(dtype=wp.float32),
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
+    rays: RayArrays,
     ray: int,
     along: float,
 ):
-    x, fx = _cell(origins[3 * ray] + along * directions[3 * ray], grid.size_x)
-    y, fy = _cell(origins[3 * ray + 1] + along * directions[3 * ray + 1], grid.size_y)
-    z, fz = _cell(origins[3 * ray + 2] + along * directions[3 * ray + 2], grid.size_z)
+    x, fx = _cell(rays.origins[ray, 0] + along * rays.directions[ray, 0], grid.size_x)
+    y, fy = _cell(rays.origins[ray, 1] + along * rays.directions[ray, 1], grid.size_y)
+    z, fz = _cell(rays.origins[ray, 2] + along * rays.directions[ray, 2], grid.size_z)
     row = grid.size_x
     plane = grid.size_y * row
     i = z * plane + y * row + x
@@ -82,10 +81,7 @@ def _middles(
     distance_vertices: wp.array(dtype=wp.float32),
     feature_vertices: wp.array(dtype=wp.float32),
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
-    ray_count: int,
-    count: int,
+    rays: RayArrays,
     begin: int,
     end: int,
     positions: wp.array(dtype=wp.float32),
@@ -101,10 +97,7 @@ def _ends(
     distances: GridSizes,
     features: GridSizes,
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
-    ray_count: int,
-    count: int,
+    rays: RayArrays,
     begin: int,
     end: int,
     grad_middle: wp.array(dtype=wp.float32),
@@ -119,15 +112,12 @@ def _ends(
 def _distance_gradient(
     distances: GridSizes,
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
-    ray_count: int,
+    rays: RayArrays,
     layers: wp.array(dtype=wp.int16),
     end_gradients: wp.array(dtype=wp.float32),
     grad_sdf: wp.array(dtype=wp.float32),
     with_sdf: bool,
     grad_gradient: wp.array(dtype=wp.float32),
-    count: int,
     begin: int,
     end: int,
     clear: bool,
@@ -142,12 +132,9 @@ def _distance_gradient(
 def _feature_gradient(
     features: GridSizes,
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
-    ray_count: int,
+    rays: RayArrays,
     layers: wp.array(dtype=wp.int16),
     grad_values: wp.array(dtype=wp.float32),
-    count: int,
     begin: int,
     end: int,
     clear: bool,
@@ -166,10 +153,7 @@ def _surface_kernel(
     distance_vertices: wp.array(dtype=wp.float32),
     feature_vertices: wp.array(dtype=wp.float32),
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
-    ray_count: int,
-    count: int,
+    rays: RayArrays,
     block: int,
     positions: wp.array(dtype=wp.float32),
     middle: wp.array(dtype=wp.float32),
@@ -179,7 +163,7 @@ def _surface_kernel(
     values: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(count, begin + block)
+    end = wp.min(samples.starts.shape[0], begin + block)
     last_ray = int(-1)
     reached = float(0.0)
     after = float(0.0)
@@ -187,34 +171,18 @@ def _surface_kernel(
         ray = samples.ray_index[i]
         middle[i] = 0.0
         slope[i] = 0.0
-        if ray >= 0 and ray < ray_count:
+        if ray >= 0 and ray < rays.origins.shape[0]:
             start = samples.starts[i]
             stop = samples.ends[i]
             before = after
             if ray != last_ray or start != reached:
-                before = _distance_at(distances, distance_vertices, origins, directions, ray, start)
-            after = _distance_at(distances, distance_vertices, origins, directions, ray, stop)
+                before = _distance_at(distances, distance_vertices, rays, ray, start)
+            after = _distance_at(distances, distance_vertices, rays, ray, stop)
             middle[i] = 0.5 * (before + after)
             slope[i] = (after - before) / wp.max(stop - start, _SHORTEST)
             reached = stop
         last_ray = ray
-    _middles(
-        distances,
-        features,
-        distance_vertices,
-        feature_vertices,
-        samples,
-        origins,
-        directions,
-        ray_count,
-        count,
-        begin,
-        end,
-        positions,
-        sdf,
-        gradient,
-        values,
-    )
+    _middles(distances, features, distance_vertices, feature_vertices, samples, rays, begin, end, positions, sdf, gradient, values)
 
 
 @no_type_check
@@ -224,10 +192,7 @@ def _ends_kernel(
     distances: GridSizes,
     features: GridSizes,
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
-    ray_count: int,
-    count: int,
+    rays: RayArrays,
     block: int,
     grad_middle: wp.array(dtype=wp.float32),
     grad_slope: wp.array(dtype=wp.float32),
@@ -235,8 +200,8 @@ def _ends_kernel(
     layers: wp.array(dtype=wp.int16),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(count, begin + block)
-    _ends(distances, features, samples, origins, directions, ray_count, count, begin, end, grad_middle, grad_slope, end_gradients, layers)
+    end = wp.min(samples.starts.shape[0], begin + block)
+    _ends(distances, features, samples, rays, begin, end, grad_middle, grad_slope, end_gradients, layers)
 
 
 @no_type_check
@@ -245,44 +210,20 @@ def _distance_gradient_kernel(
     first: int,
     distances: GridSizes,
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
-    ray_count: int,
+    rays: RayArrays,
     layers: wp.array(dtype=wp.int16),
     end_gradients: wp.array(dtype=wp.float32),
     grad_sdf: wp.array(dtype=wp.float32),
     with_sdf: bool,
     grad_gradient: wp.array(dtype=wp.float32),
-    count: int,
     slabs: int,
     block: int,
     clear: bool,
     grad_grid: wp.array(dtype=wp.float32),
 ):
-    i = first + wp.tid()
-    slab = i % slabs
-    begin = (i / slabs) * block
-    end = wp.min(count, begin + block)
-    z_begin = distances.size_z * slab / slabs
-    z_end = distances.size_z * (slab + 1) / slabs
+    begin, end, z_begin, z_end = slab_range(first + wp.tid(), slabs, block, samples.starts.shape[0], distances.size_z)
     _distance_gradient(
-        distances,
-        samples,
-        origins,
-        directions,
-        ray_count,
-        layers,
-        end_gradients,
-        grad_sdf,
-        with_sdf,
-        grad_gradient,
-        count,
-        begin,
-        end,
-        clear,
-        z_begin,
-        z_end,
-        grad_grid,
+        distances, samples, rays, layers, end_gradients, grad_sdf, with_sdf, grad_gradient, begin, end, clear, z_begin, z_end, grad_grid
     )
 
 
@@ -292,26 +233,16 @@ def _feature_gradient_kernel(
     first: int,
     features: GridSizes,
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
-    ray_count: int,
+    rays: RayArrays,
     layers: wp.array(dtype=wp.int16),
     grad_values: wp.array(dtype=wp.float32),
-    count: int,
     slabs: int,
     block: int,
     clear: bool,
     grad_grid: wp.array(dtype=wp.float32),
 ):
-    i = first + wp.tid()
-    slab = i % slabs
-    begin = (i / slabs) * block
-    end = wp.min(count, begin + block)
-    z_begin = features.size_z * slab / slabs
-    z_end = features.size_z * (slab + 1) / slabs
-    _feature_gradient(
-        features, samples, origins, directions, ray_count, layers, grad_values, count, begin, end, clear, z_begin, z_end, grad_grid
-    )
+    begin, end, z_begin, z_end = slab_range(first + wp.tid(), slabs, block, samples.starts.shape[0], features.size_z)
+    _feature_gradient(features, samples, rays, layers, grad_values, begin, end, clear, z_begin, z_end, grad_grid)
 
 
 @no_type_check
@@ -321,8 +252,7 @@ def _visible_kernel(
     distances: GridSizes,
     vertices: wp.array(dtype=wp.float32),
     samples: SampleArrays,
-    origins: wp.array(dtype=wp.float32),
-    directions: wp.array(dtype=wp.float32),
+    rays: RayArrays,
     sharpness: wp.array(dtype=wp.float32),
     anneal: float,
     threshold: float,
@@ -342,8 +272,8 @@ def _visible_kernel(
         stop = samples.ends[i]
         before = after
         if i == begin or start != reached:
-            before = _distance_at(distances, vertices, origins, directions, ray, start)
-        after = _distance_at(distances, vertices, origins, directions, ray, stop)
+            before = _distance_at(distances, vertices, rays, ray, start)
+        after = _distance_at(distances, vertices, rays, ray, stop)
         reached = stop
         length = stop - start
         if length > 0.0:
@@ -363,7 +293,7 @@ class _GridSurface(torch.autograd.Function):
         values = torch.empty(channels, count, device=device)
         items, block = blocks(count, _BLOCK, device)
         arguments = [grid_sizes(distances), grid_sizes(features), distances.view(-1), features.view(-1)]
-        arguments += [samples.arrays, origins.view(-1), directions.view(-1), origins.shape[0], count, block]
+        arguments += [samples.arrays, _arrays(origins, directions), block]
         arguments += [positions.view(-1), middle, slope, sdf, gradient.view(-1), values.view(-1)]
         launch(_surface_kernel, items, arguments, device, chunks=items)
         ctx.samples = samples
@@ -379,22 +309,26 @@ class _GridSurface(torch.autograd.Function):
         samples: Samples = ctx.samples
         _, of_middle, of_slope, of_sdf, of_gradient, of_values = grads
         count, device = samples.starts.shape[0], distances.device
-        rays = [samples.arrays, origins.view(-1), directions.view(-1), origins.shape[0]]
+        arrays = [samples.arrays, _arrays(origins, directions)]
         layers, end_gradients = torch.empty(4 * count, dtype=torch.int16, device=device), torch.empty(2 * count, device=device)
         items, block = blocks(count, _BLOCK, device)
         ends = [origins.new_zeros(count) if grad is None else grad.contiguous() for grad in (of_middle, of_slope)]
-        arguments = [grid_sizes(distances), grid_sizes(features), *rays, count, block, *ends, end_gradients, layers]
+        arguments = [grid_sizes(distances), grid_sizes(features), *arrays, block, *ends, end_gradients, layers]
         launch(_ends_kernel, items, arguments, device, chunks=items)
         grad_distances = grad_features = None
         if ctx.needs_input_grad[0]:
             sdf = layers.new_empty(0, dtype=torch.float32) if of_sdf is None else of_sdf.contiguous()
             gradient = origins.new_zeros(3 * count) if of_gradient is None else of_gradient.t().contiguous().view(-1)
-            arguments = [*rays, layers, end_gradients, sdf, of_sdf is not None, gradient]
+            arguments = [*arrays, layers, end_gradients, sdf, of_sdf is not None, gradient]
             grad_distances = _by_slabs(_distance_gradient_kernel, distances, arguments, count)
         if ctx.needs_input_grad[1] and of_values is not None:
-            arguments = [*rays, layers, of_values.t().contiguous().view(-1)]
+            arguments = [*arrays, layers, of_values.t().contiguous().view(-1)]
             grad_features = _by_slabs(_feature_gradient_kernel, features, arguments, count)
         return grad_distances, grad_features, None, None, None
+
+
+def _arrays(origins: Tensor, directions: Tensor) -> Any:
+    return filled(RayArrays, origins=origins, directions=directions)
 
 
 def _by_slabs(kernel: Any, grid: Tensor, arguments: list[Any], count: int) -> Tensor:
@@ -402,9 +336,8 @@ def _by_slabs(kernel: Any, grid: Tensor, arguments: list[Any], count: int) -> Te
     device = grid.device
     clear = on_cpu(device)
     gradient = recycled(grid.shape) if clear else torch.zeros_like(grid)
-    slabs, block = (min(4 * thread_count(), grid.shape[0]), count) if clear else (1, 1)
-    items = slabs if clear else count
-    launch(kernel, items, [grid_sizes(grid), *arguments, count, slabs, block, clear, gradient.view(-1)], device, chunks=items)
+    slabs, items, block = slabs_of(grid, count, device)
+    launch(kernel, items, [grid_sizes(grid), *arguments, slabs, block, clear, gradient.view(-1)], device, chunks=items)
     return gradient
 
 
@@ -498,7 +431,7 @@ def grid_visible(
     width = checked_sharpness(takes, sharpness)
     limits = takes.number(threshold, "threshold"), takes.number(alpha_threshold, "alpha_threshold")
     flags = torch.zeros(samples.starts.shape[0], dtype=torch.uint8, device=device)
-    arguments = [grid_sizes(distances), distances.view(-1), samples.arrays, origins.view(-1), directions.view(-1)]
+    arguments = [grid_sizes(distances), distances.view(-1), samples.arrays, _arrays(origins, directions)]
     arguments += [width, takes.number(anneal, "anneal", 0.0, 1.0), *limits, flags]
     launch(_visible_kernel, origins.shape[0], arguments, device, chunks=chunk_count(samples))
     return flags.view(torch.bool)

@@ -47,6 +47,16 @@ class _SampleArrays:
 SampleArrays = wp.struct(_SampleArrays)
 
 
+class _RayArrays:
+    """The rays of :class:`Samples`, for kernels that look along them."""
+
+    origins: wp.array2d(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    directions: wp.array2d(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+
+
+RayArrays = wp.struct(_RayArrays)
+
+
 @no_type_check
 @wp.func
 def span(samples: SampleArrays, ray: int):
