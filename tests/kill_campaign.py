@@ -52,7 +52,7 @@ SMALL_NERF = override(
     samples_per_ray=64, max_rays=512,
 )  # fmt: skip
 SMALL_NEUS = override(
-    neus.PRESETS["cpu"], steps=30, stages=((0.0, 16, 8), (0.5, 24, 12)), target_samples=2**11, occupancy_resolution=16,
+    neus.PRESETS["cpu"], steps=30, stages=((0.0, 16), (0.5, 24)), target_samples=2**11, occupancy_resolution=16,
     samples_per_ray=64, max_rays=512,
 )  # fmt: skip
 SMALL_HASH = override(

@@ -560,6 +560,7 @@ def test_scenes_are_shown_over_the_background_they_are_compared_with(background:
     from unrender.recipes.nerf.config import PRESETS as NERF
     from unrender.recipes.nerf.loop import NerfScene
     from unrender.recipes.neus.config import PRESETS as NEUS
+    from unrender.recipes.neus.config import SurfaceStart
     from unrender.recipes.neus.scene import new_scene
     from unrender.recipes.settings import override
 
@@ -569,5 +570,5 @@ def test_scenes_are_shown_over_the_background_they_are_compared_with(background:
     scene = NerfScene(override(NERF["cpu"], **small), unbounded=not masked, masked=masked, generator=generator)
     assert scene.background == expected
     config = override(NEUS["cpu"], background=background, occupancy_resolution=16)
-    surface = new_scene(config, surroundings=False, masked=masked, initial=None, generator=generator)
+    surface = new_scene(config, SurfaceStart(), surroundings=False, masked=masked, generator=generator)
     assert surface.background == expected

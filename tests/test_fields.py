@@ -13,6 +13,7 @@ from unrender.fields.grid_sdf import GridSdf, sphere_distance
 from unrender.fields.hash_sdf import HashSdf, Normals
 from unrender.fields.perceptron import truncated_exp
 from unrender.fields.radiance import RadianceField
+from unrender.fields.stages import Stage
 from unrender.fields.surface import SurfaceField
 from unrender.geometry.first_surface import hull_distance
 from unrender.losses.regularizers import laplacian_smoothness
@@ -30,11 +31,31 @@ def _hash_sdf(normals: Normals = "analytic", **changes) -> HashSdf:
     return HashSdf(grid, normals=normals, generator=torch.Generator().manual_seed(1), **settings)
 
 
-def _grid_sdf(size: int = 33) -> GridSdf:
-    return GridSdf(((0.0, size, 9),), 3, sphere_distance(size, 0.5))
+def _radiance() -> RadianceField:
+    return RadianceField(
+        HashGrid(levels=2, features=2, log2_entries=10, base_resolution=4, per_level_scale=2.0),
+        density_hidden=(8,),
+        color_hidden=(8,),
+        geometry_features=3,
+        unbounded=False,
+        generator=torch.Generator().manual_seed(2),
+    )
 
 
-FIELDS = pytest.mark.parametrize("field", [_grid_sdf, _hash_sdf], ids=["grid", "hash"])
+def _grid_of(initial: torch.Tensor, *stages: Stage, **settings) -> GridSdf:
+    """A grid field of one stage, the size of ``initial``, if no stages are given."""
+    return GridSdf(stages or ((0.0, initial.shape[0]),), _radiance(), initial, **settings)
+
+
+def _grid_sdf() -> GridSdf:
+    return _grid_of(sphere_distance(33, 0.5))
+
+
+def _boxed_grid_sdf() -> GridSdf:
+    return _grid_of(sphere_distance(33, 0.5), box=torch.tensor([[-0.7, -0.64, -0.65], [0.64, 0.7, 0.66]]))
+
+
+FIELDS = pytest.mark.parametrize("field", [_grid_sdf, _boxed_grid_sdf, _hash_sdf], ids=["grid", "grid in a box", "hash"])
 
 
 def _rays(count: int) -> Rays:
@@ -43,8 +64,10 @@ def _rays(count: int) -> Rays:
 
 
 def _marched(rays: Rays, step: float) -> Samples:
-    """The samples of rays through a full grid, without the unused tail that a GPU has."""
-    samples = march(rays, OccupancyGrid(16), step=step, near=0.0, far=10.0, capacity=2**16)
+    """The samples of rays through a full grid around the sphere, without the unused tail that a GPU has."""
+    around = OccupancyGrid(16)
+    around.set_from_values((around.cell_centers().abs().amax(1) < 0.6).float(), 0.5)
+    samples = march(rays, around, step=step, near=0.0, far=10.0, capacity=2**16)
     used = int(samples.used())
     return replace(samples, ray_index=samples.ray_index[:used], starts=samples.starts[:used], ends=samples.ends[:used])
 
@@ -101,9 +124,7 @@ def test_levels_join_one_by_one():
 
 
 def test_refining_a_grid_keeps_its_function_at_the_old_vertices():
-    field = GridSdf(((0.0, 9, 5), (0.5, 17, 9)), 2, sphere_distance(9, 0.5))
-    with torch.no_grad():
-        field.feature_grid.normal_(generator=torch.Generator().manual_seed(0))
+    field = _grid_of(sphere_distance(9, 0.5), (0.0, 9), (0.5, 17))
     points = _points()
     before = field.sample(points)
     assert not field.advance(0.4) and field.advance(0.5) and not field.advance(0.9)
@@ -113,17 +134,41 @@ def test_refining_a_grid_keeps_its_function_at_the_old_vertices():
     torch.testing.assert_close(before.gradient, after.gradient, atol=1e-4, rtol=1e-4)
 
 
-def test_a_grid_takes_the_size_of_a_saved_state():
-    stages = ((0.0, 9, 5), (0.5, 17, 9))
-    fine = GridSdf(stages, 2, sphere_distance(9, 0.5))
+def test_a_grid_takes_the_box_and_the_size_of_a_saved_state():
+    stages = (0.0, 9), (0.5, 17)
+    fine = _grid_of(sphere_distance(9, 0.5), *stages, box=torch.tensor([[-0.7, -0.5, -0.6], [0.5, 0.6, 1.0]]))
     fine.advance(0.6)
-    other = GridSdf(stages, 2, sphere_distance(9, 0.3))
+    other = _grid_of(sphere_distance(9, 0.3), *stages)
     other.load_state_dict(fine.state_dict())
-    assert other.stage == 1 and torch.equal(other.distance_grid, fine.distance_grid)
+    assert other.stage == 1 and torch.equal(other.distance_grid, fine.distance_grid) and torch.equal(other.box, fine.box)
+    torch.testing.assert_close(other.sdf(_points()), fine.sdf(_points()))
+
+
+def test_a_box_needs_fewer_vertices_for_the_same_cells():
+    field = _grid_of(sphere_distance(65, 0.4), box=torch.tensor([[-0.5, -0.5, -0.5], [0.5, 0.5, 0.75]]))
+    assert field.distance_grid.shape == (41, 33, 33, 1) and field.voxel == 2 / 64
+    whole = _grid_of(sphere_distance(65, 0.4))
+    points = _points()
+    points = points[(points.abs() < 0.5).all(1)]
+    for name in ("sdf", "gradient", "normals"):
+        torch.testing.assert_close(getattr(field.sample(points), name), getattr(whole.sample(points), name), atol=1e-4, rtol=1e-4)
+
+
+def test_distances_grow_beyond_a_box():
+    field = _grid_of(sphere_distance(65, 0.4), box=torch.tensor([[-0.5] * 3, [0.5] * 3]))
+    with torch.no_grad():
+        found = field.sdf(torch.tensor([[0.5, 0.0, 0.0], [0.9, 0.0, 0.0], [0.0, -0.8, 0.9]]))
+    torch.testing.assert_close(found, torch.tensor([0.1, 0.5, 2**0.5 * 0.5 - 0.4 + 0.5]), atol=2e-3, rtol=0)
+
+
+def test_a_surface_that_leaves_its_box_ends_there():
+    field = _grid_of(torch.full((9, 9, 9), -0.01), box=torch.tensor([[-0.5] * 3, [0.5] * 3]))
+    with torch.no_grad():
+        assert bool((field.sdf(torch.tensor([[0.4, 0.0, 0.0], [0.52, 0.0, 0.0], [0.52, 0.6, 0.0]])) < 0).tolist() == [True, False, False])
 
 
 def test_a_grid_sphere_has_unit_slope_and_the_right_sign():
-    field = GridSdf(((0.0, 65, 9),), 1, sphere_distance(65, 0.5))
+    field = _grid_of(sphere_distance(65, 0.5))
     sample = field.sample(_points() + 0.01)
     torch.testing.assert_close(sample.gradient.norm(dim=1).median().detach(), torch.tensor(1.0), atol=1e-2, rtol=0)
     with torch.no_grad():
@@ -165,10 +210,10 @@ def test_every_parameter_is_in_one_group(field):
     assert not of_networks & {id(parameter) for name, parameter in sdf.named_parameters() if "grid" in name or "table" in name}
 
 
-def test_grids_have_rates_of_their_own():
-    sdf = GridSdf(((0.0, 21, 9), (0.5, 41, 17)), 3, sphere_distance(21, 0.5), feature_rate=3.0, distance_rate=0.2)
-    rates = {group["params"][0].shape[3]: group["lr"] for group in sdf.parameter_groups(0.01, weight_decay=0.1)}
-    assert rates == {3: pytest.approx(0.03), 1: pytest.approx(0.2 * 2 / 20)}
+def test_distances_have_a_rate_of_their_own():
+    sdf = _grid_of(sphere_distance(21, 0.5), (0.0, 21), (0.5, 41), distance_rate=0.2)
+    rates = {group["params"][0].dim(): group["lr"] for group in sdf.parameter_groups(0.01, weight_decay=0.1)}
+    assert rates[4] == pytest.approx(0.2 * 2 / 20)
 
 
 @FIELDS
@@ -217,15 +262,15 @@ def test_rays_that_are_fitted_get_gradients_from_a_grid():
 
 def test_a_plane_does_not_bend_and_a_bump_does():
     flat = torch.linspace(-1, 1, 24)[:, None, None].expand(24, 24, 24).contiguous()
-    sdf = GridSdf(((0.0, 24, 9),), 1, flat)
+    sdf = _grid_of(flat)
     assert float(sdf.regularize(3, 1.0)["bending"]) < 1e-6
     bumpy = flat.clone()
     bumpy[12, 12, 12] += 0.5
-    assert float(GridSdf(((0.0, 24, 9),), 1, bumpy).regularize(1, 1.0)["bending"]) > 1e-3
+    assert float(_grid_of(bumpy).regularize(1, 1.0)["bending"]) > 1e-3
 
 
 def test_slabs_of_successive_steps_reach_every_layer():
-    sdf = GridSdf(((0.0, 40, 9),), 1, torch.rand(40, 40, 40, generator=torch.Generator().manual_seed(0)))
+    sdf = _grid_of(torch.rand(40, 40, 40, generator=torch.Generator().manual_seed(0)))
     for step in range(25):
         sdf.regularize(step, 1.0)
     assert sdf.distance_grid.grad is not None and bool((sdf.distance_grid.grad.abs().amax((1, 2, 3)) > 0).all())
@@ -233,7 +278,7 @@ def test_slabs_of_successive_steps_reach_every_layer():
 
 def test_the_gradient_of_bending_is_added_to_that_of_the_rendering():
     distances = torch.rand(20, 20, 20, generator=torch.Generator().manual_seed(0))
-    sdf = GridSdf(((0.0, 20, 9),), 1, distances)
+    sdf = _grid_of(distances)
     sdf.distance_grid.sum().backward()
     term = sdf.regularize(0, 0.3)["bending"]
     whole = distances.clone().requires_grad_()

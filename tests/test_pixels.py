@@ -108,7 +108,7 @@ NERF = override(
     occupancy_resolution=32, samples_per_ray=128, max_rays=2048, downscale_first=2,
 )  # fmt: skip
 NEUS = override(
-    neus.PRESETS["cpu"], steps=16, max_seconds=None, stages=((0.0, 24, 12), (0.5, 32, 16)), target_samples=2**12,
+    neus.PRESETS["cpu"], steps=16, max_seconds=None, stages=((0.0, 24), (0.5, 32)), target_samples=2**12,
     occupancy_resolution=32, samples_per_ray=128, max_rays=2048,
 )  # fmt: skip
 

@@ -52,10 +52,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "attenuate_lazily": (ops.attenuate_lazily, {"samples": SAMPLES, "opacity": lambda part: 0.5 + 0 * part.starts, "threshold": 0.1}),
     "composite": (ops.composite, {"weights": drawn(SIZE), "values": drawn(SIZE, 3), "samples": SAMPLES}),
     "distortion": (ops.distortion, {"weights": drawn(SIZE), "samples": SAMPLES}),
-    "grid_surface": (
-        ops.grid_surface,
-        {"samples": SAMPLES, "rays": RAYS_IN_SPACE, "distances": DISTANCES, "features": drawn(4, 3, 2, 9)},
-    ),
+    "grid_surface": (ops.grid_surface, {"samples": SAMPLES, "rays": RAYS_IN_SPACE, "distances": DISTANCES}),
     "grid_visible": (
         ops.grid_visible,
         {"samples": SAMPLES, "rays": RAYS_IN_SPACE, "distances": DISTANCES, "sharpness": torch.tensor(20.0), "anneal": 0.5},
@@ -245,9 +242,9 @@ TWICE: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]] = 
     ),
     "distortion": (lambda w: ops.distortion(w, SAMPLES), lambda w: plain_distortion.distortion(w, SAMPLES), [drawn(SIZE)]),
     "grid_surface": (
-        lambda f, v: torch.cat([y.flatten() for y in ops.grid_surface(SAMPLES, RAYS_IN_SPACE, f, v)[1:]]),
-        lambda f, v: torch.cat([y.flatten() for y in grid_surface.grid_surface(SAMPLES, RAYS_IN_SPACE, f, v)]),
-        [DISTANCES, drawn(4, 3, 2, 9)],
+        lambda f: torch.cat([y.flatten() for y in ops.grid_surface(SAMPLES, RAYS_IN_SPACE, f)[1:]]),
+        lambda f: torch.cat([y.flatten() for y in grid_surface.grid_surface(SAMPLES, RAYS_IN_SPACE, f)]),
+        [DISTANCES],
     ),
     "opacity_and_distance": (
         lambda w: ops.opacity_and_distance(w, SAMPLES),

@@ -23,7 +23,7 @@ NERF = override(
     occupancy_resolution=32, samples_per_ray=128, max_rays=2048,
 )  # fmt: skip
 NEUS = override(
-    neus.PRESETS["cpu"], steps=60, max_seconds=None, stages=((0.0, 24, 12), (0.5, 32, 16)), target_samples=2**13,
+    neus.PRESETS["cpu"], steps=60, max_seconds=None, stages=((0.0, 24), (0.5, 32)), target_samples=2**13,
     occupancy_resolution=32, samples_per_ray=128, max_rays=2048,
 )  # fmt: skip
 HASH_NEUS = override(
@@ -169,4 +169,4 @@ def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(ValueError, match="must exceed"):
         override(NERF, finest_resolution=4)
     with pytest.raises(ValueError, match="begin at 0"):
-        override(NEUS, stages=((0.5, 32, 16),))
+        override(NEUS, stages=((0.5, 32),))

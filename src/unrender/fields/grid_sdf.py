@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
+from unrender.fields.radiance import RadianceField
 from unrender.fields.stages import Stage
 from unrender.fields.surface import StepOpacity, SurfaceAlong, SurfaceField, SurfaceSample
 from unrender.ops.encodings import add_grid_bending, grid_lookup, grid_lookup_with_jacobian
@@ -23,66 +24,89 @@ _SLAB_STRIDE = 7919
 
 
 class GridSdf(SurfaceField):
-    """f(x) and ∇f(x) by trilinear interpolation of one grid, features from another.
+    """f(x) and ∇f(x) by trilinear interpolation of a grid over a box; features of a radiance field, whose colors are those of the surface.
 
-    A refinement keeps the function (trilinear upsampling) and makes new parameters.
+    Beyond the box f grows with the distance from it. A refinement keeps the function (trilinear upsampling) and makes new parameters.
 
     Args:
-        stages: the sizes of the grids over a fit.
-        features: features per vertex.
+        stages: the sizes of the grid over a fit, as if it covered the world cube: its cells depend on the stage alone.
+        radiance: the radiance field.
         initial: signed distances at the vertices of a grid of any size over the world cube.
-        feature_rate: learning rate of the features relative to that of networks.
+        box: the smallest and the largest corner of the box within the world cube; by default that cube.
         distance_rate: learning rate of the distances, in cells of the first grid.
     """
+
+    box: Tensor
 
     def __init__(
         self,
         stages: tuple[Stage, ...],
-        features: int,
+        radiance: RadianceField,
         initial: Float[Tensor, "Z Y X"],
         *,
-        feature_rate: float = 4.0,
+        box: Float[Tensor, "2 3"] | None = None,
         distance_rate: float = 0.1,
     ) -> None:
         super().__init__()
         self.stages = stages
         self.stage = 0
-        self.feature_rate = feature_rate
         self.distance_rate = distance_rate
-        _, size, feature_size = stages[0]
-        self.distance_grid = nn.Parameter(_resized(initial[..., None], size))
-        self.feature_grid = nn.Parameter(torch.zeros(feature_size, feature_size, feature_size, features))
+        self.register_buffer("box", torch.tensor([[-1.0] * 3, [1.0] * 3]) if box is None else box.float().clone())
+        self.distance_grid = nn.Parameter(_cropped(initial, self.box, _shape(self.box, stages[0][1])))
+        self.color_source = radiance
+
+    @property
+    def radiance(self) -> RadianceField:
+        return self.color_source
 
     @property
     def voxel(self) -> float:
         """Edge of a cell of the distance grid, in world units."""
-        return 2.0 / (self.distance_grid.shape[0] - 1)
+        return 2.0 / (self.stages[self.stage][1] - 1)
 
     @property
     def feature_count(self) -> int:
-        return self.feature_grid.shape[3]
+        return self.radiance.feature_count
+
+    def _unit(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples 3"]:
+        """Return positions in the box, from 0 to 1 along each axis."""
+        return (positions - self.box[0]) * (1 / (self.box[1] - self.box[0]))
+
+    @property
+    def _center_and_half(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+        """The center of the box, and half of its sides."""
+        return self.box.mean(0), 0.5 * (self.box[1] - self.box[0])
+
+    def _inner(self, rays: Rays) -> Rays:
+        """Return rays in the coordinates in which the box is the cube [-1, 1]³, without a change of the distances along them."""
+        center, half = self._center_and_half
+        return Rays((rays.origins - center) / half, rays.directions / half)
 
     def sdf(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, " samples"]:
-        return grid_lookup(positions * 0.5 + 0.5, self.distance_grid)[:, 0]
+        beyond = positions - torch.minimum(torch.maximum(positions, self.box[0]), self.box[1])
+        return grid_lookup(self._unit(positions), self.distance_grid)[:, 0] + beyond.norm(dim=1)
 
     def sample(self, positions: Float[Tensor, "samples 3"]) -> SurfaceSample:
-        unit = positions * 0.5 + 0.5
-        value, jacobian = grid_lookup_with_jacobian(unit, self.distance_grid)
-        return SurfaceSample(value[:, 0], jacobian[:, 0] * 0.5, grid_lookup(unit, self.feature_grid), None)
+        value, jacobian = grid_lookup_with_jacobian(self._unit(positions), self.distance_grid)
+        return SurfaceSample(value[:, 0], jacobian[:, 0] / (self.box[1] - self.box[0]), self.radiance.features(positions), None)
 
     def along(self, samples: Samples, rays: Rays) -> SurfaceAlong:
         if rays.origins.requires_grad or rays.directions.requires_grad:
             positions = samples.positions(rays)
             return SurfaceAlong(positions, self.sample(positions), *self.secant(samples, rays))
-        found = grid_surface(samples, rays, self.distance_grid, self.feature_grid)
-        surface = SurfaceSample(found.sdf, found.gradient, found.features, None)
-        return SurfaceAlong(found.positions, surface, found.middle, found.slope)
+        found = grid_surface(samples, self._inner(rays), self.distance_grid)
+        center, half = self._center_and_half
+        positions = torch.addcmul(center, found.positions, half)
+        gradient = (found.gradient.t() / half[:, None]).t()
+        return SurfaceAlong(
+            positions, SurfaceSample(found.sdf, gradient, self.radiance.features(positions), None), found.middle, found.slope
+        )
 
     def visible(
         self, samples: Samples, rays: Rays, sharpness: Float[Tensor, ""], *, anneal: float, threshold: float, alpha_threshold: float
     ) -> Bool[Tensor, " samples"]:
-        grid = self.distance_grid
-        return grid_visible(samples, rays, grid, sharpness, anneal=anneal, threshold=threshold, alpha_threshold=alpha_threshold)
+        limits = {"threshold": threshold, "alpha_threshold": alpha_threshold}
+        return grid_visible(samples, self._inner(rays), self.distance_grid, sharpness, anneal=anneal, **limits)
 
     @torch.no_grad()
     def refresh_occupancy(
@@ -105,20 +129,16 @@ class GridSdf(SurfaceField):
 
     @torch.no_grad()
     def advance(self, fraction: float) -> bool:
-        wanted = max(k for k, (start, _, _) in enumerate(self.stages) if fraction >= start)
+        wanted = max(k for k, (start, _) in enumerate(self.stages) if fraction >= start)
         if wanted <= self.stage:
             return False
         self.stage = wanted
-        _, size, feature_size = self.stages[wanted]
-        self.distance_grid = nn.Parameter(_resized(self.distance_grid, size))
-        self.feature_grid = nn.Parameter(_resized(self.feature_grid, feature_size))
+        self.distance_grid = nn.Parameter(_resized(self.distance_grid, _shape(self.box, self.stages[wanted][1])))
         return True
 
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
-        return [
-            {"params": [self.feature_grid], "lr": learning_rate * self.feature_rate, "weight_decay": 0.0},
-            {"params": [self.distance_grid], "lr": self.distance_rate * self.voxel, "weight_decay": 0.0},
-        ]
+        distances = {"params": [self.distance_grid], "lr": self.distance_rate * self.voxel, "weight_decay": 0.0}
+        return [distances, *self.radiance.parameter_groups(learning_rate, weight_decay=weight_decay)]
 
     def regularize(self, step: int, weight: float) -> Mapping[str, Float[Tensor, ""]]:
         """Add the gradient of ``bending``, the mean squared Laplacian of a slab of the distance grid, in cells.
@@ -135,18 +155,33 @@ class GridSdf(SurfaceField):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Resize to the stage of a saved state before its values are loaded."""
-        saved = state_dict[f"{prefix}distance_grid"]
+        saved, box = state_dict[f"{prefix}distance_grid"], state_dict[f"{prefix}box"]
         self.distance_grid.data = torch.empty_like(saved, device=self.distance_grid.device)
-        self.feature_grid.data = torch.empty_like(state_dict[f"{prefix}feature_grid"], device=self.feature_grid.device)
-        sizes = (saved.shape[0], self.feature_grid.shape[0])
-        self.stage = max((k for k, stage in enumerate(self.stages) if stage[1:] == sizes), default=0)
+        fitting = [number for number, (_, size) in enumerate(self.stages) if _shape(box, size) == tuple(saved.shape[:3])]
+        self.stage = max(fitting, default=0)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
-def _resized(grid: Tensor, size: int) -> Tensor:
-    """Resample a grid [Z, Y, X, C] trilinearly; the first and last vertices stay in place."""
+def _shape(box: Float[Tensor, "2 3"], size: int) -> tuple[int, int, int]:
+    """Return the vertices along z, y and x of a grid over a box, with the cells of a grid of ``size``³ vertices over the world cube."""
+    x, y, z = (max(2, round(side * (size - 1) / 2) + 1) for side in (box[1] - box[0]).tolist())
+    return z, y, x
+
+
+def _cropped(
+    initial: Float[Tensor, "Z Y X"], box: Float[Tensor, "2 3"], shape: tuple[int, int, int]
+) -> Float[Tensor, "depth height width 1"]:
+    """Interpolate distances over the world cube at the vertices of a grid over a box."""
+    axes = [torch.linspace(low, high, count) for low, high, count in zip(*box.tolist(), shape[::-1], strict=True)]
+    z, y, x = torch.meshgrid(axes[2], axes[1], axes[0], indexing="ij")
+    places = torch.stack([x, y, z], dim=-1)[None]
+    return F.grid_sample(initial[None, None], places, padding_mode="border", align_corners=True)[0, 0, ..., None].contiguous()
+
+
+def _resized(grid: Float[Tensor, "Z Y X C"], shape: tuple[int, int, int]) -> Float[Tensor, "depth height width C"]:
+    """Resample a grid trilinearly; the first and last vertices stay in place."""
     volume = grid.permute(3, 0, 1, 2)[None]
-    return F.interpolate(volume, size=(size, size, size), mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
+    return F.interpolate(volume, size=shape, mode="trilinear", align_corners=True)[0].permute(1, 2, 3, 0).contiguous()
 
 
 def sphere_distance(size: int, radius: float) -> Float[Tensor, "size size size"]:

@@ -28,6 +28,13 @@ class Perceptron(nn.Module):
     def forward(self, inputs: Float[Tensor, "samples features"]) -> Float[Tensor, "samples outputs"]:
         return mlp(inputs, tuple(self.weights), tuple(self.biases))
 
+    @torch.no_grad()
+    def start_as(self, other: Perceptron) -> None:
+        """Become another perceptron with the same layers; inputs that this one has before those of the other have no effect at first."""
+        for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
+            mine.zero_()
+            mine[..., mine.shape[-1] - theirs.shape[-1] :] = theirs
+
     def along_rays(
         self,
         inputs: Float[Tensor, "samples features"],

@@ -47,9 +47,18 @@ class RadianceField(nn.Module):
 
     def density(self, positions: Float[Tensor, "samples 3"]) -> tuple[Float[Tensor, " samples"], Float[Tensor, "samples geometry"]]:
         """Compute the density per world unit and the geometry features, whose first is the raw density."""
-        unit = (contract(positions) * 0.25 if self.unbounded else positions * 0.5) + 0.5
-        features = self.density_net(hash_encode(unit, self.table, self.grid))
+        features = self.features(positions)
         return truncated_exp(features[:, 0] + _DENSITY_BIAS), features
+
+    def features(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples geometry"]:
+        """Compute the geometry features g(h(x))."""
+        unit = (contract(positions) * 0.25 if self.unbounded else positions * 0.5) + 0.5
+        return self.density_net(hash_encode(unit, self.table, self.grid))
+
+    @property
+    def feature_count(self) -> int:
+        """Columns of the geometry features."""
+        return self.density_net.biases[-1].shape[0]
 
     def encode_directions(self, directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays harmonics"]:
         """Encode viewing directions for :meth:`color`."""

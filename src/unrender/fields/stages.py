@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-Stage: TypeAlias = tuple[float, int, int]
-"""(share of the budget at its start, vertices along an axis of the distance grid, of the feature grid)."""
+Stage: TypeAlias = tuple[float, int]
+"""(share of the budget at its start, vertices along an axis of the world cube)."""

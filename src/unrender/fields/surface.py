@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
+from unrender.fields.radiance import RadianceField
 from unrender.numerics import normalized
 from unrender.ops.rays import OccupancyGrid, Samples, sdf_alpha, visible
 
@@ -60,6 +61,11 @@ class SurfaceField(nn.Module, ABC):
     @abstractmethod
     def feature_count(self) -> int:
         """Columns of :attr:`SurfaceSample.features`."""
+
+    @property
+    def radiance(self) -> RadianceField | None:
+        """The radiance field whose geometry features are those of the surface; None for a field with features of its own."""
+        return None
 
     @abstractmethod
     def sdf(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, " samples"]:

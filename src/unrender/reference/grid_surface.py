@@ -12,10 +12,10 @@ from unrender.reference.sdf_weights import sdf_alpha
 from unrender.reference.visibility import visible
 
 
-def grid_surface(samples: Samples, rays: Rays, distances: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def grid_surface(samples: Samples, rays: Rays, distances: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the fields of a ``GridSurface``, without the positions.
 
-    Samples in the unused tail lie at the origin of the world, with mean and slope zero.
+    Samples in the unused tail lie at the origin, with mean and slope zero.
     """
     ray, used = samples.ray_index.long().clamp_min(0), samples.ray_index >= 0
     origins, directions = rays.origins.to(distances)[ray], rays.directions.to(distances)[ray]
@@ -27,7 +27,7 @@ def grid_surface(samples: Samples, rays: Rays, distances: Tensor, features: Tens
     value, jacobian = grid_lookup_with_jacobian(unit(samples.midpoints), distances)
     middle = torch.where(used, 0.5 * (before + after), 0.0)
     slope = torch.where(used, (after - before) / samples.lengths.to(distances).clamp_min(1e-6), 0.0)
-    return middle, slope, value[:, 0], 0.5 * jacobian[:, 0], grid_lookup(unit(samples.midpoints), features)
+    return middle, slope, value[:, 0], 0.5 * jacobian[:, 0]
 
 
 def grid_visible(
@@ -41,6 +41,6 @@ def grid_visible(
     alpha_threshold: float = 0.0,
 ) -> Tensor:
     """Mark the samples that are visible on a surface."""
-    middle, slope, *_ = grid_surface(samples, rays, distances, distances)
+    middle, slope, *_ = grid_surface(samples, rays, distances)
     alpha = sdf_alpha(middle, slope, samples.lengths, sharpness, anneal)
     return visible(samples, alpha, threshold=threshold, alpha_threshold=alpha_threshold)

@@ -10,7 +10,7 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Generic
@@ -59,6 +59,9 @@ REMARKS: dict[Outcome, str] = {
     "(set --center and --radius), or the masks are inverted",
 }
 """Remarks in the report about unsuccessful outcomes."""
+
+_NO_WORSE = 0.3
+"""Decibels by which a phase may end below the one before it."""
 
 
 @dataclass(frozen=True)
@@ -380,7 +383,7 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
             skipped_steps=result.skipped_steps,
             peak_memory_mb=peak_memory_mb(job.device),
             timings={"fit": time.perf_counter() - started},
-            remarks=[*remarks_about(result, job.config.max_seconds), *watcher.remarks],
+            remarks=[*remarks_about(result, job.config.max_seconds), *remarks_about_phases(directory.read_history()), *watcher.remarks],
         )
     )
     if stop.number is not None and result.outcome != "interrupted":
@@ -406,6 +409,20 @@ def remarks_about(result: FitResult, max_seconds: float | None) -> list[str]:
             "the same call with a larger budget continues it"
         ]
     return []
+
+
+def remarks_about_phases(history: Sequence[HistoryLine]) -> list[str]:
+    """Return a sentence about a last phase that fits the photos worse than the phase before it did at its end."""
+    ends = {line.phase: line.psnr for line in history if line.psnr is not None}
+    if len(ends) < 2:
+        return []
+    (before, reached), (last, ended) = list(ends.items())[-2:]
+    if ended >= reached - _NO_WORSE:
+        return []
+    return [
+        f"the {last} fits the photos with {ended:.1f} dB, worse than the {before} that it began with ({reached:.1f} dB): its shape is not "
+        "reliable; a larger budget, masks, or more photos from around the object help"
+    ]
 
 
 def _read_back(directory: RunDirectory, job: Job[C, I], record: RunRecord) -> FitResult:

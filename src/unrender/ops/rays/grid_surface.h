@@ -1,9 +1,9 @@
-// A signed distance and features in dense grids over the world cube, at packed samples: the loops of ops/rays/grid_surface.py.
+// A signed distance in a dense grid over the cube [-1, 1]^3, at packed samples: the loops of ops/rays/grid_surface.py.
 //
-// `distances` and `features` are the sizes of both grids, `begin` to `end` the range of samples. Results are [channel, sample].
+// `distances` are the sizes of the grid, `begin` to `end` the range of samples. Results are [channel, sample].
 
 // section: unit_point
-    // From the world cube [-1, 1]^3 to the unit cube of the grids.
+    // From the cube [-1, 1]^3 to the unit cube.
     const float px = 0.5f * x + 0.5f, py = 0.5f * y + 0.5f, pz = 0.5f * z + 0.5f;
 
 // section: point
@@ -23,62 +23,28 @@
     const float z = used ? rays.origins.data[3 * ray + 2] + along * rays.directions.data[3 * ray + 2] : 0.f;
     // use: unit_point
 
-// section: vectors
-#if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
-typedef float vec __attribute__((ext_vector_type(8), aligned(4)));
-#endif
-
 // section: middles
-// Position, distance, gradient and features in the middle of each interval.
-// use: vectors
+// Position, distance and gradient in the middle of each interval.
+// use: kernels.grid_sizes with grid=distances
 const int count = samples.starts.shape[0];
 for (int n = begin; n < end; n++) {
     // use: middle_of
     positions.data[3 * n] = x;
     positions.data[3 * n + 1] = y;
     positions.data[3 * n + 2] = z;
-    {
-        // use: kernels.grid_sizes with grid=distances
-        // use: kernels.grid_cell
-        const float* g = distance_vertices.data + base;
-        const int c = 0;
-        // use: kernels.grid_corners
-        sdf.data[n] = value;
-        gradient.data[n] = 0.5f * slope_x;
-        gradient.data[count + n] = 0.5f * slope_y;
-        gradient.data[2 * count + n] = 0.5f * slope_z;
-    }
-    {
-        // use: kernels.grid_sizes with grid=features
-        // use: kernels.grid_cell
-        const float* g = feature_vertices.data + base;
-        const float w000 = x0 * y0 * z0, w100 = fx * y0 * z0, w010 = x0 * fy * z0, w110 = fx * fy * z0;
-        const float w001 = x0 * y0 * fz, w101 = fx * y0 * fz, w011 = x0 * fy * fz, w111 = fx * fy * fz;
-        int c = 0;
-#define INTERPOLATED(NUMBER)                                                                                                      \
-    (w000 * *(const NUMBER*)a + w100 * *(const NUMBER*)(a + channels) + w010 * *(const NUMBER*)(a + row)                          \
-     + w110 * *(const NUMBER*)(a + row + channels) + w001 * *(const NUMBER*)b + w101 * *(const NUMBER*)(b + channels)             \
-     + w011 * *(const NUMBER*)(b + row) + w111 * *(const NUMBER*)(b + row + channels))
-#if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
-        for (; c + 8 <= channels; c += 8) {
-            const float* a = g + c;
-            const float* b = a + plane;
-            const vec value = INTERPOLATED(vec);
-            for (int j = 0; j < 8; j++) values.data[(c + j) * count + n] = value[j];
-        }
-#endif
-        for (; c < channels; c++) {
-            const float* a = g + c;
-            const float* b = a + plane;
-            values.data[c * count + n] = INTERPOLATED(float);
-        }
-#undef INTERPOLATED
-    }
+    // use: kernels.grid_cell
+    const float* g = vertices.data + base;
+    const int c = 0;
+    // use: kernels.grid_corners
+    sdf.data[n] = value;
+    gradient.data[n] = 0.5f * slope_x;
+    gradient.data[count + n] = 0.5f * slope_y;
+    gradient.data[2 * count + n] = 0.5f * slope_z;
 }
 
 // section: ends
 // The gradients of the distances at both ends from those of their mean and slope, and the layers of all cells: the z of a cell's first
-// corner, by which the gradients of the grids are cut into slabs. A point at which one interval ends and the next one begins is one point,
+// corner, by which the gradient of the grid is cut into slabs. A point at which one interval ends and the next one begins is one point,
 // the end of the first; -2 is the layer of the start that it replaces.
 const int count = samples.starts.shape[0];
 const float* start = samples.starts.data;
@@ -90,7 +56,8 @@ auto gradients = [&](int n, float& at_start, float& at_end) {
     at_start = 0.5f * grad_middle.data[n] - by_slope;
     at_end = 0.5f * grad_middle.data[n] + by_slope;
 };
-auto layer = [&](float z, int size_z) {
+const int size_z = distances.size_z;
+auto layer = [&](float z) {
     const float pz = 0.5f * z + 0.5f;
     const float uz = (pz > 0.f ? (pz < 1.f ? pz : 1.f) : 0.f) * (size_z - 1);
     return (short)((int)uz < size_z - 2 ? (int)uz : size_z - 2);
@@ -101,10 +68,9 @@ for (int n = begin; n < end; n++) {
     const bool used = ray >= 0 && ray < rays.origins.shape[0];
     const float origin = used ? rays.origins.data[3 * ray + 2] : 0.f, slope = used ? rays.directions.data[3 * ray + 2] : 0.f;
     const float middle = origin + 0.5f * (start[n] + stop[n]) * slope;
-    layers.data[n] = used && !joined(n) ? layer(origin + start[n] * slope, distances.size_z) : -2;
-    layers.data[count + n] = used ? layer(origin + stop[n] * slope, distances.size_z) : -2;
-    layers.data[2 * count + n] = layer(middle, distances.size_z);
-    layers.data[3 * count + n] = layer(middle, features.size_z);
+    layers.data[n] = used && !joined(n) ? layer(origin + start[n] * slope) : -2;
+    layers.data[count + n] = used ? layer(origin + stop[n] * slope) : -2;
+    layers.data[2 * count + n] = layer(middle);
     float at_start, at_end, next_start, next_end;
     gradients(n, at_start, at_end);
     if (n + 1 < count && joined(n + 1)) {
@@ -159,47 +125,6 @@ for (int n = begin; n < end; n++) {
         const float jz = 0.5f * grad_gradient.data[2 * count + n];
         const int c = 0;
         // use: kernels.grid_add_face
-    }
-}
-// use: kernels.forget_add
-
-// section: feature_gradient
-// The gradient of the features with z_begin <= z < z_end.
-// use: kernels.grid_sizes with grid=features
-// use: kernels.add
-// use: vectors
-// use: clear
-const int count = samples.starts.shape[0];
-for (int n = begin; n < end; n++) {
-    const short at = layers.data[3 * count + n];
-    if (at + 1 < z_begin || at >= z_end) continue;
-    // use: middle_of
-    // use: kernels.grid_cell
-    (void)gx; (void)gy; (void)gz;
-    for (int upper = 0; upper < 2; upper++) {
-        if (iz + upper < z_begin || iz + upper >= z_end) continue;
-        const float wz = upper ? fz : z0;
-        const float w00 = wz * x0 * y0, w10 = wz * fx * y0, w01 = wz * x0 * fy, w11 = wz * fx * fy;
-        int c = 0;
-#if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
-        for (; c + 8 <= channels; c += 8) {
-            float* g = grad_grid.data + base + upper * plane + c;
-            vec d;
-            for (int j = 0; j < 8; j++) d[j] = grad_values.data[(c + j) * count + n];
-            *(vec*)g += w00 * d;
-            *(vec*)(g + channels) += w10 * d;
-            *(vec*)(g + row) += w01 * d;
-            *(vec*)(g + row + channels) += w11 * d;
-        }
-#endif
-        for (; c < channels; c++) {
-            float* g = grad_grid.data + base + upper * plane + c;
-            const float d = grad_values.data[c * count + n];
-            UNRENDER_ADD(g, w00 * d);
-            UNRENDER_ADD(g + channels, w10 * d);
-            UNRENDER_ADD(g + row, w01 * d);
-            UNRENDER_ADD(g + row + channels, w11 * d);
-        }
     }
 }
 // use: kernels.forget_add

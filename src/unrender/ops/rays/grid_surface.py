@@ -1,4 +1,4 @@
-"""A surface in dense grids over the world cube [-1, 1]³, evaluated at packed samples: one grid has signed distances, one features.
+"""A surface in a dense grid of signed distances over the cube [-1, 1]³, evaluated at packed samples.
 
 The opacities of a surface follow from the distances at both ends of each interval (equation 13 of NeuS). Intervals that follow each other
 share an end, so one lookup serves both, and so does one addition to the gradient, which is cut into slabs
@@ -77,9 +77,7 @@ def _distance_at(
 @wp.func_native(_CPP.middles)
 def _middles(
     distances: GridSizes,
-    features: GridSizes,
-    distance_vertices: wp.array(dtype=wp.float32),
-    feature_vertices: wp.array(dtype=wp.float32),
+    vertices: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     begin: int,
@@ -87,7 +85,6 @@ def _middles(
     positions: wp.array(dtype=wp.float32),
     sdf: wp.array(dtype=wp.float32),
     gradient: wp.array(dtype=wp.float32),
-    values: wp.array(dtype=wp.float32),
 ): ...
 
 
@@ -95,7 +92,6 @@ def _middles(
 @wp.func_native(_CPP.ends)
 def _ends(
     distances: GridSizes,
-    features: GridSizes,
     samples: SampleArrays,
     rays: RayArrays,
     begin: int,
@@ -128,30 +124,11 @@ def _distance_gradient(
 
 
 @no_type_check
-@wp.func_native(_CPP.feature_gradient)
-def _feature_gradient(
-    features: GridSizes,
-    samples: SampleArrays,
-    rays: RayArrays,
-    layers: wp.array(dtype=wp.int16),
-    grad_values: wp.array(dtype=wp.float32),
-    begin: int,
-    end: int,
-    clear: bool,
-    z_begin: int,
-    z_end: int,
-    grad_grid: wp.array(dtype=wp.float32),
-): ...
-
-
-@no_type_check
 @wp.kernel
 def _surface_kernel(
     first: int,
     distances: GridSizes,
-    features: GridSizes,
-    distance_vertices: wp.array(dtype=wp.float32),
-    feature_vertices: wp.array(dtype=wp.float32),
+    vertices: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     block: int,
@@ -160,7 +137,6 @@ def _surface_kernel(
     slope: wp.array(dtype=wp.float32),
     sdf: wp.array(dtype=wp.float32),
     gradient: wp.array(dtype=wp.float32),
-    values: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
     end = wp.min(samples.starts.shape[0], begin + block)
@@ -176,13 +152,13 @@ def _surface_kernel(
             stop = samples.ends[i]
             before = after
             if ray != last_ray or start != reached:
-                before = _distance_at(distances, distance_vertices, rays, ray, start)
-            after = _distance_at(distances, distance_vertices, rays, ray, stop)
+                before = _distance_at(distances, vertices, rays, ray, start)
+            after = _distance_at(distances, vertices, rays, ray, stop)
             middle[i] = 0.5 * (before + after)
             slope[i] = (after - before) / wp.max(stop - start, _SHORTEST)
             reached = stop
         last_ray = ray
-    _middles(distances, features, distance_vertices, feature_vertices, samples, rays, begin, end, positions, sdf, gradient, values)
+    _middles(distances, vertices, samples, rays, begin, end, positions, sdf, gradient)
 
 
 @no_type_check
@@ -190,7 +166,6 @@ def _surface_kernel(
 def _ends_kernel(
     first: int,
     distances: GridSizes,
-    features: GridSizes,
     samples: SampleArrays,
     rays: RayArrays,
     block: int,
@@ -201,7 +176,7 @@ def _ends_kernel(
 ):
     begin = (first + wp.tid()) * block
     end = wp.min(samples.starts.shape[0], begin + block)
-    _ends(distances, features, samples, rays, begin, end, grad_middle, grad_slope, end_gradients, layers)
+    _ends(distances, samples, rays, begin, end, grad_middle, grad_slope, end_gradients, layers)
 
 
 @no_type_check
@@ -225,24 +200,6 @@ def _distance_gradient_kernel(
     _distance_gradient(
         distances, samples, rays, layers, end_gradients, grad_sdf, with_sdf, grad_gradient, begin, end, clear, z_begin, z_end, grad_grid
     )
-
-
-@no_type_check
-@wp.kernel
-def _feature_gradient_kernel(
-    first: int,
-    features: GridSizes,
-    samples: SampleArrays,
-    rays: RayArrays,
-    layers: wp.array(dtype=wp.int16),
-    grad_values: wp.array(dtype=wp.float32),
-    slabs: int,
-    block: int,
-    clear: bool,
-    grad_grid: wp.array(dtype=wp.float32),
-):
-    begin, end, z_begin, z_end = slab_range(first + wp.tid(), slabs, block, samples.starts.shape[0], features.size_z)
-    _feature_gradient(features, samples, rays, layers, grad_values, begin, end, clear, z_begin, z_end, grad_grid)
 
 
 @no_type_check
@@ -286,66 +243,52 @@ def _visible_kernel(
 
 class _GridSurface(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, distances: Tensor, features: Tensor, samples: Samples, origins: Tensor, directions: Tensor) -> Any:
-        count, device, channels = samples.starts.shape[0], distances.device, features.shape[3]
+    def forward(ctx: Any, distances: Tensor, samples: Samples, origins: Tensor, directions: Tensor) -> Any:
+        count, device = samples.starts.shape[0], distances.device
         positions, gradient = torch.empty(count, 3, device=device), torch.empty(3, count, device=device)
         middle, slope, sdf = (torch.empty(count, device=device) for _ in range(3))
-        values = torch.empty(channels, count, device=device)
         items, block = blocks(count, _BLOCK, device)
-        arguments = [grid_sizes(distances), grid_sizes(features), distances.view(-1), features.view(-1)]
-        arguments += [samples.arrays, _arrays(origins, directions), block]
-        arguments += [positions.view(-1), middle, slope, sdf, gradient.view(-1), values.view(-1)]
+        arguments = [grid_sizes(distances), distances.view(-1), samples.arrays, _arrays(origins, directions), block]
+        arguments += [positions.view(-1), middle, slope, sdf, gradient.view(-1)]
         launch(_surface_kernel, items, arguments, device, chunks=items)
         ctx.samples = samples
-        ctx.save_for_backward(distances, features, origins, directions)
+        ctx.save_for_backward(distances, origins, directions)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(positions)
-        return positions, middle, slope, sdf, gradient.t(), values.t()
+        return positions, middle, slope, sdf, gradient.t()
 
     @staticmethod
     @differentiable_once("grid_surface")
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        distances, features, origins, directions = ctx.saved_tensors
+        distances, origins, directions = ctx.saved_tensors
         samples: Samples = ctx.samples
-        _, of_middle, of_slope, of_sdf, of_gradient, of_values = grads
+        _, of_middle, of_slope, of_sdf, of_gradient = grads
         count, device = samples.starts.shape[0], distances.device
         arrays = [samples.arrays, _arrays(origins, directions)]
-        layers, end_gradients = torch.empty(4 * count, dtype=torch.int16, device=device), torch.empty(2 * count, device=device)
+        layers, end_gradients = torch.empty(3 * count, dtype=torch.int16, device=device), torch.empty(2 * count, device=device)
         items, block = blocks(count, _BLOCK, device)
         ends = [origins.new_zeros(count) if grad is None else grad.contiguous() for grad in (of_middle, of_slope)]
-        arguments = [grid_sizes(distances), grid_sizes(features), *arrays, block, *ends, end_gradients, layers]
-        launch(_ends_kernel, items, arguments, device, chunks=items)
-        grad_distances = grad_features = None
-        if ctx.needs_input_grad[0]:
-            sdf = layers.new_empty(0, dtype=torch.float32) if of_sdf is None else of_sdf.contiguous()
-            gradient = origins.new_zeros(3 * count) if of_gradient is None else of_gradient.t().contiguous().view(-1)
-            arguments = [*arrays, layers, end_gradients, sdf, of_sdf is not None, gradient]
-            grad_distances = _by_slabs(_distance_gradient_kernel, distances, arguments, count)
-        if ctx.needs_input_grad[1] and of_values is not None:
-            arguments = [*arrays, layers, of_values.t().contiguous().view(-1)]
-            grad_features = _by_slabs(_feature_gradient_kernel, features, arguments, count)
-        return grad_distances, grad_features, None, None, None
+        launch(_ends_kernel, items, [grid_sizes(distances), *arrays, block, *ends, end_gradients, layers], device, chunks=items)
+        sdf = layers.new_empty(0, dtype=torch.float32) if of_sdf is None else of_sdf.contiguous()
+        gradient = origins.new_zeros(3 * count) if of_gradient is None else of_gradient.t().contiguous().view(-1)
+        # On a CPU each slab clears its own part of the gradient.
+        clear = on_cpu(device)
+        grad_grid = recycled(distances.shape) if clear else torch.zeros_like(distances)
+        slabs, items, block = slabs_of(distances, count, device)
+        arguments = [grid_sizes(distances), *arrays, layers, end_gradients, sdf, of_sdf is not None, gradient, slabs, block, clear]
+        launch(_distance_gradient_kernel, items, [*arguments, grad_grid.view(-1)], device, chunks=items)
+        return grad_grid, None, None, None
 
 
 def _arrays(origins: Tensor, directions: Tensor) -> Any:
     return filled(RayArrays, origins=origins, directions=directions)
 
 
-def _by_slabs(kernel: Any, grid: Tensor, arguments: list[Any], count: int) -> Tensor:
-    """Return the gradient of a grid, which on a CPU each slab clears for itself."""
-    device = grid.device
-    clear = on_cpu(device)
-    gradient = recycled(grid.shape) if clear else torch.zeros_like(grid)
-    slabs, items, block = slabs_of(grid, count, device)
-    launch(kernel, items, [grid_sizes(grid), *arguments, slabs, block, clear, gradient.view(-1)], device, chunks=items)
-    return gradient
-
-
 class GridSurface(NamedTuple):
-    """A surface in grids at packed samples."""
+    """A surface in a grid at packed samples."""
 
     positions: Float[Tensor, "samples 3"]
-    """The middle of each interval, in the world."""
+    """The middle of each interval."""
     middle: Float[Tensor, " samples"]
     """(f(a) + f(b)) / 2 for an interval from a to b; zero in the unused tail, as is ``slope``."""
     slope: Float[Tensor, " samples"]
@@ -354,32 +297,27 @@ class GridSurface(NamedTuple):
     """f at the positions."""
     gradient: Float[Tensor, "samples 3"]
     """∇f at the positions; the transposed view of a [3, samples] buffer."""
-    features: Float[Tensor, "samples features"]
-    """The features at the positions; the transposed view of a [features, samples] buffer."""
 
 
-def _grid(takes: Arguments, grid: object, name: str, channels: int | str) -> Tensor:
-    """Return a grid, contiguous."""
-    found = takes.float32(grid, name, ("Z", "Y", "X", channels)).contiguous()
-    if not 2 <= min(found.shape[:3]) <= max(found.shape[:3]) <= _MOST_LAYERS or found.shape[3] == 0:
-        wanted = f"2 to {_MOST_LAYERS:,} vertices along each axis, and a channel"
-        raise ValueError(f"{takes.verb} takes {wanted} as {name}, got {describe(found)}")
+def _grid(takes: Arguments, distances: object) -> Tensor:
+    """Return the grid of distances, contiguous."""
+    found = takes.float32(distances, "distances", ("Z", "Y", "X", 1)).contiguous()
+    if not 2 <= min(found.shape[:3]) <= max(found.shape[:3]) <= _MOST_LAYERS:
+        raise ValueError(f"{takes.verb} takes 2 to {_MOST_LAYERS:,} vertices along each axis as distances, got {describe(found)}")
     return found
 
 
-def grid_surface(
-    samples: Samples, rays: Rays, distances: Float[Tensor, "Z Y X 1"], features: Float[Tensor, "depth height width C"]
-) -> GridSurface:
-    """Interpolate signed distances f and features trilinearly at packed samples, with the secant of f over each interval.
+def grid_surface(samples: Samples, rays: Rays, distances: Float[Tensor, "Z Y X 1"]) -> GridSurface:
+    """Interpolate signed distances f trilinearly at packed samples, with the secant of f over each interval.
 
-    The first vertex of a grid lies at -1 and its last at 1 along each axis; outside, the border value continues. Differentiable once in
-    both grids; rays and distances along them get no gradient.
+    The first vertex of the grid lies at -1 and its last at 1 along each axis; outside, the border value continues. Differentiable once in
+    the distances; rays get no gradient.
 
     Args:
         samples: the intervals.
-        rays: the rays they lie on.
-        distances: signed distances at the vertices of one grid.
-        features: vectors at the vertices of another one.
+        rays: the rays they lie on; for a grid over another box, in the coordinates in which the box is the cube. Their directions need no
+            unit length.
+        distances: signed distances at the vertices.
 
     Raises:
         ValueError: for other shapes or types, tensors on different devices, or fewer than two vertices along an axis.
@@ -387,15 +325,15 @@ def grid_surface(
     >>> one = Samples(torch.zeros(1, dtype=torch.int32), torch.tensor([0.5]), torch.tensor([1.5]),
     ...               torch.zeros(1, dtype=torch.int32), torch.ones(1, dtype=torch.int32))
     >>> grid = torch.arange(8.0).reshape(2, 2, 2, 1)
-    >>> found = grid_surface(one, Rays(torch.tensor([[-1.0, -1.0, -1.0]]), torch.tensor([[1.0, 0.0, 0.0]])), grid, grid)
+    >>> found = grid_surface(one, Rays(torch.tensor([[-1.0, -1.0, -1.0]]), torch.tensor([[1.0, 0.0, 0.0]])), grid)
     >>> found.middle.item(), found.slope.item(), found.gradient.tolist()
     (0.5, 0.5, [[0.5, 1.0, 2.0]])
     """
     takes = arguments_of("grid_surface", samples)
     origins, directions = ray_tensors(takes, rays, (samples.count.shape[0], "rays"))
-    distances, features = _grid(takes, distances, "distances", 1), _grid(takes, features, "features", "C")
-    takes.count(max(4, features.shape[3]) * samples.starts.shape[0], "the result")
-    return GridSurface(*_GridSurface.apply(distances, features, samples, origins.detach(), directions.detach()))
+    distances = _grid(takes, distances)
+    takes.count(4 * samples.starts.shape[0], "the result")
+    return GridSurface(*_GridSurface.apply(distances, samples, origins.detach(), directions.detach()))
 
 
 @torch.no_grad()
@@ -427,7 +365,7 @@ def grid_visible(
     """
     takes = arguments_of("grid_visible", samples)
     origins, directions = ray_tensors(takes, rays, (samples.count.shape[0], "rays"))
-    distances, device = _grid(takes, distances, "distances", 1), samples.starts.device
+    distances, device = _grid(takes, distances), samples.starts.device
     width = checked_sharpness(takes, sharpness)
     limits = takes.number(threshold, "threshold"), takes.number(alpha_threshold, "alpha_threshold")
     flags = torch.zeros(samples.starts.shape[0], dtype=torch.uint8, device=device)

@@ -23,16 +23,33 @@ if TYPE_CHECKING:
     from unrender.fields.surface import SurfaceField
 
 
+@dataclass(frozen=True)
+class SurfaceStart:
+    """What is known about a surface before it is fitted."""
+
+    distances: Tensor | None = None
+    """Signed distances [size, size, size] over the world cube; None for a sphere."""
+    box: Tensor | None = None
+    """The smallest and the largest corner of the box of the object [2, 3]; None for the world cube."""
+
+
 class FieldSettings(ABC):
     """The interface of the settings of a distance field, :class:`GridField` or :class:`HashField`."""
 
     @abstractmethod
-    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
-        """Return the initial field, with ``initial`` distances if it supports them, otherwise a sphere."""
+    def surface(self, config: NeusConfig, start: SurfaceStart, *, surroundings: bool, generator: torch.Generator) -> SurfaceField:
+        """Return the field at its start.
+
+        Args:
+            config: of the recipe.
+            start: the first surface, for a field that supports one; others start as a sphere.
+            surroundings: whether there is something beyond the world cube.
+            generator: of the initial weights.
+        """
 
     @abstractmethod
-    def around(self, config: NeusConfig) -> nerf.RadianceSettings:
-        """Return the field of the surroundings."""
+    def surroundings(self, config: NeusConfig) -> nerf.RadianceSettings | None:
+        """Return the field of the surroundings; None if it is the surface's own radiance field."""
 
     def density(self, config: NeusConfig) -> nerf.NerfConfig | None:
         """Return the radiance field to fit before the surface; None if the field needs none."""
@@ -62,15 +79,11 @@ class FieldSettings(ABC):
 class GridField(FieldSettings):
     """Dense grids of distances and features, refined from coarse to fine; made for two CPU cores."""
 
-    stages: tuple[Stage, ...] = ((0.0, 80, 40), (0.1, 112, 56), (0.35, 176, 88))
-    """(from this share of the budget, vertices of the distance grid, of the feature grid)."""
-    grid_features: int = 8
-    """Features per vertex."""
-    grid_rate: float = 4.0
-    """Learning rate of the features relative to ``learning_rate``."""
+    stages: tuple[Stage, ...] = ((0.0, 64), (0.2, 96), (0.45, 136), (0.7, 176))
+    """(from this share of the budget, vertices of the distance grid along an axis of the world cube)."""
     distance_rate: float = 0.1
     """Learning rate of the distances, in cells of the first grid."""
-    bending: Ramp = 1e-3
+    bending: Ramp = 3e-3
     """Weight of the squared second differences of the distances, which smooths out bumps."""
     start_from_hull: bool = True
     """Start from the visual hull of the masks instead of a sphere."""
@@ -82,7 +95,7 @@ class GridField(FieldSettings):
     def __post_init__(self) -> None:
         if self.stages[0][0] != 0 or any(a[0] >= b[0] for a, b in zip(self.stages, self.stages[1:], strict=False)):
             raise ValueError(f"stages begin at {[stage[0] for stage in self.stages]}; they must begin at 0 and rise")
-        if any(a[1] > b[1] or a[2] > b[2] for a, b in zip(self.stages, self.stages[1:], strict=False)):
+        if any(a[1] > b[1] for a, b in zip(self.stages, self.stages[1:], strict=False)):
             raise ValueError(f"stages are {self.stages}; they must not become coarser")
         for name in ("density_first", "density_first_unmasked"):
             if not 0 <= getattr(self, name) < 1:
@@ -100,14 +113,14 @@ class GridField(FieldSettings):
     def lattice(self) -> int:
         return self.stages[0][1]
 
-    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
+    def surface(self, config: NeusConfig, start: SurfaceStart, *, surroundings: bool, generator: torch.Generator) -> SurfaceField:
         from unrender.fields.grid_sdf import GridSdf, sphere_distance
 
         return GridSdf(
             self.stages,
-            self.grid_features,
-            sphere_distance(self.lattice, radius) if initial is None else initial,
-            feature_rate=self.grid_rate,
+            self.density(config).field.field(unbounded=surroundings, generator=generator),
+            sphere_distance(self.lattice, config.initial_radius) if start.distances is None else start.distances,
+            box=start.box,
             distance_rate=self.distance_rate,
         )
 
@@ -117,10 +130,10 @@ class GridField(FieldSettings):
     def density(self, config: NeusConfig) -> nerf.NerfConfig:
         cpu, sampling = nerf.PRESETS["cpu"], config.sampling
         shared = replace(cpu.sampling, target_samples=sampling.target_samples, occupancy_resolution=sampling.occupancy_resolution)
-        return replace(cpu, sampling=shared)
+        return replace(cpu, field=replace(cpu.field, color_hidden=config.color_hidden), sampling=shared)
 
-    def around(self, config: NeusConfig) -> nerf.RadianceSettings:
-        return self.density(config).field  # the field of the first phase, which has already learned them
+    def surroundings(self, config: NeusConfig) -> None:
+        return None
 
 
 @dataclass(frozen=True)
@@ -141,14 +154,14 @@ class HashField(FieldSettings):
     level_every: float = 0.0
     """Share of the budget between two added levels; 0 activates all from the start."""
 
-    def surface(self, *, radius: float, initial: Tensor | None, generator: torch.Generator) -> SurfaceField:
+    def surface(self, config: NeusConfig, start: SurfaceStart, *, surroundings: bool, generator: torch.Generator) -> SurfaceField:
         from unrender.fields.hash_sdf import HashSdf
 
         return HashSdf(
             self.hash.grid(),
             hidden=self.hidden,
             features=self.geometry_features,
-            radius=radius,
+            radius=config.initial_radius,
             normals=self.normals,
             start_level=self.start_level,
             level_every=self.level_every,
@@ -156,7 +169,7 @@ class HashField(FieldSettings):
             generator=generator,
         )
 
-    def around(self, config: NeusConfig) -> nerf.RadianceSettings:
+    def surroundings(self, config: NeusConfig) -> nerf.RadianceSettings:
         return nerf.RadianceSettings(
             hash=HashLevels(base_resolution=32, finest_resolution=2048, log2_entries=min(19, self.hash.log2_entries)),
             color_hidden=config.color_hidden,
@@ -172,8 +185,6 @@ class SharpnessSettings:
     """v at the start."""
     sharpness_rate: float = 0.1
     """Learning rate of v relative to ``learning_rate``."""
-    sharpness_cap: tuple[float, float] | None = None
-    """Upper bound of s, which grows geometrically from the first to the second number over four fifths of the budget."""
     cosine_anneal: float = 1.0
     """Share of the budget over which the opacity of surfaces seen from behind is annealed to zero."""
 
@@ -256,7 +267,7 @@ _CPU = NeusConfig(
     steps=3_500,
     field=GridField(),
     color_hidden=(32, 32),
-    sharpness=SharpnessSettings(sharpness=0.36, sharpness_rate=0.2, sharpness_cap=(40.0, 320.0)),
+    sharpness=SharpnessSettings(sharpness=0.36, sharpness_rate=0.2, cosine_anneal=0.5),
     sampling=Sampling(
         samples_per_ray=400,
         target_samples=2**16,

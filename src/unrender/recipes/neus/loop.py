@@ -21,8 +21,8 @@ from unrender.ops.rays import MARCHED_PER_TRAINED, Samples, distortion, samples_
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.nerf import loop as nerf
-from unrender.recipes.neus.config import NeusConfig, NeusLosses
-from unrender.recipes.neus.first_surface import seen_cells, surface_of_density, surface_of_hull
+from unrender.recipes.neus.config import NeusConfig, NeusLosses, SurfaceStart
+from unrender.recipes.neus.first_surface import box_of_object, close_outside, seen_cells, surface_of_density, surface_of_hull
 from unrender.recipes.neus.scene import NeusScene, SurfaceSamples, load_surface, new_scene
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
 from unrender.recipes.pixels import PixelBatch, PixelSampler, RayCount, draw_background
@@ -85,7 +85,7 @@ def _start_scene(
     """Return the scene before its first step, from the visual hull or from the radiance field."""
     weights, masked, field = torch.Generator().manual_seed(seed), capture.has_masks, config.field
     if start.resume is not None:
-        return new_scene(config, surroundings=surroundings, masked=masked, initial=None, generator=weights).to(device)
+        return new_scene(config, SurfaceStart(), surroundings=surroundings, masked=masked, generator=weights).to(device)
     # Only a field that starts inside the hull may rely on it: otherwise closed cells would cut holes into the initial sphere.
     from_hull = masked and field.starts_from_hull
     hull = seen_cells(capture, config.sampling.occupancy_resolution, device, within_masks=from_hull)
@@ -95,10 +95,14 @@ def _start_scene(
         with start.clock.running():
             fused = surface_of_density(density, capture, field.lattice)
         initial = initial if fused is None else fused
-    scene = new_scene(config, surroundings=surroundings, masked=masked, initial=initial, generator=weights).to(device)
+    box = None if initial is None or not from_hull else box_of_object(initial, hull)
+    if box is not None:
+        close_outside(hull, box)
+    first = SurfaceStart(initial, box)
+    scene = new_scene(config, first, surroundings=surroundings, masked=masked, generator=weights).to(device)
     scene.occupancy.load_state_dict(hull.state_dict())
-    if scene.around is not None and isinstance(density, nerf.NerfScene):
-        scene.around.load_state_dict(density.field.state_dict())
+    if isinstance(density, nerf.NerfScene):
+        scene.start_as(density.field)
     return scene
 
 
@@ -107,8 +111,8 @@ def _optimizer(scene: NeusScene, adam: AdamSettings, sharpness_rate: float) -> A
     rate, decay = adam.learning_rate, adam.weight_decay
     groups: list[dict[str, Any]] = [{"params": [scene.sharpness_log], "lr": rate * sharpness_rate, "weight_decay": 0.0}]
     groups += scene.surface.parameter_groups(rate, weight_decay=decay)
-    if scene.around is not None:
-        groups += scene.around.parameter_groups(rate, weight_decay=decay)
+    if scene.separate is not None:
+        groups += scene.separate.parameter_groups(rate, weight_decay=decay)
     groups.append({"params": list(scene.color_net.parameters()), "lr": rate, "weight_decay": decay})
     return adam.optimizer(groups)
 

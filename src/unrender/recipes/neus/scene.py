@@ -28,7 +28,7 @@ from unrender.ops.rays import (
     weights_from_sdf,
 )
 from unrender.recipes.fitting import scene_state
-from unrender.recipes.neus.config import NeusConfig, SharpnessSettings
+from unrender.recipes.neus.config import NeusConfig, SharpnessSettings, SurfaceStart
 from unrender.recipes.pixels import picture_background
 from unrender.recipes.settings import Sampling
 from unrender.render.asset import Asset
@@ -60,7 +60,6 @@ class NeusScene(RayScene):
     """A signed distance field with its colors, its sharpness and, where needed, the surroundings."""
 
     anneal: Tensor
-    sharpness_limit: Tensor
 
     def __init__(
         self,
@@ -71,13 +70,14 @@ class NeusScene(RayScene):
         color_hidden: tuple[int, ...],
         background_samples: int,
         masked: bool,
+        unbounded: bool,
+        around: RadianceField | None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
         self.surface = surface
         self.color_net = Perceptron((3 + 3 + _SH_DEGREE**2 + surface.feature_count, *color_hidden, 3), generator)
         self.sharpness_log = nn.Parameter(torch.tensor(sharpness.sharpness))
-        self.sharpness_cap = sharpness.sharpness_cap
         self.cosine_anneal = sharpness.cosine_anneal
         self.occupancy = OccupancyGrid(sampling.occupancy_resolution)
         self.occupancy_threshold = sampling.occupancy_threshold
@@ -85,28 +85,40 @@ class NeusScene(RayScene):
         self.capacity = 2 * sampling.target_samples
         """Largest number of samples that a step keeps after pruning, on a GPU."""
         self.background_samples = background_samples
-        self.around: RadianceField | None = None
-        """The surroundings, set by :func:`new_scene`."""
+        self.separate = around
+        """The radiance field of the surroundings, if it is not that of the surface's features."""
+        self.unbounded = unbounded
         self.register_buffer("has_masks", torch.tensor(masked))
+        self.register_buffer("is_unbounded", torch.tensor(unbounded))
         self.register_buffer("anneal", torch.zeros(()))
         self.annealing = 0.0
-        self.register_buffer("sharpness_limit", torch.tensor(math.inf))
         self.step = 2 * math.sqrt(3) / sampling.samples_per_ray
         self.background = picture_background(sampling.background, masked=masked)
         """Gray value behind the scene in pictures."""
 
+    @property
+    def around(self) -> RadianceField | None:
+        """The radiance field of the surroundings; None if there are none."""
+        if not self.unbounded:
+            return None
+        return self.separate if self.surface.radiance is None else self.surface.radiance
+
+    @torch.no_grad()
+    def start_as(self, radiance: RadianceField) -> None:
+        """Take the features and colors of a fitted radiance field, and its surroundings."""
+        if self.surface.radiance is not None:
+            self.surface.radiance.load_state_dict(radiance.state_dict())
+            self.color_net.start_as(radiance.color_net)
+
     def sharpness(self) -> Tensor:
-        """Return s = exp(10 v), bounded by the cap."""
-        return torch.minimum(torch.exp(10 * self.sharpness_log).clamp(1e-6, 1e6), self.sharpness_limit)
+        """Return s = exp(10 v)."""
+        return torch.exp(10 * self.sharpness_log).clamp(1e-6, 1e6)
 
     def set_fraction(self, fraction: float) -> None:
-        """Move the cosine annealing and the cap of the sharpness to this share of the budget."""
+        """Move the cosine annealing to this share of the budget."""
         end = self.cosine_anneal
         self.annealing = 1.0 if end <= 0 else min(1.0, fraction / end)
         self.anneal.fill_(self.annealing)
-        if self.sharpness_cap is not None:
-            low, high = self.sharpness_cap
-            self.sharpness_limit.fill_(low * (high / low) ** min(1.0, fraction / 0.8))
 
     def march(self, rays: Rays, offsets: Tensor | None, capacity: int | None) -> Samples:
         """Cut the part of each ray near the surface into samples."""
@@ -146,9 +158,10 @@ class NeusScene(RayScene):
 
     def evaluate_around(self, samples: Samples, rays: Rays) -> FieldSamples:
         """Evaluate the radiance field beyond the cube."""
-        assert self.around is not None
-        density, features = self.around.density(samples.positions(rays))
-        color = self.around.color(features, self.around.encode_directions(rays.directions), samples.ray_index)
+        around = self.around
+        assert around is not None
+        density, features = around.density(samples.positions(rays))
+        color = around.color(features, around.encode_directions(rays.directions), samples.ray_index)
         return FieldSamples(weights_from_density(density, samples), color)
 
     def surroundings(self, rays: Rays, offsets: Tensor | None, background: Tensor) -> tuple[Tensor, int]:
@@ -223,35 +236,35 @@ def samples_beyond(rays: Rays, count: int, offsets: Tensor | None) -> Samples:
     )
 
 
-def new_scene(config: NeusConfig, *, surroundings: bool, masked: bool, initial: Tensor | None, generator: torch.Generator) -> NeusScene:
+def new_scene(config: NeusConfig, start: SurfaceStart, *, surroundings: bool, masked: bool, generator: torch.Generator) -> NeusScene:
     """Return the scene at the start of a fit.
 
     Args:
         config: of the recipe.
+        start: the first surface.
         surroundings: whether a radiance field is learned around the cube.
         masked: whether the capture has masks.
-        initial: signed distances [size, size, size] that a grid field starts from; a sphere by default.
         generator: of the initial weights.
     """
-    scene = NeusScene(
-        config.field.surface(radius=config.initial_radius, initial=initial, generator=generator),
+    separate = config.field.surroundings(config) if surroundings else None
+    return NeusScene(
+        config.field.surface(config, start, surroundings=surroundings, generator=generator),
         config.sharpness,
         config.sampling,
         color_hidden=config.color_hidden,
         background_samples=config.surroundings.background_samples,
         masked=masked,
+        unbounded=surroundings,
+        around=None if separate is None else separate.field(unbounded=True, generator=generator),
         generator=generator,
     )
-    if surroundings:
-        scene.around = config.field.around(config).field(unbounded=True, generator=generator)
-    return scene
 
 
 def load_surface(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NeusScene:
     """Rebuild the scene of a snapshot taken in the surface phase."""
     state = scene_state(tensors)
-    surroundings = any(name.startswith("around.") for name in state)
-    scene = new_scene(config, surroundings=surroundings, masked=bool(state["has_masks"]), initial=None, generator=torch.Generator())
+    surroundings, masked = bool(state["is_unbounded"]), bool(state["has_masks"])
+    scene = new_scene(config, SurfaceStart(), surroundings=surroundings, masked=masked, generator=torch.Generator())
     scene.load_state_dict(state)
     scene.annealing = float(scene.anneal)
     return scene.to(device)
