@@ -8,10 +8,12 @@ from functools import partial
 import pytest
 import torch
 
+from unrender.cameras import Rays
 from unrender.captures.capture import Capture
 from unrender.captures.images import Images
 from unrender.demo import make_demo_capture
 from unrender.fields.hash_sdf import HashSdf
+from unrender.ops.rays import Samples
 from unrender.recipes import nerf, neus
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import Fitting, Progress
@@ -126,6 +128,26 @@ def test_surroundings_are_learned_where_there_are_no_masks(capture: Capture):
     assert float((color - 200 / 255).abs().mean()) < 0.1
     with pytest.raises(ValueError, match="masks=none"):
         neus.fit(capture, override(config, learned_background=True), device=CPU, seed=0)
+
+
+@pytest.mark.parametrize(("reach", "factor"), [(0.0, 1.0), (0.5, 1.0), (2.0, 0.25), (4.0, 0.0625)])
+def test_samples_right_in_front_of_a_camera_get_a_smaller_gradient(reach: float, factor: float):
+    scene = nerf.NerfScene(NERF, unbounded=True, masked=False, generator=torch.Generator().manual_seed(0))
+    one, ray = torch.zeros(1, dtype=torch.int32), Rays(torch.tensor([[0.1, 0.2, -2.0]]), torch.tensor([[0.0, 0.0, 1.0]]))
+    samples = Samples(one, torch.tensor([0.9]), torch.tensor([1.1]), one, torch.ones(1, dtype=torch.int32))
+
+    def gradient() -> torch.Tensor:
+        found = scene.evaluate(samples, ray)
+        (found.weights.sum() + found.color.square().sum()).backward()
+        table = scene.field.table
+        assert table.grad is not None
+        result, table.grad = table.grad, None
+        return result
+
+    whole = gradient()
+    scene.reach = reach
+    torch.testing.assert_close(gradient(), whole * factor)
+    assert float(whole.abs().max()) > 0
 
 
 def test_a_scene_is_rebuilt_at_the_level_it_was_saved_at(capture: Capture):

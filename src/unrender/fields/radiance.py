@@ -48,7 +48,11 @@ class RadianceField(nn.Module):
     def density(self, positions: Float[Tensor, "samples 3"]) -> tuple[Float[Tensor, " samples"], Float[Tensor, "samples geometry"]]:
         """Compute the density per world unit and the geometry features, whose first is the raw density."""
         features = self.features(positions)
-        return truncated_exp(features[:, 0] + _DENSITY_BIAS), features
+        return self.density_of(features), features
+
+    def density_of(self, features: Float[Tensor, "samples geometry"]) -> Float[Tensor, " samples"]:
+        """Compute the density per world unit from the geometry features."""
+        return truncated_exp(features[:, 0] + _DENSITY_BIAS)
 
     def features(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples geometry"]:
         """Compute the geometry features g(h(x))."""

@@ -65,6 +65,8 @@ class NerfScene(RayScene):
         """Largest number of samples that a step keeps after pruning, on a GPU."""
         self.background = picture_background(sampling.background, masked=masked)
         """Gray value behind the scene in pictures."""
+        self.reach = 0.0
+        """Distance from a camera up to which the gradients of samples are damped; see :meth:`evaluate`."""
 
     def march(self, rays: Rays, offsets: Tensor | None, capacity: int | None) -> Samples:
         """Cut the occupied part of each ray into samples."""
@@ -88,9 +90,16 @@ class NerfScene(RayScene):
         return lambda part: 1 - torch.exp(-self.field.density(part.positions(rays))[0] * part.lengths)
 
     def evaluate(self, samples: Samples, rays: Rays) -> FieldSamples:
-        """Evaluate density and color of every sample, for training."""
-        density, features = self.field.density(samples.positions(rays))
-        weights = weights_from_density(density, samples)
+        """Evaluate density and color of every sample, for training.
+
+        A region right in front of a camera fills its whole photo, and gets as much more gradient: fog there explains that photo and no
+        other. The gradient of a sample at distance t is therefore multiplied by min(1, t²/reach²) (Philip and Deschaintre 2023).
+        """
+        features = self.field.features(samples.positions(rays))
+        if self.reach > 0 and features.requires_grad:
+            damping = (samples.midpoints / self.reach).square().clamp(max=1.0)[:, None]
+            features.register_hook(lambda gradient: gradient * damping)
+        weights = weights_from_density(self.field.density_of(features), samples)
         return FieldSamples(weights, self.field.color(features, self.field.encode_directions(rays.directions), samples.ray_index))
 
     def evaluate_visible(self, samples: Samples, rays: Rays) -> FieldSamples:
@@ -191,6 +200,8 @@ def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device
     masked = capture.has_masks
     scene = NerfScene(config, unbounded=capture.unbounded, masked=masked, generator=weights_generator).to(device)
     scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
+    if capture.unbounded:
+        scene.reach = float(scene.viewpoints.norm(dim=1).median())
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
