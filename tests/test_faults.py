@@ -485,7 +485,7 @@ def test_a_config_of_another_version_is_read_with_notes(tmp_path: Path) -> None:
         ({"steps": True}, "steps is true; it must be an integer"),
         ({"steps": 0}, "steps is 0; a fit needs at least 1"),
         ({"adam": []}, r"adam is \[\]; it must be the fields of AdamSettings"),
-        ({"field": {"stages": [[0, 1]]}}, "field.stages has 2 values; it must have 3"),
+        ({"field": {"stages": [[0, 1, 2]]}}, "field.stages has 3 values; it must have 2"),
         ({"losses": {"loss": "l3"}}, "losses.loss is 'l3'; it must be one of l1, mse, smooth_l1"),
         ([], "holds no configuration|the content is"),
     ],

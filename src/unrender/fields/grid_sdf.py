@@ -78,7 +78,7 @@ class GridSdf(SurfaceField):
         return self.box.mean(0), 0.5 * (self.box[1] - self.box[0])
 
     def _inner(self, rays: Rays) -> Rays:
-        """Return rays in the coordinates in which the box is the cube [-1, 1]³, without a change of the distances along them."""
+        """Return rays in the coordinates in which the box is [-1, 1]³; distances along them stay the same."""
         center, half = self._center_and_half
         return Rays((rays.origins - center) / half, rays.directions / half)
 
@@ -163,7 +163,7 @@ class GridSdf(SurfaceField):
 
 
 def _shape(box: Float[Tensor, "2 3"], size: int) -> tuple[int, int, int]:
-    """Return the vertices along z, y and x of a grid over a box, with the cells of a grid of ``size``³ vertices over the world cube."""
+    """Return the vertices along z, y and x of a grid over a box. Its cells are those of ``size``³ vertices over the world cube."""
     x, y, z = (max(2, round(side * (size - 1) / 2) + 1) for side in (box[1] - box[0]).tolist())
     return z, y, x
 

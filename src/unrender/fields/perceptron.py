@@ -30,7 +30,7 @@ class Perceptron(nn.Module):
 
     @torch.no_grad()
     def start_as(self, other: Perceptron) -> None:
-        """Become another perceptron with the same layers; inputs that this one has before those of the other have no effect at first."""
+        """Copy another perceptron with fewer inputs; the further ones, which come first, have no effect yet."""
         for mine, theirs in zip(self.parameters(), other.parameters(), strict=True):
             mine.zero_()
             mine[..., mine.shape[-1] - theirs.shape[-1] :] = theirs

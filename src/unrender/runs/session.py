@@ -412,7 +412,7 @@ def remarks_about(result: FitResult, max_seconds: float | None) -> list[str]:
 
 
 def remarks_about_phases(history: Sequence[HistoryLine]) -> list[str]:
-    """Return a sentence about a last phase that fits the photos worse than the phase before it did at its end."""
+    """Return a sentence about a last phase that fits the photos worse than the one before."""
     ends = {line.phase: line.psnr for line in history if line.psnr is not None}
     if len(ends) < 2:
         return []
