@@ -147,6 +147,27 @@ class HistoryLine:
 
 
 @dataclass(frozen=True)
+class PhaseSpan:
+    """Time range of a phase."""
+
+    name: str
+    start: float
+    """Seconds of training."""
+    last: HistoryLine
+
+
+def phases_of(lines: Sequence[HistoryLine]) -> list[PhaseSpan]:
+    """Return the phases of a fit in order; none for a fit in a single phase."""
+    spans: list[PhaseSpan] = []
+    for line in lines:
+        if spans and spans[-1].name == line.phase:
+            spans[-1] = dataclasses.replace(spans[-1], last=line)
+        else:
+            spans.append(PhaseSpan(line.phase, spans[-1].last.seconds if spans else 0.0, line))
+    return spans if len(spans) > 1 else []
+
+
+@dataclass(frozen=True)
 class RunDirectory:
     """Paths and files of one run."""
 

@@ -7,14 +7,14 @@ import html
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from unrender.render.asset import Asset
 from unrender.runs.charts import Curve, Level, Mark, line_chart
-from unrender.runs.directory import HistoryLine, RunRecord
+from unrender.runs.directory import HistoryLine, RunRecord, phases_of
 from unrender.runs.display import duration
 from unrender.runs.evaluation import Evaluation, ViewScore
 from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Picture, color_source, data_uri, mesh_picture
@@ -259,7 +259,7 @@ def _curves(report: Report) -> str:
     lines = report.history
     if not lines:
         return ""
-    seconds, marks = [line.seconds for line in lines], [Mark(phase.name, phase.start) for phase in _phases(lines)]
+    seconds, marks = [line.seconds for line in lines], [Mark(phase.name, phase.start) for phase in phases_of(lines)]
     charts = []
 
     def add(title: str, curves: Sequence[Curve], *, logarithmic: bool, level: Level | None = None) -> None:
@@ -285,27 +285,6 @@ def _curves_by_name(seconds: Sequence[float], values: Sequence[Mapping[str, floa
 
 def _or_nan(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-@dataclass(frozen=True)
-class _PhaseSpan:
-    """Time range of a phase."""
-
-    name: str
-    start: float
-    """Seconds of training."""
-    last: HistoryLine
-
-
-def _phases(lines: Sequence[HistoryLine]) -> list[_PhaseSpan]:
-    """Return the phases of a fit in order; none for a fit in a single phase."""
-    spans: list[_PhaseSpan] = []
-    for line in lines:
-        if spans and spans[-1].name == line.phase:
-            spans[-1] = replace(spans[-1], last=line)
-        else:
-            spans.append(_PhaseSpan(line.phase, spans[-1].last.seconds if spans else 0.0, line))
-    return spans if len(spans) > 1 else []
 
 
 def _surface(report: Report) -> str:
@@ -375,7 +354,7 @@ def _run(report: Report) -> str:
         ("device", f"{record.device}: {record.device_name}"),
         ("seed", str(record.seed)),
         ("training", f"{record.seconds:.1f} s, {record.steps:,} steps"),
-        *((f"phase: {phase.name}", f"until {phase.last.seconds:.1f} s, step {phase.last.step:,}") for phase in _phases(report.history)),
+        *((f"phase: {phase.name}", f"until {phase.last.seconds:.1f} s, step {phase.last.step:,}") for phase in phases_of(report.history)),
         *((f"{name}, wall clock", f"{value:.1f} s") for name, value in record.timings.items()),
         *((name, version) for name, version in record.versions.items()),
     ]

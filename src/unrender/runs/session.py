@@ -37,6 +37,7 @@ from unrender.runs.directory import (
     RunRecord,
     differences,
     finite,
+    phases_of,
 )
 from unrender.runs.display import Display, duration
 from unrender.runs.inputs import Origin
@@ -413,11 +414,11 @@ def remarks_about(result: FitResult, max_seconds: float | None) -> list[str]:
 
 def remarks_about_phases(history: Sequence[HistoryLine]) -> list[str]:
     """Return a sentence about a last phase that fits the photos worse than the one before."""
-    ends = {line.phase: line.psnr for line in history if line.psnr is not None}
-    if len(ends) < 2:
+    ends = [(phase.name, phase.last.psnr) for phase in phases_of([line for line in history if line.psnr is not None])]
+    if not ends:
         return []
-    (before, reached), (last, ended) = list(ends.items())[-2:]
-    if ended >= reached - _NO_WORSE:
+    (before, reached), (last, ended) = ends[-2:]
+    if ended is None or reached is None or ended >= reached - _NO_WORSE:
         return []
     return [
         f"the {last} fits the photos with {ended:.1f} dB, worse than the {before} that it began with ({reached:.1f} dB): its shape is not "

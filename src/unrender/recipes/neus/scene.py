@@ -71,7 +71,7 @@ class NeusScene(RayScene):
         background_samples: int,
         masked: bool,
         unbounded: bool,
-        around: RadianceField | None,
+        separate: RadianceField | None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class NeusScene(RayScene):
         self.capacity = 2 * sampling.target_samples
         """Largest number of samples that a step keeps after pruning, on a GPU."""
         self.background_samples = background_samples
-        self.separate = around
+        self.separate = separate
         """The radiance field of the surroundings, if it is not that of the surface's features."""
         self.unbounded = unbounded
         self.register_buffer("has_masks", torch.tensor(masked))
@@ -103,7 +103,6 @@ class NeusScene(RayScene):
             return None
         return self.separate if self.surface.radiance is None else self.surface.radiance
 
-    @torch.no_grad()
     def start_as(self, radiance: RadianceField) -> None:
         """Take the features and colors of a fitted radiance field, and its surroundings."""
         if self.surface.radiance is not None:
@@ -255,7 +254,7 @@ def new_scene(config: NeusConfig, start: SurfaceStart, *, surroundings: bool, ma
         background_samples=config.surroundings.background_samples,
         masked=masked,
         unbounded=surroundings,
-        around=None if separate is None else separate.field(unbounded=True, generator=generator),
+        separate=None if separate is None else separate.field(unbounded=True, generator=generator),
         generator=generator,
     )
 
