@@ -6,7 +6,7 @@ import difflib
 import hashlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,14 +16,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.captures.blender import read_blender
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.checks import check_options, check_world, checked_source
 from unrender.captures.decoding import format_notes
 from unrender.captures.errors import printable
+from unrender.captures.formats import FORMATS, Format
 from unrender.captures.images import ImageMemory, in_threads
 from unrender.captures.masks import read_pictures
-from unrender.captures.neus_npz import read_neus
 from unrender.captures.normal_truth import bundled_normals
 from unrender.captures.normalization import normalize, normalized_poses
 from unrender.captures.normals import read_normals
@@ -31,20 +30,8 @@ from unrender.captures.options import CaptureOptions
 from unrender.captures.points import points_file, read_points
 from unrender.captures.reading import check_file, entries, is_folder, is_regular_file, reason
 from unrender.captures.source import Source
-from unrender.captures.transforms_json import read_transforms
 from unrender.transforms import inverse_similarity, scale_of, transformed
 from unrender.words import CameraAxes, MaskUse, NormalFrame, Up, is_out_of_memory
-
-Reader = Callable[[Path, Path, int], Source]
-"""Reads the cameras of a folder with a recognized camera file; the last argument is ``test_every``."""
-
-FORMATS: tuple[tuple[str, Reader], ...] = (
-    ("transforms_train.json", read_blender),
-    ("transforms.json", read_transforms),
-    ("cameras_sphere.npz", read_neus),
-    ("cameras.npz", read_neus),
-)
-"""The camera file of each format and its reader, in order of preference. A new format only needs a line here."""
 
 _LENS_TOLERANCE = 0.01
 """Reprojection error of a ray, in pixels, above which the lens counts as not invertible."""
@@ -112,8 +99,8 @@ def load_capture(
     maps = "None" if normal_folder is None else "normal maps"
     settings = (downscale, center, radius, up, test_every, maps, normal_maps_frame, masks, camera_axes, principal_shift)
     with _errors_of(folder):
-        (file, read), others = _located(folder)
-        source = read(folder, folder / file, test_every)
+        layout, cameras_file, others = _located(folder)
+        source = layout.read(folder, cameras_file, test_every)
         shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
         source = replace(source, intrinsics=source.intrinsics + shift)
         source = source if camera_axes is None else source.with_camera_axes(camera_axes)
@@ -122,7 +109,7 @@ def load_capture(
         source, about_views = checked_source(source, folder, test_every)
         notes = [*source.notes, *about_views, *format_notes(source.images)]
         if others:
-            notes.append(f"read {file} and not {' or '.join(others)}, which is there too")
+            notes.append(f"read {layout.cameras} and not {' or '.join(others)}, which is there too")
         pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
         notes += pictures.notes
         photos, ignored = pictures.photos, pictures.ignored
@@ -194,21 +181,21 @@ def _errors_of(folder: Path) -> Iterator[None]:
         raise CaptureError(f"{error.filename or folder} cannot be read ({reason(error)}); check it and load again") from error
 
 
-def _located(folder: Path) -> tuple[tuple[str, Reader], list[str]]:
-    """Find the camera file to read, its reader, and the other camera files present."""
-    known = [file for file, _ in FORMATS]
+def _located(folder: Path) -> tuple[Format, Path, list[str]]:
+    """Return the format of a folder, its file of cameras, and the cameras of other formats that are there too."""
+    known = [layout.cameras for layout in FORMATS]
     if not is_folder(folder) and not is_regular_file(folder):
         raise CaptureError(f"{folder} does not exist{_suggestion(folder)}; give the folder of a capture")
     if not is_folder(folder):
         hint = f"give its folder {folder.parent}" if folder.name in known else "give the folder of a capture"
         raise CaptureError(f"{folder} is a file; {hint}")
-    present = [(name, read) for name, read in FORMATS if is_regular_file(folder / name)]
+    present = [(layout, file) for layout in FORMATS if (file := layout.find(folder)) is not None]
     if not present:
         raise CaptureError(
             f"{folder} has no camera poses: looked for {', '.join(known)}; give the folder that holds one of them, "
             "or solve the poses of plain photos first"
         )
-    return present[0], [name for name, _ in present[1:]]
+    return *present[0], [layout.cameras for layout, _ in present[1:]]
 
 
 def _suggestion(missing: Path) -> str:
