@@ -11,6 +11,7 @@ destination (a level, a ray, a tile), and ``chunks`` says how finely to cut.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import sys
@@ -62,11 +63,49 @@ class _Pool:
 
 
 _pool = _Pool()
-_Signatures: TypeAlias = "set[tuple[tuple[torch.dtype, int] | None, ...]]"
-"""Element types and dimensions of the tensors of a launch."""
+_Signature: TypeAlias = "tuple[tuple[torch.dtype, int] | None, ...]"
+"""Element types and dimensions of the tensors of a launch; None for each other argument."""
 
-_known_signatures: dict[Any, _Signatures] = {}
-"""Signatures with which each kernel loaded on a CPU has run."""
+
+class _Recorded:
+    """A launch on a CPU that Warp has checked once: further ones with arguments of the same types only fill in their values.
+
+    Warp takes about 60 microseconds to check and pack the arguments of a launch, while it holds the interpreter lock; this takes a tenth.
+    """
+
+    def __init__(self, command: object) -> None:
+        assert isinstance(command, wp.Launch) and command.params is not None and command.hooks is not None
+        self._module = command.module_exec  # keeps it loaded
+        self._forward = command.hooks.forward
+        self._bounds = type(command.bounds)
+        self._types = [type(parameter) for parameter in command.params[2:]]
+        fields = [(f"argument_{number}", type(parameter)) for number, parameter in enumerate(command.params[1:])]
+        self._arguments = type("Arguments", (ctypes.Structure,), {"_fields_": fields})
+
+    def packed(self, arguments: Sequence[Any]) -> list[Any]:
+        """Return the arguments that follow ``first`` as the kernel takes them."""
+        return [
+            _array(kind, argument)
+            if isinstance(argument, Tensor)
+            else argument
+            if isinstance(argument, int | float)
+            else argument.__ctype__()
+            for kind, argument in zip(self._types, arguments, strict=True)
+        ]
+
+    def run(self, first: int, count: int, packed: Sequence[Any]) -> None:
+        """Run the kernel for work items ``first <= i < first + count``."""
+        self._forward(ctypes.byref(self._bounds(count)), ctypes.byref(self._arguments(first, *packed)))
+
+
+def _array(kind: Any, tensor: Tensor) -> Any:
+    """Return Warp's description of a contiguous tensor."""
+    size = tensor.element_size()
+    return kind(tensor.data_ptr(), 0, tensor.ndim, tensor.shape, [size * step for step in tensor.stride()])
+
+
+_recorded: dict[Any, dict[_Signature, _Recorded]] = {}
+"""What has run of each kernel loaded on a CPU, by the types of its arguments."""
 
 
 def _forget_threads() -> None:
@@ -131,32 +170,37 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         chunks = min(threads, max(1, count // _SMALLEST_CHUNK))
     chunks = min(chunks, count)
     bounds = [count * k // chunks for k in range(chunks + 1)]
-    # Warp checks the types and sizes of arrays, which takes longer than the rest of a launch. Let it check only the first launch with these
-    # types, a launch with a size that it would reject, and a generic kernel, which it selects by the types.
-    known = _signatures_known_to(kernel)
+    recorded = _recorded_of(kernel)
     signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
-    small = all(max(a.shape, default=0) < 2**31 for a in arguments if isinstance(a, Tensor))
-    checked = small and signature in known and not kernel.is_generic
-    ready = [wp.from_torch(a.detach(), requires_grad=False, return_ctype=checked) if isinstance(a, Tensor) else a for a in arguments]
+    # Warp itself reports what it does not take, such as a size beyond int32, and chooses among the forms of a generic kernel.
+    known = recorded.get(signature)
+    if known is not None and all(a.nbytes < 2**31 and a.is_contiguous() for a in arguments if isinstance(a, Tensor)):
+        packed = known.packed(arguments)
+    else:
+        ready = [wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a for a in arguments]
+        command = wp.launch(kernel, dim=count, inputs=[0, *ready], device="cpu", record_cmd=True)
+        known = _Recorded(command)
+        packed = command.params[2:]  # pyright: ignore[reportOptionalMemberAccess, reportOptionalSubscript, reportAttributeAccessIssue]
+        if not kernel.is_generic:
+            recorded[signature] = known
 
     def run(k: int) -> None:
-        wp.launch(kernel, dim=bounds[k + 1] - bounds[k], inputs=[bounds[k], *ready], device="cpu")
+        known.run(bounds[k], bounds[k + 1] - bounds[k], packed)
 
     run_in_threads(run, chunks, threads)
-    known.add(signature)
 
 
-def _signatures_known_to(kernel: Any) -> _Signatures:
-    """Return the signatures this kernel has run with, and load its module on first use.
+def _recorded_of(kernel: Any) -> dict[_Signature, _Recorded]:
+    """Return what has run of this kernel, and load its module on first use.
 
     The lock is needed because two threads that load a module at once unload each other's copy.
     """
-    if kernel not in _known_signatures:
+    if kernel not in _recorded:
         with _pool.loading:
-            if kernel not in _known_signatures:
+            if kernel not in _recorded:
                 wp.load_module(kernel.module, device="cpu")
-                _known_signatures[kernel] = set()
-    return _known_signatures[kernel]
+                _recorded[kernel] = {}
+    return _recorded[kernel]
 
 
 def run_in_threads(work: Callable[[int], None], chunks: int, threads: int) -> None:
