@@ -83,10 +83,10 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
             that do not match.
     """
     arrays = _arrays(file)
-    images = _images(folder)
+    images = images_of(folder)
     names = tuple(f"{image.parent.name}/{image.name}" if image.parent != folder else image.name for image in images)
     notes: list[str] = []
-    indices = _indices(images, sorted(int(key[10:]) for key in arrays if key.startswith("world_mat_")), file, notes)
+    indices = cameras_of(images, sorted(int(key[10:]) for key in arrays if key.startswith("world_mat_")), file, notes)
     scale = _scale(arrays, file, notes)
     sizes = torch.tensor(in_threads(image_size, images))
     projections = _projections(arrays, indices, sizes, names, file, notes)
@@ -119,7 +119,7 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
     )
 
 
-def _images(folder: Path) -> list[Path]:
+def images_of(folder: Path) -> list[Path]:
     """List the images of a capture: those of the first folder that has any, else those beside the cameras."""
     places = [folder / name for name in IMAGE_FOLDERS if is_folder(folder / name)]
     for place in (*places, folder):
@@ -127,7 +127,7 @@ def _images(folder: Path) -> list[Path]:
             return sorted(images, key=natural_key)
     for place in places:
         check_format_of(place)
-    raise CaptureError(f"{folder} has no images; NeuS captures keep them in {folder / 'image'} as .png or .jpg files")
+    raise CaptureError(f"{folder} has no images; put them into {folder / 'images'} as .png or .jpg files")
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
@@ -157,7 +157,7 @@ def _projections(
 ) -> Float[Tensor, "views 3 4"]:
     """Return K [R | t] of each view, to pixels with integer centers."""
     world = torch.stack([_matrix(arrays, f"world_mat_{index}", file) for index in indices])
-    _check_invertible(world, "world_mat", indices, names, file)
+    check_invertible(world, "world_mat", indices, names, file)
     lens = decomposed(world[:, :3])[0]
     focal = lens.diagonal(dim1=1, dim2=2)[:, :2]
     is_rigid = float((lens - torch.eye(3, dtype=torch.float64)).abs().max()) < 1e-3
@@ -169,7 +169,7 @@ def _projections(
             f"and there is no camera_mat_{indices[0]}; write K [R | t] there"
         )
     lenses = torch.stack([_matrix(arrays, f"camera_mat_{index}", file) for index in indices])
-    _check_invertible(lenses, "camera_mat", indices, names, file)
+    check_invertible(lenses, "camera_mat", indices, names, file)
     if bool((lenses[:, 0, 0].abs() > _NORMALIZED).all()):
         notes.append("the intrinsics are those of camera_mat, because world_mat has none")
         return (lenses @ world)[:, :3]
@@ -195,7 +195,7 @@ def _check_precision(arrays: dict[str, np.ndarray], indices: Sequence[int], pose
         )
 
 
-def _check_invertible(matrices: Float[Tensor, "views 4 4"], kind: str, indices: Sequence[int], names: Sequence[str], file: Path) -> None:
+def check_invertible(matrices: Float[Tensor, "views 4 4"], kind: str, indices: Sequence[int], names: Sequence[str], file: Path) -> None:
     sane = (matrices.flatten(1).abs() <= _LARGEST_ENTRY).all(-1)
     stretch = torch.linalg.svdvals(torch.where(sane[:, None, None], matrices[:, :3, :3], torch.eye(3, dtype=matrices.dtype)))
     usable = sane & (stretch[:, 2] > _LEAST_STRETCH * stretch[:, 0])
@@ -224,7 +224,7 @@ def _scale(arrays: dict[str, np.ndarray], file: Path, notes: list[str]) -> Float
     return scale
 
 
-def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path, notes: list[str]) -> list[int]:
+def cameras_of(images: Sequence[Path], cameras: Sequence[int], file: Path, notes: list[str]) -> list[int]:
     """Find the camera of each image: in order, or by the number in its name if there are fewer images."""
     if len(images) == len(cameras):
         return list(cameras)
@@ -232,7 +232,7 @@ def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path, notes: 
     if len(images) < len(cameras) and len(set(numbers)) == len(numbers) and set(numbers) <= set(cameras):
         notes.append(
             f"{file.name} has {len(cameras)} cameras for {len(images)} images, so each image has the camera of the number in its name "
-            f"({images[0].name}: world_mat_{numbers[0]})"
+            f"({images[0].name}: camera {numbers[0]})"
         )
         return [number for number in numbers if number is not None]
     raise CaptureError(
