@@ -17,7 +17,7 @@ from torch import Tensor
 from unrender.captures.errors import CaptureError
 from unrender.captures.neus_npz import images_of
 from unrender.captures.points import MOST_POINTS
-from unrender.captures.posed_photos import Lens, PosedPhoto, affine, first_three, name_below, place_of, posed_source
+from unrender.captures.posed_photos import Lens, PosedPhoto, affine, first_three, place_of, posed_source
 from unrender.captures.reading import is_regular_file
 from unrender.captures.reading_text import count_of, numbers, read_text, text_lines
 from unrender.captures.source import Source
@@ -40,9 +40,8 @@ def read_bundler(folder: Path, file: Path, test_every: int) -> Source:
         raise CaptureError(f"{file} does not begin with the numbers of cameras and points; write it again")
     cameras = count_of(counts[0], _MOST_CAMERAS, f"the number of cameras in {file}")
     points = count_of(counts[1], MOST_POINTS, f"the number of points in {file}")
-    names = _names(folder, file)
-    if names is None:
-        names = [name_below(folder, image) for image in images_of(folder)]
+    listing = next((place / "list.txt" for place in (file.parent, folder) if is_regular_file(place / "list.txt")), None)
+    names = images_of(folder) if listing is None else [line.split()[0] for line in read_text(listing).splitlines() if line.strip()]
     if len(names) != cameras:
         raise CaptureError(f"{file} has {cameras} cameras for {len(names)} photos; put the list.txt of the same solution beside it")
     photos, unsolved = [], []
@@ -50,14 +49,22 @@ def read_bundler(folder: Path, file: Path, test_every: int) -> Source:
         values = [numbers(_row(rows, file, "cameras"), 3, f"the camera of {name} in {file}") for _ in range(5)]
         focal, k1, k2 = values[0]
         if focal == 0:
-            unsolved.append(name)
+            unsolved.append(str(name))
             continue
         lens = Lens((focal, focal), distortion=(k1, k2, 0.0, 0.0, 0.0, 0.0))
         photos.append(PosedPhoto(name, affine(sum(values[1:4], []), values[4]), lens))
     notes = [f"{len(unsolved)} photos were not solved and are left out ({first_three(unsolved)})"] if unsolved else []
     cloud = _points(rows, points, file)
     source = posed_source(
-        folder, file, photos, test_every, axes="opengl", camera_from_source=True, places=place_of(folder, file), notes=notes
+        folder,
+        file,
+        photos,
+        test_every,
+        axes="opengl",
+        camera_from_source=True,
+        places=place_of(folder, file),
+        files=(file,) if listing is None else (file, listing),
+        notes=notes,
     )
     return replace(source, points=cloud)
 
@@ -77,10 +84,3 @@ def _points(rows: Iterator[list[str]], count: int, file: Path) -> Float[Tensor, 
         for _ in range(2):
             _row(rows, file, "points")
     return torch.tensor(points, dtype=torch.float64).reshape(-1, 3)
-
-
-def _names(folder: Path, file: Path) -> list[str] | None:
-    """Return the names of the photos in ``list.txt``, which may be followed by numbers; None if there is no such file."""
-    places = dict.fromkeys((file.parent, folder))
-    found = next((place / "list.txt" for place in places if is_regular_file(place / "list.txt")), None)
-    return None if found is None else [words[0] for line in read_text(found).splitlines() if (words := line.split())]

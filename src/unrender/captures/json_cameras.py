@@ -12,8 +12,8 @@ import torch
 
 from unrender.captures.errors import CaptureError
 from unrender.captures.lenses import number_of
-from unrender.captures.photo_files import PhotoFinder, natural_key
-from unrender.captures.posed_photos import Lens, PosedPhoto, missing_files, pinhole, posed_source, rotation_about
+from unrender.captures.photo_files import natural_key
+from unrender.captures.posed_photos import Lens, PosedPhoto, pinhole, posed_source, rotation_about
 from unrender.captures.reading import finite_matrix, is_folder, is_regular_file, number, read_json, shown
 from unrender.captures.reading_text import names_in
 from unrender.captures.source import Source
@@ -39,41 +39,23 @@ def read_sdfstudio(folder: Path, file: Path, test_every: int) -> Source:
         pose = finite_matrix(frame.get("camtoworld"), [(4, 4)], f"the camtoworld of {name} in {file}")
         what = f"the intrinsics of {name} in {file}"
         intrinsics = finite_matrix(frame.get("intrinsics"), [(4, 4), (3, 3)], what)
-        photos.append(PosedPhoto(name, pose, pinhole(intrinsics[:3, :3], what, shift=0.0, size=size)))
+        mask = frame.get("foreground_mask") and _name(frame["foreground_mask"], f'the "foreground_mask" of {name} in {file}')
+        photos.append(PosedPhoto(name, pose, pinhole(intrinsics[:3, :3], what, shift=0.0, size=size), mask or None))
     notes = []
     if any(frame.get("mono_depth_path") or frame.get("sensor_depth_path") for frame in frames):
         notes.append("the depth images are not used")
     if any(frame.get("mono_normal_path") for frame in frames):
         notes.append("the monocular normals are not used")
-    source = posed_source(folder, file, photos, test_every, as_stored=False, notes=notes)
-    masks = _foreground_masks(folder, file, frames, photos, source)
-    return replace(source, masks=masks, source_from_world=_scene_box(content.get("scene_box"), file))
-
-
-def _foreground_masks(
-    folder: Path, file: Path, frames: list[Mapping[str, Any]], photos: list[PosedPhoto], source: Source
-) -> tuple[Path, ...] | None:
-    """Return the mask of each view, None if no frame has one."""
-    written = {photo.name: frame.get("foreground_mask") for photo, frame in zip(photos, frames, strict=True)}
-    if not any(written.values()):
-        return None
-    without = [name for name, mask in written.items() if not mask]
-    if without:
-        raise CaptureError(f"{file} gives a foreground_mask to some frames but not to {without[0]}; give one to all frames or to none")
-    finder = PhotoFinder(folder)
-    mask_of = {
-        finder.find(name): finder.find(_name(mask, f'a "foreground_mask" in {file}'), prefer=("mask", "masks"))
-        for name, mask in written.items()
-    }
-    masks = [mask_of.get(image) for image in source.images]
-    absent = [name for name, mask in zip(source.names, masks, strict=True) if mask is None]
-    if absent:
-        raise missing_files(finder, absent, len(masks), "mask", file)
-    return tuple(mask for mask in masks if mask is not None)
+    others = {Path(value).name for frame in frames for value in frame.values() if isinstance(value, str)}
+    source = posed_source(folder, file, photos, test_every, as_stored=False, is_photo=lambda path: path.name not in others, notes=notes)
+    return replace(source, source_from_world=_scene_box(content.get("scene_box"), file))
 
 
 def _scene_box(value: Any, file: Path) -> torch.Tensor | None:
-    """Return the map from the unit cube to the smallest cube around the box of the scene; None if there is no box."""
+    """Return the map from the unit cube to the cube around the box of the scene.
+
+    None if there is no box.
+    """
     if not isinstance(value, Mapping) or value.get("aabb") is None:
         return None
     low, high = finite_matrix(value["aabb"], [(2, 3)], f"the aabb of the scene_box in {file}")

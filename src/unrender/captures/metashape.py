@@ -92,7 +92,7 @@ def _numbers(element: Element | None, count: int, what: str) -> list[float]:
 
 
 def _chunk_frame(chunk: Element, component: str | None, file: Path) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return R, t and s of p ↦ s R p + t from the frame of the poses to the coordinates of the chunk."""
+    """Return R, t and s of p ↦ s R p + t, from the poses to the chunk."""
     own = next((item.find("transform") for item in chunk.iter("component") if item.get("id") == component), None)
     frame = own if own is not None else chunk.find("transform")
     if frame is None or frame.find("rotation") is None:

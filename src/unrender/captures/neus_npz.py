@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,13 @@ from torch import Tensor
 
 from unrender.captures.capture import CaptureError
 from unrender.captures.images import in_threads
-from unrender.captures.lenses import plausible_intrinsics
 from unrender.captures.photo_files import IMAGE_FOLDERS, MASK_FOLDERS, check_format_of, natural_key
 from unrender.captures.photos import image_files, image_size
+from unrender.captures.posed_photos import PosedPhoto, pinhole, posed_source
 from unrender.captures.reading import is_folder, read_npz, shown
-from unrender.captures.source import Source, held_out, rigid_motions
+from unrender.captures.source import Source
 
 _WANTED = r"(world|camera)_mat_\d{1,9}|scale_mat_\d{1,9}"
-_CENTER = torch.tensor([0.0, 0.0, 0.5, 0.5], dtype=torch.float64)
-"""Shift from integer pixel centers to centers at +0.5."""
 
 _UNIT_FOCAL = 0.02
 """Focal lengths below this share of the width are no pixels: ``world_mat_i`` has no intrinsics."""
@@ -36,9 +35,6 @@ _NORMALIZED = 16.0
 
 _COARSE = 1e-3
 """Steps of coordinates, as a share of the distance between cameras, above which poses are inaccurate."""
-
-_MOST_SKEW = 0.5
-"""Largest shift of the image border, in pixels, for which skew is ignored."""
 
 _LARGEST_ENTRY = 1e30
 """Largest number of a matrix; its products stay finite."""
@@ -92,31 +88,12 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
     projections = _projections(arrays, indices, sizes, names, file, notes)
     matrices, poses = decomposed(projections)
     _check_precision(arrays, indices, poses, notes)
-    intrinsics = torch.stack((matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 0, 2], matrices[:, 1, 2]), -1) + _CENTER
-    skewed = (matrices[:, 0, 1] / matrices[:, 1, 1]).abs() * sizes[:, 1] / 2
-    if float(skewed.max()) > _MOST_SKEW:
-        view = int(skewed.argmax())
-        raise CaptureError(
-            f"world_mat_{indices[view]} in {file} has skewed pixels, which no camera here has; check the matrix of {names[view]}"
-        )
-    fisheye = torch.zeros(len(images), dtype=torch.bool)
-    intrinsics, doubts = plausible_intrinsics(intrinsics, sizes, fisheye, names, file)
-    poses, repairs = rigid_motions(poses, names, file)
-    return Source(
-        files=(file,),
-        names=names,
-        images=tuple(images),
-        masks=_masks(folder, images),
-        source_from_camera=poses,
-        intrinsics=intrinsics,
-        distortion=torch.zeros(len(images), 6, dtype=torch.float64),
-        sizes=sizes,
-        fisheye=fisheye,
-        apply_exif=(True,) * len(images),
-        split=held_out(names, test_every),
-        source_from_world=scale,
-        notes=(*notes, *repairs, *doubts),
-    )
+    photos = [
+        PosedPhoto(image, pose, pinhole(matrix, f"world_mat_{index} of {name} in {file}"))
+        for image, pose, matrix, index, name in zip(images, poses.numpy(), matrices.numpy(), indices, names, strict=True)
+    ]
+    source = posed_source(folder, file, photos, test_every, as_stored=False, notes=notes)
+    return replace(source, masks=_masks(folder, images), source_from_world=scale)
 
 
 def images_of(folder: Path) -> list[Path]:

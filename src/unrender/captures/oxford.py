@@ -44,8 +44,8 @@ def read_oxford(folder: Path, file: Path, test_every: int) -> Source:
     check_invertible(torch.cat((chosen, last), 1), "P", indices, names, file)
     lenses, poses = decomposed(chosen)
     photos = [
-        PosedPhoto(name, pose.numpy(), pinhole(lens.numpy(), f"the camera of {name} in {file}"))
-        for name, lens, pose in zip(names, lenses, poses, strict=True)
+        PosedPhoto(image, pose, pinhole(lens, f"the camera of {image.name} in {file}"))
+        for image, lens, pose in zip(images, lenses.numpy(), poses.numpy(), strict=True)
     ]
     return posed_source(folder, file, photos, test_every, notes=notes)
 
@@ -77,7 +77,10 @@ def _unpacked(element: tuple[int, bytes], order: str) -> tuple[int, bytes]:
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """Yield type and content of each data element: a tag of eight bytes and what follows, or four bytes within the tag."""
+    """Yield type and content of each data element.
+
+    An element is a tag of eight bytes and what follows, or four bytes within the tag.
+    """
     at = 0
     while at + 8 <= len(data):
         kind, size = struct.unpack_from(order + "II", data, at)

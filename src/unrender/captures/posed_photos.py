@@ -17,7 +17,7 @@ from torch import Tensor
 from unrender.captures.errors import CaptureError
 from unrender.captures.images import in_threads
 from unrender.captures.lenses import plausible_intrinsics
-from unrender.captures.photo_files import IMAGE_FOLDERS, PhotoFinder, unread_message
+from unrender.captures.photo_files import IMAGE_FOLDERS, MASK_FOLDERS, PhotoFinder, unread_message
 from unrender.captures.photos import image_files, image_size
 from unrender.captures.reading import is_folder
 from unrender.captures.source import Source, held_out, opencv_from, rigid_motions
@@ -43,6 +43,8 @@ class Lens:
     distortion: tuple[float, float, float, float, float, float] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
     """k1, k2, k3, k4, p1, p2 of :class:`unrender.cameras.Cameras`."""
     fisheye: bool = False
+    skew: float = 0.0
+    """How far a column leans over, in columns per row; tolerated up to half a pixel."""
     relative: bool = False
     """Whether lengths are shares of the longer side of the photo, and the principal point is counted from its middle."""
 
@@ -72,25 +74,25 @@ def pinhole(matrix: Float[ndarray, "3 3"], what: str, *, shift: float = CENTER, 
         size: of the photos for which K holds.
 
     Raises:
-        CaptureError: the matrix is not upper triangular, or has skewed pixels.
+        CaptureError: the matrix is not upper triangular.
     """
     if not matrix[2, 2] or not np.abs([matrix[1, 0], matrix[2, 0], matrix[2, 1]]).max() <= 1e-6 * abs(matrix[0, 0]):
         raise CaptureError(f"{what} is not upper triangular; write fx s cx, 0 fy cy, 0 0 1")
     (fx, skew, cx), (_, fy, cy), _ = (matrix / matrix[2, 2]).tolist()
-    if abs(skew * cy) > _MOST_SKEW * abs(fy):
-        raise CaptureError(f"{what} has skewed pixels, which no camera here has; check it")
-    return Lens((fx, fy), (cx + shift, cy + shift), size)
+    return Lens((fx, fy), (cx + shift, cy + shift), size, skew=skew / fy if fy else 0.0)
 
 
 @dataclass(frozen=True)
 class PosedPhoto:
     """A photo that a file of cameras names."""
 
-    name: str
-    """As written."""
+    name: str | Path
+    """As written; a path if the reader has listed the file itself."""
     matrix: Float[ndarray, "4 4"]
     """The pose; readers say from which frame to which."""
     lens: Lens
+    mask: str | None = None
+    """The mask that outlines the object, as written; all photos have one or none has."""
 
 
 def affine(rotation: ArrayLike, translation: ArrayLike) -> Float[ndarray, "4 4"]:
@@ -138,14 +140,15 @@ def posed_source(
         notes: what the reader has decided.
 
     Raises:
-        CaptureError: no photos, photos that are missing or of another shape, a pose that is not a rigid motion, or an implausible lens.
+        CaptureError: no photos, photos that are missing or of another shape, masks of some photos only, a pose that is not a
+            rigid motion, or an implausible or skewed lens.
     """
     if not photos:
         raise CaptureError(f"{file} has no camera with a pose; a capture needs at least one view")
     finder = PhotoFinder(folder)
-    found = [_find(finder, photo.name, places) for photo in photos]
+    found = [photo.name if isinstance(photo.name, Path) else _find(finder, photo.name, places) for photo in photos]
     listed = [(photo, image) for photo, image in zip(photos, found, strict=True) if image is not None]
-    absent = [photo.name for photo, image in zip(photos, found, strict=True) if image is None]
+    absent = [str(photo.name) for photo, image in zip(photos, found, strict=True) if image is None]
     if 2 * len(absent) >= len(photos):
         raise missing_files(finder, absent, len(photos), "image", file)
     said = list(notes)
@@ -153,6 +156,7 @@ def posed_source(
         said.append(f"{len(absent)} of the {len(photos)} cameras have no photo and were left out ({first_three(absent)})")
     if finder.moved:
         said.append(moved_note(finder, file, listed[0][1]))
+    masks = _masks(finder, [photo for photo, _ in listed], places, file)
     images = tuple(image for _, image in listed)
     names = tuple(name_below(folder, image) for image in images)
     said += _without_camera(images, is_photo)
@@ -163,6 +167,9 @@ def posed_source(
     sized = [photo.sized(lens.size, file, as_stored=as_stored) for photo, lens in zip(headers, lenses, strict=True)]
     said += scaling_notes([size for size, _ in sized], [lens.size for lens in lenses], file)
     sizes, fisheye = torch.tensor([size for size, _ in sized]), torch.tensor([lens.fisheye for lens in lenses])
+    skewed = [name for name, lens, (size, _) in zip(names, lenses, sized, strict=True) if not abs(lens.skew) * size[1] / 2 <= _MOST_SKEW]
+    if skewed:
+        raise CaptureError(f"the matrix of {skewed[0]} in {file} has skewed pixels, which no camera here has; check it")
     numbers = [lens.in_pixels(size) for lens, (size, _) in zip(lenses, sized, strict=True)]
     intrinsics, doubts = plausible_intrinsics(torch.tensor(numbers, dtype=torch.float64), sizes, fisheye, names, file)
     return Source(
@@ -176,6 +183,7 @@ def posed_source(
         fisheye=fisheye,
         apply_exif=tuple(apply for _, apply in sized),
         split=held_out(names, test_every),
+        masks=masks,
         camera_axes=axes,
         notes=(*said, *repairs, *doubts),
     )
@@ -189,8 +197,23 @@ def inverse_motions(poses: Float[Tensor, "views 4 4"]) -> Float[Tensor, "views 4
     return inverse
 
 
+def _masks(finder: PhotoFinder, photos: Sequence[PosedPhoto], places: Sequence[str], file: Path) -> tuple[Path, ...] | None:
+    """Find the masks of photos; None if no photo has one."""
+    written = [photo.mask for photo in photos if photo.mask is not None]
+    if not written:
+        return None
+    without = next((photo.name for photo in photos if photo.mask is None), None)
+    if without is not None:
+        raise CaptureError(f"{file} gives a mask to some photos but not to {without}; give one to all or to none")
+    found = [_find(finder, name, (*places, *MASK_FOLDERS)) for name in written]
+    absent = [name for name, mask in zip(written, found, strict=True) if mask is None]
+    if absent:
+        raise missing_files(finder, absent, len(written), "mask", file)
+    return tuple(mask for mask in found if mask is not None)
+
+
 def _find(finder: PhotoFinder, written: str, places: Sequence[str]) -> Path | None:
-    """Find a photo in one of the places, by its name as written, or in a folder where photos usually are."""
+    """Find a file in one of the places, by its name as written, or where photos usually are."""
 
     def within(places: Sequence[str]) -> Path | None:
         there = (place for place in places if is_folder(finder.path(f"{place}/{written}").parent))
@@ -236,7 +259,10 @@ def scaling_notes(sizes: Sequence[tuple[int, int]], stated: Sequence[tuple[float
 
 
 def place_of(folder: Path, file: Path) -> tuple[str, ...]:
-    """Return the folder of a file of cameras relative to the capture's, as the first place to look for photos; empty if it is the same."""
+    """Return the folder of a file of cameras as a place to look for photos.
+
+    It is relative to the folder of the capture, and empty if it is that one.
+    """
     return () if file.parent == folder else (file.parent.relative_to(folder).as_posix(),)
 
 

@@ -21,12 +21,13 @@ MOST_XML_PARTS = 1_000_000
 """Most elements and attributes of an XML file; a camera has ten."""
 
 _LONGEST_LINE = 2**20
+_LONGEST_NUMBER = 400
 _HEAD = 4096
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 def head_of(file: Path) -> str:
-    """Return the first 4 KiB of a file as Latin-1 text; empty if it cannot be read or is not a regular file."""
+    """Return the first 4 KiB of a file as Latin-1 text, nothing if it cannot be read."""
     try:
         if not is_regular_file(file):
             return ""
@@ -86,7 +87,7 @@ def numbers(words: Sequence[str], count: int, what: str) -> list[float]:
     if len(words) != count:
         raise CaptureError(f"{what} has {len(words)} numbers, which must be {count}; write it again")
     try:
-        values = [float(word) for word in words]
+        values = [float(word[:_LONGEST_NUMBER]) for word in words]
     except ValueError as error:
         wrong = next((word for word in words if not re.fullmatch(r"[-+.\deE]+", word)), words[0])
         raise CaptureError(f"{what} has {shown(wrong)} where a number must be; write it again") from error
@@ -108,7 +109,9 @@ def count_of(word: str, most: int, what: str) -> int:
 
 
 def read_xml(file: Path) -> ElementTree.Element:
-    """Read the root element of an XML file that declares no document type, so that it has no entities of its own.
+    """Read the root element of an XML file.
+
+    Files that declare a document type are refused, so that there are no entities.
 
     Raises:
         CaptureError: the file is not XML, is too large, or has a DOCTYPE.

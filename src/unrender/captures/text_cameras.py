@@ -50,13 +50,15 @@ def read_middlebury(folder: Path, file: Path, test_every: int) -> Source:
         values = np.array(numbers(words, 21, what))
         photos.append(PosedPhoto(name, affine(values[9:18], values[18:]), pinhole(values[:9].reshape(3, 3), what)))
     source = posed_source(folder, file, photos, test_every, camera_from_source=True)
-    box = _box(file.with_name("README.txt"))
+    readme = file.with_name("README.txt")
+    box = _box(readme)
     if box is None:
         return source
     low, high = box
     middle, half = torch.from_numpy((low + high) / 2), _PADDING * float((high - low).max()) / 2
     frame = similarity(middle, half, torch.eye(3, dtype=torch.float64))
-    return replace(source, source_from_world=frame, notes=(*source.notes, "the region of interest is the bounding box in README.txt"))
+    notes = (*source.notes, "the region of interest is the bounding box in README.txt")
+    return replace(source, files=(file, readme), source_from_world=frame, notes=notes)
 
 
 def _box(file: Path) -> tuple[np.ndarray, np.ndarray] | None:
@@ -163,7 +165,8 @@ def _halcon_photo(folder: Path, number: str) -> str:
 
 def _halcon_lens(file: Path) -> tuple[Lens, bool]:
     """Return a lens from lines ``Key:key: value;``, and whether the file has distortion."""
-    found = dict(re.findall(r"^\s*(\w{1,20}):\w{1,20}:\s*([^;\s]{1,40})\s*;", read_text(file), re.MULTILINE))
+    rows = (re.match(r"(\w{1,20}):\w{1,20}:\s*([^;\s]{1,40})\s*;", line.lstrip()) for line in read_text(file).splitlines())
+    found = {row[1]: row[2] for row in rows if row is not None}
 
     def value(key: str) -> float:
         if key not in found:
