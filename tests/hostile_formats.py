@@ -47,12 +47,14 @@ CAMERAS = {file: family for family in WRITERS for file in made(family).cameras}
 """The files of cameras of all families, whose names differ."""
 
 
+@functools.cache
 def bomb(kind: int) -> bytes:
-    """A MATLAB file with an element that is unpacked to a gigabyte of zeros, or says that it is larger than any file."""
+    """A MATLAB file with an element that is unpacked to three gigabytes of zeros, or says that it is larger than any file."""
     header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM"
     if kind == 0:
         packer = zlib.compressobj(9)
-        body = b"".join(packer.compress(bytes(2**20)) for _ in range(1024)) + packer.flush()
+        first, later = (packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH) for _ in range(2))
+        body = first + 3000 * later
         return header + struct.pack("<II", 15, len(body)) + body
     flags = struct.pack("<IIII", 6, 8, 1, 0)
     if kind == 1:

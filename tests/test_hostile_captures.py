@@ -75,7 +75,7 @@ def test_hostile_captures_are_refused_in_a_sentence_or_can_be_used() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory with RLIMIT_AS and reads /proc")
 def test_damaged_files_of_other_formats_are_refused_in_a_sentence_or_can_be_used() -> None:
-    check_other_formats(campaign(0, 260, OTHER_FORMATS), 260)
+    check_other_formats(campaign(0, 200, OTHER_FORMATS), 200)
 
 
 @pytest.mark.slow

@@ -34,8 +34,8 @@ def read_bundler(folder: Path, file: Path, test_every: int) -> Source:
         CaptureError: the file ends before the cameras or points that it promises, or as in
             :func:`unrender.captures.posed_photos.posed_source`.
     """
-    rows = (words for line in text_lines(file) if (words := line.split()) and not words[0].startswith("#"))
-    counts = next(rows, [])
+    lines = (line for line in text_lines(file) if not line.isspace() and not line.startswith("#"))
+    counts = next(lines, "").split()
     if len(counts) != 2:
         raise CaptureError(f"{file} does not begin with the numbers of cameras and points; write it again")
     cameras = count_of(counts[0], _MOST_CAMERAS, f"the number of cameras in {file}")
@@ -46,7 +46,7 @@ def read_bundler(folder: Path, file: Path, test_every: int) -> Source:
         raise CaptureError(f"{file} has {cameras} cameras for {len(names)} photos; put the list.txt of the same solution beside it")
     photos, unsolved = [], []
     for name in names:
-        values = [numbers(_row(rows, file, "cameras"), 3, f"the camera of {name} in {file}") for _ in range(5)]
+        values = [numbers(_next(lines, file, "cameras").split(), 3, f"the camera of {name} in {file}") for _ in range(5)]
         focal, k1, k2 = values[0]
         if focal == 0:
             unsolved.append(str(name))
@@ -54,7 +54,7 @@ def read_bundler(folder: Path, file: Path, test_every: int) -> Source:
         lens = Lens((focal, focal), distortion=(k1, k2, 0.0, 0.0, 0.0, 0.0))
         photos.append(PosedPhoto(name, affine(sum(values[1:4], []), values[4]), lens))
     notes = [f"{len(unsolved)} photos were not solved and are left out ({first_three(unsolved)})"] if unsolved else []
-    cloud = _points(rows, points, file)
+    cloud = _points(lines, points, file)
     source = posed_source(
         folder,
         file,
@@ -69,18 +69,18 @@ def read_bundler(folder: Path, file: Path, test_every: int) -> Source:
     return replace(source, points=cloud)
 
 
-def _row(rows: Iterator[list[str]], file: Path, what: str) -> list[str]:
-    row = next(rows, None)
-    if row is None:
+def _next(lines: Iterator[str], file: Path, what: str) -> str:
+    line = next(lines, None)
+    if line is None:
         raise CaptureError(f"{file} ends before the {what} that it promises; copy it again")
-    return row
+    return line
 
 
-def _points(rows: Iterator[list[str]], count: int, file: Path) -> Float[Tensor, "points 3"]:
+def _points(lines: Iterator[str], count: int, file: Path) -> Float[Tensor, "points 3"]:
     """Read points: a position, a color, and the photos that see it."""
-    points = []
+    words: list[str] = []
     for _ in range(count):
-        points.append(numbers(_row(rows, file, "points"), 3, f"a point in {file}"))
+        words += _next(lines, file, "points").split()
         for _ in range(2):
-            _row(rows, file, "points")
-    return torch.tensor(points, dtype=torch.float64).reshape(-1, 3)
+            _next(lines, file, "points")
+    return torch.tensor(numbers(words, 3 * count, f"the positions of the points in {file}"), dtype=torch.float64).reshape(-1, 3)

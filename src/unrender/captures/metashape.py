@@ -42,7 +42,8 @@ def read_metashape(folder: Path, file: Path, test_every: int) -> Source:
     """
     root = read_xml(file)
     chunks = [root] if root.tag == "chunk" else root.findall("chunk")
-    cameras = list(chunks[0].iter("camera")) if chunks else []
+    holder = chunks[0].find("cameras") if chunks else None
+    cameras = [] if holder is None else list(holder.iter("camera"))
     if not cameras:
         raise CaptureError(f"{file} has no cameras; export them with Metashape's File, Export, Export Cameras")
     chunk = chunks[0]
