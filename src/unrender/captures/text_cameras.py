@@ -25,8 +25,8 @@ _MOST_CAMERAS = 100_000
 _PADDING = 1.1
 """The region of interest exceeds a tight box by this factor."""
 
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-_CORNER = rf"\(\s*({_NUMBER})[\s,]+({_NUMBER})[\s,]+({_NUMBER})\s*\)"
+_CORNERS = r"\(([^()]{5,200})\)\s{0,20}\(([^()]{5,200})\)"
+"""Two brackets in succession, as READMEs write a bounding box."""
 
 _HALCON_PHOTOS = ("image_camera{}", "camera{}", "{}")
 """Names of the photo of camera NN, without suffix."""
@@ -63,11 +63,16 @@ def read_middlebury(folder: Path, file: Path, test_every: int) -> Source:
 
 def _box(file: Path) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the corners of the only bounding box that a text file states."""
-    found = re.findall(rf"{_CORNER}\s*{_CORNER}", head_of(file))
-    if len(found) != 1:
+    boxes = []
+    for corners in re.findall(_CORNERS, head_of(file)):
+        try:
+            boxes.append([numbers(corner.replace(",", " ").split(), 3, "a corner") for corner in corners])
+        except CaptureError:  # other words in brackets
+            continue
+    if len(boxes) != 1:
         return None
-    low, high = np.array([float(number) for number in found[0]]).reshape(2, 3)
-    return (low, high) if np.abs([low, high]).max() < 1e30 and (high > low).all() else None
+    low, high = np.array(boxes[0])
+    return (low, high) if (high > low).all() else None
 
 
 def read_strecha(folder: Path, file: Path, test_every: int) -> Source:
@@ -84,7 +89,7 @@ def read_strecha(folder: Path, file: Path, test_every: int) -> Source:
         values = np.array(numbers(words, 26 if len(words) > 24 else 24, what))
         size = (float(values[24]), float(values[25])) if len(values) > 24 else None
         lens = pinhole(values[:9].reshape(3, 3), what, size=size)
-        photos.append(PosedPhoto(path.name.removesuffix(".camera"), affine(values[12:21], values[21:24]), lens))
+        photos.append(PosedPhoto(path.stem, affine(values[12:21], values[21:24]), lens))
     return posed_source(folder, file, photos, test_every, files=files, places=place_of(folder, file))
 
 
@@ -105,7 +110,7 @@ def read_mvsnet(folder: Path, file: Path, test_every: int) -> Source:
             raise CaptureError(f"{what} is not extrinsic, 16 numbers, intrinsic and 9 numbers; write it again")
         pose = np.array(numbers(words[1:17], 16, what)).reshape(4, 4)
         lens = pinhole(np.array(numbers(words[18:27], 9, what)).reshape(3, 3), what, shift=0.0)
-        photos.append(PosedPhoto(path.name.removesuffix("_cam.txt"), pose, lens))
+        photos.append(PosedPhoto(path.stem[: -len("_cam")], pose, lens))
     source = posed_source(
         folder,
         file,
@@ -138,7 +143,7 @@ def read_halcon(folder: Path, file: Path, test_every: int) -> Source:
     beside = [file.parent, folder, *(folder / name for name in ("intrinsics", "calibration"))]
     photos, read, bent = [], list(files), 0
     for path in files:
-        number = path.stem.removeprefix("extrinsics_camera")
+        number = path.stem[len("extrinsics_camera") :]
         lens_file = next((place / f"intrinsics_camera{number}.txt" for place in beside if _has(place, number)), None)
         if lens_file is None:
             raise CaptureError(f"there is no intrinsics_camera{number}.txt for {path}; put it into the same folder")
@@ -183,5 +188,5 @@ def _halcon_lens(file: Path) -> tuple[Lens, bool]:
 
 def _files_like(file: Path, pattern: str) -> list[Path]:
     """List the files beside one whose names match, as people count."""
-    found = [file.parent / name for name in names_in(file.parent) if re.fullmatch(pattern, name)]
+    found = [file.parent / name for name in names_in(file.parent) if re.fullmatch(pattern, name, re.IGNORECASE)]
     return sorted((path for path in found if is_regular_file(path)), key=natural_key)[:_MOST_CAMERAS]
