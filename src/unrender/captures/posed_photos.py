@@ -53,7 +53,7 @@ class Lens:
 
         >>> Lens((0.5, 0.5), (0.0, 0.25), relative=True).in_pixels((8, 6))
         [4.0, 4.0, 4.0, 5.0]
-        >>> Lens((8.0, 8.0), size=(16, 12)).in_pixels((8, 6))
+        >>> Lens((8.0, 8.0), size=(16.0, 12.0)).in_pixels((8, 6))
         [4.0, 4.0, 4.0, 3.0]
         """
         width, height = self.size or size
