@@ -758,7 +758,10 @@ def outcome(folder: Path, options: dict[str, Any], usual: set[str]) -> tuple[str
     return ("noted", notes[0]) if notes else ("accepted", "")
 
 
-def main(first: int, count: int) -> None:
+Mutation = Callable[[random.Random, Files], tuple[str, Changes, dict[str, Any]]]
+
+
+def main(first: int, count: int, families: dict[str, Callable[[random.Random], Files]] = FORMATS, mutation: Mutation | None = None) -> None:
     import torch
 
     from unrender.captures import load_capture, normalization
@@ -797,9 +800,9 @@ def main(first: int, count: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (used + GIGABYTES * 2**30, resource.RLIM_INFINITY))
     for current in range(first, first + count):
         rng = random.Random(current)
-        family = rng.choice(list(FORMATS))
-        files = FORMATS[family](rng)
-        kind, changes, options = mutated(rng, files)
+        family = rng.choice(list(families))
+        files = families[family](rng)
+        kind, changes, options = (mutation or mutated)(rng, files)
         key = hash(tuple(files.items()))
         if key not in bases:
             folder = root / f"capture{len(bases)}"

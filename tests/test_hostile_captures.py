@@ -15,12 +15,15 @@ from pathlib import Path
 
 import pytest
 
+from camera_formats import WRITERS
+
 SCRIPT = Path(__file__).with_name("hostile_captures.py")
+OTHER_FORMATS = Path(__file__).with_name("hostile_formats.py")
 SOURCES = Path(__file__).parents[1] / "src"
 RIGHT = ("refused", "noted", "accepted")
 
 
-def campaign(first: int, last: int) -> list[list[object]]:
+def campaign(first: int, last: int, script: Path = SCRIPT) -> list[list[object]]:
     """Load the captures of some seeds; a process that ends early is started again behind the seed at which it did."""
     environment = {**os.environ, "PYTHONPATH": str(SOURCES), "OMP_WAIT_POLICY": "PASSIVE"}
     results: list[list[object]] = []
@@ -28,7 +31,7 @@ def campaign(first: int, last: int) -> list[list[object]]:
     while at < last:
         count = min(5000, last - at)
         done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(at), str(count)],
+            [sys.executable, str(script), str(at), str(count)],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -68,6 +71,25 @@ def check(results: list[list[object]], wanted: int) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="limits memory with RLIMIT_AS and reads /proc")
 def test_hostile_captures_are_refused_in_a_sentence_or_can_be_used() -> None:
     check(campaign(0, 300), 300)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory with RLIMIT_AS and reads /proc")
+def test_damaged_files_of_other_formats_are_refused_in_a_sentence_or_can_be_used() -> None:
+    check_other_formats(campaign(0, 200, OTHER_FORMATS), 200)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="limits memory with RLIMIT_AS and reads /proc")
+def test_ten_thousand_damaged_files_of_other_formats() -> None:
+    check_other_formats(campaign(1000, 11_000, OTHER_FORMATS), 10_000)
+
+
+def check_other_formats(results: list[list[object]], wanted: int) -> None:
+    print(report(results))
+    assert [line for line in results if line[3] not in RIGHT] == []
+    assert len(results) == wanted
+    assert {line[3] for line in results} == set(RIGHT)
+    assert {line[1] for line in results} == set(WRITERS)
 
 
 @pytest.mark.slow

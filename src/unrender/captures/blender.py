@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from unrender.captures.capture import Capture, CaptureError, Split
+from unrender.captures.posed_photos import name_below
 from unrender.captures.reading import is_regular_file, read_json
 from unrender.captures.source import Region, Source, held_out
-from unrender.captures.transforms_json import any_photo_of, dynamic_mask, name_below, read_frames
+from unrender.captures.transforms_json import any_photo_of, dynamic_mask, read_frames
 from unrender.transforms import scale_of
 
 _REGION = Region((0.0, 0.0, 0.0), 1.5)
@@ -66,7 +67,7 @@ def read_blender(folder: Path, file: Path, test_every: int) -> Source:
         apply_exif=tuple(turn for part in parts for turn in part.apply_exif),
         split=split,
         region=_REGION,
-        z_is_up=True,
+        up=(0.0, 0.0, 1.0),
         camera_axes=parts[0].camera_axes,
         notes=(*notes, *dict.fromkeys(note for part in parts for note in part.notes)),
     )

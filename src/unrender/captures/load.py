@@ -57,9 +57,8 @@ def load_capture(
 ) -> Capture:
     """Read the posed photos in a folder; the format is recognized by the files in it.
 
-    Blender (``transforms_train.json``), instant-ngp and nerfstudio (``transforms.json``), NeuS and IDR (``cameras_sphere.npz``,
-    ``cameras.npz``). :func:`unrender.captures.normalization.normalize` describes how the region of interest is found; ``center``,
-    ``radius`` and ``up`` override it, in the frame and units of the poses. Lens distortion is kept; rays follow it.
+    docs/captures.md lists the formats. :func:`unrender.captures.normalization.normalize` describes how the region of interest is found;
+    ``center``, ``radius`` and ``up`` override it, in the frame and units of the poses. Lens distortion is kept; rays follow it.
 
     Args:
         path: the folder.
@@ -187,7 +186,8 @@ def _located(folder: Path) -> tuple[Format, Path, list[str]]:
     if not is_folder(folder) and not is_regular_file(folder):
         raise CaptureError(f"{folder} does not exist{_suggestion(folder)}; give the folder of a capture")
     if not is_folder(folder):
-        hint = f"give its folder {folder.parent}" if folder.name in known else "give the folder of a capture"
+        is_known = any(layout.find(folder.parent) == folder for layout in FORMATS)
+        hint = f"give its folder {folder.parent}" if is_known else "give the folder of a capture"
         raise CaptureError(f"{folder} is a file; {hint}")
     present = [(layout, file) for layout in FORMATS if (file := layout.find(folder)) is not None]
     if not present:

@@ -159,8 +159,8 @@ class DecodedMask:
         return np.rint(np.clip(self.values * np.float64(255 / unit), 0, 255)).astype(np.uint8)
 
 
-def decode_mask(file: Path, *, apply_exif: bool = True) -> DecodedMask:
-    """Decode a mask file.
+def decode_mask(file: Path, *, apply_exif: bool = True, cut_out: bool = False) -> DecodedMask:
+    """Decode a mask file; of a cut-out photo, every pixel that is not black is inside.
 
     An alpha channel wins if it is not the same everywhere. In a palette with colors, label 0 is the background (or black, if label 0 has
     another color and black occurs); in colors without a palette, black is. Everything else is its brightness.
@@ -182,7 +182,7 @@ def decode_mask(file: Path, *, apply_exif: bool = True) -> DecodedMask:
     if len(image.getbands()) >= 3 or image.mode in ("P", "PA"):
         color = np.asarray(image.convert("RGB"))
         brightest = color.max(-1)
-        if np.count_nonzero(brightest - color.min(-1) > _COLORED) > _COLORED_SHARE * brightest.size:
+        if cut_out or np.count_nonzero(brightest - color.min(-1) > _COLORED) > _COLORED_SHARE * brightest.size:
             return DecodedMask(np.where(brightest > _BLACK, 255, 0).astype(np.uint8), "labels")
     return DecodedMask(np.asarray(image.convert("L")), "gray")
 
@@ -203,7 +203,7 @@ def _palette_labels(image: Image.Image) -> UInt8[ndarray, "rows columns"] | None
 
 
 def _decoded(source: Source, view: int, file: Path) -> DecodedMask:
-    mask = decode_mask(file, apply_exif=source.apply_exif[view])
+    mask = decode_mask(file, apply_exif=source.apply_exif[view], cut_out=source.masks_are_cut_outs)
     rows, columns = mask.values.shape
     width, height = source.sizes[view].tolist()
     if (rows, columns) != (height, width):

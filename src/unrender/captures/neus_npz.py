@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,13 @@ from torch import Tensor
 
 from unrender.captures.capture import CaptureError
 from unrender.captures.images import in_threads
-from unrender.captures.lenses import plausible_intrinsics
 from unrender.captures.photo_files import IMAGE_FOLDERS, MASK_FOLDERS, check_format_of, natural_key
 from unrender.captures.photos import image_files, image_size
+from unrender.captures.posed_photos import PosedPhoto, pinhole, posed_source
 from unrender.captures.reading import is_folder, read_npz, shown
-from unrender.captures.source import Source, held_out, rigid_motions
+from unrender.captures.source import Source
 
 _WANTED = r"(world|camera)_mat_\d{1,9}|scale_mat_\d{1,9}"
-_CENTER = torch.tensor([0.0, 0.0, 0.5, 0.5], dtype=torch.float64)
-"""Shift from integer pixel centers to centers at +0.5."""
 
 _UNIT_FOCAL = 0.02
 """Focal lengths below this share of the width are no pixels: ``world_mat_i`` has no intrinsics."""
@@ -36,9 +35,6 @@ _NORMALIZED = 16.0
 
 _COARSE = 1e-3
 """Steps of coordinates, as a share of the distance between cameras, above which poses are inaccurate."""
-
-_MOST_SKEW = 0.5
-"""Largest shift of the image border, in pixels, for which skew is ignored."""
 
 _LARGEST_ENTRY = 1e30
 """Largest number of a matrix; its products stay finite."""
@@ -83,43 +79,24 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
             that do not match.
     """
     arrays = _arrays(file)
-    images = _images(folder)
+    images = images_of(folder)
     names = tuple(f"{image.parent.name}/{image.name}" if image.parent != folder else image.name for image in images)
     notes: list[str] = []
-    indices = _indices(images, sorted(int(key[10:]) for key in arrays if key.startswith("world_mat_")), file, notes)
+    indices = cameras_of(images, sorted(int(key[10:]) for key in arrays if key.startswith("world_mat_")), file, notes)
     scale = _scale(arrays, file, notes)
     sizes = torch.tensor(in_threads(image_size, images))
     projections = _projections(arrays, indices, sizes, names, file, notes)
     matrices, poses = decomposed(projections)
     _check_precision(arrays, indices, poses, notes)
-    intrinsics = torch.stack((matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 0, 2], matrices[:, 1, 2]), -1) + _CENTER
-    skewed = (matrices[:, 0, 1] / matrices[:, 1, 1]).abs() * sizes[:, 1] / 2
-    if float(skewed.max()) > _MOST_SKEW:
-        view = int(skewed.argmax())
-        raise CaptureError(
-            f"world_mat_{indices[view]} in {file} has skewed pixels, which no camera here has; check the matrix of {names[view]}"
-        )
-    fisheye = torch.zeros(len(images), dtype=torch.bool)
-    intrinsics, doubts = plausible_intrinsics(intrinsics, sizes, fisheye, names, file)
-    poses, repairs = rigid_motions(poses, names, file)
-    return Source(
-        files=(file,),
-        names=names,
-        images=tuple(images),
-        masks=_masks(folder, images),
-        source_from_camera=poses,
-        intrinsics=intrinsics,
-        distortion=torch.zeros(len(images), 6, dtype=torch.float64),
-        sizes=sizes,
-        fisheye=fisheye,
-        apply_exif=(True,) * len(images),
-        split=held_out(names, test_every),
-        source_from_world=scale,
-        notes=(*notes, *repairs, *doubts),
-    )
+    photos = [
+        PosedPhoto(image, pose, pinhole(matrix, f"world_mat_{index} of {name} in {file}"))
+        for image, pose, matrix, index, name in zip(images, poses.numpy(), matrices.numpy(), indices, names, strict=True)
+    ]
+    source = posed_source(folder, file, photos, test_every, as_stored=False, notes=notes)
+    return replace(source, masks=_masks(folder, images), source_from_world=scale)
 
 
-def _images(folder: Path) -> list[Path]:
+def images_of(folder: Path) -> list[Path]:
     """List the images of a capture: those of the first folder that has any, else those beside the cameras."""
     places = [folder / name for name in IMAGE_FOLDERS if is_folder(folder / name)]
     for place in (*places, folder):
@@ -127,7 +104,7 @@ def _images(folder: Path) -> list[Path]:
             return sorted(images, key=natural_key)
     for place in places:
         check_format_of(place)
-    raise CaptureError(f"{folder} has no images; NeuS captures keep them in {folder / 'image'} as .png or .jpg files")
+    raise CaptureError(f"{folder} has no images; put them into {folder / 'images'} as .png or .jpg files")
 
 
 def _arrays(file: Path) -> dict[str, np.ndarray]:
@@ -157,7 +134,7 @@ def _projections(
 ) -> Float[Tensor, "views 3 4"]:
     """Return K [R | t] of each view, to pixels with integer centers."""
     world = torch.stack([_matrix(arrays, f"world_mat_{index}", file) for index in indices])
-    _check_invertible(world, "world_mat", indices, names, file)
+    check_invertible(world, "world_mat", indices, names, file)
     lens = decomposed(world[:, :3])[0]
     focal = lens.diagonal(dim1=1, dim2=2)[:, :2]
     is_rigid = float((lens - torch.eye(3, dtype=torch.float64)).abs().max()) < 1e-3
@@ -169,7 +146,7 @@ def _projections(
             f"and there is no camera_mat_{indices[0]}; write K [R | t] there"
         )
     lenses = torch.stack([_matrix(arrays, f"camera_mat_{index}", file) for index in indices])
-    _check_invertible(lenses, "camera_mat", indices, names, file)
+    check_invertible(lenses, "camera_mat", indices, names, file)
     if bool((lenses[:, 0, 0].abs() > _NORMALIZED).all()):
         notes.append("the intrinsics are those of camera_mat, because world_mat has none")
         return (lenses @ world)[:, :3]
@@ -195,7 +172,7 @@ def _check_precision(arrays: dict[str, np.ndarray], indices: Sequence[int], pose
         )
 
 
-def _check_invertible(matrices: Float[Tensor, "views 4 4"], kind: str, indices: Sequence[int], names: Sequence[str], file: Path) -> None:
+def check_invertible(matrices: Float[Tensor, "views 4 4"], kind: str, indices: Sequence[int], names: Sequence[str], file: Path) -> None:
     sane = (matrices.flatten(1).abs() <= _LARGEST_ENTRY).all(-1)
     stretch = torch.linalg.svdvals(torch.where(sane[:, None, None], matrices[:, :3, :3], torch.eye(3, dtype=matrices.dtype)))
     usable = sane & (stretch[:, 2] > _LEAST_STRETCH * stretch[:, 0])
@@ -224,7 +201,7 @@ def _scale(arrays: dict[str, np.ndarray], file: Path, notes: list[str]) -> Float
     return scale
 
 
-def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path, notes: list[str]) -> list[int]:
+def cameras_of(images: Sequence[Path], cameras: Sequence[int], file: Path, notes: list[str]) -> list[int]:
     """Find the camera of each image: in order, or by the number in its name if there are fewer images."""
     if len(images) == len(cameras):
         return list(cameras)
@@ -232,7 +209,7 @@ def _indices(images: Sequence[Path], cameras: Sequence[int], file: Path, notes: 
     if len(images) < len(cameras) and len(set(numbers)) == len(numbers) and set(numbers) <= set(cameras):
         notes.append(
             f"{file.name} has {len(cameras)} cameras for {len(images)} images, so each image has the camera of the number in its name "
-            f"({images[0].name}: world_mat_{numbers[0]})"
+            f"({images[0].name}: camera {numbers[0]})"
         )
         return [number for number in numbers if number is not None]
     raise CaptureError(

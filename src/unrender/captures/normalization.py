@@ -113,7 +113,7 @@ def normalize(
     found, notes = source.source_from_world, list[str]()
     if found is not None and up is None:
         rotation, known = found[:3, :3] / scale_of(found), False
-        notes.append("the world keeps the axes of the capture's own unit sphere, so +Z need not be up; give up to turn it")
+        notes.append("the world keeps the axes of the capture's own unit sphere or box, so +Z need not be up; give up to turn it")
     else:
         rotation, known, notes = _world_axes(source, masks is not None, up)
     if found is not None:
@@ -280,8 +280,10 @@ def _world_axes(source: Source, has_masks: bool, up: Up | None) -> tuple[Float[T
     agree = float(cameras_up.norm()) > 0.1
     if up is None:
         tilted = agree and float(torch.dot(cameras_up, z)) < _UPRIGHT * float(cameras_up.norm())
-        if source.z_is_up or not agree or (has_masks and not tilted):
-            return torch.eye(3, dtype=torch.float64), source.z_is_up or agree, []
+        if source.up is not None:
+            return rotation_between(z, torch.tensor(source.up, dtype=torch.float64)), True, []
+        if not agree or (has_masks and not tilted):
+            return torch.eye(3, dtype=torch.float64), agree, []
         return rotation_between(z, cameras_up), True, ["+Z of the world is the mean upward direction of the cameras"]
     if up == "cameras":
         if not agree:

@@ -69,6 +69,10 @@ class PhotoFinder:
         self._folded_names: dict[Path, dict[str, list[str]]] = {}
         self._below: dict[str, list[tuple[str, ...]]] | None = None
 
+    def path(self, written: str) -> Path:
+        """Return the path that a name means, whether or not there is a file."""
+        return self._finder.path(written)
+
     def find(self, written: str, *, prefer: Sequence[str] = IMAGE_FOLDERS) -> Path | None:
         """Return the file that a name means, or None.
 

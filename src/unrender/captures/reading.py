@@ -148,13 +148,25 @@ def read_bytes(path: Path, most: int) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read the object in a JSON file: UTF-8, or UTF-16 and UTF-32, with or without a byte order mark.
+    """Read the object in a JSON file; see :func:`read_json_value`.
+
+    Raises:
+        CaptureError: as there, or the file holds something other than an object.
+    """
+    content = read_json_value(path)
+    if not isinstance(content, dict):
+        raise CaptureError(f'{path} holds a {type(content).__name__}; it must be an object with a list "frames"')
+    return content
+
+
+def read_json_value(path: Path) -> Any:
+    """Read a JSON file: UTF-8, or UTF-16 and UTF-32, with or without a byte order mark.
 
     Integers of more than 15 digits become floats. NaN and infinity are read, because exporters write them; callers check numbers with
     :func:`number` or :func:`finite_matrix`.
 
     Raises:
-        CaptureError: the file is not JSON or no object, is too large or nested too deeply, or gives a key two values.
+        CaptureError: the file is not JSON, is too large or nested too deeply, or gives a key two values.
     """
     data = read_bytes(path, MOST_JSON_BYTES)
     try:
@@ -173,9 +185,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CaptureError(f"{path} nests lists and objects more than {MOST_JSON_DEPTH} deep; write it again") from error
     except ValueError as error:
         raise CaptureError(f"{path} cannot be read ({reason(error)}); correct it or write it again") from error
-    if not isinstance(content, dict):
-        raise CaptureError(f'{path} holds a {type(content).__name__}; it must be an object with a list "frames"')
-    level: list[Any] = [content]
+    level: list[Any] = [content] if isinstance(content, dict | list) else []
     for _ in range(MOST_JSON_DEPTH):
         children = (part.values() if isinstance(part, dict) else part for part in level)
         level = [child for values in children for child in values if isinstance(child, dict | list)]

@@ -71,6 +71,8 @@ class Source:
     """One mask file for each view; without them, alpha channels of the photos are the masks."""
     mask_meaning: MaskMeaning = "object"
     """Meaning of the files in ``masks``."""
+    masks_are_cut_outs: bool = False
+    """Whether the files in ``masks`` are copies of the photos, black outside of the object."""
     alpha_meaning: MaskMeaning = "by content"
     """Meaning of alpha channels."""
     transparent_colors: tuple[tuple[int, int, int], ...] = ()
@@ -81,8 +83,8 @@ class Source:
     """The normalization stored in the files, if any."""
     region: Region | None = None
     """A region that contains an object with masks, if the format specifies one; the masks narrow it down."""
-    z_is_up: bool = False
-    """Whether +Z of the frame of the poses is known to be up."""
+    up: tuple[float, float, float] | None = None
+    """The upward direction of the frame of the poses, if the format says it."""
     points: Float[Tensor, "points 3"] | None = None
     """Points from structure from motion, if the files name them."""
     camera_axes: CameraAxes = "opencv"

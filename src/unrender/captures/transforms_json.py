@@ -18,9 +18,9 @@ from torch import Tensor
 from unrender.captures.capture import CaptureError, Split
 from unrender.captures.images import in_threads
 from unrender.captures.lenses import LENS_KEYS, LensReader, number_of, plausible_intrinsics
-from unrender.captures.photo_files import MASK_FOLDERS, PhotoFinder, unread_message
-from unrender.captures.photos import image_size
+from unrender.captures.photo_files import MASK_FOLDERS, PhotoFinder
 from unrender.captures.points import read_points
+from unrender.captures.posed_photos import PhotoSize, first_three, missing_files, moved_note, name_below, scaling_notes
 from unrender.captures.reading import finite_matrix, flag, is_regular_file, read_json, shown
 from unrender.captures.source import CameraAxes, MaskMeaning, Source, held_out, opencv_from, rigid_motions
 
@@ -127,32 +127,26 @@ def read_frames(file: Path, content: Mapping[str, Any]) -> Frames:
     there = [finder.find(name) is not None for name in listed]
     if 2 * sum(there) > len(listed) > sum(there):
         absent = [name for name, present in zip(listed, there, strict=True) if not present]
-        notes.append(f"{len(absent)} of the {len(listed)} frames have no photo and were left out ({_first_three(absent)})")
+        notes.append(f"{len(absent)} of the {len(listed)} frames have no photo and were left out ({first_three(absent)})")
         frames = [frame for frame, present in zip(frames, there, strict=True) if present]
         listed = tuple(name for name, present in zip(listed, there, strict=True) if present)
     finder.moved.clear()
     images = _found(finder, listed, "image", file)
     masks, mask_meaning = _masks(finder, frames, listed, images, file)
     if finder.moved:
-        notes.append(
-            f"{len(finder.moved)} paths of {file.name} lead nowhere here, so their files were found by the ends of the paths "
-            f"({_first_three(finder.moved[:1])} is {name_below(file.parent, images[0])})"
-        )
+        notes.append(moved_note(finder, file, images[0]))
     keys = [{**content, **frame} for frame in frames]
     written = [_needed(frame, "transform_matrix", file, name) for frame, name in zip(frames, listed, strict=True)]
     poses = torch.stack([_pose(rows, name, file) for rows, name in zip(written, listed, strict=True)])
     poses, repairs = rigid_motions(poses, listed, file)
-    photos = in_threads(_Photo.read, images)
+    photos = in_threads(PhotoSize.read, images)
     stated = [_stated_size(own, name, file) for own, name in zip(keys, listed, strict=True)]
-    sized = [_size(photo, size, file) for photo, size in zip(photos, stated, strict=True)]
+    sized = [photo.sized(size, file) for photo, size in zip(photos, stated, strict=True)]
     sizes = torch.tensor([size for size, _ in sized])
     _check_pixels_have_a_size(photos, [size for size, _ in sized], frames, content, file)
     if not all(apply for _, apply in sized):
         notes.append("the cameras are of the photos as stored, so their EXIF orientation is not applied")
-    scaled = {size for (size, _), wanted in zip(sized, stated, strict=True) if wanted not in (None, size)}
-    if scaled:
-        found = f"the photos' {'x'.join(map(str, scaled.pop()))}" if len(scaled) == 1 else "the size of each photo"
-        notes.append(f"intrinsics were scaled from the w and h of {file.name} to {found}")
+    notes += scaling_notes([size for size, _ in sized], stated, file)
     lens = LensReader(file)
     fisheye = [lens.is_fisheye(own, name) for own, name in zip(keys, listed, strict=True)]
     numbers = [lens.intrinsics(own, size, name) for own, (size, _), name in zip(keys, sized, listed, strict=True)]
@@ -235,30 +229,12 @@ def _is_set(content: Mapping[str, Any], key: str, file: Path) -> bool:
     return content.get(key) is not None and flag(content[key], f'"{key}" in {file}')
 
 
-def name_below(folder: Path, image: Path) -> str:
-    """Return the path of an image below the capture's folder, with forward slashes."""
-    try:
-        return image.relative_to(folder).as_posix()
-    except ValueError:
-        return image.as_posix()
-
-
 def _found(finder: PhotoFinder, written: Sequence[str], kind: str, file: Path, prefer: Sequence[str] | None = None) -> tuple[Path, ...]:
     found = [finder.find(name) if prefer is None else finder.find(name, prefer=prefer) for name in written]
     missing = [name for name, path in zip(written, found, strict=True) if path is None]
     if missing:
-        unread = next((path for name in missing if (path := finder.unread(name)) is not None), None)
-        if unread is not None:
-            raise CaptureError(unread_message(unread))
-        raise CaptureError(
-            f"{len(missing)} of the {len(written)} {kind} files that {file} lists do not exist ({_first_three(missing)}); "
-            f"put them below {file.parent} or take their frames out"
-        )
+        raise missing_files(finder, missing, len(written), kind, file)
     return tuple(path for path in found if path is not None)
-
-
-def _first_three(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _masks(
@@ -306,37 +282,12 @@ def _stated_size(keys: Mapping[str, Any], name: str, file: Path) -> tuple[float,
     return None if width is None or height is None else (width, height)
 
 
-@dataclass(frozen=True)
-class _Photo:
-    """The two sizes of a photo: after EXIF orientation, and as stored."""
-
-    path: Path
-    shown: tuple[int, int]
-    stored: tuple[int, int]
-
-    @classmethod
-    def read(cls, path: Path) -> _Photo:
-        return cls(path, image_size(path), image_size(path, apply_exif=False))
-
-
-def _size(photo: _Photo, stated: tuple[float, float] | None, file: Path) -> tuple[tuple[int, int], bool]:
-    """Decide the size of a photo, and whether to apply its EXIF orientation.
-
-    It is not applied if only the stored size matches the one stated in the file.
-    """
-    if stated is None or _same_shape(stated, photo.shown):
-        return photo.shown, True
-    if _same_shape(stated, photo.stored):
-        return photo.stored, False
-    other = "turned by 90 degrees" if _same_shape((stated[1], stated[0]), photo.shown) else "another shape"
-    raise CaptureError(
-        f"{file} gives w and h as {stated[0]:g}x{stated[1]:g} but {photo.path.name} is {photo.shown[0]}x{photo.shown[1]}, {other}; "
-        "correct w and h, or use the photos the cameras were solved on"
-    )
-
-
 def _check_pixels_have_a_size(
-    photos: Sequence[_Photo], sizes: Sequence[tuple[int, int]], frames: Sequence[Mapping[str, Any]], content: Mapping[str, Any], file: Path
+    photos: Sequence[PhotoSize],
+    sizes: Sequence[tuple[int, int]],
+    frames: Sequence[Mapping[str, Any]],
+    content: Mapping[str, Any],
+    file: Path,
 ) -> None:
     """Reject shared pixel intrinsics for photos of several sizes, if they do not state their size."""
     if content.get("w") is not None and content.get("h") is not None:
@@ -349,14 +300,6 @@ def _check_pixels_have_a_size(
                 f"{photo.path.name} is {size[0]}x{size[1]} but {photos[0].path.name} is {sizes[0][0]}x{sizes[0][1]}, and {file} does not "
                 "say for which of them its intrinsics are; give w and h, or intrinsics on each frame"
             )
-
-
-def _same_shape(stated: tuple[float, float], size: tuple[int, int]) -> bool:
-    """Tell whether two sizes are equal up to a scale, where each side may have been rounded."""
-    if min(stated) <= 0:
-        return False
-    across, down = size[0] / stated[0], size[1] / stated[1]
-    return abs(across - down) <= max(across, down) * (1 / min(size) + 1 / min(stated))
 
 
 def _split(file: Path, content: Mapping[str, Any], frames: Frames, names: Sequence[str], test_every: int) -> Split:
