@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from unrender.captures.blender import read_blender
+from unrender.captures.colmap import find_colmap, read_colmap
+from unrender.captures.llff import read_llff
 from unrender.captures.neus_npz import read_neus
 from unrender.captures.reading import is_regular_file
 from unrender.captures.source import Source
@@ -44,5 +46,7 @@ FORMATS: tuple[Format, ...] = (
     Format("instant-ngp and nerfstudio", "transforms.json", file_named("transforms.json"), read_transforms),
     Format("NeuS", "cameras_sphere.npz", file_named("cameras_sphere.npz"), read_neus),
     Format("IDR and DVR", "cameras.npz", file_named("cameras.npz"), read_neus),
+    Format("COLMAP", "sparse/", find_colmap, read_colmap),
+    Format("LLFF", "poses_bounds.npy", file_named("poses_bounds.npy"), read_llff),
 )
 """A new format only needs a line here."""

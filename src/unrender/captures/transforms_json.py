@@ -19,7 +19,7 @@ from unrender.captures.capture import CaptureError, Split
 from unrender.captures.images import in_threads
 from unrender.captures.lenses import LENS_KEYS, LensReader, number_of, plausible_intrinsics
 from unrender.captures.photo_files import MASK_FOLDERS, PhotoFinder, unread_message
-from unrender.captures.photos import image_size
+from unrender.captures.photo_sizes import PhotoSize, fitting_size
 from unrender.captures.points import read_points
 from unrender.captures.reading import finite_matrix, flag, is_regular_file, read_json, shown
 from unrender.captures.source import CameraAxes, MaskMeaning, Source, held_out, opencv_from, rigid_motions
@@ -142,9 +142,9 @@ def read_frames(file: Path, content: Mapping[str, Any]) -> Frames:
     written = [_needed(frame, "transform_matrix", file, name) for frame, name in zip(frames, listed, strict=True)]
     poses = torch.stack([_pose(rows, name, file) for rows, name in zip(written, listed, strict=True)])
     poses, repairs = rigid_motions(poses, listed, file)
-    photos = in_threads(_Photo.read, images)
+    photos = in_threads(PhotoSize.read, images)
     stated = [_stated_size(own, name, file) for own, name in zip(keys, listed, strict=True)]
-    sized = [_size(photo, size, file) for photo, size in zip(photos, stated, strict=True)]
+    sized = [fitting_size(photo, size, file) for photo, size in zip(photos, stated, strict=True)]
     sizes = torch.tensor([size for size, _ in sized])
     _check_pixels_have_a_size(photos, [size for size, _ in sized], frames, content, file)
     if not all(apply for _, apply in sized):
@@ -306,37 +306,12 @@ def _stated_size(keys: Mapping[str, Any], name: str, file: Path) -> tuple[float,
     return None if width is None or height is None else (width, height)
 
 
-@dataclass(frozen=True)
-class _Photo:
-    """The two sizes of a photo: after EXIF orientation, and as stored."""
-
-    path: Path
-    shown: tuple[int, int]
-    stored: tuple[int, int]
-
-    @classmethod
-    def read(cls, path: Path) -> _Photo:
-        return cls(path, image_size(path), image_size(path, apply_exif=False))
-
-
-def _size(photo: _Photo, stated: tuple[float, float] | None, file: Path) -> tuple[tuple[int, int], bool]:
-    """Decide the size of a photo, and whether to apply its EXIF orientation.
-
-    It is not applied if only the stored size matches the one stated in the file.
-    """
-    if stated is None or _same_shape(stated, photo.shown):
-        return photo.shown, True
-    if _same_shape(stated, photo.stored):
-        return photo.stored, False
-    other = "turned by 90 degrees" if _same_shape((stated[1], stated[0]), photo.shown) else "another shape"
-    raise CaptureError(
-        f"{file} gives w and h as {stated[0]:g}x{stated[1]:g} but {photo.path.name} is {photo.shown[0]}x{photo.shown[1]}, {other}; "
-        "correct w and h, or use the photos the cameras were solved on"
-    )
-
-
 def _check_pixels_have_a_size(
-    photos: Sequence[_Photo], sizes: Sequence[tuple[int, int]], frames: Sequence[Mapping[str, Any]], content: Mapping[str, Any], file: Path
+    photos: Sequence[PhotoSize],
+    sizes: Sequence[tuple[int, int]],
+    frames: Sequence[Mapping[str, Any]],
+    content: Mapping[str, Any],
+    file: Path,
 ) -> None:
     """Reject shared pixel intrinsics for photos of several sizes, if they do not state their size."""
     if content.get("w") is not None and content.get("h") is not None:
@@ -349,14 +324,6 @@ def _check_pixels_have_a_size(
                 f"{photo.path.name} is {size[0]}x{size[1]} but {photos[0].path.name} is {sizes[0][0]}x{sizes[0][1]}, and {file} does not "
                 "say for which of them its intrinsics are; give w and h, or intrinsics on each frame"
             )
-
-
-def _same_shape(stated: tuple[float, float], size: tuple[int, int]) -> bool:
-    """Tell whether two sizes are equal up to a scale, where each side may have been rounded."""
-    if min(stated) <= 0:
-        return False
-    across, down = size[0] / stated[0], size[1] / stated[1]
-    return abs(across - down) <= max(across, down) * (1 / min(size) + 1 / min(stated))
 
 
 def _split(file: Path, content: Mapping[str, Any], frames: Frames, names: Sequence[str], test_every: int) -> Split:
