@@ -178,9 +178,12 @@ LENSES: tuple[tuple[str, list[float]], ...] = (
 
 def colmap(rng: random.Random, form: str) -> Files:
     names = [f"{k:03d}.png" for k in range(VIEWS)]
-    size = (2 * WIDTH, 2 * HEIGHT) if (smaller := rng.random() < 0.3) else (WIDTH, HEIGHT)
+    smaller = rng.random() < 0.3
+    larger = 2 if smaller else 1
     model, parameters = rng.choice(LENSES)
-    cameras: ColmapCameras = {1: (model, *size, [2 * value if smaller and abs(value) > 1 else value for value in parameters])}
+    cameras: ColmapCameras = {
+        1: (model, larger * WIDTH, larger * HEIGHT, [larger * value if abs(value) > 1 else value for value in parameters])
+    }
     listed = list(zip(names, [1] * VIEWS, poses(VIEWS), strict=True))
     with tempfile.TemporaryDirectory() as folder:
         write_colmap_model(Path(folder), cameras, listed, form=form, tracks=rng.choice([0, 2]))

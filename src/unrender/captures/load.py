@@ -58,8 +58,10 @@ def load_capture(
     """Read the posed photos in a folder; the format is recognized by the files in it.
 
     Blender (``transforms_train.json``), instant-ngp and nerfstudio (``transforms.json``), NeuS and IDR (``cameras_sphere.npz``,
-    ``cameras.npz``). :func:`unrender.captures.normalization.normalize` describes how the region of interest is found; ``center``,
-    ``radius`` and ``up`` override it, in the frame and units of the poses. Lens distortion is kept; rays follow it.
+    ``cameras.npz``), COLMAP (``sparse/``), LLFF (``poses_bounds.npy``).
+
+    :func:`unrender.captures.normalization.normalize` describes how the region of interest is found; ``center``, ``radius`` and ``up``
+    override it, in the frame and units of the poses. Lens distortion is kept; rays follow it.
 
     Args:
         path: the folder.

@@ -61,7 +61,7 @@ def _projections(given: Given) -> Float[Tensor, "views 4 4"]:
 
 
 def _scale(given: Given) -> tuple[Float[Tensor, "4 4"], list[str]]:
-    """Return the map from the unit sphere to the source frame: that of the capture, or one around its region of interest."""
+    """Return the map from the unit sphere to the source frame: the capture's own, or around its region of interest."""
     if given.source.source_from_world is not None:
         return given.source.source_from_world, []
     region, has_masks = given.capture.source_from_world, given.capture.has_masks

@@ -94,7 +94,9 @@ class Given:
         return image.suffix.lower() not in suffixes or exif_orientation(image) != 1
 
     def names(self, suffixes: frozenset[str], views: Sequence[int], *, flat: bool) -> list[str]:
-        """Return a name for each photo, unique in all capitals: that of the file, with ``.png`` if it is encoded again.
+        """Return a name for each photo: that of its file, with ``.png`` if it is encoded again.
+
+        Names differ by more than capitals.
 
         Args:
             suffixes: those that are kept.
@@ -205,7 +207,7 @@ class Given:
             )
 
     def centered_focal(self, layout: str, notes: list[str]) -> float:
-        """Return the focal length of a layout with one size, one focal length and a centered principal point for all photos.
+        """Return the one focal length of all photos, for layouts with one size and a centered principal point.
 
         Raises:
             CaptureError: a camera is another one by more than a quarter of a pixel.
