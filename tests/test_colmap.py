@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,11 +26,10 @@ from tiny_captures import (
     write_llff,
 )
 from unrender.cameras import Cameras
-from unrender.captures import load_capture
+from unrender.captures import colmap_model, load_capture
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.colmap import find_colmap, read_colmap
 from unrender.captures.colmap_lenses import MODELS, PARAMETERS, Lens, lens_of
-from unrender.captures.colmap_model import read_model_points
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, transformed
 
@@ -244,18 +242,18 @@ def test_an_empty_file_of_points_is_none(tmp_path: Path) -> None:
     assert source_of(folder).points is None and load_capture(folder).points is None
 
 
-def test_a_million_points_are_read_in_seconds(tmp_path: Path) -> None:
-    count = 200_000
-    points = np.random.default_rng(0).normal(size=(count, 3))
-    record = np.dtype([("id", "<u8"), ("xyz", "<f8", 3), ("rgb", "u1", 3), ("error", "<f8"), ("track", "<u8"), ("seen", "<u4", 6)])
-    rows = np.zeros(count, record)
-    rows["xyz"], rows["track"] = points, 3
-    file = tmp_path / "points3D.bin"
-    file.write_bytes(struct.pack("<Q", count) + rows.tobytes())
-    begin = time.perf_counter()
-    found, _ = read_model_points(file)
-    assert time.perf_counter() - begin < 20
-    np.testing.assert_array_equal(found, points)
+@pytest.mark.parametrize("block", [60, 1000, 2**24])
+def test_points_are_read_in_blocks_of_any_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
+    rng = np.random.default_rng(0)
+    points, colors = rng.normal(size=(300, 3)), rng.integers(0, 256, (300, 3))
+    data = struct.pack("<Q", 300)
+    for point, color in zip(points.tolist(), colors.tolist(), strict=True):
+        track = int(rng.integers(0, 400))
+        data += struct.pack("<Q3d3BdQ", 1, *point, *color, 0.5, track) + bytes(8 * track)
+    (tmp_path / "points3D.bin").write_bytes(data)
+    monkeypatch.setattr(colmap_model, "_BLOCK", block)
+    found, shades = colmap_model.read_model_points(tmp_path / "points3D.bin")
+    assert np.array_equal(found, points) and np.array_equal(shades, colors)
 
 
 # ------------------------------------------------------------------------------------------------------------------------------- lenses
