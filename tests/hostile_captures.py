@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tiny_captures import opengl_poses
+from tiny_captures import ColmapCameras, opengl_poses, write_colmap_model
 
 WIDTH, HEIGHT, FOCAL, VIEWS = 8, 6, 10.0, 3
 SECONDS, GIGABYTES = 10, 2
@@ -165,7 +165,66 @@ def ply_points(format: str) -> bytes:
     return header.encode() + points.astype("<f4" if "little" in format else ">f4").tobytes()
 
 
-FORMATS: dict[str, Callable[[random.Random], Files]] = {"transforms": transforms, "blender": blender, "neus": neus}
+LENSES: tuple[tuple[str, list[float]], ...] = (
+    ("PINHOLE", [FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2]),
+    ("SIMPLE_RADIAL", [FOCAL, WIDTH / 2, HEIGHT / 2, 0.01]),
+    ("OPENCV", [FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, 0.01, 0.0, 0.001, 0.0]),
+    ("OPENCV_FISHEYE", [FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, 0.01, 0.0, 0.0, 0.0]),
+    ("FULL_OPENCV", [FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, 0.01, 0.0, 0.0, 0.0, 0.0, 0.01, 0.0, 0.0]),
+    ("FOV", [FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, 0.5]),
+    ("EUCM", [FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2, 0.5, 1.0]),
+)
+
+
+def colmap(rng: random.Random, form: str) -> Files:
+    names = [f"{k:03d}.png" for k in range(VIEWS)]
+    smaller = rng.random() < 0.3
+    larger = 2 if smaller else 1
+    model, parameters = rng.choice(LENSES)
+    cameras: ColmapCameras = {
+        1: (model, larger * WIDTH, larger * HEIGHT, [larger * value if abs(value) > 1 else value for value in parameters])
+    }
+    listed = list(zip(names, [1] * VIEWS, poses(VIEWS), strict=True))
+    with tempfile.TemporaryDirectory() as folder:
+        write_colmap_model(Path(folder), cameras, listed, form=form, tracks=rng.choice([0, 2]))
+        files: Files = {f"sparse/0/{file.name}": file.read_bytes() for file in Path(folder).iterdir()}
+    files |= {f"{'images_2' if smaller else 'images'}/{name}": photo(k, 3) for k, name in enumerate(names)}
+    if rng.random() < 0.3:
+        files |= {f"masks/{name}.png": photo(k, 1) for k, name in enumerate(names)}
+    if rng.random() < 0.3:
+        files |= {"train_list.txt": "\n".join(names[:2]).encode(), "test_list.txt": names[2].encode()}
+    return files
+
+
+def colmap_bin(rng: random.Random) -> Files:
+    return colmap(rng, "bin")
+
+
+def colmap_txt(rng: random.Random) -> Files:
+    return colmap(rng, "txt")
+
+
+def llff(rng: random.Random) -> Files:
+    rows = []
+    for pose in poses(VIEWS):
+        right, up, backward, center = pose[:3].T
+        matrix = np.stack((-up, right, backward, center, np.array([HEIGHT, WIDTH, FOCAL])), 1)
+        rows.append([*matrix.reshape(-1), 2.0, 4.0])
+    files: Files = {"poses_bounds.npy": npy(np.array(rows)[:, : rng.choice([15, 17])])}
+    files |= {f"images/{k:03d}.png": photo(k, 3) for k in range(VIEWS)}
+    if rng.random() < 0.6:
+        files |= {f"masks/{k:03d}.png": photo(k, 1) for k in range(VIEWS)}
+    return files
+
+
+FORMATS: dict[str, Callable[[random.Random], Files]] = {
+    **{"transforms": transforms, "blender": blender, "neus": neus},
+    **{"colmap_bin": colmap_bin, "colmap_txt": colmap_txt, "llff": llff},
+}
+
+
+ALL_FORMATS = 200_000
+"""Seeds below this draw from the first three formats, so that a seed that was wrong once keeps its capture."""
 
 
 # ------------------------------------------------------------------------------------------------------------------------------ mutations
@@ -439,6 +498,81 @@ def npz_members(rng: random.Random, data: bytes) -> bytes:
     return bytes(result)
 
 
+WORDS = (
+    b"nan",
+    b"-inf",
+    b"1e39",
+    b"1e-320",
+    b"-1",
+    b"0",
+    b"9" * 400,
+    b"1e99999",
+    b"",
+    b"x",
+    b"\xff\xfe",
+    b"\0",
+    b"PINHOLE",
+    b"FOV",
+    b"EUCM",
+)
+COUNTS = (0, 1, 2, 3, 4, 99, 2**31, 2**32 - 1, 2**60, 2**63, 2**64 - 1)
+FLOATS = (np.nan, np.inf, -np.inf, 0.0, -1.0, 1e39, -1e39, 1e300, 1e-320, 1e6, 1e30, 0.5, 2.0)
+
+
+def words_mutated(rng: random.Random, data: bytes) -> bytes:
+    """Change words and lines of a text file."""
+    lines = data.split(b"\n")
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at = rng.randrange(len(lines))
+        words = lines[at].split(b" ")
+        what = rng.randrange(7)
+        if what <= 2:
+            words[rng.randrange(len(words))] = rng.choice(WORDS)
+        elif what == 3:
+            del words[rng.randrange(len(words))]
+        elif what == 4:
+            words.insert(rng.randrange(len(words)), rng.choice([*WORDS, *words]))
+        elif what == 5:
+            lines.insert(at, rng.choice([b"", b"# x", lines[rng.randrange(len(lines))], b"9" * 70_000]))
+            continue
+        else:
+            words = []
+        lines[at] = b" ".join(words)
+    return rng.choice([b"\n", b"\n", b"\r\n"]).join(lines)
+
+
+def records_mutated(rng: random.Random, data: bytes) -> bytes:
+    """Change counts and numbers of a binary file, which are not aligned."""
+    damaged = bytearray(data)
+    for _ in range(rng.choice([1, 1, 2, 5])):
+        at = rng.randrange(max(1, len(damaged) - 8))
+        at = rng.choice([0, at, at, 8 + 8 * (at // 8), at // 4 * 4])
+        damaged[at : at + 8] = rng.choice([struct.pack("<Q", rng.choice(COUNTS)), struct.pack("<d", rng.choice(FLOATS))])
+    return bytes(damaged)
+
+
+def npy_mutated(rng: random.Random, data: bytes) -> bytes:
+    if rng.random() < 0.3:
+        return rng.choice(EVIL_ARRAYS)
+    array = np.load(io.BytesIO(data)).astype(np.float64)
+    if rng.random() < 0.6:
+        array.flat[rng.randrange(array.size)] = rng.choice([*FLOATS, 1.001])
+        return npy(array)
+    return npy(
+        rng.choice([array[:-1], array[:, :14], array * 1e30, array.T, array.astype(np.float16), np.vstack((array, array)), array[0]])
+    )
+
+
+CAMERA_CHANGES: dict[str, tuple[str, Callable[[random.Random, bytes], bytes]]] = {
+    ".json": ("JSON", json_structure),
+    ".npz": ("npz", npz_members),
+    ".npy": ("npy", npy_mutated),
+    ".bin": ("bin", records_mutated),
+    ".txt": ("txt", words_mutated),
+}
+"""By the suffix of a file of cameras: its name in reports, and what changes its values."""
+
+
 def png_of_size(width: int, height: int, body: bytes = b"") -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -571,7 +705,7 @@ STRAYS: Changes = {
 def mutated(rng: random.Random, files: Files) -> tuple[str, Changes, dict[str, Any]]:
     """Return the kind of a mutation, the files to change, and options of loading."""
     options: dict[str, Any] = {}
-    cameras = [name for name in files if name.endswith((".json", ".npz")) and "points" not in name]
+    cameras = [name for name in files if name.endswith(tuple(CAMERA_CHANGES)) and "points" not in name]
     images = [name for name in files if name.endswith(".png")]
     points = [name for name in files if "points" in name]
     kinds = [
@@ -591,18 +725,16 @@ def mutated(rng: random.Random, files: Files) -> tuple[str, Changes, dict[str, A
     kind = rng.choice([*kinds, *["points"] * (2 if points else 0)])
     if kind == "cameras":
         name = rng.choice(cameras)
-        change = json_structure if name.endswith(".json") else npz_members
-        return ("JSON values" if name.endswith(".json") else "npz members"), {name: change(rng, files[name])}, options
+        what, change = CAMERA_CHANGES[Path(name).suffix]
+        return f"{what} {'members' if what == 'npz' else 'values'}", {name: change(rng, files[name])}, options
     if kind == "camera text":
         name = rng.choice(cameras)
-        return (
-            ("JSON text" if name.endswith(".json") else "npz bytes"),
-            {name: (json_text if name.endswith(".json") else bytes_damaged)(rng, files[name])},
-            options,
-        )
+        is_json = name.endswith(".json")
+        what = "JSON text" if is_json else f"{CAMERA_CHANGES[Path(name).suffix][0]} bytes"
+        return what, {name: (json_text if is_json else bytes_damaged)(rng, files[name])}, options
     if kind == "bytes":
         name = rng.choice(cameras)
-        return ("JSON bytes" if name.endswith(".json") else "npz bytes"), {name: bytes_damaged(rng, files[name])}, options
+        return f"{CAMERA_CHANGES[Path(name).suffix][0]} bytes", {name: bytes_damaged(rng, files[name])}, options
     if kind == "image bytes":
         name = rng.choice(images)
         source = files[name] if rng.random() < 0.5 else rng.choice(OTHER_IMAGES)
@@ -620,7 +752,8 @@ def mutated(rng: random.Random, files: Files) -> tuple[str, Changes, dict[str, A
             return "points", {name: bytes_damaged(rng, files[name])}, options
         if what == 1:
             return "points", {name: rng.choice(SPECIALS)}, options
-        return "points", {name: ply_mutated(rng, files[name]) if name.endswith(".ply") else npz_members(rng, files[name])}, options
+        change = ply_mutated if name.endswith(".ply") else CAMERA_CHANGES[Path(name).suffix][1]
+        return "points", {name: change(rng, files[name])}, options
     if kind == "files":
         name = rng.choice([*images, *cameras, *cameras])
         if rng.random() < 0.15 and "/" in name:
@@ -800,7 +933,7 @@ def main(first: int, count: int, families: dict[str, Callable[[random.Random], F
     resource.setrlimit(resource.RLIMIT_AS, (used + GIGABYTES * 2**30, resource.RLIM_INFINITY))
     for current in range(first, first + count):
         rng = random.Random(current)
-        family = rng.choice(list(families))
+        family = rng.choice(list(families)[: 3 if families is FORMATS and current < ALL_FORMATS else None])
         files = families[family](rng)
         kind, changes, options = (mutation or mutated)(rng, files)
         key = hash(tuple(files.items()))

@@ -185,6 +185,8 @@ def sentence_about(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         (["fit", "neus", "x", "-m", "y"], "use --out DIR"),
         (["fit", "neus", "x", "--pipeline.model.sdf", "y"], "settings have flat names"),
         (["eval", "--load-config", "config.yml"], "unrender eval RUN"),
+        (["convert", "x", "-o", "y"], "use --out DIR"),
+        (["convert", "-i", "x"], "the capture needs no option: unrender convert CAPTURE"),
         (["fit", "neus", "x", "--config", "a.json", "--preset", "cpu"], "give one of them"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,111 @@ def write_neus(folder: Path, *, count: int = 8, masks: bool = True, file: str = 
         arrays[f"world_mat_{k}"][3] = (0, 0, 0, 1)
         arrays[f"scale_mat_{k}"] = scale
     np.savez(folder / file, **arrays)
+    return folder
+
+
+COLMAP_MODELS = (
+    *("SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV", "SIMPLE_RADIAL_FISHEYE"),
+    *("RADIAL_FISHEYE", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE", "SIMPLE_DIVISION", "DIVISION", "SIMPLE_FISHEYE", "FISHEYE"),
+    *("EUCM", "EQUIRECTANGULAR"),
+)
+"""In the order of their numbers in binary files."""
+
+COLMAP_POINTS = BALL + RADIUS * np.array([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]])
+
+ColmapCameras = dict[int, tuple[str, int, int, list[float]]]
+"""Model, width, height and parameters by the numbers of cameras."""
+
+
+def wxyz_of(rotation: np.ndarray) -> np.ndarray:
+    """The unit quaternion of a rotation: the eigenvector of greatest eigenvalue of a symmetric matrix (Bar-Itzhack 2000)."""
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation
+    k = np.array(
+        [
+            [xx - yy - zz, xy + yx, xz + zx, zy - yz],
+            [xy + yx, yy - xx - zz, yz + zy, xz - zx],
+            [xz + zx, yz + zy, zz - xx - yy, yx - xy],
+            [zy - yz, xz - zx, yx - xy, xx + yy + zz],
+        ]
+    )
+    x, y, z, w = np.linalg.eigh(k)[1][:, -1]
+    return np.array([w, x, y, z])
+
+
+def write_colmap_model(
+    folder: Path,
+    cameras: ColmapCameras,
+    images: list[tuple[str, int, np.ndarray]],
+    *,
+    form: str = "bin",
+    points: np.ndarray = COLMAP_POINTS,
+    tracks: int = 2,
+) -> Path:
+    """A sparse model of images (name, camera, camera-to-world matrix with OpenGL axes), each with two features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    binary = form == "bin"
+    camera_rows, image_rows, point_rows = [], [], []
+    for number, (model, width, height, parameters) in cameras.items():
+        if binary:
+            head = struct.pack("<IiQQ", number, COLMAP_MODELS.index(model), width, height)
+            camera_rows.append(head + struct.pack(f"<{len(parameters)}d", *parameters))
+        else:
+            camera_rows.append(f"{number} {model} {width} {height} {' '.join(map(repr, map(float, parameters)))}\n".encode())
+    for number, (name, camera, pose) in enumerate(images, 1):
+        camera_from_world = np.linalg.inv(pose @ np.diag([1.0, -1.0, -1.0, 1.0]))
+        seven = [*wxyz_of(camera_from_world[:3, :3]).tolist(), *camera_from_world[:3, 3].tolist()]
+        if binary:
+            features = struct.pack("<Q", 2) + struct.pack("<ddQ", 1.5, 2.5, 1) + struct.pack("<ddQ", 3.5, 4.5, 2**64 - 1)
+            image_rows.append(struct.pack("<I7dI", number, *seven, camera) + os.fsencode(name) + b"\0" + features)
+        else:
+            image_rows.append(f"{number} {' '.join(map(repr, seven))} {camera} {name}\n1.5 2.5 1 3.5 4.5 -1\n".encode())
+    for number, point in enumerate(points, 1):
+        rgb = (number % 256, 20, 30)
+        if binary:
+            head = struct.pack("<Q3d3Bd", number, *point, *rgb, 0.5)
+            point_rows.append(head + struct.pack("<Q", tracks) + struct.pack("<II", 1, 0) * tracks)
+        else:
+            point_rows.append(f"{number} {' '.join(map(repr, point.tolist()))} {' '.join(map(str, rgb))} 0.5{' 1 0' * tracks}\n".encode())
+    for name, rows in (("cameras", camera_rows), ("images", image_rows), ("points3D", point_rows)):
+        head = struct.pack("<Q", len(rows)) if binary else b"# written by a test\n"
+        (folder / f"{name}.{form}").write_bytes(head + b"".join(rows))
+    return folder
+
+
+def write_colmap(
+    folder: Path, *, count: int = 9, form: str = "bin", model: str = "sparse/0", images: str = "images", masks: str | None = None
+) -> Path:
+    """A pinhole capture; ``masks`` is the pattern of the names of its masks, such as "masks/{}.png"."""
+    (folder / images).mkdir(parents=True)
+    listed = []
+    for k, pose in enumerate(opengl_poses(count)):
+        photo, name = ball_photo(pose), f"{k:03d}.png"
+        Image.fromarray(photo[..., :3]).save(folder / images / name)
+        if masks is not None:
+            file = folder / masks.format(name)
+            file.parent.mkdir(exist_ok=True)
+            Image.fromarray(photo[..., 3]).save(file)
+        listed.append((name, 1, pose))
+    camera = ("PINHOLE", *SIZE, [FOCAL, FOCAL, SIZE[0] / 2, SIZE[1] / 2])
+    write_colmap_model(folder / model, {1: camera}, listed, form=form)
+    return folder
+
+
+def write_llff(folder: Path, *, count: int = 9, columns: int = 17, masks: bool = True, scale: int = 1, images: str = "images") -> Path:
+    """Photos smaller by ``scale`` than the size that the file states."""
+    (folder / images).mkdir(parents=True)
+    rows = []
+    for k, pose in enumerate(opengl_poses(count)):
+        photo = ball_photo(pose)
+        Image.fromarray(photo[..., :3]).save(folder / images / f"{k:03d}.png")
+        if masks:
+            (folder / "masks").mkdir(exist_ok=True)
+            Image.fromarray(photo[..., 3]).save(folder / "masks" / f"{k:03d}.png")
+        right, up, backward, center = pose[:3].T
+        size = scale * np.array([SIZE[1], SIZE[0], FOCAL])
+        matrix = np.stack((-up, right, backward, center, size), 1)
+        rows.append(np.concatenate((matrix.reshape(-1), [2.0, 4.0]))[:columns])
+    np.save(folder / "poses_bounds.npy", np.array(rows))
     return folder
 
 

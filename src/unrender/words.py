@@ -25,6 +25,9 @@ MaskUse: TypeAlias = Literal["object", "ignore", "none"]
 CameraAxes: TypeAlias = Literal["opengl", "opencv", "mitsuba"]
 """Directions of +X, +Y, +Z of a camera: right, up, backward; right, down, forward; or left, up, forward."""
 
+CaptureLayout: TypeAlias = Literal["blender", "nerfstudio", "colmap", "neus", "llff"]
+"""The layouts in which captures are written."""
+
 NormalFrame: TypeAlias = Literal["opengl", "opencv", "world"]
 """Axes of stored normals: the camera's with +Y up and +Z backward, the camera's with +Y down and +Z forward, or those of the poses."""
 

@@ -56,6 +56,19 @@ _TRANSPOSES = {
 """How to turn a photo upright, by its EXIF orientation."""
 
 
+def exif_orientation(path: Path) -> int:
+    """Return the EXIF orientation of an image that Pillow reads, 1 to 8; others and damaged data count as 1.
+
+    Raises:
+        CaptureError: the file is missing or of no known format.
+    """
+    kind = _kind(path)
+    if kind != "Pillow":
+        return 1
+    with _opened(path, kind) as image:
+        return _orientation(image, path)
+
+
 def image_files(folder: Path) -> list[Path]:
     """List the images in a folder, sorted by name; hidden files and folders are skipped."""
     names = [name for name in entries(folder) if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")]

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from unrender.captures.blender import read_blender
 from unrender.captures.bundler import read_bundler
+from unrender.captures.colmap import find_colmap, read_colmap
 from unrender.captures.json_cameras import read_polycam, read_record3d, read_sdfstudio
+from unrender.captures.llff import read_llff
 from unrender.captures.metashape import read_metashape
 from unrender.captures.neus_npz import read_neus
 from unrender.captures.opensfm import read_odm, read_opensfm
@@ -79,6 +81,8 @@ FORMATS: tuple[Format, ...] = (
     Format("instant-ngp and nerfstudio", "transforms.json", file_named("transforms.json"), read_transforms),
     Format("NeuS", "cameras_sphere.npz", file_named("cameras_sphere.npz"), read_neus),
     Format("IDR and DVR", "cameras.npz", file_named("cameras.npz"), read_neus),
+    Format("COLMAP", "sparse/", find_colmap, read_colmap),
+    Format("LLFF", "poses_bounds.npy", file_named("poses_bounds.npy"), read_llff),
     Format("MVSNet and BlendedMVS", "cams/*_cam.txt", file_like("cams/*_cam.txt"), read_mvsnet),
     Format("SDFStudio", "meta_data.json", file_named("meta_data.json"), read_sdfstudio),
     Format("OpenSfM", "reconstruction.json", file_like("reconstruction.json", "opensfm/reconstruction.json"), read_opensfm),

@@ -97,18 +97,10 @@ def load_capture(
     # Where the images are kept (memory) and where the normals are does not change the capture.
     maps = "None" if normal_folder is None else "normal maps"
     settings = (downscale, center, radius, up, test_every, maps, normal_maps_frame, masks, camera_axes, principal_shift)
-    with _errors_of(folder):
-        layout, cameras_file, others = _located(folder)
-        source = layout.read(folder, cameras_file, test_every)
-        shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
-        source = replace(source, intrinsics=source.intrinsics + shift)
-        source = source if camera_axes is None else source.with_camera_axes(camera_axes)
+    with errors_of(folder):
+        source, notes = read_source(folder, test_every=test_every, camera_axes=camera_axes, principal_shift=principal_shift)
         room = ImageMemory(memory)
         room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normal_folder is not None), downscale)
-        source, about_views = checked_source(source, folder, test_every)
-        notes = [*source.notes, *about_views, *format_notes(source.images)]
-        if others:
-            notes.append(f"read {layout.cameras} and not {' or '.join(others)}, which is there too")
         pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
         notes += pictures.notes
         photos, ignored = pictures.photos, pictures.ignored
@@ -160,8 +152,28 @@ def read_capture(folder: Path, options: CaptureOptions) -> Capture:
     return load_capture(folder, **vars(options))
 
 
+def read_source(
+    folder: Path, *, test_every: int = 8, camera_axes: CameraAxes | None = None, principal_shift: tuple[float, float] = (0.0, 0.0)
+) -> tuple[Source, list[str]]:
+    """Read what the files of a capture say, without decoding a pixel, and return notes about it; see :func:`load_capture`.
+
+    Raises:
+        CaptureError: a file cannot be read, or files do not match.
+    """
+    layout, cameras_file, others = _located(folder)
+    source = layout.read(folder, cameras_file, test_every)
+    shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
+    source = replace(source, intrinsics=source.intrinsics + shift)
+    source = source if camera_axes is None else source.with_camera_axes(camera_axes)
+    source, about_views = checked_source(source, folder, test_every)
+    notes = [*source.notes, *about_views, *format_notes(source.images)]
+    if others:
+        notes.append(f"read {layout.cameras} and not {' or '.join(others)}, which is there too")
+    return source, notes
+
+
 @contextmanager
-def _errors_of(folder: Path) -> Iterator[None]:
+def errors_of(folder: Path) -> Iterator[None]:
     """Turn what the system says while a capture is read into a :class:`CaptureError`.
 
     Warnings are ignored: what Pillow and NumPy warn about is either refused or harmless.

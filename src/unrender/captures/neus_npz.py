@@ -7,7 +7,6 @@ unit sphere around the object to the source frame (DTU: millimeters). In files o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from unrender.captures.capture import CaptureError
 from unrender.captures.images import in_threads
-from unrender.captures.photo_files import IMAGE_FOLDERS, MASK_FOLDERS, check_format_of, natural_key
+from unrender.captures.photo_files import IMAGE_FOLDERS, check_format_of, matched_masks, natural_key, number_in
 from unrender.captures.photos import image_files, image_size
 from unrender.captures.posed_photos import PosedPhoto, pinhole, posed_source
 from unrender.captures.reading import is_folder, read_npz, shown
@@ -93,7 +92,7 @@ def read_neus(folder: Path, file: Path, test_every: int) -> Source:
         for image, pose, matrix, index, name in zip(images, poses.numpy(), matrices.numpy(), indices, names, strict=True)
     ]
     source = posed_source(folder, file, photos, test_every, as_stored=False, notes=notes)
-    return replace(source, masks=_masks(folder, images), source_from_world=scale)
+    return replace(source, masks=matched_masks(folder, images), source_from_world=scale)
 
 
 def images_of(folder: Path) -> list[Path]:
@@ -205,7 +204,7 @@ def cameras_of(images: Sequence[Path], cameras: Sequence[int], file: Path, notes
     """Find the camera of each image: in order, or by the number in its name if there are fewer images."""
     if len(images) == len(cameras):
         return list(cameras)
-    numbers = [_number(image) for image in images]
+    numbers = [number_in(image) for image in images]
     if len(images) < len(cameras) and len(set(numbers)) == len(numbers) and set(numbers) <= set(cameras):
         notes.append(
             f"{file.name} has {len(cameras)} cameras for {len(images)} images, so each image has the camera of the number in its name "
@@ -216,32 +215,3 @@ def cameras_of(images: Sequence[Path], cameras: Sequence[int], file: Path, notes
         f"{file} has {len(cameras)} cameras but {images[0].parent} has {len(images)} images; "
         "remove images without a camera, or name each image by the number of its camera"
     )
-
-
-def _masks(folder: Path, images: Sequence[Path]) -> tuple[Path, ...] | None:
-    """Find the mask of each image: by name, by the number in it, or in order."""
-    places = [folder / name for name in MASK_FOLDERS if is_folder(folder / name)]
-    place, masks = next(((place, masks) for place in places if (masks := image_files(place))), (folder, []))
-    if not masks:
-        for place in places:
-            check_format_of(place)
-        return None
-    for key in (lambda path: path.name, lambda path: path.stem, _number):
-        by_key = {key(mask): mask for mask in masks}
-        found = [by_key.get(key(image)) for image in images]
-        if len(by_key) == len(masks) and all(mask is not None for mask in found) and len(set(found)) == len(found):
-            return tuple(mask for mask in found if mask is not None)
-    if len(masks) == len(images):
-        return tuple(sorted(masks, key=natural_key))
-    have = {_number(mask) for mask in masks}
-    missing = next((image.name for image in images if _number(image) not in have), images[0].name)
-    raise CaptureError(
-        f"{place} has {len(masks)} masks for {len(images)} images and none for {missing}; "
-        "add the missing masks, or remove the folder to do without"
-    )
-
-
-def _number(path: Path) -> int | None:
-    """Return the last number in a file's name: 12 for ``img_012.png``."""
-    numbers = re.findall(r"\d{1,9}", path.stem)
-    return int(numbers[-1]) if numbers else None

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
 from unrender.captures.capture import CaptureError
-from unrender.captures.photos import IMAGE_SUFFIXES
+from unrender.captures.photos import IMAGE_SUFFIXES, image_files
 from unrender.captures.reading import FileFinder, entries, is_folder
 
 IMAGE_FOLDERS = ("image", "images", "rgb", "imgs")
@@ -173,6 +173,12 @@ def _candidates(name: str) -> list[str]:
     return [path.name] * has_suffix + [base + suffix for base in bases for suffix in suffixes]
 
 
+def smaller_folders(folder: Path) -> list[str]:
+    """List the folders of smaller copies of the photos, ``images_2``, ``images_4`` and so on, the largest first."""
+    names = [name for name in entries(folder) if re.fullmatch(r"images_\d{1,4}", name)] if is_folder(folder) else []
+    return sorted(names, key=lambda name: int(name[7:]))
+
+
 def check_format_of(folder: Path) -> None:
     """Refuse a folder without readable images if it holds photos of a format that is not read.
 
@@ -182,3 +188,42 @@ def check_format_of(folder: Path) -> None:
     for name in entries(folder) if is_folder(folder) else []:
         if unread_format(name) is not None and not name.startswith("."):
             raise CaptureError(unread_message(folder / name))
+
+
+def matched_masks(folder: Path, images: Sequence[Path]) -> tuple[Path, ...] | None:
+    """Find the mask of each image: by its name, by the number in it, or in order.
+
+    None if there are no masks.
+
+    Raises:
+        CaptureError: some images have no mask, or the masks are of a format that is not read.
+    """
+    places = [folder / name for name in MASK_FOLDERS if is_folder(folder / name)]
+    place, masks = next(((place, masks) for place in places if (masks := image_files(place))), (folder, []))
+    if not masks:
+        for place in places:
+            check_format_of(place)
+        return None
+    for key in (lambda path: path.name, lambda path: path.stem, number_in):
+        by_key = {key(mask): mask for mask in masks}
+        found = [by_key.get(key(image)) for image in images]
+        if len(by_key) == len(masks) and all(mask is not None for mask in found) and len(set(found)) == len(found):
+            return tuple(mask for mask in found if mask is not None)
+    if len(masks) == len(images):
+        return tuple(sorted(masks, key=natural_key))
+    have = {number_in(mask) for mask in masks}
+    missing = next((image.name for image in images if number_in(image) not in have), images[0].name)
+    raise CaptureError(
+        f"{place} has {len(masks)} masks for {len(images)} images and none for {missing}; "
+        "add the missing masks, or remove the folder to do without"
+    )
+
+
+def number_in(path: Path) -> int | None:
+    """Return the last number in a file's name.
+
+    >>> number_in(Path("img_012.png"))
+    12
+    """
+    numbers = re.findall(r"\d{1,9}", path.stem)
+    return int(numbers[-1]) if numbers else None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unrender.captures.errors import CaptureError
@@ -91,7 +91,12 @@ def read_cloud(file: Path) -> Float[Tensor, "points 3"]:
 
 def _finite(loaded: np.ndarray) -> Float[Tensor, "points 3"]:
     points = torch.from_numpy(loaded.astype(np.float64))
-    return points[(points.abs() <= torch.finfo(torch.float32).max).all(-1)]
+    return points[are_finite(points)]
+
+
+def are_finite(points: Float[Tensor, "points 3"]) -> Bool[Tensor, " points"]:
+    """Tell which points are finite in float32."""
+    return (points.abs() <= torch.finfo(torch.float32).max).all(-1)
 
 
 def _unreadable(file: Path, why: str) -> CaptureError:

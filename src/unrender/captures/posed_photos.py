@@ -18,7 +18,8 @@ from unrender.captures.errors import CaptureError
 from unrender.captures.images import in_threads
 from unrender.captures.lenses import plausible_intrinsics
 from unrender.captures.photo_files import IMAGE_FOLDERS, MASK_FOLDERS, PhotoFinder, unread_message
-from unrender.captures.photos import image_files, image_size
+from unrender.captures.photo_sizes import PhotoSize, fitting_size
+from unrender.captures.photos import image_files
 from unrender.captures.reading import is_folder
 from unrender.captures.source import Source, held_out, opencv_from, rigid_motions
 from unrender.transforms import matrix_from_wxyz
@@ -164,7 +165,7 @@ def posed_source(
     poses, repairs = rigid_motions(matrices, names, file)
     lenses = [photo.lens for photo, _ in listed]
     headers = in_threads(PhotoSize.read, images)
-    sized = [photo.sized(lens.size, file, as_stored=as_stored) for photo, lens in zip(headers, lenses, strict=True)]
+    sized = [fitting_size(photo, lens.size, file, as_stored=as_stored) for photo, lens in zip(headers, lenses, strict=True)]
     said += scaling_notes([size for size, _ in sized], [lens.size for lens in lenses], file)
     sizes, fisheye = torch.tensor([size for size, _ in sized]), torch.tensor([lens.fisheye for lens in lenses])
     skewed = [name for name, lens, (size, _) in zip(names, lenses, sized, strict=True) if not abs(lens.skew) * size[1] / 2 <= _MOST_SKEW]
@@ -277,44 +278,3 @@ def name_below(folder: Path, image: Path) -> str:
         return image.relative_to(folder).as_posix()
     except ValueError:
         return image.as_posix()
-
-
-@dataclass(frozen=True)
-class PhotoSize:
-    """The two sizes of a photo: after EXIF orientation, and as stored."""
-
-    path: Path
-    shown: tuple[int, int]
-    stored: tuple[int, int]
-
-    @classmethod
-    def read(cls, path: Path) -> PhotoSize:
-        """Read the header of a photo."""
-        return cls(path, image_size(path), image_size(path, apply_exif=False))
-
-    def sized(self, stated: tuple[float, float] | None, file: Path, *, as_stored: bool = False) -> tuple[tuple[int, int], bool]:
-        """Decide the size of the photo, and whether to apply its EXIF orientation.
-
-        Of the two orientations the usual one is taken, unless only the other matches the size that is stated in the file.
-
-        Raises:
-            CaptureError: neither matches.
-        """
-        choices = [(self.stored, False), (self.shown, True)] if as_stored else [(self.shown, True), (self.stored, False)]
-        for size, apply in choices:
-            if stated is None or _same_shape(stated, size):
-                return size, apply
-        assert stated is not None
-        other = "turned by 90 degrees" if _same_shape((stated[1], stated[0]), self.shown) else "another shape"
-        raise CaptureError(
-            f"{file} gives w and h as {stated[0]:g}x{stated[1]:g} but {self.path.name} is {self.shown[0]}x{self.shown[1]}, {other}; "
-            "correct w and h, or use the photos the cameras were solved on"
-        )
-
-
-def _same_shape(stated: tuple[float, float], size: tuple[int, int]) -> bool:
-    """Tell whether two sizes are equal up to a scale, where each side may have been rounded."""
-    if min(stated) <= 0:
-        return False
-    across, down = size[0] / stated[0], size[1] / stated[1]
-    return abs(across - down) <= max(across, down) * (1 / min(size) + 1 / min(stated))

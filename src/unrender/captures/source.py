@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from unrender.captures.capture import CaptureError, Split
@@ -87,6 +87,8 @@ class Source:
     """The upward direction of the frame of the poses, if the format says it."""
     points: Float[Tensor, "points 3"] | None = None
     """Points from structure from motion, if the files name them."""
+    point_colors: UInt8[Tensor, "points 3"] | None = None
+    """Their colors, if the files have them."""
     camera_axes: CameraAxes = "opencv"
     """The axes of the cameras in the files, from which the poses were converted."""
     notes: tuple[str, ...] = ()

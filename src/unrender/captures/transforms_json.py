@@ -19,8 +19,9 @@ from unrender.captures.capture import CaptureError, Split
 from unrender.captures.images import in_threads
 from unrender.captures.lenses import LENS_KEYS, LensReader, number_of, plausible_intrinsics
 from unrender.captures.photo_files import MASK_FOLDERS, PhotoFinder
+from unrender.captures.photo_sizes import PhotoSize, fitting_size
 from unrender.captures.points import read_points
-from unrender.captures.posed_photos import PhotoSize, first_three, missing_files, moved_note, name_below, scaling_notes
+from unrender.captures.posed_photos import first_three, missing_files, moved_note, name_below, scaling_notes
 from unrender.captures.reading import finite_matrix, flag, is_regular_file, read_json, shown
 from unrender.captures.source import CameraAxes, MaskMeaning, Source, held_out, opencv_from, rigid_motions
 
@@ -141,7 +142,7 @@ def read_frames(file: Path, content: Mapping[str, Any]) -> Frames:
     poses, repairs = rigid_motions(poses, listed, file)
     photos = in_threads(PhotoSize.read, images)
     stated = [_stated_size(own, name, file) for own, name in zip(keys, listed, strict=True)]
-    sized = [photo.sized(size, file) for photo, size in zip(photos, stated, strict=True)]
+    sized = [fitting_size(photo, size, file) for photo, size in zip(photos, stated, strict=True)]
     sizes = torch.tensor([size for size, _ in sized])
     _check_pixels_have_a_size(photos, [size for size, _ in sized], frames, content, file)
     if not all(apply for _, apply in sized):

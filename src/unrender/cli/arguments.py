@@ -176,7 +176,8 @@ def parse(sections: Sequence[Section], words: Sequence[str], *, command: str) ->
     given = _values(options, words, command)
     for option in options:
         if option.default is MISSING and id(option) not in given:
-            raise UsageError(f"something is missing: {option.metavar}; see `{command} --help`")
+            what = option.metavar if option.style.positional else f"{option.flag} {option.metavar}"
+            raise UsageError(f"something is missing: {what}; see `{command} --help`")
     filled = []
     for section, table in zip(sections, tables, strict=True):
         values = {option.path: given[id(option)] for option in table if id(option) in given}

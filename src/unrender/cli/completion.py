@@ -8,6 +8,7 @@ from typing import Any
 from unrender.cli.arguments import Option, Section, options_of
 from unrender.cli.fit_options import flags_of
 from unrender.cli.options import (
+    ConvertOptions,
     DemoOptions,
     DoctorOptions,
     EvalOptions,
@@ -24,6 +25,7 @@ _KINDS: dict[str, type[Any]] = {
     "eval": EvalOptions,
     "render": RenderOptions,
     "export": ExportOptions,
+    "convert": ConvertOptions,
     "doctor": DoctorOptions,
 }
 

@@ -6,7 +6,7 @@ _FIT = "unrender fit RECIPE INPUT"
 _NO_VIEWER = "there is no viewer; a run's report.html shows its pictures, and `unrender render RUN` writes a video"
 _POSES = (
     "poses of plain photos are not estimated; solve them with COLMAP or `ns-process-data images`, then `unrender fit RECIPE FOLDER`, where "
-    "FOLDER holds transforms.json"
+    "FOLDER holds images/ and sparse/, or transforms.json"
 )
 _RESUME = f"a stopped fit resumes when the same command is given again: {_FIT} --out RUN"
 NO_SPLATS = "`unrender fit nerf INPUT` fits new views, `unrender fit neus INPUT` a surface; there are no Gaussian splats"
@@ -64,6 +64,13 @@ _OF_RUNS: dict[str, str] = _by_word(
 )
 
 
+_OF_CONVERT: dict[str, str] = _by_word(
+    ("-o --output --output-dir --output-path", "use --out DIR"),
+    ("--format --type --output-type -t", "use --to LAYOUT"),
+    ("--data --input --input-path -i", "the capture needs no option: {command} CAPTURE"),
+)
+
+
 def option_of(name: str, command: str) -> str:
     """Return the sentence about an option of another program; empty for a word that is not known.
 
@@ -76,6 +83,8 @@ def option_of(name: str, command: str) -> str:
     fits = command.startswith("unrender fit")
     if not fits and plain in _OF_RUNS and command.split()[-1] in ("eval", "render", "export"):
         return _OF_RUNS[plain].format(command=command)
+    if command == "unrender convert" and plain in _OF_CONVERT:
+        return _OF_CONVERT[plain].format(command=command)
     if plain == "--load-config":
         return "use --config RUN/run.json"
     if fits and plain.startswith(("--viewer.", "--pipeline.", "--machine.", "--trainer.")) and plain not in _OPTIONS:

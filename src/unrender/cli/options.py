@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from unrender.cli.arguments import styled
-from unrender.words import TruthFrame
+from unrender.words import CameraAxes, CaptureLayout, TruthFrame
 
 CameraPath = Literal["test", "orbit", "interpolated"]
 """The held-out views; a circle about the scene; a smooth path between the photos."""
@@ -118,6 +118,24 @@ class ExportOptions:
     """The file to write."""
     device: str | None = styled(None, metavar="DEVICE", text=_DEVICE)
     """cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Write a capture in the layout of another program. Photos are copied, and poses stay in the frame of the input."""
+
+    capture: Path = styled(metavar="CAPTURE", positional=True)
+    """Folder of posed photos, in any format that `unrender fit` reads."""
+    to: CaptureLayout = styled()
+    """The layout to write: transforms_*.json, transforms.json, sparse/0, cameras_sphere.npz or poses_bounds.npy."""
+    out: Path = styled(metavar="DIR")
+    """The folder to write."""
+    test_every: int = styled(8, metavar="N")
+    """Hold out every N-th view if the capture has no split of its own; 0 holds out none."""
+    camera_axes: CameraAxes | None = styled(None, text="those of the format")
+    """Axes of the cameras in the files."""
+    overwrite: bool = False
+    """Replace an earlier conversion in the output folder."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from unrender.cli.arguments import Group, Section, UsageError, is_option, parse,
 from unrender.cli.errors import memory_sentence, system_sentence
 from unrender.cli.options import (
     CompletionOptions,
+    ConvertOptions,
     DemoOptions,
     DoctorOptions,
     EvalOptions,
@@ -40,11 +41,12 @@ unrender turns posed photos into a surface and a radiance field, on any machine.
   unrender eval RUN                    PSNR and SSIM of the held-out views; --truth measures the surface
   unrender render RUN                  pictures and a video along a camera path
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
+  unrender convert CAPTURE             a capture in the layout of Blender, nerfstudio, COLMAP, NeuS or LLFF
   unrender doctor                      what this machine can do, and what is wrong with it
   unrender completion SHELL            completion for bash, zsh or fish
 
 RECIPE is nerf (a radiance field) or neus (a surface). INPUT is a folder in one of the layouts of NeRF-synthetic,
-instant-ngp, nerfstudio or NeuS. RUN is the folder that `unrender fit` wrote.
+instant-ngp, nerfstudio, NeuS, COLMAP or LLFF. RUN is the folder that `unrender fit` wrote.
 
 Example:
 
@@ -239,6 +241,12 @@ def _commands():  # without an annotation, which cannot name a module, its funct
     return commands
 
 
+def _convert():
+    from unrender.cli.convert_command import convert
+
+    return convert
+
+
 def doctor_command(words: Sequence[str]) -> Ending:
     """Run ``unrender doctor``."""
     found = _options(DoctorOptions, words, "unrender doctor")
@@ -275,6 +283,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "eval": plain_command("eval", EvalOptions, lambda: _commands().evaluate_run),
     "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
     "export": plain_command("export", ExportOptions, lambda: _commands().export_run),
+    "convert": plain_command("convert", ConvertOptions, _convert),
     "doctor": doctor_command,
     "completion": completion_command,
 }
