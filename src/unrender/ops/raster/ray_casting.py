@@ -168,7 +168,7 @@ class TriangleTree:
             usable = length.isfinite() & (length > 0)
             units = torch.where(usable, exact / torch.where(usable, length, 1.0), 0.0).contiguous()
             flat = [self._corners, self._sphere, origins.detach().contiguous().view(-1), units.view(-1)]
-            launch(_cast_kernel, rays, [wp.uint64(self._tree.id), *flat, min_distance, any_hit, hits.view(-1), faces], device,
+            launch(_cast_kernel, rays, [int(self._tree.id), *flat, min_distance, any_hit, hits.view(-1), faces], device,
                    chunks=(rays + 1023) // 1024)  # fmt: skip
         return hits, faces
 
