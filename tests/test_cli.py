@@ -383,7 +383,7 @@ def test_eval_writes_the_metrics_of_either_split(run: Run, here: Path) -> None:
     assert json.loads(Path("here/metrics_train.json").read_text())["views"] == 9
 
 
-@pytest.mark.parametrize(("path", "frames"), [("orbit", 6), ("interpolated", 6), ("test", 3)])
+@pytest.mark.parametrize(("path", "frames"), [("orbit", 6), ("spiral", 6), ("interpolated", 6), ("test", 3)])
 def test_render_writes_pictures_and_a_video(run: Run, here: Path, path: str, frames: int) -> None:
     assert run("render", "here", "--path", path, "--frames", 6)[0] == 0
     assert len(list(Path("here/renders", path).glob("*.png"))) == frames

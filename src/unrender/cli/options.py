@@ -9,8 +9,8 @@ from typing import Literal
 from unrender.cli.arguments import styled
 from unrender.words import TruthFrame
 
-CameraPath = Literal["test", "orbit", "interpolated"]
-"""The held-out views; a circle about the scene; a smooth path between the photos."""
+CameraPath = Literal["test", "orbit", "spiral", "interpolated"]
+"""The held-out views; a circle about the scene; a spiral before it; a smooth path between the photos."""
 MeshFormat = Literal["ply", "obj", "glb"]
 ExportFrame = Literal["upright", "source", "normalized"]
 """The frame of the input, turned upright; the same as it is; the normalized world, whose region of interest is [-1, 1]³."""
@@ -78,10 +78,10 @@ class RenderOptions:
 
     run: Path = styled(metavar="RUN", positional=True)
     """Folder that `unrender fit` wrote."""
-    path: CameraPath = "orbit"
-    """The held-out views; a circle about the scene; a smooth path between the photos."""
+    path: CameraPath | Path = "orbit"
+    """The held-out views; a circle about the scene; a spiral before it; a smooth path between the photos; or a JSON path of nerfstudio."""
     frames: int = 120
-    """Number of frames of the orbit or the interpolated path."""
+    """Number of frames of the orbit, the spiral or the interpolated path."""
     fps: int = 24
     """Frames per second of the video."""
     downscale: int = styled(1, metavar="K")
