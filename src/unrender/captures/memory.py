@@ -58,6 +58,11 @@ class ImageBudget:
             limit = min(int(SHARE_OF_MEMORY * memory_limit()), int(_SHARE_OF_FREE * free_memory()))
         self._left = limit
 
+    @property
+    def left(self) -> int:
+        """The bytes that are left."""
+        return self._left
+
     def takes(self, needed: int) -> bool:
         """Take bytes from the budget; False if it has fewer left, and the images belong on disk."""
         if needed > self._left:

@@ -24,9 +24,10 @@ from unrender.cli.options import AxisOrVector, CameraPath, ExportFrame, MeshForm
 from unrender.cli.terminal import Ending
 from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
+from unrender.files.atomic import write_json
 from unrender.files.video import write_video
 from unrender.geometry.distances import points_to_mesh_distance
-from unrender.geometry.mesh import Mesh
+from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.recipes import table
 from unrender.recipes.fitting import Observer, Outcome
 from unrender.recipes.kinds import Input
@@ -41,12 +42,13 @@ from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input
 from unrender.runs.measures import Measure, measures_as_json
 from unrender.runs.opening import OpenRun, open_run
 from unrender.runs.outputs import EMPTY_MESH, LONGEST_STEM, extract_asset, offset_sentence
+from unrender.runs.protocols import DtuTruth, dtu, nerf_synthetic, read_dtu_truth, scan_of
 from unrender.runs.read_options import ReadOptions
 from unrender.runs.scores import metrics_of
 from unrender.runs.scoring import photos_of, score_run
 from unrender.runs.session import Job, RunResult, check_folder, run_job
 from unrender.runs.surface_measures import distance_measures
-from unrender.words import TruthFrame, suggestion
+from unrender.words import Protocol, TruthFrame, suggestion
 
 EXIT_CODES: dict[Outcome, int] = {"finished": 0, "time budget reached": 0, "interrupted": 130, "diverged": 1, "empty": 1}
 """Exit code of each outcome; an output that could not be written gives 1 too."""
@@ -169,6 +171,7 @@ def evaluate_run(
     run: Path,
     truth: Path | None,
     truth_frame: TruthFrame | None,
+    protocol: Protocol | None,
     split: Literal["test", "train"],
     capture: Path | None,
     device: str | None,
@@ -177,18 +180,47 @@ def evaluate_run(
     target, display = select_device(device), display_of(output)
     opened = open_run(run, table.recipes(), target)
     opened.directory.prepare()
+    photos = photos_behind(opened, capture, display)
+    scanned = dtu_truth(photos, truth) if protocol == "dtu" else None
     scores = score_run(
         opened,
-        photos_behind(opened, capture, display),
+        photos,
         split=split,
-        truth=truth,
+        truth=None if protocol == "dtu" else truth,
         truth_frame=truth_frame,
         measure=compare_with_truth if opened.record.input.path == DEMO_CAPTURE else None,
         device=target,
         display=display,
     )
     metrics = metrics_of(scores.record, scores.evaluation)
+    if protocol is not None:
+        with display.task(f"measuring as {protocol} does"):
+            table_row = nerf_synthetic(photos, scores.evaluation) if scanned is None else dtu(written_mesh(opened), scanned)
+        write_json(opened.directory.path / f"{protocol}.json", table_row)
+        display.say(f"{protocol}: {', '.join(f'{name} {value}' for name, value in table_row.items() if name != 'protocol')}")
+        metrics["protocol"] = table_row
     return Ending(0, {"run": str(opened.directory.path), **metrics, "notes": list(scores.notes), "file": str(scores.file)})
+
+
+def dtu_truth(photos: Capture, folder: Path | None) -> DtuTruth:
+    """Read the truth of the DTU scan that a capture shows.
+
+    Raises:
+        ValueError: there is none, or the capture's name does not say which scan it is.
+    """
+    return read_dtu_truth(Path("DTU") if folder is None else folder, scan_of(photos.name))
+
+
+def written_mesh(run: OpenRun) -> Mesh:
+    """Return the mesh that a run wrote, in the frame of the input.
+
+    Raises:
+        ValueError: it wrote none.
+    """
+    file = run.directory.mesh_file("ply")
+    if not file.exists():
+        raise ValueError(f"{file} is not there; the command that fitted the run writes it")
+    return read_mesh(file)
 
 
 def render_run(

@@ -36,7 +36,7 @@ STYLES: dict[str, Style] = {
     "center": Style("X Y Z", _FROM_CAPTURE, summary="Center of the region of interest, in the frame of the poses"),
     "radius": Style("R", _FROM_CAPTURE, summary="Half the side of the region of interest, in the units of the poses"),
     "up": Style("X Y Z|AXIS", _FROM_CAPTURE, summary='Upward direction in the frame of the poses: a vector, x to -z, or "cameras"'),
-    "test_every": Style("N|RULE", summary="Hold out every N-th view, 0 for none, or a rule: llff, nerfstudio, dtu-7, nerf-synthetic, none"),
+    "test_every": Style("N|RULE", summary="Hold out every N-th view, or by a rule such as llff"),
     "masks": Style(default=_FROM_CAPTURE, summary="Masks outline the object, leave pixels out (ignore), or do nothing (none)"),
     "camera_axes": Style(default=_FROM_CAPTURE),
     "normal_maps": Style("DIR"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from unrender.cli.arguments import styled
-from unrender.words import TruthFrame
+from unrender.words import Protocol, TruthFrame
 
 CameraPath = Literal["test", "orbit", "spiral", "interpolated"]
 """The held-out views; a circle about the scene; a spiral before it; a smooth path between the photos."""
@@ -64,6 +64,8 @@ class EvalOptions:
     """A true surface: a mesh (PLY, OBJ, GLB, STL), points (PLY, npz, npy), or a folder of normal maps of the views."""
     truth_frame: TruthFrame | None = styled(None, text="source for a mesh or points; for normal maps it is found")
     """Frame of the truth: that of the poses or the normalized world; the axes of normal maps: of the poses or of the camera."""
+    protocol: Protocol | None = None
+    """Also write RUN/NAME.json as the tables of a benchmark state results; dtu takes the folder of DTU's truth as --truth."""
     split: Literal["test", "train"] = "test"
     """Held-out views, or fitted views (written to metrics_train.json)."""
     capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)

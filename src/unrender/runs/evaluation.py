@@ -156,7 +156,9 @@ def _score(capture: Capture, view: int, color: Float[Tensor, "height width 3"], 
 def matched_colors(
     color: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"], where: Bool[Tensor, "height width"]
 ) -> Float[Tensor, "height width 3"]:
-    """Fit each channel of a picture to another one by a gain and an offset, in the least squares, and clamp it to [0, 1].
+    """Fit each channel of a picture to another one by a gain and an offset, in the least squares.
+
+    The result is clamped to [0, 1].
 
     Args:
         color: the picture.

@@ -41,7 +41,7 @@ def write_measures(file: Path, record: RunRecord) -> None:
 
 
 def score_measures(evaluation: Evaluation) -> tuple[Measure, ...]:
-    """Return the PSNR inside the masks, and that after a fit of the colors, as measures; nothing where they are unknown."""
+    """Return the PSNR inside the masks and that after a fit of the colors, where they are known."""
     found = (("PSNR inside the mask", evaluation.psnr_masked), ("PSNR after a color fit of each view", evaluation.psnr_matched))
     return tuple(
         Measure(name, value, "dB", digits=2, better="higher") for name, value in found if value is not None and math.isfinite(value)

@@ -197,7 +197,7 @@ def fit(
 def fit_phase(
     capture: Capture, config: NerfConfig, start: PhaseStart, *, exposure: Exposure | None, device: torch.device, seed: int
 ) -> FitResult:
-    """Fit a radiance field as one phase of a longer fit, and with it the exposures of the photos; see :func:`fit`."""
+    """Fit a radiance field, and the exposures of the photos, as one phase of a longer fit; see :func:`fit`."""
     sampling, adam, clock = config.sampling, config.adam, start.clock
     generator = torch.Generator(device).manual_seed(seed)
     weights_generator = torch.Generator().manual_seed(seed)
@@ -211,7 +211,7 @@ def fit_phase(
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
     groups = scene.field.parameter_groups(adam.learning_rate, weight_decay=adam.weight_decay)
     groups += [] if exposure is None else exposure.parameter_groups(adam.learning_rate)
-    parts = {"rays": ray_count, **part_of(exposure)}
+    parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
     fitting = Fitting(scene, adam.optimizer(groups), clock, start.observer, generator=generator, parts=parts)
     if start.resume is None:
         masks = [capture.mask(view) for view in range(len(capture))] if masked else None

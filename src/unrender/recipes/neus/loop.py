@@ -140,7 +140,7 @@ def _fit_surface(
     points = None if capture.points is None else _inside_cube(capture.points.to(device))
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
     optimizer = _optimizer(scene, exposure, adam, config.sharpness.sharpness_rate)
-    parts = {"rays": ray_count, **part_of(exposure)}
+    parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
     fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts=parts)
     if start.resume is not None:
         fitting.restore(start.resume)
