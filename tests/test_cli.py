@@ -278,7 +278,7 @@ def test_all_checkpoints_damaged_is_said(run: Run, here: Path) -> None:
         (["fit", "tiny"], "something is missing: CAPTURE"),
         (["fit", "tiny", "ball", "again"], "`unrender fit tiny` does not understand 'again'"),
         (["fit", "tiny", "ball", "--device", "cdua"], "there is no device 'cdua'; did you mean cuda?"),
-        (["render", "run", "--path", "orbt"], "--path is 'orbt'; did you mean orbit?"),
+        (["render", "run", "--path", "orbt"], "--path is 'orbt'; did you mean 'orbit'?"),
         (["export", "run", "--fromat", "ply"], "`unrender export` has no option --fromat; did you mean --format?"),
     ],
 )

@@ -57,10 +57,9 @@ def test_drawn_pixels_are_those_of_the_photos_and_of_every_view(disk: Capture) -
     for _ in range(40):
         batch = sampler.draw(64, generator)
         torch.testing.assert_close(batch.color, colors_of(disk, batch))
+        torch.testing.assert_close(batch.rays.directions, disk.cameras.rays(batch.views, batch.pixels).directions)
         seen |= set(batch.views.tolist())
     assert seen == set(disk.split.train)
-    rays = disk.cameras.rays(batch.views, batch.pixels)
-    torch.testing.assert_close(batch.rays.directions, rays.directions)
 
 
 def test_all_pixels_of_a_view_are_drawn_in_the_end(disk: Capture) -> None:
