@@ -383,6 +383,14 @@ def test_eval_writes_the_metrics_of_either_split(run: Run, here: Path) -> None:
     assert json.loads(Path("here/metrics_train.json").read_text())["views"] == 9
 
 
+def test_protocols_of_benchmarks_are_written_beside_the_run(run: Run, here: Path) -> None:
+    assert run("eval", "here", "--protocol", "nerf-synthetic")[0] == 0
+    found = json.loads(Path("here/nerf-synthetic.json").read_text())
+    assert found["psnr"] == pytest.approx(json.loads(Path("here/metrics.json").read_text())["psnr"]) and not found["official"]
+    code, _, err = run("eval", "here", "--protocol", "dtu", "--truth", "nowhere")
+    assert code == 1 and "rename the capture's folder" in one_sentence(err)
+
+
 @pytest.mark.parametrize(("path", "frames"), [("orbit", 6), ("spiral", 6), ("interpolated", 6), ("test", 3)])
 def test_render_writes_pictures_and_a_video(run: Run, here: Path, path: str, frames: int) -> None:
     assert run("render", "here", "--path", path, "--frames", 6)[0] == 0
