@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from unrender.cameras import Cameras, LensModel, arc_cameras, interpolated_cameras, orbit_cameras
+from unrender.cameras import Cameras, LensModel, arc_cameras, interpolated_cameras, orbit_cameras, spiral_cameras
 from unrender.color import linear_from_srgb, over, srgb_from_linear
 from unrender.transforms import look_at, matrix_from_wxyz, rotation_between, slerp, wxyz_from_matrix
 
@@ -226,7 +226,7 @@ def test_interpolated_path_is_rigid_smooth_and_starts_at_a_camera(count: int) ->
     assert float(turns.max()) < 0.5
 
 
-@pytest.mark.parametrize("path", [orbit_cameras, arc_cameras, interpolated_cameras])
+@pytest.mark.parametrize("path", [orbit_cameras, arc_cameras, spiral_cameras, interpolated_cameras])
 def test_a_path_without_frames_is_refused(path) -> None:
     with pytest.raises(ValueError, match="frames is 0"):
         path(cameras_around(3), 0)

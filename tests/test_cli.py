@@ -278,7 +278,7 @@ def test_all_checkpoints_damaged_is_said(run: Run, here: Path) -> None:
         (["fit", "tiny"], "something is missing: CAPTURE"),
         (["fit", "tiny", "ball", "again"], "`unrender fit tiny` does not understand 'again'"),
         (["fit", "tiny", "ball", "--device", "cdua"], "there is no device 'cdua'; did you mean cuda?"),
-        (["render", "run", "--path", "orbt"], "--path is 'orbt'; did you mean orbit?"),
+        (["render", "run", "--path", "orbt"], "--path is 'orbt'; did you mean 'orbit'?"),
         (["export", "run", "--fromat", "ply"], "`unrender export` has no option --fromat; did you mean --format?"),
     ],
 )
@@ -383,7 +383,15 @@ def test_eval_writes_the_metrics_of_either_split(run: Run, here: Path) -> None:
     assert json.loads(Path("here/metrics_train.json").read_text())["views"] == 9
 
 
-@pytest.mark.parametrize(("path", "frames"), [("orbit", 6), ("interpolated", 6), ("test", 3)])
+def test_protocols_of_benchmarks_are_written_beside_the_run(run: Run, here: Path) -> None:
+    assert run("eval", "here", "--protocol", "nerf-synthetic")[0] == 0
+    found = json.loads(Path("here/nerf-synthetic.json").read_text())
+    assert found["psnr"] == pytest.approx(json.loads(Path("here/metrics.json").read_text())["psnr"]) and not found["official"]
+    code, _, err = run("eval", "here", "--protocol", "dtu", "--truth", "nowhere")
+    assert code == 1 and "rename the capture's folder" in one_sentence(err)
+
+
+@pytest.mark.parametrize(("path", "frames"), [("orbit", 6), ("spiral", 6), ("interpolated", 6), ("test", 3)])
 def test_render_writes_pictures_and_a_video(run: Run, here: Path, path: str, frames: int) -> None:
     assert run("render", "here", "--path", path, "--frames", 6)[0] == 0
     assert len(list(Path("here/renders", path).glob("*.png"))) == frames

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from unrender.captures.errors import CaptureError
 from unrender.captures.images import ImageMemory, Images, averaged
+from unrender.captures.memory import bytes_of
 
 SIZES = ((4, 3), (2, 5), (6, 2))
 
@@ -96,3 +98,9 @@ def test_averages_weight_colors_by_alpha_and_drop_the_rest_of_a_block() -> None:
     assert small.sizes.tolist() == [[2, 1]]
     assert small[0][0, 0].tolist() == [round((200 * 255 + 100 * 51) / 306), 100, 0, round(306 / 4)]
     assert small[0][0, 1].tolist() == [10, 20, 30, 0]
+
+
+@pytest.mark.parametrize("amount", ["", "8 G B x", "GB", "-1", "1e9", "8GiBs", -1, True, "9" * 400])
+def test_an_amount_of_memory_that_is_none_is_refused(amount: int | str) -> None:
+    with pytest.raises(CaptureError, match="give a number of bytes, or an amount such as 8GB"):
+        bytes_of(amount)

@@ -487,6 +487,29 @@ def arc_cameras(cameras: Cameras, frames: int) -> Cameras:
     return _path(cameras, look_at(path, torch.zeros_like(up), up if bool(up.norm() > 0.1) else axis))
 
 
+def spiral_cameras(cameras: Cameras, frames: int, *, turns: int = 2) -> Cameras:
+    """Make a closed spiral about the mean camera, for cameras that face one way.
+
+    With the mean position, forward and upward axes as a frame, and r the 90th percentile of the distances from its origin along each axis,
+    positions are (r_x cos φ, r_y sin φ, r_z sin(φ / 2)). All look at the point in front of the mean camera that is as deep as the origin
+    of the world (Mildenhall et al. 2019, with this focus instead of the depths of points).
+
+    Raises:
+        ValueError: fewer than one frame.
+    """
+    positions = cameras.positions
+    forward = normalized(cameras.world_from_camera[:, :3, 2].mean(0))
+    middle = positions.mean(0)
+    depth = torch.dot(-middle, forward)
+    depth = torch.where(depth > 0, depth, positions.norm(dim=-1).mean())
+    focus, up = middle + depth * forward, mean_up(cameras)
+    axes = look_at(middle[None], focus, up)[0, :3, :3]
+    radii = torch.quantile(((positions - middle) @ axes).abs(), 0.9, dim=0)
+    angle = 2 * torch.pi * turns * torch.arange(_checked(frames), dtype=positions.dtype, device=positions.device) / frames
+    path = middle + (torch.stack((torch.cos(angle), torch.sin(angle), torch.sin(angle / 2)), -1) * radii) @ axes.T
+    return _path(cameras, look_at(path, focus, up))
+
+
 def interpolated_cameras(cameras: Cameras, frames: int, *, keys: int = 12) -> Cameras:
     """Make a smooth path through well-spread cameras, each followed by the nearest remaining one.
 

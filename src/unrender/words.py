@@ -34,8 +34,17 @@ NormalFrame: TypeAlias = Literal["opengl", "opencv", "world"]
 SplitName: TypeAlias = Literal["train", "test"]
 """The fitted or the held-out views."""
 
+HoldOut: TypeAlias = Literal["every-8", "llff", "nerfstudio", "dtu-7", "nerf-synthetic", "none"]
+"""Rules that hold out views: those of published comparisons, every 8th view, or none."""
+
 TruthFrame: TypeAlias = Literal["source", "normalized", "opengl", "opencv"]
 """Frame of a truth: that of the poses; the normalized world, for a mesh or points; or the camera's axes, for normal maps."""
+
+OnOff: TypeAlias = Literal["on", "off"]
+"""Values of a setting that is otherwise decided by the capture."""
+
+Protocol: TypeAlias = Literal["nerf-synthetic", "dtu"]
+"""Benchmarks whose tables a run's results are written for."""
 
 Photometric: TypeAlias = Literal["l1", "mse", "smooth_l1"]
 """Names of the photometric losses."""

@@ -49,7 +49,8 @@ def read_blender(folder: Path, file: Path, test_every: int) -> Source:
         split = held_out(names, test_every)
     else:
         count = len(parts[0].images)
-        split = Split(tuple(range(count)), tuple(range(count, len(images))), f"{file.name} is fitted, {files[1].name} is held out")
+        rule = f"{file.name} is fitted, {files[1].name} is held out"
+        split = Split(tuple(range(count)), tuple(range(count, len(images))), rule, given=True)
     return Source(
         files=files,
         names=names,

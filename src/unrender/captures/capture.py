@@ -26,6 +26,8 @@ class Split:
     test: tuple[int, ...]
     rule: str
     """One sentence, for example "every 8th view, sorted by file name, is held out"."""
+    given: bool = False
+    """Whether the files of the capture or the name of a rule prescribe it, as for benchmarks."""
 
     @property
     def evaluated(self) -> SplitName:

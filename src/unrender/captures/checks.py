@@ -17,9 +17,10 @@ from torch import Tensor
 
 from unrender.captures.capture import Split
 from unrender.captures.errors import CaptureError
+from unrender.captures.memory import bytes_of
 from unrender.captures.reading import reason, shown
 from unrender.captures.source import Source, held_out
-from unrender.words import CameraAxes, MaskUse, NormalFrame, Up
+from unrender.words import CameraAxes, HoldOut, MaskUse, NormalFrame, Up
 
 _LARGEST = float(torch.finfo(torch.float32).max)
 
@@ -44,13 +45,13 @@ def check_options(
     center: tuple[float, float, float] | None,
     radius: float | None,
     up: Up | None,
-    test_every: int,
+    test_every: int | HoldOut,
     normal_maps: Path | str | None,
     normal_maps_frame: NormalFrame,
     masks: MaskUse | None,
     camera_axes: CameraAxes | None,
     principal_shift: tuple[float, float],
-    memory: int | None,
+    memory: int | str | None,
 ) -> None:
     """Check the options of :func:`unrender.captures.load_capture`.
 
@@ -64,12 +65,15 @@ def check_options(
 
     axes = ("x", "y", "z", "-x", "-y", "-z", "cameras")
     check("downscale", downscale, _is_integer(downscale, 1), "an integer of at least 1")
-    check("test_every", test_every, _is_integer(test_every, 0), "0 to hold out nothing, or at least 2")
+    rules = get_args(HoldOut)
+    known = test_every in rules if isinstance(test_every, str) else _is_integer(test_every, 0)
+    check("test_every", test_every, known, f"0 to hold out nothing, at least 2, or one of {', '.join(rules)}")
     check("center", center, center is None or _are_numbers(center, 3), "three finite numbers in the frame of the poses")
     check("radius", radius, radius is None or (_is_finite(radius) and radius > 0), "a positive number in the units of the poses")
     check("up", up, up is None or _is_direction(up, axes), f"a direction of three finite numbers, or one of {', '.join(axes)}")
     check("principal_shift", principal_shift, _are_numbers(principal_shift, 2), "two finite numbers of pixels")
-    check("memory", memory, memory is None or _is_integer(memory, 0), "a number of bytes")
+    if memory is not None:
+        bytes_of(memory)
     check("normal_maps", normal_maps, isinstance(normal_maps, str | Path | None), "the folder of the normal images")
     check("normal_maps_frame", normal_maps_frame, normal_maps_frame in get_args(NormalFrame), f"one of {', '.join(get_args(NormalFrame))}")
     check("masks", masks, masks in (None, *get_args(MaskUse)), f"one of {', '.join(get_args(MaskUse))}")
@@ -130,7 +134,7 @@ def _each_photo_once(source: Source) -> tuple[Source, list[str]]:
     kept = [view for view in range(len(source.images)) if view not in same]
     place = {view: number for number, view in enumerate(kept)}
     place |= {view: place[earlier] for view, earlier in same.items()}
-    split = Split(tuple(place[view] for view in source.split.train), tuple(place[view] for view in source.split.test), source.split.rule)
+    train, test = (tuple(place[view] for view in views) for views in (source.split.train, source.split.test))
     index = torch.tensor(kept)
     chosen = replace(
         source,
@@ -142,7 +146,7 @@ def _each_photo_once(source: Source) -> tuple[Source, list[str]]:
         sizes=source.sizes[index],
         fisheye=source.fisheye[index],
         apply_exif=tuple(source.apply_exif[view] for view in kept),
-        split=split,
+        split=replace(source.split, train=train, test=test),
         masks=None if source.masks is None else tuple(source.masks[view] for view in kept),
         ignored=tuple(source.ignored[view] for view in kept) if source.ignored else (),
     )
@@ -174,7 +178,7 @@ def _disjoint(source: Source, test_every: int) -> tuple[Split, list[str]]:
         return replace(split, train=train, test=test), notes
     if test or test_every == 0 or len(train) < 2:
         notes.append(f"{both} views are both fitted and held out by the files; they are fitted only, so that measures are of unseen views")
-        return Split(train, test, split.rule), notes
+        return replace(split, train=train, test=test), notes
     names = [source.names[view] for view in train]
     again = held_out(names, test_every)
     notes.append(f"all views that the files hold out are fitted too, so {again.rule} instead")

@@ -251,7 +251,7 @@ def _split(folder: Path, listed: Sequence[str], names: Sequence[str], test_every
         test = tuple(view for view in range(len(names)) if view not in set(train))
     if not train:
         raise CaptureError(f"the lists {_first([file.name for file in files.values()])} in {folder} leave no view to fit; correct them")
-    return Split(train, test, f"the lists {' and '.join(file.name for file in files.values())}"), list(files.values())
+    return Split(train, test, f"the lists {' and '.join(file.name for file in files.values())}", given=True), list(files.values())
 
 
 def _masks(folder: Path, photos_at: Path, listed: Sequence[str], notes: list[str]) -> tuple[Path, ...] | None:

@@ -103,6 +103,18 @@ def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
     return size
 
 
+def is_opaque(path: Path) -> bool:
+    """Tell from its header whether an image cannot have transparent pixels: JPEG has no alpha.
+
+    Raises:
+        CaptureError: the file cannot be read.
+    """
+    if _kind(path) != "Pillow":
+        return False
+    with _opened(path, "Pillow") as image:
+        return image.format == "JPEG"
+
+
 def decoded_image(path: Path, *, apply_exif: bool = True) -> Image.Image:
     """Decode a whole image, with the numbers as stored; OpenEXR becomes sRGB.
 

@@ -46,9 +46,15 @@ class Images:
     """Where each image begins in ``pixels``, int64, on the CPU."""
     on_disk: bool = False
     """Whether ``pixels`` is mapped from a file; it then stays there when images move to a device."""
+    spare: int = 0
+    """Bytes of memory that the budget still has, for images on disk."""
+    waits: tuple[Callable[[], None], ...] = ()
+    """For each image a function that returns when its pixels are there; empty if all are."""
 
     @classmethod
-    def empty(cls, sizes: Int[Tensor, "views 2"], channels: Sequence[int], dtype: torch.dtype, *, on_disk: bool = False) -> Images:
+    def empty(
+        cls, sizes: Int[Tensor, "views 2"], channels: Sequence[int], dtype: torch.dtype, *, on_disk: bool = False, spare: int = 0
+    ) -> Images:
         """Allocate storage for images of these sizes, without setting their pixels.
 
         Raises:
@@ -57,7 +63,7 @@ class Images:
         counts = sizes.prod(1)
         shape = (int(counts.sum()), *channels)
         pixels = mapped_file(shape, dtype) if on_disk else allocated(shape, dtype)
-        return cls(pixels, sizes, counts.cumsum(0) - counts, on_disk)
+        return cls(pixels, sizes, counts.cumsum(0) - counts, on_disk, spare)
 
     def __repr__(self) -> str:
         kind = str(self.pixels.dtype).removeprefix("torch.")
@@ -90,6 +96,8 @@ class Images:
         """
         if not -len(self) <= view < len(self):
             raise IndexError(f"view {view} does not exist; there are {len(self)} images")
+        if self.waits:
+            self.waits[view]()
         (width, height), begin = self.sizes[view].tolist(), int(self.offsets[view])
         return self.pixels[begin : begin + width * height].unflatten(0, (height, width))
 
@@ -99,7 +107,8 @@ class Images:
     def select(self, views: Sequence[int] | Int[Tensor, " selected"]) -> Images:
         """Return the images of these views, in this order; they share the storage."""
         index = torch.as_tensor(views, dtype=torch.int64, device="cpu")
-        return replace(self, sizes=self.sizes[index], offsets=self.offsets[index])
+        waits = tuple(self.waits[view] for view in index.tolist()) if self.waits else ()
+        return replace(self, sizes=self.sizes[index], offsets=self.offsets[index], waits=waits)
 
     def to(self, device: torch.device | str) -> Images:
         """Move only these images of the storage to a device; images on disk stay there."""
@@ -133,6 +142,8 @@ class Images:
 
     def gather(self, index: Int[Tensor, " samples"]) -> Tensor:
         """Return pixels [samples, *channels] by index through all images in order; ``index`` is on the device of the storage."""
+        for wait in self.waits:
+            wait()
         return self.pixels[self.at(*self.locate(index))]
 
     @cached_property
@@ -160,7 +171,8 @@ class ImageMemory(ImageBudget):
             CaptureError: the disk has no space either.
         """
         needed = int(sizes.prod(1).sum()) * int(np.prod(channels)) * dtype.itemsize
-        return Images.empty(sizes, channels, dtype, on_disk=not self.takes(needed))
+        on_disk = not self.takes(needed)
+        return Images.empty(sizes, channels, dtype, on_disk=on_disk, spare=max(0, self.left) if on_disk else 0)
 
 
 def averaged(images: Images, block: int) -> Images:

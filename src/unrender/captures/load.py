@@ -21,8 +21,10 @@ from unrender.captures.checks import check_options, check_world, checked_source
 from unrender.captures.decoding import format_notes
 from unrender.captures.errors import printable
 from unrender.captures.formats import FORMATS, Format
+from unrender.captures.hold_out import EVERY, split_by_rule
 from unrender.captures.images import ImageMemory, in_threads
 from unrender.captures.masks import read_pictures
+from unrender.captures.memory import bytes_of
 from unrender.captures.normal_truth import bundled_normals
 from unrender.captures.normalization import normalize, normalized_poses
 from unrender.captures.normals import read_normals
@@ -31,7 +33,7 @@ from unrender.captures.points import points_file, read_points
 from unrender.captures.reading import check_file, entries, is_folder, is_regular_file, reason
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, scale_of, transformed
-from unrender.words import CameraAxes, MaskUse, NormalFrame, Up, is_out_of_memory
+from unrender.words import CameraAxes, HoldOut, MaskUse, NormalFrame, Up, is_out_of_memory
 
 _LENS_TOLERANCE = 0.01
 """Reprojection error of a ray, in pixels, above which the lens counts as not invertible."""
@@ -47,13 +49,13 @@ def load_capture(
     center: tuple[float, float, float] | None = None,
     radius: float | None = None,
     up: Up | None = None,
-    test_every: int = 8,
+    test_every: int | HoldOut = EVERY,
     normal_maps: Path | str | None = None,
     normal_maps_frame: NormalFrame = "opengl",
     masks: MaskUse | None = None,
     camera_axes: CameraAxes | None = None,
     principal_shift: tuple[float, float] = (0.0, 0.0),
-    memory: int | None = None,
+    memory: int | str | None = None,
 ) -> Capture:
     """Read the posed photos in a folder; the format is recognized by the files in it.
 
@@ -66,7 +68,8 @@ def load_capture(
         center: of the region of interest.
         radius: half the extent of the region of interest.
         up: the upward direction of the frame of the poses.
-        test_every: hold out every N-th view if the capture has no split of its own; 0 holds out none.
+        test_every: hold out every N-th view if the capture has no split of its own, 0 for none; or split all views by the rule of this
+        name (:data:`unrender.words.HoldOut`).
         normal_maps: a folder of normal images, one for each view.
         normal_maps_frame: the axes of the normals.
         masks: what masks and alpha channels mean: they outline the "object", leave pixels out ("ignore"), or are not used ("none"); by
@@ -74,7 +77,8 @@ def load_capture(
         camera_axes: the axes of the cameras in the files, if they are not those of the format.
         principal_shift: added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their
         format: a NeuS file whose matrices were multiplied by diag(s, s, 1, 1) for resized photos needs -0.5 (1 - s) for both.
-        memory: bytes the images may take before they are kept in a temporary file, by default half of the machine's memory.
+        memory: bytes, or an amount such as "8GB", that the images may take before they are kept in a temporary file, by default half of
+        the machine's memory.
 
     Raises:
         CaptureError: a file cannot be read, files do not match, an option makes no sense, or neither memory nor disk has space for the
@@ -99,7 +103,7 @@ def load_capture(
     settings = (downscale, center, radius, up, test_every, maps, normal_maps_frame, masks, camera_axes, principal_shift)
     with errors_of(folder):
         source, notes = read_source(folder, test_every=test_every, camera_axes=camera_axes, principal_shift=principal_shift)
-        room = ImageMemory(memory)
+        room = ImageMemory(None if memory is None else bytes_of(memory))
         room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normal_folder is not None), downscale)
         pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
         notes += pictures.notes
@@ -153,7 +157,11 @@ def read_capture(folder: Path, options: CaptureOptions) -> Capture:
 
 
 def read_source(
-    folder: Path, *, test_every: int = 8, camera_axes: CameraAxes | None = None, principal_shift: tuple[float, float] = (0.0, 0.0)
+    folder: Path,
+    *,
+    test_every: int | HoldOut = EVERY,
+    camera_axes: CameraAxes | None = None,
+    principal_shift: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Source, list[str]]:
     """Read what the files of a capture say, without decoding a pixel, and return notes about it; see :func:`load_capture`.
 
@@ -161,11 +169,14 @@ def read_source(
         CaptureError: a file cannot be read, or files do not match.
     """
     layout, cameras_file, others = _located(folder)
-    source = layout.read(folder, cameras_file, test_every)
+    every = EVERY if isinstance(test_every, str) else test_every
+    source = layout.read(folder, cameras_file, every)
     shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
     source = replace(source, intrinsics=source.intrinsics + shift)
     source = source if camera_axes is None else source.with_camera_axes(camera_axes)
-    source, about_views = checked_source(source, folder, test_every)
+    source, about_views = checked_source(source, folder, every)
+    if isinstance(test_every, str):
+        source = replace(source, split=split_by_rule(source.names, test_every, source.split))
     notes = [*source.notes, *about_views, *format_notes(source.images)]
     if others:
         notes.append(f"read {layout.cameras} and not {' or '.join(others)}, which is there too")

@@ -53,6 +53,9 @@ _SAME = 0.99
 _PLAIN = 0.9
 """Share of the photos' border that is white or black if an object stands before a plain background."""
 
+_MOST_BORDERS = 8
+"""Photos whose borders are looked at while the others are still decoded."""
+
 _NOTHING = 5e-4
 """Share of bright or dark pixels that counts as none."""
 
@@ -110,7 +113,7 @@ def read_pictures(source: Source, *, downscale: int, masks: MaskUse | None, memo
             ignored[view].copy_(left_out)
     if any(dynamic):
         notes.append("pixels that are bright in the dynamic masks are left out")
-    if meaning != "object":
+    if meaning != "object" and (files is not None or has_alpha):
         for photo in photos:
             photo[..., 3] = 255
     if meaning == "none":
@@ -354,7 +357,8 @@ def _mean(values: Sequence[float]) -> float:
 
 def _plain_borders(photos: Images) -> list[str]:
     """Return a note if the photos have borders of plain white or black, as renderings without alpha do."""
-    borders = [torch.cat((color[0], color[-1], color[:, 0], color[:, -1])) for color in (photo[..., :3] for photo in photos)]
+    some = range(0, len(photos), -(-len(photos) // _MOST_BORDERS)) if photos.waits else range(len(photos))
+    borders = [torch.cat((color[0], color[-1], color[:, 0], color[:, -1])) for color in (photos[view][..., :3] for view in some)]
     for name, plain in (("white", lambda border: (border >= 250).all(-1)), ("black", lambda border: (border <= 5).all(-1))):
         share = _mean([float(plain(border).float().mean()) for border in borders])
         if share > _PLAIN:

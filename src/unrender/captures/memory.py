@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unrender.captures.errors import CaptureError
+from unrender.captures.reading import shown
 
 SHARE_OF_MEMORY = 0.5
 """Share of the memory of this process that the images of a capture may take before they are kept on disk."""
@@ -25,6 +27,28 @@ _SHARE_OF_FREE = 0.8
 _GIGABYTE = 2**30
 
 
+_UNITS = {"": 1, "B": 1, "KB": 2**10, "MB": 2**20, "GB": _GIGABYTE, "TB": 2**40}
+
+
+def bytes_of(amount: int | str) -> int:
+    """Return an amount of memory in bytes; KB, MB, GB and TB are powers of 1024.
+
+    >>> bytes_of("8GB") == 8 * 2**30, bytes_of("1.5 MB"), bytes_of("100"), bytes_of(100)
+    (True, 1572864, 100, 100)
+
+    Raises:
+        CaptureError: it is no such amount.
+    """
+    if isinstance(amount, int) and not isinstance(amount, bool) and amount >= 0:
+        return amount
+    if isinstance(amount, str):
+        found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)([kmgt]?b?)", amount.strip().replace(" ", ""), re.IGNORECASE)
+        if found is not None:
+            unit = found[2].upper()
+            return int(float(found[1]) * _UNITS[unit if unit in _UNITS else f"{unit}B"])
+    raise CaptureError(f"memory is {shown(amount)}; give a number of bytes, or an amount such as 8GB or 500MB")
+
+
 class ImageBudget:
     """A memory budget for images: those allocated first stay in memory, the rest go to disk."""
 
@@ -33,6 +57,11 @@ class ImageBudget:
         if limit is None:
             limit = min(int(SHARE_OF_MEMORY * memory_limit()), int(_SHARE_OF_FREE * free_memory()))
         self._left = limit
+
+    @property
+    def left(self) -> int:
+        """The bytes that are left."""
+        return self._left
 
     def takes(self, needed: int) -> bool:
         """Take bytes from the budget; False if it has fewer left, and the images belong on disk."""

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from unrender.words import CameraAxes, MaskUse, NormalFrame, Up
+from unrender.words import CameraAxes, HoldOut, MaskUse, NormalFrame, Up
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class CaptureOptions:
     """Half the side of the region of interest, in the units of the poses; found automatically by default."""
     up: Up | None = None
     """The upward direction of the frame of the poses: a vector, an axis such as "-y", or "cameras" for the mean of the cameras'."""
-    test_every: int = 8
-    """Hold out every N-th view if the capture has no split of its own; 0 holds out none."""
+    test_every: int | HoldOut = 8
+    """Hold out every N-th view if the capture has no split of its own, 0 for none; or split all views by the rule of this name."""
     normal_maps: Path | None = None
     """A folder of normal images, one for each view, as a prior."""
     normal_maps_frame: NormalFrame = "opengl"
@@ -34,8 +34,8 @@ class CaptureOptions:
     """The axes of the cameras in the files, if they are not those of the format."""
     principal_shift: tuple[float, float] = (0.0, 0.0)
     """Added to every principal point, in pixels of the photos, for cameras that do not follow the convention of their format."""
-    memory: int | None = None
-    """Bytes of memory the images may take before they are kept in a temporary file; by default half of the machine's memory."""
+    memory: int | str | None = None
+    """Memory, in bytes or as 8GB, that the images may take before they are kept in a temporary file; by default half of the machine's."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, as values that JSON can hold.

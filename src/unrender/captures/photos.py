@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from unrender.captures.decoding import IMAGE_SUFFIXES as IMAGE_SUFFIXES
-from unrender.captures.decoding import decoded_image, image_files, image_size
+from unrender.captures.decoding import decoded_image, image_files, image_size, is_opaque
 from unrender.captures.errors import CaptureError
+from unrender.captures.filling import Filling
 from unrender.captures.images import ImageMemory, Images, averaged_pixels, in_threads
 
 __all__ = ["IMAGE_SUFFIXES", "decoded_image", "image_files", "image_size", "read_photo", "read_photos"]
@@ -108,7 +111,8 @@ def read_photos(
         memory: decides whether the photos are kept in memory or on disk.
 
     Returns:
-        RGBA images, and whether any pixel of them is transparent.
+        RGBA images, and whether any pixel of them is transparent. Photos on disk that cannot be transparent are decoded in the background;
+        a view is there when it is taken from the images.
 
     Raises:
         CaptureError: no files, a file that cannot be decoded, or a downscale that does not fit the photos.
@@ -130,8 +134,11 @@ def read_photos(
             raise CaptureError(f"{files[view]} is {image.width}x{image.height} but its header says otherwise; replace the file")
         return _convert(image, photos[view].numpy(), downscale, use_alpha, transparent_colors)
 
-    at_once = _DECODING_MEMORY // (_DECODING_BYTES * int(sizes.prod(1).max()))
-    return photos, any(in_threads(read, range(len(files)), most=min(8, max(1, at_once))))
+    at_once = min(8, max(1, _DECODING_MEMORY // (_DECODING_BYTES * int(sizes.prod(1).max()))))
+    if photos.on_disk and not transparent_colors and (not use_alpha or all(in_threads(is_opaque, files))):
+        threads = min(at_once, os.cpu_count() or 1)
+        return replace(photos, waits=Filling(read, len(files), threads).waits), False
+    return photos, any(in_threads(read, range(len(files)), most=at_once))
 
 
 def _eight_bits(path: Path, apply_exif: bool) -> Image.Image:

@@ -320,7 +320,7 @@ def _split(file: Path, content: Mapping[str, Any], frames: Frames, names: Sequen
     test = "test" if chosen.get("test") else "val"
     if not chosen.get(test):
         raise CaptureError(f"test_filenames and val_filenames of {file} are missing or empty; list views there, or take all the lists out")
-    return Split(chosen["train"], chosen[test], f"the train_filenames and {test}_filenames of {file.name}")
+    return Split(chosen["train"], chosen[test], f"the train_filenames and {test}_filenames of {file.name}", given=True)
 
 
 def _list(content: Mapping[str, Any], key: str, file: Path) -> list[Any]:

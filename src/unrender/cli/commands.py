@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import UInt8
 from rich.console import Console
 from torch import Tensor
 
-from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
+from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras, spiral_cameras
 from unrender.captures.capture import Capture
+from unrender.captures.path_json import read_camera_path
+from unrender.cli.arguments import UsageError
 from unrender.cli.options import AxisOrVector, CameraPath, ExportFrame, MeshFormat, OutputOptions, UpAxes
 from unrender.cli.terminal import Ending
 from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
+from unrender.files.atomic import write_json
 from unrender.files.video import write_video
 from unrender.geometry.distances import points_to_mesh_distance
-from unrender.geometry.mesh import Mesh
+from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.recipes import table
 from unrender.recipes.fitting import Observer, Outcome
 from unrender.recipes.kinds import Input
@@ -37,13 +41,14 @@ from unrender.runs.figures import write_picture
 from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input
 from unrender.runs.measures import Measure, measures_as_json
 from unrender.runs.opening import OpenRun, open_run
-from unrender.runs.outputs import EMPTY_MESH, extract_asset, offset_sentence
+from unrender.runs.outputs import EMPTY_MESH, LONGEST_STEM, extract_asset, offset_sentence
+from unrender.runs.protocols import DtuTruth, dtu, nerf_synthetic, read_dtu_truth, scan_of
 from unrender.runs.read_options import ReadOptions
 from unrender.runs.scores import metrics_of
 from unrender.runs.scoring import photos_of, score_run
 from unrender.runs.session import Job, RunResult, check_folder, run_job
 from unrender.runs.surface_measures import distance_measures
-from unrender.words import TruthFrame
+from unrender.words import Protocol, TruthFrame, suggestion
 
 EXIT_CODES: dict[Outcome, int] = {"finished": 0, "time budget reached": 0, "interrupted": 130, "diverged": 1, "empty": 1}
 """Exit code of each outcome; an output that could not be written gives 1 too."""
@@ -166,6 +171,7 @@ def evaluate_run(
     run: Path,
     truth: Path | None,
     truth_frame: TruthFrame | None,
+    protocol: Protocol | None,
     split: Literal["test", "train"],
     capture: Path | None,
     device: str | None,
@@ -174,25 +180,54 @@ def evaluate_run(
     target, display = select_device(device), display_of(output)
     opened = open_run(run, table.recipes(), target)
     opened.directory.prepare()
+    photos = photos_behind(opened, capture, display)
+    scanned = dtu_truth(photos, truth) if protocol == "dtu" else None
     scores = score_run(
         opened,
-        photos_behind(opened, capture, display),
+        photos,
         split=split,
-        truth=truth,
+        truth=None if protocol == "dtu" else truth,
         truth_frame=truth_frame,
         measure=compare_with_truth if opened.record.input.path == DEMO_CAPTURE else None,
         device=target,
         display=display,
     )
     metrics = metrics_of(scores.record, scores.evaluation)
+    if protocol is not None:
+        with display.task(f"measuring as {protocol} does"):
+            table_row = nerf_synthetic(photos, scores.evaluation) if scanned is None else dtu(written_mesh(opened), scanned)
+        write_json(opened.directory.path / f"{protocol}.json", table_row)
+        display.say(f"{protocol}: {', '.join(f'{name} {value}' for name, value in table_row.items() if name != 'protocol')}")
+        metrics["protocol"] = table_row
     return Ending(0, {"run": str(opened.directory.path), **metrics, "notes": list(scores.notes), "file": str(scores.file)})
+
+
+def dtu_truth(photos: Capture, folder: Path | None) -> DtuTruth:
+    """Read the truth of the DTU scan that a capture shows.
+
+    Raises:
+        ValueError: there is none, or the capture's name does not say which scan it is.
+    """
+    return read_dtu_truth(Path("DTU") if folder is None else folder, scan_of(photos.name))
+
+
+def written_mesh(run: OpenRun) -> Mesh:
+    """Return the mesh that a run wrote, in the frame of the input.
+
+    Raises:
+        ValueError: it wrote none.
+    """
+    file = run.directory.mesh_file("ply")
+    if not file.exists():
+        raise ValueError(f"{file} is not there; the command that fitted the run writes it")
+    return read_mesh(file)
 
 
 def render_run(
     output: OutputOptions,
     *,
     run: Path,
-    path: CameraPath,
+    path: CameraPath | Path,
     frames: int,
     fps: int,
     downscale: int,
@@ -204,24 +239,44 @@ def render_run(
     for name, value in (("--frames", frames), ("--fps", fps), ("--downscale", downscale)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    name = path_name(path)
     opened = open_run(run, table.recipes(), target)
     opened.directory.prepare()
-    cameras = path_cameras(photos_behind(opened, capture, display), path, frames)
+    if isinstance(path, Path):
+        cameras, note = read_camera_path(path, opened.source_from_world)
+        display.say(f"note: {note}")
+    else:
+        cameras = path_cameras(photos_behind(opened, capture, display), path, frames)
     cameras = cameras.downscaled(downscale) if downscale > 1 else cameras
-    pictures = opened.directory.renders / path
+    pictures = opened.directory.renders / name
     pictures.mkdir(parents=True, exist_ok=True)
-    video = opened.directory.path / f"{path}.mp4"
+    video = opened.directory.path / f"{name}.mp4"
     with display.task("rendering", len(cameras)) as task:
         count = write_video(video, _frames_written(render_path(opened.scene, cameras, target), pictures, task), fps=fps)
     display.say(f"{count} pictures in {pictures} and {video}")
     return Ending(0, {"run": str(opened.directory.path), "pictures": str(pictures), "count": count, "video": str(video)})
 
 
+def path_name(path: CameraPath | Path) -> str:
+    """Return the name of a path's outputs.
+
+    Raises:
+        UsageError: it is neither a known path nor a JSON file.
+    """
+    if not isinstance(path, Path):
+        return path
+    if path.suffix.lower() != ".json":
+        raise UsageError(f"--path is {str(path)!r}; {suggestion(str(path), get_args(CameraPath))}")
+    return f"path_{re.sub(r'[^A-Za-z0-9.-]+', '_', path.stem)[-LONGEST_STEM:]}"
+
+
 def path_cameras(capture: Capture, path: CameraPath, frames: int) -> Cameras:
-    """Return the cameras of a path: the held-out views, or a number of frames around or between the photos."""
+    """Return the cameras of a path: the held-out views, or a number of frames around, before or between the photos."""
     if path == "test":
         return capture.cameras.select(capture.split.test)
-    return orbit_cameras(capture.cameras, frames) if path == "orbit" else interpolated_cameras(capture.cameras, frames)
+    if path == "orbit":
+        return orbit_cameras(capture.cameras, frames)
+    return spiral_cameras(capture.cameras, frames) if path == "spiral" else interpolated_cameras(capture.cameras, frames)
 
 
 def _frames_written(

@@ -36,11 +36,12 @@ STYLES: dict[str, Style] = {
     "center": Style("X Y Z", _FROM_CAPTURE, summary="Center of the region of interest, in the frame of the poses"),
     "radius": Style("R", _FROM_CAPTURE, summary="Half the side of the region of interest, in the units of the poses"),
     "up": Style("X Y Z|AXIS", _FROM_CAPTURE, summary='Upward direction in the frame of the poses: a vector, x to -z, or "cameras"'),
+    "test_every": Style("N|RULE", summary="Hold out every N-th view, or by a rule such as llff"),
     "masks": Style(default=_FROM_CAPTURE, summary="Masks outline the object, leave pixels out (ignore), or do nothing (none)"),
     "camera_axes": Style(default=_FROM_CAPTURE),
     "normal_maps": Style("DIR"),
     "principal_shift": Style("X Y"),
-    "memory": Style("BYTES", "half of the machine's", summary="Memory the images may take before they are kept in a temporary file"),
+    "memory": Style("BYTES", "half of the machine's", summary="Memory, as in 8GB, the images may take before a file keeps them"),
     "capture": Style("DIR", "where it was when it was fitted"),
 }
 """How the fields of configurations and of reading look in a help page, where their types and texts do not say it."""

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from unrender.cli.arguments import styled
-from unrender.words import CameraAxes, CaptureLayout, TruthFrame
+from unrender.words import CameraAxes, CaptureLayout, Protocol, TruthFrame
 
-CameraPath = Literal["test", "orbit", "interpolated"]
-"""The held-out views; a circle about the scene; a smooth path between the photos."""
+CameraPath = Literal["test", "orbit", "spiral", "interpolated"]
+"""The held-out views; a circle about the scene; a spiral before it; a smooth path between the photos."""
 MeshFormat = Literal["ply", "obj", "glb"]
 ExportFrame = Literal["upright", "source", "normalized"]
 """The frame of the input, turned upright; the same as it is; the normalized world, whose region of interest is [-1, 1]³."""
@@ -64,6 +64,8 @@ class EvalOptions:
     """A true surface: a mesh (PLY, OBJ, GLB, STL), points (PLY, npz, npy), or a folder of normal maps of the views."""
     truth_frame: TruthFrame | None = styled(None, text="source for a mesh or points; for normal maps it is found")
     """Frame of the truth: that of the poses or the normalized world; the axes of normal maps: of the poses or of the camera."""
+    protocol: Protocol | None = None
+    """Also write RUN/NAME.json as the tables of a benchmark state results; dtu takes the folder of DTU's truth as --truth."""
     split: Literal["test", "train"] = "test"
     """Held-out views, or fitted views (written to metrics_train.json)."""
     capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)
@@ -78,10 +80,10 @@ class RenderOptions:
 
     run: Path = styled(metavar="RUN", positional=True)
     """Folder that `unrender fit` wrote."""
-    path: CameraPath = "orbit"
-    """The held-out views; a circle about the scene; a smooth path between the photos."""
+    path: CameraPath | Path = "orbit"
+    """The held-out views; a circle about the scene; a spiral before it; a smooth path between the photos; or a JSON path of nerfstudio."""
     frames: int = 120
-    """Number of frames of the orbit or the interpolated path."""
+    """Number of frames of the orbit, the spiral or the interpolated path."""
     fps: int = 24
     """Frames per second of the video."""
     downscale: int = styled(1, metavar="K")

@@ -344,7 +344,8 @@ class Fitting:
         if self.optimizer is not None:
             _load_optimizer_state(self.optimizer, unflatten_state(tensors, "optimizer"))
         for name, part in self._parts.items():
-            part.load_state_dict(unflatten_state(tensors, f"part.{name}"))
+            if f"part.{name}" in tensors:  # snapshots of earlier versions lack some
+                part.load_state_dict(unflatten_state(tensors, f"part.{name}"))
         if self.generator is not None:
             self.generator.set_state(tensors[_GENERATOR])
         self.clock.resume(*clock_of(tensors))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,10 +12,14 @@ from torch import Tensor
 from unrender.cameras import Cameras, Rays
 from unrender.captures.capture import Capture
 from unrender.captures.images import Images, averaged
+from unrender.recipes.pixel_pool import PixelPool, any_in_block
 from unrender.words import Background
 
 _MOST_MAPPED_PIXELS = 2**26
 """Ray directions are cached for up to this many pixels of different lenses (12 bytes each); beyond it, every draw computes them."""
+
+_MOST_MAPPED_ON_DISK = 2**30
+"""Pixels on disk that are still drawn one by one: the system keeps so many in memory where it can."""
 
 
 def draw_background(kind: Background, like: Float[Tensor, "rays 3"], generator: torch.Generator) -> Float[Tensor, "rays 3"]:
@@ -52,8 +57,9 @@ class PixelBatch:
 class PixelSampler:
     """Draws pixels uniformly from all training views, with replacement, except those marked as ignored.
 
-    Colors are gathered from the storage of the capture itself, in memory or on disk. ``downscale`` averages k × k pixels into one: early
-    training uses a smooth image with fewer, wider pixels.
+    Colors are gathered from the storage of the capture itself, in memory or on disk. If the photos on disk are still decoded in the
+    background, or are many, they are gathered from a pool instead. ``downscale`` averages k × k pixels into one: early training uses a
+    smooth image with fewer, wider pixels.
     """
 
     def __init__(self, capture: Capture, device: torch.device, *, downscale: int = 1) -> None:
@@ -68,16 +74,19 @@ class PixelSampler:
         ignored = None if capture.ignored is None else capture.ignored.select(capture.split.train)
         normals = None if capture.normals is None or downscale > 1 else capture.normals.select(capture.split.train)
         self._cameras = capture.cameras.select(capture.split.train)
-        if downscale > 1:
+        self._cameras = self._cameras.downscaled(downscale) if downscale > 1 else self._cameras
+        pooled = photos.on_disk and (bool(photos.waits) or photos.count > _MOST_MAPPED_ON_DISK)
+        self._pool = PixelPool(photos, ignored, device, downscale=downscale) if pooled else None
+        if downscale > 1 and self._pool is None:
             photos = averaged(photos, downscale)
-            self._cameras = self._cameras.downscaled(downscale)
-            ignored = None if ignored is None else _any_in_block(ignored, downscale)
+            ignored = None if ignored is None else Images.of([any_in_block(image, downscale) for image in ignored])
         self._photos = photos.to(device)
         self._rgba = self._photos.pixels.view(torch.int32).reshape(-1)
         self._normals = None if normals is None else normals.to(device)
         self._has_masks = capture.has_masks
         self._total_views = len(capture)
         self._downscale = downscale
+        ignored = None if self._pool is not None else ignored
         self._valid = None if ignored is None else torch.cat([~image.reshape(-1) for image in ignored]).nonzero()[:, 0].to(device)
         if self._valid is not None and len(self._valid) == 0:
             raise ValueError(f"{capture.name} ignores all pixels of its training views, so there is nothing to fit; correct its masks")
@@ -107,14 +116,11 @@ class PixelSampler:
         Raises:
             ValueError: the number of ``cameras`` is not that of the views of the capture.
         """
-        if self._valid is None:
-            index = torch.randint(self._photos.count, (count,), generator=generator, device=self._device)
+        if self._pool is not None:
+            view, place, color = self._pool.draw(count, generator)
         else:
-            index = self._valid[torch.randint(self._valid.shape[0], (count,), generator=generator, device=self._device)]
-        stored = index.to(self._photos.pixels.device)  # another device only for photos on disk
-        view, place = self._photos.locate(stored)
-        rgba = self._rgba[self._photos.at(view, place)].to(self._device).view(torch.uint8).reshape(count, 4).float() * (1 / 255)
-        view, place = view.to(self._device), place.to(self._device)
+            view, place, color = self._drawn(count, generator)
+        rgba = color.view(torch.uint8).reshape(count, 4).float() * (1 / 255)
         width = self._widths if isinstance(self._widths, int) else self._widths[view]
         row = place // width
         pixels = torch.stack((place - row * width, row), -1).to(self._world_from_camera.dtype) + 0.5
@@ -125,8 +131,31 @@ class PixelSampler:
             pixels=pixels,
             color=rgba[:, :3],
             alpha=rgba[:, 3] if self._has_masks else None,
-            normal=None if self._normals is None else self._normals.gather(index.to(self._normals.pixels.device)).to(self._device),
+            normal=None if self._normals is None else self._normal(view, place),
         )
+
+    def _drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw from the photos themselves; return view, place in the image, and color as four bytes in an int32."""
+        if self._valid is None:
+            index = torch.randint(self._photos.count, (count,), generator=generator, device=self._device)
+        else:
+            index = self._valid[torch.randint(self._valid.shape[0], (count,), generator=generator, device=self._device)]
+        view, place = self._photos.locate(index)
+        return view, place, self._rgba[self._photos.at(view, place)]
+
+    def _normal(self, view: Tensor, place: Tensor) -> Float[Tensor, "rays 3"]:
+        assert self._normals is not None
+        stored = self._normals.pixels.device  # another device only for normals on disk
+        return self._normals.pixels[self._normals.at(view.to(stored), place.to(stored))].to(self._device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the next draws depend on besides the generator."""
+        return {} if self._pool is None else self._pool.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore a state, so that the same pixels are drawn as after it was saved."""
+        if self._pool is not None and state_dict:
+            self._pool.load_state_dict(state_dict)
 
     def _rays(self, view: Int[Tensor, " rays"], place: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
         """Return the rays of the capture's own cameras, with cached directions if there are any."""
@@ -141,16 +170,6 @@ class PixelSampler:
         if len(cameras) != self._total_views:
             raise ValueError(f"draw takes the cameras of all {self._total_views} views of the capture, got {len(cameras)}")
         return (cameras.downscaled(self._downscale) if self._downscale > 1 else cameras).rays(views, pixels)
-
-
-def _any_in_block(images: Images, block: int) -> Images:
-    """Tell for each block of pixels whether any of them is True."""
-
-    def reduced(image: Tensor) -> Tensor:
-        rows, columns = image.shape[0] // block, image.shape[1] // block
-        return image[: rows * block, : columns * block].reshape(rows, block, columns, block).any(3).any(1)
-
-    return Images.of([reduced(image) for image in images])
 
 
 class RayCount:

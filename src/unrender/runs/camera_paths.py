@@ -9,10 +9,11 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from unrender.cameras import Cameras, arc_cameras, interpolated_cameras, orbit_cameras
+from unrender.cameras import Cameras, arc_cameras, interpolated_cameras, orbit_cameras, spiral_cameras
 from unrender.captures.capture import Capture
 from unrender.color import linear_from_srgb
 from unrender.geometry.mesh import Mesh
+from unrender.numerics import normalized
 from unrender.render.scene import Scene, SurfaceColor
 from unrender.render.surface import render_surface
 from unrender.runs.figures import color_picture
@@ -30,6 +31,15 @@ SMALLEST_RENDERED_SIDE = 160
 MOST_VIDEO_RAYS = 1_500_000
 """Rays of a video of a scene that must be rendered as a volume: half a minute on two CPU cores, however many pixels the photos have."""
 
+_WIDEST_GAP = math.radians(150.0)
+"""Largest angle between neighboring cameras of a capture from all sides, seen from above."""
+
+_FORWARD = math.radians(20.0)
+"""Nine of ten cameras of a forward-facing capture look less far than this from their mean direction."""
+
+_INWARD = 0.7
+"""Cosine between the optical axis and the direction to the middle from which a camera looks inward."""
+
 _CHUNK = 2**16
 """Surface points that are colored at once."""
 
@@ -37,16 +47,30 @@ _CHUNK = 2**16
 def showing_path(capture: Capture, frames: int) -> Cameras:
     """Return the path that shows a capture best.
 
-    An orbit for photos from all sides, an arc for photos from one side, and a path between the photos if the surroundings belong to the
-    scene.
+    An orbit for photos from all sides, a spiral for photos that face one way, and for others an arc, or a path between the photos if the
+    surroundings belong to the scene.
     """
     cameras = capture.cameras
-    if capture.unbounded:
-        return interpolated_cameras(cameras, frames)
+    if faces_forward(cameras):
+        return spiral_cameras(cameras, frames)
     azimuth = torch.atan2(cameras.positions[:, 1], cameras.positions[:, 0]).sort().values
     gaps = torch.cat([azimuth[1:] - azimuth[:-1], azimuth[:1] + 2.0 * math.pi - azimuth[-1:]])
-    around = float(gaps.max()) < math.radians(150.0)
-    return orbit_cameras(cameras, frames) if around else arc_cameras(cameras, frames)
+    if float(gaps.max()) < _WIDEST_GAP and _looks_inward(cameras):
+        return orbit_cameras(cameras, frames)
+    return interpolated_cameras(cameras, frames) if capture.unbounded else arc_cameras(cameras, frames)
+
+
+def faces_forward(cameras: Cameras) -> bool:
+    """Tell whether several cameras look in nearly one direction, as for forward-facing captures."""
+    forward = cameras.world_from_camera[:, :3, 2]
+    cosines = forward @ normalized(forward.mean(0))
+    return len(cameras) > 2 and float(torch.quantile(cosines, 0.1)) > math.cos(_FORWARD)
+
+
+def _looks_inward(cameras: Cameras) -> bool:
+    """Tell whether most cameras look at the middle of the world more than past it."""
+    towards = -normalized(cameras.positions)
+    return float((towards * cameras.world_from_camera[:, :3, 2]).sum(-1).median()) > _INWARD
 
 
 def within_budget(path: Cameras, rays: int) -> Cameras:

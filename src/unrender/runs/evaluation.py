@@ -4,15 +4,18 @@ PSNR = −10 log₁₀(MSE) of sRGB values clamped to [0, 1] over the full frame
 the mean error. SSIM uses an 11 × 11 Gaussian window with σ = 1.5 and data range 1. If the capture has masks, the truth is the photo
 composited over white, truth = photo · a + (1 − a). Ignored pixels are excluded. Pictures are compared as sRGB; a difference below the
 rounding of the conversion counts as zero.
+
+A photo that is held out may have an exposure of its own, which no fit can know. Unless the split is a benchmark's, there is therefore also
+the PSNR after a gain and an offset of each channel of the rendering were fitted to the photo, inside its mask if there is one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unrender.captures.capture import Capture, CaptureError
@@ -23,6 +26,9 @@ from unrender.words import SplitName
 
 ROUNDING = 1e-6
 """Bound on the rounding of a value in [0, 1] from sRGB to float32 linear light and back."""
+
+SMALLEST_VARIANCE = 1e-12
+"""Variance of a picture of one color, to which no gain can be fitted."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class ViewScore:
     ssim: float
     psnr_masked: float | None
     """PSNR over the pixels inside the mask; None without a mask or if it is empty."""
+    psnr_matched: float | None = None
+    """PSNR after the colors of the rendering were fitted to the photo; None for a benchmark."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +64,17 @@ class Evaluation:
     @property
     def psnr_masked(self) -> float | None:
         """Mean over the views that have a mask; None if none has."""
-        inside = [score.psnr_masked for score in self.per_view if score.psnr_masked is not None]
-        return sum(inside) / len(inside) if inside else None
+        return _mean([score.psnr_masked for score in self.per_view])
+
+    @property
+    def psnr_matched(self) -> float | None:
+        """Mean after the colors of each rendering were fitted to its photo; None for a benchmark."""
+        return _mean([score.psnr_matched for score in self.per_view])
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 OnView = Callable[[ViewScore, Tensor, Rendering], None]
@@ -125,10 +142,40 @@ def _score(capture: Capture, view: int, color: Float[Tensor, "height width 3"], 
         counts = ~capture.ignored[view].to(truth.device)
         color = torch.where(counts[..., None], color, truth)
     inside = counts & (capture.mask(view).to(truth.device) > 127) if capture.has_masks else None
+    matched = None if capture.split.given else psnr(matched_colors(color, truth, counts if inside is None else inside), truth, counts)
     return ViewScore(
         view=view,
         name=capture.names[view],
         psnr=float(psnr(color, truth, counts)),
         ssim=float(ssim(color, truth)),
         psnr_masked=None if inside is None or not inside.any() else float(psnr(color, truth, inside)),
+        psnr_matched=None if matched is None else float(matched),
     )
+
+
+def matched_colors(
+    color: Float[Tensor, "height width 3"], truth: Float[Tensor, "height width 3"], where: Bool[Tensor, "height width"]
+) -> Float[Tensor, "height width 3"]:
+    """Fit each channel of a picture to another one by a gain and an offset, in the least squares.
+
+    The result is clamped to [0, 1].
+
+    Args:
+        color: the picture.
+        truth: the other one.
+        where: the pixels that are fitted and changed.
+
+    >>> picture = torch.rand(4, 4, 3, generator=torch.Generator().manual_seed(0))
+    >>> again = matched_colors(picture * 0.5 + 0.1, picture, torch.ones(4, 4, dtype=torch.bool))
+    >>> bool((again - picture).abs().max() < 1e-6)
+    True
+    """
+    if not bool(where.any()):
+        return color
+    seen, wanted = color[where].double(), truth[where].double()
+    centered = seen - seen.mean(0)
+    gain = (centered * wanted).mean(0) / centered.square().mean(0).clamp_min(SMALLEST_VARIANCE)
+    fitted = (centered * gain + wanted.mean(0)).clamp(0, 1)
+    changed = color.clone()
+    changed[where] = fitted.to(color)
+    return changed

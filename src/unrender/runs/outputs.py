@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -50,14 +50,14 @@ from unrender.runs.figures import color_picture, data_uri, distance_picture, err
 from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
 from unrender.runs.report import Course, FileLink, Report, ViewRow, build_report
-from unrender.runs.scores import masked_measure, score_sentence, write_measures, write_metrics
+from unrender.runs.scores import score_measures, score_sentence, write_measures, write_metrics
 from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
 from unrender.runs.view_measures import ViewMeasures
 from unrender.runs.viewpoint import viewpoint_of
 from unrender.shading.lights import EnvironmentLight
 from unrender.words import SplitName, is_out_of_memory
 
-CameraPath = Literal["test", "orbit", "interpolated"]
+CameraPath = Literal["test", "orbit", "spiral", "interpolated"]
 """Paths of ``unrender render``."""
 
 MeasureMesh = Callable[[Mesh], Sequence[Measure]]
@@ -182,7 +182,7 @@ class MetricsWriter(OutputWriter):
         parts = Parts()
         evaluation = self._evaluate(results, parts)
         results.display.say(score_sentence(evaluation))
-        results.add_measures(masked_measure(evaluation))
+        results.add_measures(score_measures(evaluation))
         if results.views is not None:
             results.add_measures(results.views.normals)
         with parts.part():
@@ -192,7 +192,7 @@ class MetricsWriter(OutputWriter):
     def recall(self, results: Results) -> None:
         evaluation = self._evaluate(results, None)
         # A process that is killed right after metrics.json leaves them out of run.json.
-        results.recall_measures((*masked_measure(evaluation), *(results.views.normals if results.views is not None else ())))
+        results.recall_measures((*score_measures(evaluation), *(results.views.normals if results.views is not None else ())))
 
     def _evaluate(self, results: Results, parts: Parts | None) -> Evaluation:
         photos = results.photos
@@ -275,7 +275,7 @@ class VideoWriter(OutputWriter):
     needs_photos = True
 
     def files(self, directory: RunDirectory) -> tuple[Path, ...]:
-        return directory.video_file, *(directory.path / f"{path}.mp4" for path in ("test", "orbit", "interpolated"))
+        return directory.video_file, *(directory.path / f"{path}.mp4" for path in get_args(CameraPath))
 
     def missing(self, directory: RunDirectory) -> bool:
         return not directory.video_file.exists()

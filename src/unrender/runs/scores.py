@@ -40,16 +40,18 @@ def write_measures(file: Path, record: RunRecord) -> None:
         write_json(file, {**metrics, "measures": measures_as_json(record.measures)})
 
 
-def masked_measure(evaluation: Evaluation) -> tuple[Measure, ...]:
-    """Return the PSNR inside the masks as a measure; nothing without masks."""
-    inside = evaluation.psnr_masked
-    if inside is None or not math.isfinite(inside):
-        return ()
-    return (Measure("PSNR inside the mask", inside, "dB", digits=2, better="higher"),)
+def score_measures(evaluation: Evaluation) -> tuple[Measure, ...]:
+    """Return the PSNR inside the masks and that after a fit of the colors, where they are known."""
+    found = (("PSNR inside the mask", evaluation.psnr_masked), ("PSNR after a color fit of each view", evaluation.psnr_matched))
+    return tuple(
+        Measure(name, value, "dB", digits=2, better="higher") for name, value in found if value is not None and math.isfinite(value)
+    )
 
 
 def score_sentence(evaluation: Evaluation) -> str:
     """Write the scores of an evaluation as one line."""
-    inside = "" if evaluation.psnr_masked is None else f" ({evaluation.psnr_masked:.2f} dB inside the mask)"
+    found = ((evaluation.psnr_masked, "inside the mask"), (evaluation.psnr_matched, "after a color fit of each view"))
+    also = ", ".join(f"{value:.2f} dB {where}" for value, where in found if value is not None)
+    also = f" ({also})" if also else ""
     count = len(evaluation.per_view)
-    return f"{evaluation.split}: PSNR {evaluation.psnr:.2f} dB{inside}, SSIM {evaluation.ssim:.4f}, {count} view{'s' * (count > 1)}"
+    return f"{evaluation.split}: PSNR {evaluation.psnr:.2f} dB{also}, SSIM {evaluation.ssim:.4f}, {count} view{'s' * (count > 1)}"

@@ -25,7 +25,7 @@ from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.opening import OpenRun
 from unrender.runs.outputs import EMPTY_MESH, bundled_view_measures, evaluate_into, write_report
 from unrender.runs.report import ViewRow
-from unrender.runs.scores import masked_measure, score_sentence, write_metrics
+from unrender.runs.scores import score_measures, score_sentence, write_metrics
 from unrender.runs.surface_measures import (
     LEFT_OUT,
     Surface,
@@ -120,7 +120,7 @@ def score_run(
     for score in evaluation.per_view:
         display.say(f"{score.name}: {score.psnr:.2f} dB, SSIM {score.ssim:.4f}")
     display.say(score_sentence(evaluation))
-    measures = [*masked_measure(evaluation), *collected.normals]
+    measures = [*score_measures(evaluation), *collected.normals]
     with display.task("measuring the surface"):
         if not mesh.is_empty:
             measures += _of_mesh(run, mesh, collected, device)

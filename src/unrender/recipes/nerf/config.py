@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from unrender.recipes.clock import check_budget
 from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
-from unrender.words import Photometric
+from unrender.words import OnOff, Photometric
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,8 @@ class NerfConfig:
     """Photometric loss."""
     distortion: float = 0.0
     """Weight of the distortion loss, which concentrates the weights of a ray (mip-NeRF 360)."""
+    exposure: OnOff = "off"
+    """Whether exposure and white balance of each photo are unknowns too."""
 
     def __post_init__(self) -> None:
         check_budget(self.steps, self.max_seconds)

@@ -15,6 +15,7 @@ from unrender.captures.capture import Capture
 from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu, pytorch_on_one_thread
+from unrender.fields.exposure import Exposure
 from unrender.geometry.isosurface import extract_surface
 from unrender.losses.photometric import mse, photometric
 from unrender.ops.rays import (
@@ -32,6 +33,7 @@ from unrender.ops.rays import (
     weights_from_density,
 )
 from unrender.recipes.clock import Clock
+from unrender.recipes.exposures import exposed, exposure_of, part_of
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
 from unrender.recipes.nerf.config import NerfConfig
 from unrender.recipes.phases import PhaseStart
@@ -189,11 +191,13 @@ def fit(
 ) -> FitResult:
     """Fit a radiance field to the training views of a capture."""
     start = PhaseStart(Clock(config.steps, config.max_seconds), resume, observer, None)
-    return fit_phase(capture, config, start, device=device, seed=seed)
+    return fit_phase(capture, config, start, exposure=exposure_of(capture, config.exposure, device), device=device, seed=seed)
 
 
-def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device: torch.device, seed: int) -> FitResult:
-    """Fit a radiance field as one phase of a longer fit; see :func:`fit`."""
+def fit_phase(
+    capture: Capture, config: NerfConfig, start: PhaseStart, *, exposure: Exposure | None, device: torch.device, seed: int
+) -> FitResult:
+    """Fit a radiance field, and the exposures of the photos, as one phase of a longer fit; see :func:`fit`."""
     sampling, adam, clock = config.sampling, config.adam, start.clock
     generator = torch.Generator(device).manual_seed(seed)
     weights_generator = torch.Generator().manual_seed(seed)
@@ -205,8 +209,10 @@ def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
-    optimizer = adam.optimizer(scene.field.parameter_groups(adam.learning_rate, weight_decay=adam.weight_decay))
-    fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts={"rays": ray_count})
+    groups = scene.field.parameter_groups(adam.learning_rate, weight_decay=adam.weight_decay)
+    groups += [] if exposure is None else exposure.parameter_groups(adam.learning_rate)
+    parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
+    fitting = Fitting(scene, adam.optimizer(groups), clock, start.observer, generator=generator, parts=parts)
     if start.resume is None:
         masks = [capture.mask(view) for view in range(len(capture))] if masked else None
         scene.occupancy.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
@@ -233,7 +239,8 @@ def fit_phase(capture: Capture, config: NerfConfig, start: PhaseStart, *, device
         background = draw_background(sampling.background, batch.color, generator)
         truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
         rendering, field = render_volume(scene.evaluate, samples, rays, background)
-        losses = {"rgb": loss(rendering.color, truth)}
+        rendering, losses = exposed(exposure, clock, rendering, background, batch)
+        losses |= {"rgb": loss(rendering.color, truth)}
         if config.distortion > 0:
             spread = distortion(field.weights, _folded(samples) if capture.unbounded else samples)
             losses |= {"distortion": config.distortion * spread.mean()}

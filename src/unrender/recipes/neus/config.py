@@ -14,7 +14,7 @@ from unrender.recipes.clock import check_budget
 from unrender.recipes.nerf import config as nerf
 from unrender.recipes.schedules import Ramp
 from unrender.recipes.settings import AdamSettings, HashLevels, Sampling
-from unrender.words import Normals, Photometric
+from unrender.words import Normals, OnOff, Photometric
 
 if TYPE_CHECKING:
     import torch
@@ -252,6 +252,8 @@ class NeusConfig:
     losses: NeusLosses = NeusLosses()
     sampling: Sampling = Sampling(occupancy_threshold=0.001)
     surroundings: Surroundings = Surroundings()
+    exposure: OnOff = "off"
+    """Whether exposure and white balance of each photo are unknowns too."""
 
     def __post_init__(self) -> None:
         check_budget(self.steps, self.max_seconds)

@@ -13,12 +13,14 @@ from unrender.captures.capture import Capture
 from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu
+from unrender.fields.exposure import Exposure
 from unrender.fields.surface import SurfaceField
 from unrender.losses.photometric import mse, photometric
 from unrender.losses.regularizers import curvature, eikonal, mask_bce, opaque, sparsity
 from unrender.ops.encodings import Adam
 from unrender.ops.rays import MARCHED_PER_TRAINED, Samples, distortion, samples_taken
 from unrender.recipes.clock import Clock
+from unrender.recipes.exposures import exposed, exposure_of, part_of
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.nerf import loop as nerf
 from unrender.recipes.neus.config import NeusConfig, NeusLosses, SurfaceStart
@@ -56,16 +58,16 @@ def fit(
         surroundings = capture.unbounded and not capture.has_masks
     if surroundings and capture.has_masks:
         raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (masks=none)")
-    field = config.field
+    field, exposure = config.field, exposure_of(capture, config.exposure, device)
     density = field.density(config)
     share = 0.0 if density is None else field.density_share(surroundings=surroundings)
 
     def fit_density(start: PhaseStart) -> FitResult:
         assert density is not None
-        return nerf.fit_phase(capture, density, start, device=device, seed=seed)
+        return nerf.fit_phase(capture, density, start, exposure=exposure, device=device, seed=seed)
 
     def fit_surface(start: PhaseStart) -> FitResult:
-        return _fit_surface(capture, config, start, surroundings=surroundings, device=device, seed=seed)
+        return _fit_surface(capture, config, start, exposure=exposure, surroundings=surroundings, device=device, seed=seed)
 
     phases = (Phase("radiance field", share, fit_density), Phase("surface", 1 - share, fit_surface))
     return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
@@ -106,19 +108,27 @@ def _start_scene(
     return scene
 
 
-def _optimizer(scene: NeusScene, adam: AdamSettings, sharpness_rate: float) -> Adam:
-    """Return Adam over the networks, the sharpness and the field's own parameters."""
+def _optimizer(scene: NeusScene, exposure: Exposure | None, adam: AdamSettings, sharpness_rate: float) -> Adam:
+    """Return Adam over the networks, the sharpness, the field's own parameters and the exposures."""
     rate, decay = adam.learning_rate, adam.weight_decay
     groups: list[dict[str, Any]] = [{"params": [scene.sharpness_log], "lr": rate * sharpness_rate, "weight_decay": 0.0}]
     groups += scene.surface.parameter_groups(rate, weight_decay=decay)
     if scene.separate is not None:
         groups += scene.separate.parameter_groups(rate, weight_decay=decay)
     groups.append({"params": list(scene.color_net.parameters()), "lr": rate, "weight_decay": decay})
+    groups += [] if exposure is None else exposure.parameter_groups(rate)
     return adam.optimizer(groups)
 
 
 def _fit_surface(
-    capture: Capture, config: NeusConfig, start: PhaseStart, *, surroundings: bool, device: torch.device, seed: int
+    capture: Capture,
+    config: NeusConfig,
+    start: PhaseStart,
+    *,
+    exposure: Exposure | None,
+    surroundings: bool,
+    device: torch.device,
+    seed: int,
 ) -> FitResult:
     """Run the phase of the surface: the whole fit, or what follows the radiance field."""
     sampling, adam, weights, clock = config.sampling, config.adam, config.losses, start.clock
@@ -129,8 +139,9 @@ def _fit_surface(
     coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
     points = None if capture.points is None else _inside_cube(capture.points.to(device))
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
-    optimizer = _optimizer(scene, adam, config.sharpness.sharpness_rate)
-    fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts={"rays": ray_count})
+    optimizer = _optimizer(scene, exposure, adam, config.sharpness.sharpness_rate)
+    parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
+    fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts=parts)
     if start.resume is not None:
         fitting.restore(start.resume)
     regularization = config.field.regularization_weight
@@ -160,8 +171,8 @@ def _fit_surface(
             background, extra = scene.surroundings(rays, torch.rand(count, generator=generator, device=device), background)
         ray_count.observe(samples_taken(samples, marched, device) + extra)
         rendering, found = scene.render(samples, rays, background)
-
-        losses = _ray_losses(weights, fraction, rendering, found, truth, batch, samples)
+        rendering, losses = exposed(exposure, clock, rendering, background if scene.around is None else None, batch)
+        losses |= _ray_losses(weights, fraction, rendering, found, truth, batch, samples)
         losses |= _field_losses(weights, fraction, scene.surface, points, count, generator)
         weight = ramp(regularization, fraction)
         fitting.take_step(

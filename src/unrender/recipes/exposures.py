@@ -1,0 +1,51 @@
+"""Exposure and white balance of the photos as unknowns of a fit, besides its scene."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unrender.captures.capture import Capture
+from unrender.fields.exposure import Exposure
+from unrender.recipes.clock import Clock
+from unrender.recipes.pixels import PixelBatch
+from unrender.recipes.state import Stateful
+from unrender.render.rendering import Rendering
+from unrender.words import OnOff
+
+_FROM = 0.15
+"""Share of the budget after which exposures are fitted. Before, the scene explains too little of what differs between the photos: gains
+would take the mean color of each photo, and colors that depend on the direction would take it back."""
+
+
+def exposure_of(capture: Capture, wanted: OnOff, device: torch.device) -> Exposure | None:
+    """Return the unknown exposures of the fitted views; None if they are not compensated."""
+    return Exposure(len(capture), capture.split.train).to(device) if wanted == "on" else None
+
+
+def part_of(exposure: Exposure | None) -> dict[str, Stateful]:
+    """Return what a fit restores of the exposures when it resumes."""
+    return {} if exposure is None else {"exposure": exposure}
+
+
+def exposed(
+    exposure: Exposure | None, clock: Clock, rendering: Rendering, background: Float[Tensor, "rays 3"] | None, batch: PixelBatch
+) -> tuple[Rendering, dict[str, Tensor]]:
+    """Return a rendering in the exposures of its photos, and the loss terms of these.
+
+    Args:
+        exposure: the unknown exposures, or None.
+        clock: of the fit.
+        rendering: of the rays of a step.
+        background: drawn behind the scene; None where all light comes from the scene.
+        batch: the pixels of the step.
+    """
+    if exposure is None or clock.overall < _FROM:
+        return rendering, {}
+    color = rendering.color
+    behind = torch.zeros_like(color) if background is None else background
+    color = exposure(color, rendering.opacity, behind, batch.views)
+    return replace(rendering, color=color), {"exposure": exposure.regularization()}

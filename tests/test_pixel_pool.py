@@ -1,0 +1,159 @@
+"""Photos that exceed the memory they may take: decoded in the background, drawn from a pool, within the budget."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tiny_captures import write_transforms
+from unrender.captures.capture import Capture, CaptureError
+from unrender.captures.filling import Filling
+from unrender.captures.images import Images
+from unrender.captures.load import load_capture
+from unrender.recipes.pixels import PixelBatch, PixelSampler
+
+CPU = torch.device("cpu")
+
+
+def jpegs(folder: Path, *, count: int = 12, size: tuple[int, int] = (40, 30)) -> Path:
+    """A capture of JPEG photos without masks, of random colors in large blocks."""
+    write_transforms(folder, count=count, listed="images/{:03d}.jpg", w=size[0], h=size[1], cx=size[0] / 2, cy=size[1] / 2)
+    for view in range(count):
+        (folder / "images" / f"{view:03d}.png").unlink()
+        blocks = np.random.default_rng(view).integers(0, 256, (size[1] // 10, size[0] // 10, 3), dtype=np.uint8)
+        photo = np.kron(blocks, np.ones((10, 10, 1), np.uint8))
+        Image.fromarray(photo).save(folder / "images" / f"{view:03d}.jpg", quality=95)
+    return folder
+
+
+def colors_of(capture: Capture, batch: PixelBatch) -> torch.Tensor:
+    photos = [capture.color(view) for view in range(len(capture))]
+    places = batch.pixels.long()
+    return torch.stack([photos[view][y, x] for view, (x, y) in zip(batch.views.tolist(), places.tolist(), strict=True)])
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Capture:
+    return load_capture(jpegs(tmp_path / "scan"), memory=1000)
+
+
+def test_photos_on_disk_are_those_in_memory(disk: Capture, tmp_path: Path) -> None:
+    memory = load_capture(tmp_path / "scan")
+    assert disk.photos.on_disk and disk.photos.waits and not memory.photos.on_disk
+    assert all(torch.equal(a, b) for a, b in zip(disk.photos, memory.photos, strict=True))
+    assert (disk.notes[:-1], disk.fingerprint, disk.split) == (memory.notes, memory.fingerprint, memory.split)
+
+
+def test_drawn_pixels_are_those_of_the_photos_and_of_every_view(disk: Capture) -> None:
+    sampler, generator, seen = PixelSampler(disk, CPU), torch.Generator().manual_seed(0), set[int]()
+    for _ in range(40):
+        batch = sampler.draw(64, generator)
+        torch.testing.assert_close(batch.color, colors_of(disk, batch))
+        torch.testing.assert_close(batch.rays.directions, disk.cameras.rays(batch.views, batch.pixels).directions)
+        seen |= set(batch.views.tolist())
+    assert seen == set(disk.split.train)
+
+
+def test_all_pixels_of_a_view_are_drawn_in_the_end(disk: Capture) -> None:
+    one = replace(disk, split=replace(disk.split, train=(3,)), photos=replace(disk.photos, spare=2**16))
+    sampler, generator = PixelSampler(one, CPU), torch.Generator().manual_seed(0)
+    drawn = torch.cat([sampler.draw(2000, generator).pixels for _ in range(60)])
+    assert len(drawn.unique(dim=0)) > 0.98 * 40 * 30
+
+
+def test_a_sampler_restored_draws_the_same_pixels(disk: Capture) -> None:
+    for stop in (1, 3, 30):
+        whole, generator = PixelSampler(disk, CPU), torch.Generator().manual_seed(0)
+        for _ in range(stop):
+            whole.draw(16, generator)
+        again, same = PixelSampler(disk, CPU), torch.Generator()
+        again.load_state_dict(whole.state_dict())
+        same.set_state(generator.get_state())
+        for _ in range(8):
+            a, b = whole.draw(16, generator), again.draw(16, same)
+            assert torch.equal(a.color, b.color) and torch.equal(a.pixels, b.pixels) and torch.equal(a.views, b.views)
+
+
+def test_averaged_and_ignored_pixels_are_those_of_the_sampler_in_memory(disk: Capture, tmp_path: Path) -> None:
+    ignored = Images.stacked(torch.rand(12, 30, 40, generator=torch.Generator().manual_seed(0)) < 0.3)
+    ignored[disk.split.train[0]][:] = True  # no pixel of this view counts
+    on_disk = replace(disk, ignored=ignored)
+    small = load_capture(tmp_path / "scan", downscale=2)
+    sampler, generator = PixelSampler(on_disk, CPU, downscale=2), torch.Generator().manual_seed(0)
+    for _ in range(12):
+        batch = sampler.draw(64, generator)
+        torch.testing.assert_close(batch.color, colors_of(small, batch))
+        assert disk.split.train[0] not in batch.views.tolist()
+        for view, (x, y) in zip(batch.views.tolist(), batch.pixels.long().tolist(), strict=True):
+            assert not bool(ignored[view][2 * y : 2 * y + 2, 2 * x : 2 * x + 2].any())
+    everything = Images.stacked(torch.ones(12, 30, 40, dtype=torch.bool))
+    with pytest.raises(ValueError, match="nothing to fit"):
+        PixelSampler(replace(disk, ignored=everything), CPU).draw(4, generator)
+
+
+def test_a_damaged_photo_is_named_when_it_is_needed(tmp_path: Path) -> None:
+    folder = jpegs(tmp_path / "scan")
+    file = folder / "images" / "005.jpg"
+    file.write_bytes(file.read_bytes()[:-200])
+    capture = load_capture(folder, memory=1000)
+    assert capture.photos[4].shape == (30, 40, 4)
+    with pytest.raises(CaptureError, match=r"005\.jpg"):
+        capture.photos[5]
+
+
+def test_photos_with_alpha_are_decoded_at_once(tmp_path: Path) -> None:
+    capture = load_capture(write_transforms(tmp_path / "png", alpha=True), memory=1000)
+    assert capture.photos.on_disk and not capture.photos.waits and capture.has_masks
+
+
+def test_what_is_needed_first_is_filled_by_the_thread_that_needs_it() -> None:
+    by: dict[int, str] = {}
+    gate = threading.Event()
+
+    def fill(number: int) -> None:
+        by[number] = threading.current_thread().name
+        if number == 0:
+            gate.wait(10)
+
+    filling = Filling(fill, 3, threads=1)
+    filling.wait(2)
+    gate.set()
+    for wait in filling.waits:
+        wait()
+    assert by[2] == threading.current_thread().name and len(by) == 3
+
+
+SCRIPT = """
+import sys, torch
+from unrender.captures.load import load_capture
+from unrender.recipes.pixels import PixelSampler
+
+def anonymous():
+    return 1024 * int(next(line for line in open("/proc/self/status") if line.startswith("RssAnon")).split()[1])
+
+folder, budget = sys.argv[1], int(sys.argv[2])
+load_capture(folder, downscale=50, memory=2**30)  # what decoders need once
+before = anonymous()
+capture = load_capture(folder, memory=budget)
+sampler, generator, most = PixelSampler(capture, torch.device("cpu")), torch.Generator().manual_seed(0), 0
+for _ in range(60):
+    sampler.draw(1024, generator)
+    most = max(most, anonymous())
+print(most - before, capture.photos.pixels.nbytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_budget_holds(tmp_path: Path) -> None:
+    folder, budget = jpegs(tmp_path / "large", count=80, size=(640, 480)), 32 * 2**20
+    result = subprocess.run([sys.executable, "-c", SCRIPT, str(folder), str(budget)], capture_output=True, text=True, check=True)
+    grown, stored = map(int, result.stdout.split())
+    assert stored > 90 * 10**6 and grown < budget
