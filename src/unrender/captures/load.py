@@ -22,6 +22,7 @@ from unrender.captures.decoding import format_notes
 from unrender.captures.errors import printable
 from unrender.captures.formats import FORMATS, Format
 from unrender.captures.images import ImageMemory, in_threads
+from unrender.captures.mask_names import with_masks_of_names
 from unrender.captures.masks import read_pictures
 from unrender.captures.normal_truth import bundled_normals
 from unrender.captures.normalization import normalize, normalized_poses
@@ -103,11 +104,14 @@ def load_capture(
         source = layout.read(folder, cameras_file, test_every)
         shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
         source = replace(source, intrinsics=source.intrinsics + shift)
+        about_masks: list[str] = []
+        if masks != "none":
+            source = with_masks_of_names(source, folder, about_masks.append)
         source = source if camera_axes is None else source.with_camera_axes(camera_axes)
         room = ImageMemory(memory)
         room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normal_folder is not None), downscale)
         source, about_views = checked_source(source, folder, test_every)
-        notes = [*source.notes, *about_views, *format_notes(source.images)]
+        notes = [*source.notes, *about_masks, *about_views, *format_notes(source.images)]
         if others:
             notes.append(f"read {layout.cameras} and not {' or '.join(others)}, which is there too")
         pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
