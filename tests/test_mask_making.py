@@ -354,4 +354,4 @@ def test_a_white_chair_is_cut_from_white(tmp_path: Path) -> None:
     (tmp_path / "transforms_train.json").write_text(json.dumps(content))
     make_masks(tmp_path)
     masks = [np.asarray(Image.open(tmp_path / "masks" / f"{Path(f['file_path']).name}.png")) >= 128 for f in content["frames"]]
-    assert np.mean([(mask & truth).sum() / (mask | truth).sum() for mask, truth in zip(masks, truths, strict=True)]) > 0.95
+    assert np.mean([(mask & truth).sum() / (mask | truth).sum() for mask, truth in zip(masks, truths, strict=True)]) > 0.9

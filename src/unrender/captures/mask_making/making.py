@@ -60,6 +60,9 @@ _AGREE = 0.5
 _LEAN = 0.3
 """Evidence of lying within the hull at all."""
 
+_CLEAR = -3.0
+"""Evidence below which a hole shows the background and is not filled."""
+
 _COLOR_SHARE = 0.7
 """Weight of the colors that all photos share beside the background of one photo."""
 
@@ -326,15 +329,15 @@ class _Job:
             if method is None:
                 return mask if others is None else _repaired(mask, others, wrong[view])
             lab = self.photos.lab(view)
-            evidence = method.evidence(view, lab)
-            if isinstance(method, PlainBackground):
+            own = evidence = method.evidence(view, lab)
+            if isinstance(method, PlainBackground) and method.shadows:
                 evidence = evidence + np.clip(_COLOR_SHARE * colors.evidence(lab), -3.0, 3.0)
             if others is not None:
                 evidence = _with_others(evidence, others, wrong[view])
             label = cut(evidence, lab, SMOOTHNESS)
             if others is None:
                 return main_parts(label, _ALONE)
-            return main_parts(label | (small_holes(label) & others.core), _WITH_HULL)
+            return main_parts(label | (small_holes(label) & others.core & (own > _CLEAR)), _WITH_HULL)
 
         return self._each("masks that agree" if expected is not None else "second masks", refine)
 
