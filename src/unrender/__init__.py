@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from unrender import ops
-    from unrender.api import evaluate, fit, load, open_run
+    from unrender.api import evaluate, fit, load, make_masks, open_run
     from unrender.cameras import Cameras
     from unrender.captures.capture import Capture
     from unrender.geometry.mesh import Mesh
@@ -38,6 +38,7 @@ __all__ = [
     "evaluate",
     "fit",
     "load",
+    "make_masks",
     "open_run",
     "ops",
 ]
@@ -53,6 +54,7 @@ _HOMES = {
     "evaluate": "unrender.api",
     "fit": "unrender.api",
     "load": "unrender.api",
+    "make_masks": "unrender.api",
     "open_run": "unrender.api",
 }
 """Where each name is defined."""

@@ -1,4 +1,4 @@
-"""The Python interface: ``unrender.load``, ``unrender.fit``, ``unrender.open_run`` and ``unrender.evaluate``."""
+"""The Python interface: ``unrender.load``, ``make_masks``, ``fit``, ``open_run`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from unrender.captures import load_capture
 from unrender.captures.capture import Capture
+from unrender.captures.mask_making import making
+from unrender.captures.mask_making.making import MaskingResult
 from unrender.devices import select_device
 from unrender.recipes.fitting import FitResult, Observer, Progress
 from unrender.recipes.kinds import Input
@@ -23,7 +25,7 @@ from unrender.runs.inputs import Origin, Reading, prepared, read_input
 from unrender.runs.opening import OpenRun
 from unrender.runs.scoring import RunScores, photos_of, score_run
 from unrender.runs.session import Job, closing_sentence, ordinary_pytorch, run_job
-from unrender.words import RecipeName, TruthFrame, errors_in_python, in_python
+from unrender.words import MaskMethod, RecipeName, TruthFrame, errors_in_python, in_python
 
 load = load_capture
 
@@ -132,6 +134,59 @@ def _fit_only(job: Job[C, I], observer: Observer | None, display: Display) -> Fi
         result = job.recipe.fit(job.input, job.config, device=job.device, seed=job.seed, observer=watch)
     display.say(closing_sentence(result))
     return replace(result, planned_steps=job.planned_steps)
+
+
+def make_masks(
+    capture: str | Path,
+    *,
+    method: MaskMethod | None = None,
+    command: str | None = None,
+    box: tuple[float, float, float, float] | None = None,
+    center: tuple[float, float, float] | None = None,
+    radius: float | None = None,
+    independent: bool = False,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> MaskingResult:
+    """Make masks of the object in all photos, like ``unrender mask``.
+
+    >>> result = unrender.make_masks("photos")      # doctest: +SKIP
+    >>> result.verdict, result.doubtful             # doctest: +SKIP
+
+    Args:
+        capture: the folder of a capture, or of photos without poses.
+        method: ``"background"`` (of one color), ``"static"`` (cameras stand still, the object turns) or ``"region"`` (within a box or
+        sphere); by default the first of them that fits the photos.
+        command: a program that makes the mask of one photo instead: ``"rembg i {image} {mask}"``. It is started without a shell.
+        box: left, top, right and bottom of the object in all photos, as shares of width and height.
+        center: of a sphere that contains the object, in the frame of the poses.
+        radius: of this sphere.
+        independent: keep each mask as its photo alone says, instead of making all agree with the visual hull.
+        out: where the masks go, by default ``masks`` in the folder, where readers find them.
+        overwrite: make masks again that exist.
+        progress: whether to show the progress; by default in notebooks and interactive sessions.
+
+    Returns:
+        The masks, what is known about each, and a verdict.
+
+    Raises:
+        ValueError: there are no photos, no method fits them, or the program fails.
+        OSError: ``out`` cannot be written.
+    """
+    with errors_in_python():
+        return making.make_masks(
+            Path(capture),
+            method=method,
+            command=command,
+            out=None if out is None else Path(out),
+            overwrite=overwrite,
+            box=box,
+            center=center,
+            radius=radius,
+            hull=not independent,
+            steps=Display.in_python(progress).steps,
+        )
 
 
 def open_run(path: str | Path, *, device: str | None = None) -> OpenRun:

@@ -22,6 +22,9 @@ Up: TypeAlias = tuple[float, float, float] | Literal["cameras", "x", "y", "z", "
 MaskUse: TypeAlias = Literal["object", "ignore", "none"]
 """What masks and alpha channels do: outline the object, leave dark or transparent pixels out, or nothing."""
 
+MaskMethod: TypeAlias = Literal["background", "static", "region"]
+"""How masks are made: from a background of one color, from one that stands still, or from the colors in and around a region."""
+
 CameraAxes: TypeAlias = Literal["opengl", "opencv", "mitsuba"]
 """Directions of +X, +Y, +Z of a camera: right, up, backward; right, down, forward; or left, up, forward."""
 

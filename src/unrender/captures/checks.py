@@ -135,21 +135,7 @@ def _each_photo_once(source: Source) -> tuple[Source, list[str]]:
     place = {view: number for number, view in enumerate(kept)}
     place |= {view: place[earlier] for view, earlier in same.items()}
     train, test = (tuple(place[view] for view in views) for views in (source.split.train, source.split.test))
-    index = torch.tensor(kept)
-    chosen = replace(
-        source,
-        names=tuple(source.names[view] for view in kept),
-        images=tuple(source.images[view] for view in kept),
-        source_from_camera=source.source_from_camera[index],
-        intrinsics=source.intrinsics[index],
-        distortion=source.distortion[index],
-        sizes=source.sizes[index],
-        fisheye=source.fisheye[index],
-        apply_exif=tuple(source.apply_exif[view] for view in kept),
-        split=replace(source.split, train=train, test=test),
-        masks=None if source.masks is None else tuple(source.masks[view] for view in kept),
-        ignored=tuple(source.ignored[view] for view in kept) if source.ignored else (),
-    )
+    chosen = source.select(kept, replace(source.split, train=train, test=test))
     return chosen, [f"{len(same)} of the {len(source.images)} views repeat the photo and pose of another one and were left out"]
 
 

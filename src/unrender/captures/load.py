@@ -23,6 +23,7 @@ from unrender.captures.errors import printable
 from unrender.captures.formats import FORMATS, Format
 from unrender.captures.hold_out import EVERY, split_by_rule
 from unrender.captures.images import ImageMemory, in_threads
+from unrender.captures.mask_names import with_masks_of_names
 from unrender.captures.masks import read_pictures
 from unrender.captures.memory import bytes_of
 from unrender.captures.normal_truth import bundled_normals
@@ -102,7 +103,7 @@ def load_capture(
     maps = "None" if normal_folder is None else "normal maps"
     settings = (downscale, center, radius, up, test_every, maps, normal_maps_frame, masks, camera_axes, principal_shift)
     with errors_of(folder):
-        source, notes = read_source(folder, test_every=test_every, camera_axes=camera_axes, principal_shift=principal_shift)
+        source, notes = read_source(folder, test_every=test_every, masks=masks, camera_axes=camera_axes, principal_shift=principal_shift)
         room = ImageMemory(None if memory is None else bytes_of(memory))
         room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normal_folder is not None), downscale)
         pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
@@ -160,6 +161,7 @@ def read_source(
     folder: Path,
     *,
     test_every: int | HoldOut = EVERY,
+    masks: MaskUse | None = None,
     camera_axes: CameraAxes | None = None,
     principal_shift: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[Source, list[str]]:
@@ -173,11 +175,14 @@ def read_source(
     source = layout.read(folder, cameras_file, every)
     shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
     source = replace(source, intrinsics=source.intrinsics + shift)
+    about_masks: list[str] = []
+    if masks != "none":
+        source = with_masks_of_names(source, folder, about_masks.append)
     source = source if camera_axes is None else source.with_camera_axes(camera_axes)
     source, about_views = checked_source(source, folder, every)
     if isinstance(test_every, str):
         source = replace(source, split=split_by_rule(source.names, test_every, source.split))
-    notes = [*source.notes, *about_views, *format_notes(source.images)]
+    notes = [*source.notes, *about_masks, *about_views, *format_notes(source.images)]
     if others:
         notes.append(f"read {layout.cameras} and not {' or '.join(others)}, which is there too")
     return source, notes

@@ -93,6 +93,24 @@ class Source:
     """The axes of the cameras in the files, from which the poses were converted."""
     notes: tuple[str, ...] = ()
 
+    def select(self, views: Sequence[int], split: Split) -> Source:
+        """Return the source with these views only, and a split that counts them."""
+        index = torch.tensor(views)
+        return replace(
+            self,
+            names=tuple(self.names[view] for view in views),
+            images=tuple(self.images[view] for view in views),
+            source_from_camera=self.source_from_camera[index],
+            intrinsics=self.intrinsics[index],
+            distortion=self.distortion[index],
+            sizes=self.sizes[index],
+            fisheye=self.fisheye[index],
+            apply_exif=tuple(self.apply_exif[view] for view in views),
+            split=split,
+            masks=None if self.masks is None else tuple(self.masks[view] for view in views),
+            ignored=tuple(self.ignored[view] for view in views) if self.ignored else (),
+        )
+
     def with_camera_axes(self, axes: CameraAxes) -> Source:
         """Return the source as if the cameras in its files had other axes."""
         poses = self.source_from_camera * opencv_from(self.camera_axes) * opencv_from(axes)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from unrender.cli.arguments import styled
-from unrender.words import CameraAxes, CaptureLayout, Protocol, TruthFrame
+from unrender.words import CameraAxes, CaptureLayout, MaskMethod, Protocol, TruthFrame
 
 CameraPath = Literal["test", "orbit", "spiral", "interpolated"]
 """The held-out views; a circle about the scene; a spiral before it; a smooth path between the photos."""
@@ -138,6 +138,30 @@ class ConvertOptions:
     """Axes of the cameras in the files."""
     overwrite: bool = False
     """Replace an earlier conversion in the output folder."""
+
+
+@dataclass(frozen=True)
+class MaskOptions:
+    """Make masks of the object in all photos, with a contact sheet to check them; no weights are downloaded."""
+
+    capture: Path = styled(metavar="CAPTURE", positional=True)
+    """Folder of a capture, or of photos without poses."""
+    method: MaskMethod | None = styled(None, text="the first that fits the photos")
+    """A background of one color; cameras that stand still before a turning object; or the colors in and around a region."""
+    command: str | None = styled(None, metavar="'PROGRAM {image} {mask}'", text="none")
+    """Run another program on each photo instead; it is started without a shell."""
+    box: tuple[float, float, float, float] | None = styled(None, metavar="LEFT TOP RIGHT BOTTOM", text="none")
+    """Where the object is in all photos, as shares of width and height."""
+    center: tuple[float, float, float] | None = styled(None, metavar="X Y Z", text="where the cameras look")
+    """Center of a sphere that contains the object, in the frame of the poses."""
+    radius: float | None = styled(None, metavar="R", text="as large as the photos show whole")
+    """Radius of this sphere."""
+    independent: bool = False
+    """Keep each mask as its photo alone says, instead of making all agree with the visual hull."""
+    out: Path | None = styled(None, metavar="DIR", text="CAPTURE/masks, where readers find them")
+    """Where the masks go."""
+    overwrite: bool = False
+    """Make masks again that exist."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from unrender.cli.options import (
     EvalOptions,
     ExportOptions,
     FitOptions,
+    MaskOptions,
     OutputOptions,
     RenderOptions,
 )
@@ -37,6 +38,7 @@ OVERVIEW = """\
 unrender turns posed photos into a surface and a radiance field, on any machine.
 
   unrender demo                        make a small scene, fit it, and compare the result with the truth
+  unrender mask CAPTURE                masks of the object in all photos, with a contact sheet to check them
   unrender fit RECIPE INPUT            fit a scene to a folder of posed photos; the same command again resumes
   unrender eval RUN                    PSNR and SSIM of the held-out views; --truth measures the surface
   unrender render RUN                  pictures and a video along a camera path
@@ -59,6 +61,12 @@ Example:
 
 In Python: result = unrender.fit("neus", "photos", max_seconds=300); result.mesh().export("mesh.glb")
 """
+
+_RESUMES = {
+    **dict.fromkeys(("fit", "demo"), "; the same command resumes from the last checkpoint"),
+    "mask": "; no mask was written, and the same command goes on with what another program made",
+}
+"""What follows an interruption, by command."""
 
 _HELP = ("-h", "--help", "--help-all")
 
@@ -247,6 +255,12 @@ def _convert():
     return convert
 
 
+def _mask_command() -> Callable[..., Ending]:
+    from unrender.cli.mask_command import mask_photos
+
+    return mask_photos
+
+
 def doctor_command(words: Sequence[str]) -> Ending:
     """Run ``unrender doctor``."""
     found = _options(DoctorOptions, words, "unrender doctor")
@@ -279,6 +293,7 @@ def completion_command(words: Sequence[str]) -> Ending:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "demo": plain_command("demo", DemoOptions, lambda: _commands().run_demo),
+    "mask": plain_command("mask", MaskOptions, _mask_command),
     "fit": fit_command,
     "eval": plain_command("eval", EvalOptions, lambda: _commands().evaluate_run),
     "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
@@ -343,8 +358,7 @@ def _explained(error: BaseException, command: str) -> tuple[int, str]:
     if isinstance(error, SystemExit):
         return (error.code, "") if isinstance(error.code, int) else (0, "") if error.code is None else (1, str(error.code))
     if isinstance(error, KeyboardInterrupt):
-        resumes = "; the same command resumes from the last checkpoint" if command in ("fit", "demo") else ""
-        return 130, f"stopped{resumes}"
+        return 130, f"stopped{_RESUMES.get(command, '')}"
     if is_out_of_memory(error):
         return 1, memory_sentence(error, command)
     if isinstance(error, ImportError):

@@ -79,7 +79,7 @@ def _hidden(
 def _enclosed(hidden: Bool[np.ndarray, "Z Y X"], empty: Bool[np.ndarray, "Z Y X"]) -> Bool[np.ndarray, "Z Y X"]:
     """Keep the regions of hidden vertices of whose border most is the inside."""
     labels, count = label(binary_opening(hidden))  # pyright: ignore[reportGeneralTypeIssues]
-    regions = np.asarray(labels)
+    regions = np.asarray(labels, np.int64)
     walls, openings = np.zeros(count + 1), np.zeros(count + 1)
     for dimension in range(3):
         for region, neighbor, open_there in (

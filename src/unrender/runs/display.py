@@ -243,6 +243,12 @@ class Display:
             if line is not None:
                 line.close()
 
+    @contextlib.contextmanager
+    def steps(self, title: str, count: int) -> Iterator[Callable[[], None]]:
+        """Show work in progress like :meth:`task`, and yield a function to call after each step."""
+        with self.task(title, count) as task:
+            yield task.advance
+
     def each(self, title: str, items: Sequence[T]) -> Iterator[T]:
         """Pass items on, and show how many are done."""
         with self.task(title, len(items)) as task:
