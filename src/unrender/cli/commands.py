@@ -18,6 +18,7 @@ from torch import Tensor
 from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras
 from unrender.captures.capture import Capture
 from unrender.cli.options import AxisOrVector, CameraPath, ExportFrame, MeshFormat, OutputOptions, UpAxes
+from unrender.cli.poses_command import posed
 from unrender.cli.terminal import Ending
 from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
@@ -81,6 +82,7 @@ def fit_input(
     directory = RunDirectory(out or default_folder(recipe.name, path))
     check_folder(directory, overwrite=overwrite)
     try:
+        path = posed(path, display) if recipe.input.name == "capture" else path
         with display.task("reading the input"):
             given = read_input(recipe, path, reading, recipes=table.recipes(), device=target)
     except (ValueError, OSError):

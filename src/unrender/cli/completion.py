@@ -13,6 +13,7 @@ from unrender.cli.options import (
     EvalOptions,
     ExportOptions,
     OutputOptions,
+    PosesOptions,
     RenderOptions,
     Shell,
 )
@@ -21,6 +22,7 @@ from unrender.recipes.table import Recipe
 
 _KINDS: dict[str, type[Any]] = {
     "demo": DemoOptions,
+    "poses": PosesOptions,
     "eval": EvalOptions,
     "render": RenderOptions,
     "export": ExportOptions,

@@ -23,6 +23,7 @@ from unrender.cli.options import (
     ExportOptions,
     FitOptions,
     OutputOptions,
+    PosesOptions,
     RenderOptions,
 )
 from unrender.cli.terminal import Ending, print_error, print_json, replace_unknown_characters
@@ -36,7 +37,8 @@ OVERVIEW = """\
 unrender turns posed photos into a surface and a radiance field, on any machine.
 
   unrender demo                        make a small scene, fit it, and compare the result with the truth
-  unrender fit RECIPE INPUT            fit a scene to a folder of posed photos; the same command again resumes
+  unrender fit RECIPE INPUT            fit a scene to photos; the same command again resumes
+  unrender poses PHOTOS_OR_VIDEO       the camera poses of plain photos or of a video, as a capture
   unrender eval RUN                    PSNR and SSIM of the held-out views; --truth measures the surface
   unrender render RUN                  pictures and a video along a camera path
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
@@ -44,7 +46,7 @@ unrender turns posed photos into a surface and a radiance field, on any machine.
   unrender completion SHELL            completion for bash, zsh or fish
 
 RECIPE is nerf (a radiance field) or neus (a surface). INPUT is a folder in one of the layouts of NeRF-synthetic,
-instant-ngp, nerfstudio or NeuS. RUN is the folder that `unrender fit` wrote.
+instant-ngp, nerfstudio or NeuS, or plain photos or a video, whose poses are then solved first. RUN is the folder that `unrender fit` wrote.
 
 Example:
 
@@ -239,6 +241,12 @@ def _commands():  # without an annotation, which cannot name a module, its funct
     return commands
 
 
+def _poses_command():  # likewise
+    from unrender.cli import poses_command
+
+    return poses_command
+
+
 def doctor_command(words: Sequence[str]) -> Ending:
     """Run ``unrender doctor``."""
     found = _options(DoctorOptions, words, "unrender doctor")
@@ -272,6 +280,7 @@ def completion_command(words: Sequence[str]) -> Ending:
 COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "demo": plain_command("demo", DemoOptions, lambda: _commands().run_demo),
     "fit": fit_command,
+    "poses": plain_command("poses", PosesOptions, lambda: _poses_command().solve_command),
     "eval": plain_command("eval", EvalOptions, lambda: _commands().evaluate_run),
     "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
     "export": plain_command("export", ExportOptions, lambda: _commands().export_run),
@@ -334,7 +343,10 @@ def _explained(error: BaseException, command: str) -> tuple[int, str]:
     if isinstance(error, SystemExit):
         return (error.code, "") if isinstance(error.code, int) else (0, "") if error.code is None else (1, str(error.code))
     if isinstance(error, KeyboardInterrupt):
-        resumes = "; the same command resumes from the last checkpoint" if command in ("fit", "demo") else ""
+        resumes = {
+            **dict.fromkeys(("fit", "demo"), "; the same command resumes from the last checkpoint"),
+            "poses": "; the same command goes on with the stage that was stopped",
+        }.get(command, "")
         return 130, f"stopped{resumes}"
     if is_out_of_memory(error):
         return 1, memory_sentence(error, command)
