@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from tiny_captures import real_capture
-from tiny_photos import FOCAL, SIZE, camera, write_photos
+from tiny_photos import FOCAL, SIZE, camera, photo, write_photos
 from unrender.captures import load_capture
 from unrender.captures.errors import CaptureError
 from unrender.captures.structure_from_motion import solve
@@ -378,8 +378,8 @@ def test_a_damaged_key_of_ours_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_the_likely_reason_is_told(sharp: float, keypoints: int, matches: int, alone: bool, reason: str) -> None:
-    photo = Photo("a.jpg", None, 640, 480, None, sharp)
-    assert reason in reason_of(photo, sharpness=100.0, keypoints=keypoints, usual_keypoints=1000.0, matches=matches, alone_in_size=alone)
+    taken = Photo("a.jpg", None, 640, 480, None, sharp)
+    assert reason in reason_of(taken, sharpness=100.0, keypoints=keypoints, usual_keypoints=1000.0, matches=matches, alone_in_size=alone)
 
 
 def test_the_verdict_follows_from_what_is_missing() -> None:
@@ -515,6 +515,19 @@ def test_poses_of_real_photos(tmp_path: Path) -> None:
     kept = [k for k, name in enumerate(names) if name in found]
     turn, shift = aligned(np.stack([found[names[k]] for k in kept]), poses[kept])
     assert len(kept) >= 66 and np.median(turn) < 0.3 and np.median(shift) < 0.01
+
+
+@needs_pycolmap
+@pytest.mark.slow
+def test_poses_of_a_video(tmp_path: Path) -> None:
+    true = np.stack([camera(2 * np.pi * k / 72) for k in range(72)])
+    frames = [np.repeat(photo(pose)[..., None], 3, 2) for pose in true]
+    imageio.mimwrite(tmp_path / "walk.mp4", frames, fps=24, macro_block_size=1, quality=9)  # pyright: ignore[reportArgumentType]
+    solved, _ = solve_poses(tmp_path / "walk.mp4", tmp_path / "capture")
+    found = poses_in(tmp_path / "capture")
+    turn, shift = aligned(np.stack([*found.values()]), true[[int(name[6:11]) - 1 for name in found]])
+    assert solved.registered == solved.total == 60 and turn.max() < 0.5 and shift.max() < 0.01
+    assert solved.focal == pytest.approx(FOCAL, rel=0.01)
 
 
 def test_a_video_is_given_as_such(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ _LOOPS = 40
 """Frames, evenly spread over a video, of which every pair is matched, so that a camera that comes back is recognized."""
 
 _VIEWS_PER_LENS = 20
-"""Photos of one lens from which all its coefficients are determined."""
+"""Photos of one lens from which a second coefficient of distortion is determined."""
 
 
 @dataclass(frozen=True)

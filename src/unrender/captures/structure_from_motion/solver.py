@@ -94,7 +94,7 @@ def reconstruct(*, database: str, images: str, models: str, progress: str, relax
         models: folder for the models.
         progress: file for the number of photos that are registered.
         relaxed: whether to accept weak matches.
-        views_per_lens: photos that a lens needs before all its coefficients are refined.
+        views_per_lens: photos that a lens needs before a second coefficient of distortion is refined.
     """
     options = pycolmap.IncrementalPipelineOptions(min_model_size=3, max_num_models=10, random_seed=_SEED)
     options.mapper.random_seed = options.triangulation.random_seed = _SEED
@@ -129,14 +129,17 @@ def reconstruct(*, database: str, images: str, models: str, progress: str, relax
 
 
 def refine_lenses(model: pycolmap.Reconstruction, views_per_lens: int) -> None:
-    """Refine all four coefficients of distortion of the lenses that many photos share; few photos would not determine them."""
+    """Refine a second coefficient of distortion of the lenses that many photos share.
+
+    Focal lengths across and down stay equal: a ring of cameras that all look down by the same angle does not determine their ratio.
+    """
     views = [image.camera_id for image in model.images.values() if image.has_pose]
     shared = [number for number in model.cameras if views.count(number) >= views_per_lens]
     for number in shared:
         camera = model.cameras[number]
         focal, center_x, center_y, radial = camera.params
-        camera.model = pycolmap.CameraModelId.OPENCV
-        camera.params = [focal, focal, center_x, center_y, radial, 0.0, 0.0, 0.0]
+        camera.model = pycolmap.CameraModelId.RADIAL
+        camera.params = [focal, center_x, center_y, radial, 0.0]
     if shared:
         pycolmap.bundle_adjustment(model, pycolmap.BundleAdjustmentOptions(print_summary=False))
         model.update_point_3d_errors()
@@ -144,10 +147,9 @@ def refine_lenses(model: pycolmap.Reconstruction, views_per_lens: int) -> None:
 
 def lens(camera: pycolmap.Camera) -> list[float]:
     """Return fx, fy, cx, cy, k1, k2, p1, p2 of a camera."""
-    if camera.model == pycolmap.CameraModelId.OPENCV:
-        return list(camera.params)
-    focal, center_x, center_y, radial = camera.params
-    return [focal, focal, center_x, center_y, radial, 0.0, 0.0, 0.0]
+    focal, center_x, center_y, *radial = camera.params
+    first, second = (*radial, 0.0)[:2]
+    return [focal, focal, center_x, center_y, first, second, 0.0, 0.0]
 
 
 def export(model: pycolmap.Reconstruction, folder: Path) -> None:
