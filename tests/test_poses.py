@@ -522,7 +522,7 @@ def test_poses_of_real_photos(tmp_path: Path) -> None:
 def test_poses_of_a_video(tmp_path: Path) -> None:
     true = np.stack([camera(2 * np.pi * k / 72) for k in range(72)])
     frames = [np.repeat(photo(pose)[..., None], 3, 2) for pose in true]
-    imageio.mimwrite(tmp_path / "walk.mp4", frames, fps=24, macro_block_size=1, quality=9)  # pyright: ignore[reportArgumentType]
+    imageio.mimwrite(tmp_path / "walk.mp4", frames, fps=24, macro_block_size=1, quality=9)  # pyright: ignore
     solved, _ = solve_poses(tmp_path / "walk.mp4", tmp_path / "capture")
     found = poses_in(tmp_path / "capture")
     turn, shift = aligned(np.stack([*found.values()]), true[[int(name[6:11]) - 1 for name in found]])
