@@ -33,8 +33,11 @@ class Check:
 CPU_WHEELS = "pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/cpu"
 """Replaces a PyTorch for CUDA by the small one."""
 
-EXTRAS: dict[str, str] = {"tensorboard": "curves in TensorBoard"}
-"""Optional packages and what they add."""
+EXTRAS: dict[str, tuple[str, str]] = {
+    "tensorboard": ("tensorboard", "curves in TensorBoard"),
+    "pycolmap": ("sfm", "poses of plain photos and videos"),
+}
+"""Optional packages: the extra that installs them, and what they add."""
 
 
 def report(checks: Sequence[Check]) -> dict[str, Any]:
@@ -223,6 +226,7 @@ def _temporary_folder() -> Check:
 
 def _extra(name: str) -> Check:
     """Tell whether an optional package is there; its absence is no fault."""
+    extra, adds = EXTRAS[name]
     if importlib.util.find_spec(name) is None:
-        return Check(True, f'{name} is not installed ({EXTRAS[name]}): pip install "unrender[{name}]"')
-    return Check(True, f"{name} {importlib.metadata.version(name)} ({EXTRAS[name]})")
+        return Check(True, f'{name} is not installed ({adds}): pip install "unrender[{extra}]"')
+    return Check(True, f"{name} {importlib.metadata.version(name)} ({adds})")

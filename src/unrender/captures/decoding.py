@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +46,8 @@ _MOST_PIXELS = 178_956_970
 """Most pixels of a photo: the limit of Pillow, 16-bit panoramas excluded."""
 
 _ORIENTATION_TAG = 0x0112
+_EXIF_TAG = 0x8769
+_FILM_FOCAL_TAG = 0xA405
 _TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -139,6 +143,45 @@ def decoded_image(path: Path, *, apply_exif: bool = True) -> Image.Image:
         raise
     except Exception as error:
         raise CaptureError(f"{path} cannot be decoded ({_said(error)}); replace the file or leave the view out") from error
+
+
+@dataclass(frozen=True)
+class Stored:
+    """How a photo is stored."""
+
+    as_is: bool
+    """Whether it is an upright JPEG or PNG file, which every program reads."""
+    lossless: bool
+
+
+def stored_as(path: Path) -> Stored:
+    """Tell how a photo is stored; only its header is read. A file that is no image counts as JPEG, which decoding it will refuse."""
+    try:
+        kind = _kind(path)
+        if kind != "Pillow":
+            return Stored(False, kind != "HEIC")
+        with _opened(path, kind) as image:
+            upright, lossy = _orientation(image, path) == 1, image.format in ("JPEG", "MPO", "WEBP", "AVIF", "JPEG2000")
+            return Stored(upright and image.format in ("JPEG", "MPO", "PNG"), not lossy)
+    except Exception:  # decoders raise a dozen types for damaged files
+        return Stored(False, False)
+
+
+def focal_length(path: Path) -> float | None:
+    """Return the focal length in pixels that the EXIF data of a photo tell; None if they do not.
+
+    It is the focal length equivalent to film of 36 mm x 24 mm, compared by the diagonal.
+    """
+    try:
+        kind = _kind(path)
+        if kind not in ("Pillow", "HEIC"):
+            return None
+        with _opened(path, kind) as image:
+            equivalent = float(_exif(image, path).get_ifd(_EXIF_TAG).get(_FILM_FOCAL_TAG, 0))
+            focal = equivalent * math.hypot(*image.size) / math.hypot(36.0, 24.0)
+            return focal if 5 < equivalent < 2000 else None
+    except Exception:  # EXIF data are a file format of their own, which Pillow does not validate
+        return None
 
 
 def format_notes(files: Sequence[Path]) -> tuple[str, ...]:

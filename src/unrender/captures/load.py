@@ -30,6 +30,7 @@ from unrender.captures.normal_truth import bundled_normals
 from unrender.captures.normalization import normalize, normalized_poses
 from unrender.captures.normals import read_normals
 from unrender.captures.options import CaptureOptions
+from unrender.captures.photo_files import is_video
 from unrender.captures.points import points_file, read_points
 from unrender.captures.reading import check_file, entries, is_folder, is_regular_file, reason
 from unrender.captures.source import Source
@@ -213,6 +214,8 @@ def _located(folder: Path) -> tuple[Format, Path, list[str]]:
     known = [layout.cameras for layout in FORMATS]
     if not is_folder(folder) and not is_regular_file(folder):
         raise CaptureError(f"{folder} does not exist{_suggestion(folder)}; give the folder of a capture")
+    if not is_folder(folder) and is_video(folder):
+        raise CaptureError(f"{folder} is a video without camera poses; solve them first: unrender poses {folder}")
     if not is_folder(folder):
         is_known = any(layout.find(folder.parent) == folder for layout in FORMATS)
         hint = f"give its folder {folder.parent}" if is_known else "give the folder of a capture"
@@ -220,8 +223,8 @@ def _located(folder: Path) -> tuple[Format, Path, list[str]]:
     present = [(layout, file) for layout in FORMATS if (file := layout.find(folder)) is not None]
     if not present:
         raise CaptureError(
-            f"{folder} has no camera poses: looked for {', '.join(known)}; give the folder that holds one of them, "
-            "or solve the poses of plain photos first"
+            f"{folder} has no camera poses: looked for {', '.join(known)}; give the folder that holds one of them, or solve the poses of "
+            f"its photos: unrender poses {folder}"
         )
     return *present[0], [layout.cameras for layout, _ in present[1:]]
 

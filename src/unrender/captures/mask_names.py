@@ -10,7 +10,7 @@ from unrender.captures.errors import CaptureError
 from unrender.captures.photo_files import MASK_FOLDERS
 from unrender.captures.photos import IMAGE_SUFFIXES
 from unrender.captures.reading import FileFinder, is_folder, is_regular_file
-from unrender.captures.source import Source, Split
+from unrender.captures.source import Source
 
 MASK_FOLDER = "masks"
 """The folder of a capture into which masks are written."""
@@ -127,11 +127,8 @@ def with_masks_of_names(source: Source, folder: Path, written: Callable[[str], N
         return source
     if missing:
         kept = [view for view, file in enumerate(found.files) if file is not None]
-        split = Split(
-            tuple(kept.index(view) for view in source.split.train if view in kept),
-            tuple(kept.index(view) for view in source.split.test if view in kept),
-            source.split.rule,
-        )
+        train, test = (tuple(kept.index(view) for view in views if view in kept) for views in (source.split.train, source.split.test))
+        split = replace(source.split, train=train, test=test)
         if not split.train:
             raise CaptureError(
                 f"no fitted view has a mask in {place} ({named} have none); make them with `unrender mask`, or give masks=none"

@@ -36,6 +36,9 @@ _TIGHT = 0.7
 _LEAST_SPREAD = 1e-3
 """Least eigenvalue of the mean of I - d dᵀ over optical axes d: below it (about 2.5 degrees apart) the axes are parallel."""
 
+_AROUND = 1.5
+"""Half the side of the box from which masks carve the object, as a multiple of that of a stated region of interest."""
+
 _ONE_PLACE = 1e-9
 """Cameras that differ by a smaller share of their coordinates stand at one place."""
 
@@ -88,6 +91,7 @@ def normalize(
     """Find the region of interest of a capture.
 
     - Files with a normalization: that one, with the axes of their own frame.
+    - Files that state a region of interest: that one; masks narrow down a larger box around it.
     - With masks: the box of their visual hull, padded by a tenth and made a cube. It is carved from the region that the format specifies,
       or from a box between the cameras.
     - Without masks: the point nearest to all optical axes, or the mean camera position if the axes are nearly parallel or meet
@@ -120,6 +124,11 @@ def normalize(
         middle, extent = found[:3, 3], scale_of(found)
     elif chosen is not None and radius is not None:
         middle, extent = chosen, radius
+    elif source.focus is not None and masks is None:
+        middle, extent = torch.tensor(source.focus.center, dtype=torch.float64), source.focus.half_side
+    elif source.focus is not None and masks is not None:
+        middle = torch.tensor(source.focus.center, dtype=torch.float64)
+        middle, extent = _carved(source, masks, middle, _AROUND * source.focus.half_side, rotation, notes)
     elif source.region is not None and masks is not None:
         middle, extent = torch.tensor(source.region.center, dtype=torch.float64), source.region.half_side
         middle, extent = _carved(source, masks, middle, extent, rotation, notes)

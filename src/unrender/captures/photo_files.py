@@ -20,6 +20,8 @@ from unrender.captures.reading import FileFinder, entries, is_folder
 IMAGE_FOLDERS = ("image", "images", "rgb", "imgs")
 MASK_FOLDERS = ("mask", "masks", "object_mask", "object_masks")
 
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".3gp", ".mts", ".m2ts", ".wmv")
+
 _UNREAD = {
     **dict.fromkeys((".jxl",), "JPEG XL"),
     **dict.fromkeys((".hdr", ".pfm"), "a floating-point picture"),
@@ -32,6 +34,15 @@ _MOST_PARTS = 32
 
 _MOST_LISTED = 200_000
 """Files that are listed below a folder at most, to find one by the end of its path."""
+
+
+def is_video(path: Path) -> bool:
+    """Tell whether a file name is that of a video.
+
+    >>> is_video(Path("a.MOV")), is_video(Path("a.png"))
+    (True, False)
+    """
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def unread_format(name: str) -> str | None:

@@ -83,6 +83,8 @@ class Source:
     """The normalization stored in the files, if any."""
     region: Region | None = None
     """A region that contains an object with masks, if the format specifies one; the masks narrow it down."""
+    focus: Region | None = None
+    """The region of interest that the program that solved the poses found; masks narrow down a larger one around it."""
     up: tuple[float, float, float] | None = None
     """The upward direction of the frame of the poses, if the format says it."""
     points: Float[Tensor, "points 3"] | None = None

@@ -22,13 +22,13 @@ from unrender.captures.photo_files import MASK_FOLDERS, PhotoFinder
 from unrender.captures.photo_sizes import PhotoSize, fitting_size
 from unrender.captures.points import read_points
 from unrender.captures.posed_photos import first_three, missing_files, moved_note, name_below, scaling_notes
-from unrender.captures.reading import finite_matrix, flag, is_regular_file, read_json, shown
-from unrender.captures.source import CameraAxes, MaskMeaning, Source, held_out, opencv_from, rigid_motions
+from unrender.captures.reading import finite_matrix, flag, is_regular_file, number, read_json, shown
+from unrender.captures.source import CameraAxes, MaskMeaning, Region, Source, held_out, opencv_from, rigid_motions
 
 _USED = LENS_KEYS | {
     "frames", "file_path", "transform_matrix", "mask_path", "ply_file_path", "train_filenames", "val_filenames", "test_filenames",
     "from_mitsuba", "white_transparent", "black_transparent", "mask_color", "applied_transform", "applied_scale", "rolling_shutter",
-    "time", "depth_file_path", "depth_path", "enable_depth_loading", "depth_unit_scale_factor", "integer_depth_scale",
+    "time", "depth_file_path", "depth_path", "enable_depth_loading", "depth_unit_scale_factor", "integer_depth_scale", "unrender",
 }  # fmt: skip
 """Keys that are used, or have a note of their own."""
 
@@ -64,6 +64,7 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
     """
     content = read_json(file)
     frames = read_frames(file, content)
+    focus, z_is_up = _placement(content, file)
     names = tuple(name_below(folder, image) for image in frames.images)
     points = None if content.get("ply_file_path") is None else folder / _text(content["ply_file_path"], "ply_file_path", file)
     notes = frames.notes
@@ -86,10 +87,30 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
         fisheye=frames.fisheye,
         apply_exif=frames.apply_exif,
         split=_split(file, content, frames, names, test_every),
+        focus=focus,
+        up=(0.0, 0.0, 1.0) if z_is_up else None,
         points=None if points is None else read_points(points),
         camera_axes=frames.camera_axes,
         notes=notes,
     )
+
+
+def _placement(content: Mapping[str, Any], file: Path) -> tuple[Region | None, bool]:
+    """Return what the key ``unrender``, which ``unrender poses`` writes, says about the object and the upward direction."""
+    found = content.get("unrender")
+    if found is None:
+        return None, False
+    if not isinstance(found, dict):
+        raise CaptureError(f'"unrender" in {file} is {shown(found)}; write an object with center and radius, or take it out')
+    where = f'"unrender" in {file}'
+    z_is_up = flag(found.get("z_is_up", False), f"z_is_up of {where}")
+    if "center" not in found and "radius" not in found:
+        return None, z_is_up
+    center = finite_matrix([found.get("center")], [(1, 3)], f"the center of {where}")[0]
+    radius = number(found.get("radius"), f"the radius of {where}")
+    if radius <= 0:
+        raise CaptureError(f"the radius of {where} is {radius:g}; give a positive number in the units of the poses")
+    return Region((float(center[0]), float(center[1]), float(center[2])), radius), z_is_up
 
 
 def any_photo_of(file: Path, content: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from unrender.captures.capture import Capture
 from unrender.captures.path_json import read_camera_path
 from unrender.cli.arguments import UsageError
 from unrender.cli.options import AxisOrVector, CameraPath, ExportFrame, MeshFormat, OutputOptions, UpAxes
+from unrender.cli.poses_command import posed
 from unrender.cli.terminal import Ending
 from unrender.demo import DEMO_STEPS, AnalyticScene, make_demo_capture
 from unrender.devices import select_device
@@ -86,6 +87,7 @@ def fit_input(
     directory = RunDirectory(out or default_folder(recipe.name, path))
     check_folder(directory, overwrite=overwrite)
     try:
+        path = posed(path, display) if recipe.input.name == "capture" else path
         with display.task("reading the input"):
             given = read_input(recipe, path, reading, recipes=table.recipes(), device=target)
     except (ValueError, OSError):

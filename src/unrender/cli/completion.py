@@ -14,6 +14,7 @@ from unrender.cli.options import (
     EvalOptions,
     ExportOptions,
     OutputOptions,
+    PosesOptions,
     RenderOptions,
     Shell,
 )
@@ -22,6 +23,7 @@ from unrender.recipes.table import Recipe
 
 _KINDS: dict[str, type[Any]] = {
     "demo": DemoOptions,
+    "poses": PosesOptions,
     "eval": EvalOptions,
     "render": RenderOptions,
     "export": ExportOptions,

@@ -55,6 +55,20 @@ class FitOptions:
 
 
 @dataclass(frozen=True)
+class PosesOptions:
+    """Solve the camera poses of photos or of a video, and write a capture. The same command goes on where it was stopped."""
+
+    photos: Path = styled(metavar="PHOTOS_OR_VIDEO", positional=True)
+    """A folder of photos, with masks in its folder masks if there are any, or a video."""
+    out: Path | None = styled(None, metavar="DIR", text="captures/PHOTOS")
+    """Folder of the capture."""
+    frames: int | None = styled(None, metavar="N", text="two per second, at least 60 and at most 150")
+    """Number of frames that are taken from a video."""
+    overwrite: bool = False
+    """Replace a capture of other photos in the output folder."""
+
+
+@dataclass(frozen=True)
 class EvalOptions:
     """Render the views of a split, compare them with the photos and the surface with a truth, and write metrics.json and renders/."""
 

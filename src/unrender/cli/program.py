@@ -25,6 +25,7 @@ from unrender.cli.options import (
     FitOptions,
     MaskOptions,
     OutputOptions,
+    PosesOptions,
     RenderOptions,
 )
 from unrender.cli.terminal import Ending, print_error, print_json, replace_unknown_characters
@@ -38,8 +39,9 @@ OVERVIEW = """\
 unrender turns posed photos into a surface and a radiance field, on any machine.
 
   unrender demo                        make a small scene, fit it, and compare the result with the truth
+  unrender poses PHOTOS_OR_VIDEO       the camera poses of plain photos or of a video, as a capture
   unrender mask CAPTURE                masks of the object in all photos, with a contact sheet to check them
-  unrender fit RECIPE INPUT            fit a scene to a folder of posed photos; the same command again resumes
+  unrender fit RECIPE INPUT            fit a scene to photos; the same command again resumes
   unrender eval RUN                    PSNR and SSIM of the held-out views; --truth measures the surface
   unrender render RUN                  pictures and a video along a camera path
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
@@ -48,7 +50,8 @@ unrender turns posed photos into a surface and a radiance field, on any machine.
   unrender completion SHELL            completion for bash, zsh or fish
 
 RECIPE is nerf (a radiance field) or neus (a surface). INPUT is a folder in one of the layouts of NeRF-synthetic,
-instant-ngp, nerfstudio, NeuS, COLMAP or LLFF. RUN is the folder that `unrender fit` wrote.
+instant-ngp, nerfstudio, NeuS, COLMAP, LLFF and others, or plain photos or a video, whose poses are then solved first.
+RUN is the folder that `unrender fit` wrote.
 
 Example:
 
@@ -64,6 +67,7 @@ In Python: result = unrender.fit("neus", "photos", max_seconds=300); result.mesh
 
 _RESUMES = {
     **dict.fromkeys(("fit", "demo"), "; the same command resumes from the last checkpoint"),
+    "poses": "; the same command goes on with the stage that was stopped",
     "mask": "; no mask was written, and the same command goes on with what another program made",
 }
 """What follows an interruption, by command."""
@@ -249,7 +253,7 @@ def _commands():  # without an annotation, which cannot name a module, its funct
     return commands
 
 
-def _convert():
+def _convert() -> Callable[..., Ending]:
     from unrender.cli.convert_command import convert
 
     return convert
@@ -259,6 +263,12 @@ def _mask_command() -> Callable[..., Ending]:
     from unrender.cli.mask_command import mask_photos
 
     return mask_photos
+
+
+def _poses_command() -> Callable[..., Ending]:
+    from unrender.cli.poses_command import solve_command
+
+    return solve_command
 
 
 def doctor_command(words: Sequence[str]) -> Ending:
@@ -295,6 +305,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "demo": plain_command("demo", DemoOptions, lambda: _commands().run_demo),
     "mask": plain_command("mask", MaskOptions, _mask_command),
     "fit": fit_command,
+    "poses": plain_command("poses", PosesOptions, _poses_command),
     "eval": plain_command("eval", EvalOptions, lambda: _commands().evaluate_run),
     "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
     "export": plain_command("export", ExportOptions, lambda: _commands().export_run),

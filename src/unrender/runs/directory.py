@@ -372,17 +372,23 @@ _LONGEST_NAME = 100
 def default_folder(recipe: str, given: Path) -> Path:
     """Return the folder of a run for which none was chosen: ``runs/RECIPE-INPUT``.
 
-    A long name is cut and gets eight letters of its hash, so that other files fit beside it.
-
     >>> default_folder("neus", Path("photos/fox")).as_posix()
     'runs/neus-fox'
+    """
+    return Path("runs") / f"{recipe}-{input_name(given)}"
+
+
+def input_name(given: Path) -> str:
+    """Return the name of an input in the names of folders.
+
+    A long name is cut and gets eight letters of its hash, so that other files fit beside it.
     """
     resolved = given.resolve()
     name = resolved.stem if resolved.is_file() else resolved.name
     data = os.fsencode(name)
     if len(data) > _LONGEST_NAME:
         name = f"{data[: _LONGEST_NAME - 9].decode('utf-8', 'ignore')}-{hashlib.sha256(data).hexdigest()[:8]}"
-    return Path("runs") / f"{recipe}-{name}"
+    return name
 
 
 def differences(there: RunRecord, here: RunRecord) -> list[str]:
