@@ -240,7 +240,7 @@ def _photo(report: CheckReport, capture: Capture, view: int, room: tuple[int, in
 
 
 def _outline(inside: Bool[ndarray, "height width"]) -> Bool[ndarray, "height width"]:
-    return binary_dilation(inside) & ~binary_erosion(inside)
+    return np.asarray(binary_dilation(inside)) & ~np.asarray(binary_erosion(inside), dtype=bool)
 
 
 def _draw_box(image: Image.Image, capture: Capture, view: int) -> None:

@@ -71,7 +71,14 @@ def _checked(capture: Capture, most_views: int, path: Path | None, options: Capt
     chosen = _spread([view for view in range(len(capture)) if view not in copied], most_views)
     masks = examine_masks(capture, chosen) if capture.has_masks else None
     hull = None if masks is None else masks.hull
-    explanation = explain(_matches(capture, chosen, masks), _source_poses(capture), names, capture.camera_axes, has_masks=capture.has_masks)
+    explanation = explain(
+        _matches(capture, chosen, masks),
+        capture.cameras.world_from_camera,
+        _source_poses(capture),
+        names,
+        capture.camera_axes,
+        has_masks=capture.has_masks,
+    )
     if explanation is None:
         findings.append(_too_few_features(hull))
     else:

@@ -24,6 +24,8 @@ _SAMPLES = 160
 """Samples of eight matches for each pair."""
 _LEAST_MATCHES = 12
 """Fewer consistent matches say nothing about a pair."""
+_SAME_PLACE = 1e-5
+"""Distance of cameras that stand at one place."""
 _LEAST_SHARE = 0.4
 """Share of a pair's matches that one epipolar geometry must explain."""
 
@@ -133,8 +135,6 @@ class Change:
     """Factor of the focal length."""
     mirrored: bool = False
     """Whether photos are mirrored left to right."""
-    inverted: bool = False
-    """Whether poses are inverted."""
     order: Int[Tensor, " views"] | None = None
     """For each photo the view whose pose it gets."""
 
@@ -150,8 +150,6 @@ def residuals_under(
 ) -> tuple[Float[Tensor, " matches"], Bool[Tensor, " matches"]]:
     """Return the residual of each match, as a share of the photo's longer side, and whether its rays meet in front."""
     poses = poses.double()
-    if change.inverted:
-        poses = torch.linalg.inv(poses)
     if change.order is not None:
         poses = poses[change.order]
     local = matches.directions
@@ -170,7 +168,9 @@ def residuals_under(
     product = (across_w * v).sum(-1)
     both = (across_w.square().sum(-1) + across_v.square().sum(-1)).clamp_min(1e-12).sqrt()
     focal = matches.focal * change.focal
-    residuals = product.abs() / both * focal
+    # From one place, rays to the same point are parallel.
+    angle = torch.where(length[:, 0] > _SAME_PLACE, product.abs() / both, (w - v).norm(dim=-1))
+    residuals = angle * focal
     cosine, bw, bv = (w * v).sum(-1), (baseline * w).sum(-1), (baseline * v).sum(-1)
     noise = -2 * TOLERANCE / focal
     ahead = (bw - cosine * bv > noise) & (cosine * bw - bv > noise)

@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.captures.check.epipolar import Change, VerifiedMatches, agreement, residuals_under
-from unrender.captures.check.findings import Finding, named
+from unrender.captures.check.findings import Finding, Severity, named
 from unrender.captures.source import opencv_from
+from unrender.printing import counted
 from unrender.words import CameraAxes
 
 _FITS, _FAILS = 0.6, 0.4
@@ -31,6 +32,8 @@ _FOCAL_GAIN, _FOCAL_CLEAR = 1.12, 1.6
 """The residual must be this many times as large as with the best focal length, the second for small differences."""
 _VIEW_FAILS = 0.3
 """Agreement below which a single view is suspected."""
+_MANY_PAIRS = 0.06
+"""Share of contradicting pairs above which photos may be sorted otherwise: sorting by text keeps most neighbors together."""
 _STATIC = 0.5
 """Share of matches that stay where they are in the photo."""
 
@@ -53,6 +56,7 @@ class Explanation:
 def explain(
     matches: VerifiedMatches | None,
     poses: Float[Tensor, "views 4 4"],
+    source_poses: Float[Tensor, "views 4 4"],
     names: Sequence[str],
     axes: CameraAxes | None,
     *,
@@ -62,7 +66,8 @@ def explain(
 
     Args:
         matches: of photos that are no duplicates.
-        poses: rigid camera-to-source matrices of all views, float64.
+        poses: ``world_from_camera`` of all views.
+        source_poses: the same in the frame of the files, float64, where an inverted pose can be inverted back.
         names: of all views.
         axes: the camera axes that the capture was read with, if they are known.
         has_masks: whether the matches are within masks.
@@ -75,14 +80,14 @@ def explain(
     by_pair = agreement(matches, poses, Change())
     given = float(by_pair.mean())
     by_view = _by_view(matches, by_pair, len(names))
-    turned, best = _best_turn(matches, poses)
+    turned, inverted, best = _best_turn(matches, poses, source_poses)
     evidence = f"{given:.0%} of the {len(matches.pair):,} consistent matches between {len(matches.pairs)} pairs of photos"
 
     def broken(finding: Finding, focal: float = 1.0) -> Explanation:
         return Explanation([finding], given, by_view, focal, False)
 
     if best >= _FITS and best > given + _BETTER:
-        return broken(_about_turn(turned, best, evidence, axes))
+        return broken(_about_turn(turned, inverted, best, evidence, axes))
     focal, gain = _best_focal(matches, poses)
     at_best = float(agreement(matches, poses, Change(focal=focal)).mean())
     off = abs(math.log(focal))
@@ -96,6 +101,16 @@ def explain(
         if off > _FOCAL_UNSURE and gain > _FOCAL_CLEAR:
             finding = Finding("warning", "focal length", f"{share}: check the intrinsics")
             return Explanation([finding], given, by_view, focal, True)
+    contradicting = float((by_pair < _VIEW_FAILS).double().mean())
+    order = _best_order(matches, poses, names, given) if given < _FITS or contradicting > _MANY_PAIRS else None
+    if order is not None:
+        return broken(
+            Finding(
+                "broken",
+                "order",
+                f"{order}: as they are, the cameras explain only {evidence}; put poses and photos into the same order",
+            )
+        )
     if given >= _FITS:
         good = Finding("ok", "poses", f"the cameras explain {evidence}; the focal length fits")
         return Explanation([good, *_about_single_views(by_view, names)], given, by_view, focal, True)
@@ -107,30 +122,12 @@ def explain(
                 "most of the photos stays where it is while the cameras move: the object turned before a still background; add masks",
             )
         )
-    order = _best_order(matches, poses, names)
-    if order is not None:
-        return broken(
-            Finding(
-                "broken",
-                "order",
-                f"the cameras explain only {evidence}, and nearly all if {order}: put poses and photos into the same order",
-            )
-        )
     wrong = _wrong_views(matches, by_pair, len(names))
     if wrong:
         few = named([names[view] for view in wrong])
-        severity = "broken" if len(wrong) > 0.1 * len(names) else "warning"
-        return Explanation(
-            [
-                Finding(
-                    severity, "poses", f"the poses of {len(wrong)} photos contradict the others ({few}): leave them out or solve them again"
-                )
-            ],
-            given,
-            by_view,
-            focal,
-            severity == "warning",
-        )
+        severity: Severity = "broken" if len(wrong) > 0.1 * len(names) else "warning"
+        sentence = f"the poses of {counted(len(wrong), 'photo')} contradict the others ({few}): leave them out or solve them again"
+        return Explanation([Finding(severity, "poses", sentence)], given, by_view, focal, severity == "warning")
     if given >= _FAILS:
         unsure = Finding("warning", "poses", f"the cameras explain only {evidence}: the poses or the lens are inaccurate")
         return Explanation([unsure], given, by_view, focal, True)
@@ -165,24 +162,27 @@ def _turns() -> list[Float[Tensor, "3 3"]]:
     return found
 
 
-def _best_turn(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"]) -> tuple[Change, float]:
-    """Return the change of camera axes that explains most matches; the simplest of equal ones."""
-    best, most = Change(), -1.0
+def _best_turn(
+    matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], source_poses: Float[Tensor, "views 4 4"]
+) -> tuple[Change, bool, float]:
+    """Return the change of camera axes that explains most matches, the simplest of equal ones, and whether poses are inverted for it."""
+    best, turned_round, most = Change(), False, -1.0
+    back = torch.linalg.inv(source_poses)
     for inverted, mirrored in ((False, False), (False, True), (True, False), (True, True)):
         for turn in _turns():
-            change = Change(turn=turn, mirrored=mirrored, inverted=inverted)
-            share = float(agreement(matches, poses, change).mean())
+            change = Change(turn=turn, mirrored=mirrored)
+            share = float(agreement(matches, back if inverted else poses, change).mean())
             if share > most + 0.02:
-                best, most = change, share
-    return best, most
+                best, turned_round, most = change, inverted, share
+    return best, turned_round, most
 
 
-def _about_turn(change: Change, share: float, evidence: str, axes: CameraAxes | None) -> Finding:
+def _about_turn(change: Change, inverted: bool, share: float, evidence: str, axes: CameraAxes | None) -> Finding:
     assert change.turn is not None
     diagonal = change.turn.diagonal()
     plain = bool((change.turn.abs() == torch.eye(3, dtype=torch.float64)).all())
     fits = f"the cameras explain only {evidence}, and {share:.0%} if"
-    if change.inverted:
+    if inverted:
         also = "" if plain and bool((diagonal > 0).all()) else " and their camera axes changed"
         return Finding(
             "broken",
@@ -232,7 +232,7 @@ def _static_share(matches: VerifiedMatches) -> float:
     return float((apart < 0.004).double().mean())
 
 
-def _best_order(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], names: Sequence[str]) -> str | None:
+def _best_order(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], names: Sequence[str], given: float) -> str | None:
     """Return how photos must be sorted for the poses to fit, if one of the usual mistakes was made."""
     count = len(names)
     by_text = sorted(range(count), key=lambda view: names[view])
@@ -240,14 +240,14 @@ def _best_order(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], nam
     rank_by_text, rank_by_number = _ranks(by_text), _ranks(by_number)
     index = torch.arange(count)
     trials = {
-        "photos are sorted by the text of their names and poses by the numbers in them": torch.tensor(by_number)[rank_by_text],
-        "photos are sorted by the numbers in their names and poses by their text": torch.tensor(by_text)[rank_by_number],
+        "the photos are in the order of the numbers in their names, the poses in that of their text": torch.tensor(by_number)[rank_by_text],
+        "the photos are in the order of the text of their names, the poses in that of their numbers": torch.tensor(by_text)[rank_by_number],
         "the order of the poses is reversed": torch.tensor(by_text).flip(0)[rank_by_text],
-        "every photo gets the pose of the next one": torch.tensor(by_text)[(rank_by_text + 1).clamp(max=count - 1)],
-        "every photo gets the pose of the one before": torch.tensor(by_text)[(rank_by_text - 1).clamp(min=0)],
+        "each pose is listed one place too late": torch.tensor(by_text)[(rank_by_text + 1).clamp(max=count - 1)],
+        "each pose is listed one place too early": torch.tensor(by_text)[(rank_by_text - 1).clamp(min=0)],
     }
     for words, order in trials.items():
-        if not torch.equal(order, index) and float(agreement(matches, poses, Change(order=order)).mean()) >= _FITS:
+        if not torch.equal(order, index) and float(agreement(matches, poses, Change(order=order)).mean()) > max(_FITS, given + 0.1):
             return words
     return None
 
@@ -285,6 +285,6 @@ def _about_single_views(by_view: Float[Tensor, " views"], names: Sequence[str]) 
         Finding(
             "warning",
             "poses",
-            f"the poses of {len(wrong)} photos seem to contradict the others ({named(wrong)}): look at them, or leave them out",
+            f"the poses of {counted(len(wrong), 'photo')} seem to contradict the others ({named(wrong)}): look at them, or leave them out",
         )  # fmt: skip
     ]

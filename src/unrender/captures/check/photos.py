@@ -133,7 +133,9 @@ def looks_of(capture: Capture, views: Sequence[int]) -> PhotoLooks:
 def _look(rgba: UInt8[ndarray, "height width 4"], has_masks: bool) -> tuple[float, ...]:
     rgba = averaged_pixels(rgba, max(1, -(-max(rgba.shape[:2]) // _SHARPNESS_SIDE)))
     color = rgba[..., :3].astype(np.float32)
-    inside = binary_erosion(rgba[..., 3] >= 128, iterations=3) if has_masks else np.ones(color.shape[:2], dtype=bool)
+    inside = (
+        np.asarray(binary_erosion(rgba[..., 3] >= 128, iterations=3), dtype=bool) if has_masks else np.ones(color.shape[:2], dtype=bool)
+    )
     if inside.sum() < 64:
         return (float("nan"),) * 6
     gray = color.mean(-1)
