@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tiny_captures import opengl_poses, real_capture
+from tiny_captures import opengl_poses, real_capture, write_blender, write_neus, write_transforms
 from unrender.captures.check.checking import check_capture
 from unrender.captures.check.epipolar import Change, VerifiedMatches, agreement
 from unrender.captures.check.findings import CheckReport, Finding, in_order
@@ -256,6 +256,13 @@ def test_the_hull_of_right_masks_covers_them(scene: Path) -> None:
     shuffled = hull_agreement([masks[k] for k in SHUFFLE], capture.cameras)
     assert right.mean > 0.93 > 0.8 > shuffled.mean
     assert float(right.covered.min()) > 0.9
+
+
+@pytest.mark.parametrize("write", [write_blender, write_neus, write_transforms])
+def test_photos_without_any_detail_are_checked_as_far_as_they_go(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    report = check_capture(write(tmp_path / "plain"))
+    assert "features" in {finding.cause for finding in report.findings} and "agreement" not in report.numbers
+    assert len(summary_of(report)) <= 5
 
 
 REAL = ("dtu_scan24_400", "chair_200", "fox_270")

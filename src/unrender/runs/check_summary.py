@@ -20,7 +20,8 @@ def say_summary(capture: Capture, display: Display) -> None:
 
 def summary_of(report: CheckReport) -> list[str]:
     """Return the verdict and the most severe findings, five lines at most."""
-    told = [finding for finding in report.findings if finding.severity != "ok"]
+    # Few views may have too few details in common, which says nothing about all of them.
+    told = [finding for finding in report.findings if finding.severity != "ok" and finding.cause != "features"]
     if not told:
         return ["check: masks, poses and photos look usable"]
     lines = [f"check: {finding.severity}: {finding.sentence}" for finding in told[:_MOST_LINES]]

@@ -27,10 +27,11 @@ from unrender.transforms import scale_of
 MOST_VIEWS = 48
 """Views whose features and masks are compared, spread evenly over the capture."""
 
-QUICK_VIEWS = 24
+QUICK_VIEWS = 20
 """Likewise for the summary before a fit."""
 
-_MOST_LOOKS = 100
+_LOOKS = 2
+"""Photos whose sharpness and exposure are measured, times the views above."""
 _FEATURES = 300
 _PARTNERS = 5
 """Photos that each photo is compared with: those with which it has the most matches."""
@@ -89,7 +90,7 @@ def _checked(capture: Capture, most_views: int, path: Path | None, options: Capt
         numbers |= {"hull IoU": masks.hull.mean}
     faults = {view: "duplicate" for view in copied}
     if masks is None or not masks.inverted:  # or the object is measured where it is not
-        about, unlike = about_looks(looks_of(capture, _spread(range(len(capture)), _MOST_LOOKS)), capture)
+        about, unlike = about_looks(looks_of(capture, _spread(range(len(capture)), _LOOKS * most_views)), capture)
         findings += about
         faults = {**unlike, **faults}
     findings += about_sizes(capture)

@@ -246,9 +246,11 @@ def match_all(features: Sequence[Features]) -> list[Matches]:
     found = []
     for first in range(len(features) - 1):
         count = len(features[first].positions)
+        if count < 2:
+            continue
         similar = (features[first].descriptors @ descriptors[first + 1 :].flatten(0, 1).T).reshape(count, -1, most)
         forward, there = similar.topk(2, 2)
-        backward, back = similar.topk(2, 0) if count > 1 else (similar, torch.zeros_like(there))
+        backward, back = similar.topk(2, 0)
         for other in range(similar.shape[1]):
             chosen = there[:, other, 0]
             kept = back[0, other, chosen] == torch.arange(count)
