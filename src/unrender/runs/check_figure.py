@@ -67,11 +67,11 @@ def check_picture(report: CheckReport) -> Picture | None:
     return np.array(canvas.crop((0, 0, canvas.width, bottom)))
 
 
-def _font(size: float) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _heading(draw: ImageDraw.ImageDraw, left: float, top: float, text: str) -> None:
+def _heading(draw: ImageDraw.ImageDraw, left: int, top: int, text: str) -> None:
     draw.text((left, top + 4), text, fill=_INK, font=_font(21))
 
 
@@ -105,10 +105,10 @@ def _shown(views: Sequence[ViewCheck]) -> list[int]:
 class _Scene:
     """What the panels show, in axes whose +Z is up; numbers are in units of the region."""
 
-    cameras: Float[ndarray, "views corners 3"]
+    cameras: Float[ndarray, "views 5 3"]
     """Tip and four corners of each frustum."""
     colors: tuple[Color, ...]
-    box: Float[ndarray, "corners 3"]
+    box: Float[ndarray, "8 3"]
     cells: Float[ndarray, "cells 3"]
     points: Float[ndarray, "points 3"]
     reach: float
@@ -198,7 +198,7 @@ def _directions(scene: _Scene) -> Image.Image:
     return image
 
 
-def _legend(draw: ImageDraw.ImageDraw, left: float, top: float, report: CheckReport) -> None:
+def _legend(draw: ImageDraw.ImageDraw, left: int, top: int, report: CheckReport) -> None:
     has_hull = report.hull is not None and len(report.hull.cells) > 0
     rows = [
         (_GOOD, "cameras that agree with the photos"),
