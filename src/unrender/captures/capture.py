@@ -15,7 +15,7 @@ from unrender.captures.errors import CaptureError as CaptureError
 from unrender.captures.images import Images
 from unrender.color import linear_from_srgb
 from unrender.printing import counted, picture_html, sheet, shortened, size_range
-from unrender.words import SplitName
+from unrender.words import CameraAxes, SplitName
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ class Capture:
     """Images of the true normals that the capture brings, one for each view or None; read when a scene is evaluated."""
     points: Float[Tensor, "points 3"] | None = None
     """Optional surface points from structure from motion, in the world frame."""
+    camera_axes: CameraAxes | None = None
+    """The axes of the cameras in the files, from which the poses were converted; None if there were no files."""
     fingerprint: str = ""
     """Hash of the input files; a run resumes only on the same capture."""
     notes: tuple[str, ...] = field(default=())

@@ -148,6 +148,7 @@ def load_capture(
             normals=prior,
             normal_files=bundled_normals(source.images),
             points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
+            camera_axes=source.camera_axes,
             fingerprint=_fingerprint(folder, source, normal_folder, settings),
             notes=tuple(map(printable, notes)),
         )

@@ -36,6 +36,7 @@ from unrender.recipes.settings import with_budget
 from unrender.recipes.table import C, I, Recipe
 from unrender.render.asset import Asset
 from unrender.runs.camera_paths import render_path
+from unrender.runs.check_summary import say_summary
 from unrender.runs.directory import RunDirectory, default_folder
 from unrender.runs.display import Display, Task
 from unrender.runs.figures import write_picture
@@ -93,7 +94,10 @@ def fit_input(
     except (ValueError, OSError):
         directory.remove_if_empty()
         raise
-    describe_input(given.input, recipe.input.capture_of(given.input), display)
+    photos = recipe.input.capture_of(given.input)
+    describe_input(given.input, photos, display)
+    if photos is not None:
+        say_summary(photos, display)
     job = Job(recipe, preset, config, given.input, given.origin, target, seed)
     observer = tensorboard_observer(directory, display) if tensorboard else None
     run = run_job(

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from unrender.cli.arguments import Option, Section, options_of
-from unrender.cli.fit_options import flags_of
+from unrender.cli.fit_options import flags_of, reading_section
 from unrender.cli.options import (
+    CheckOptions,
     ConvertOptions,
     DemoOptions,
     DoctorOptions,
     EvalOptions,
     ExportOptions,
+    MaskOptions,
     OutputOptions,
     PosesOptions,
     RenderOptions,
@@ -24,6 +26,8 @@ from unrender.recipes.table import Recipe
 _KINDS: dict[str, type[Any]] = {
     "demo": DemoOptions,
     "poses": PosesOptions,
+    "mask": MaskOptions,
+    "check": CheckOptions,
     "eval": EvalOptions,
     "render": RenderOptions,
     "export": ExportOptions,
@@ -34,10 +38,9 @@ _KINDS: dict[str, type[Any]] = {
 
 def tables(recipes: Mapping[str, Recipe[Any, Any]]) -> dict[str, dict[str, Option]]:
     """Return the options of every command by their names; those of a recipe under ``fit NAME``."""
-    found = {
-        name: {flag: option for option in options_of([Section("", kind), Section("", OutputOptions)]) for flag in option.flags}
-        for name, kind in _KINDS.items()
-    }
+    sections = {name: [Section("", kind), Section("", OutputOptions)] for name, kind in _KINDS.items()}
+    sections["check"].append(reading_section("capture"))
+    found = {name: {flag: option for option in options_of(some) for flag in option.flags} for name, some in sections.items()}
     found = {name: {flag: o for flag, o in table.items() if not o.style.positional} for name, table in found.items()}
     return found | {f"fit {name}": flags_of(recipe) for name, recipe in recipes.items()}
 

@@ -9,6 +9,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _ADVICE = {
     "fit": "use --downscale 2, a smaller --target-samples, or a smaller --mesh-resolution",
+    "check": "use --downscale 2",
     "demo": "close other programs",
     "export": "use a smaller --resolution",
     "render": "use --downscale 2",

@@ -60,15 +60,20 @@ class Filled(Generic[C]):
 
 def sections(recipe: Recipe[C, I], config: C) -> list[Section]:
     """Return the sections of a recipe's command line, with the values of a configuration as defaults."""
-    title, reading = READING[recipe.input.name]
     return [
         Section("input", *_input(recipe.input)),
         Section(f"settings of {recipe.name}", type(config), config, {name: STYLES[name] for name in BUDGET}),
         _choices(recipe, config),
         Section("run", FitOptions),
-        Section(title, reading, styles=STYLES),
+        reading_section(recipe.input.name),
         Section("messages", OutputOptions),
     ]
+
+
+def reading_section(name: InputName) -> Section:
+    """Return the options of reading a kind of input."""
+    title, reading = READING[name]
+    return Section(title, reading, styles=STYLES)
 
 
 def _input(kind: InputKind[I]) -> tuple[type[Any], None, dict[str, Style]]:

@@ -26,7 +26,7 @@ COMMANDS: dict[str, str] = _by_word(
     ("ns-render video screenshot", "for pictures and a video: unrender render RUN"),
     ("mesh ns-export extract marching-cubes tsdf poisson", "for the surface as a file: unrender export RUN"),
     ("resume continue", _RESUME),
-    ("check env version info", "to check this machine: unrender doctor"),
+    ("env version info", "to check this machine: unrender doctor"),
     ("install-cli ns-install-cli completions", "for completion in the shell: unrender completion bash"),
 )
 """Commands of others and the sentence with ours."""

@@ -69,6 +69,16 @@ class PosesOptions:
 
 
 @dataclass(frozen=True)
+class CheckOptions:
+    """Tell whether a capture will work and what is wrong with it; exit code 1 if a fit would fail. It writes check.html and check.png."""
+
+    capture: Path = styled(metavar="CAPTURE", positional=True)
+    """A folder of posed photos."""
+    out: Path | None = styled(None, metavar="DIR", text="runs/check-NAME")
+    """Folder for check.html and check.png."""
+
+
+@dataclass(frozen=True)
 class EvalOptions:
     """Render the views of a split, compare them with the photos and the surface with a truth, and write metrics.json and renders/."""
 

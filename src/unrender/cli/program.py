@@ -16,6 +16,7 @@ from unrender.cli import foreign, help
 from unrender.cli.arguments import Group, Section, UsageError, is_option, parse, unknown_option, value_of
 from unrender.cli.errors import memory_sentence, system_sentence
 from unrender.cli.options import (
+    CheckOptions,
     CompletionOptions,
     ConvertOptions,
     DemoOptions,
@@ -41,6 +42,7 @@ unrender turns posed photos into a surface and a radiance field, on any machine.
   unrender demo                        make a small scene, fit it, and compare the result with the truth
   unrender poses PHOTOS_OR_VIDEO       the camera poses of plain photos or of a video, as a capture
   unrender mask CAPTURE                masks of the object in all photos, with a contact sheet to check them
+  unrender check CAPTURE               whether posed photos will work, and what is wrong with them
   unrender fit RECIPE INPUT            fit a scene to photos; the same command again resumes
   unrender eval RUN                    PSNR and SSIM of the held-out views; --truth measures the surface
   unrender render RUN                  pictures and a video along a camera path
@@ -210,13 +212,18 @@ def recipe_page(recipe: Recipe[C, I], words: Sequence[str]) -> str:
 
 
 def command_page(kind: type[Any], command: str) -> str:
+    """Return the help page of a command that takes the options of one class."""
+    return sections_page([Section("options", kind), Section("messages", OutputOptions)], str(kind.__doc__), command)
+
+
+def sections_page(sections: Sequence[Section], about: str, command: str) -> str:
     """Return the help page of a command other than ``fit``."""
-    groups = [group for section in (Section("options", kind), Section("messages", OutputOptions)) for group in section.groups()]
+    groups = [group for section in sections for group in section.groups()]
     plain = [Group(group.title, "", tuple(o for o in group.options if not o.style.positional)) for group in groups]
     given = tuple(option for group in groups for option in group.options if option.style.positional)
     inputs = [Group("input", "", given)] if given else []
     usage = " ".join([command, *(option.metavar for option in given), "[OPTIONS]"])
-    return help.page(usage, [str(kind.__doc__)], [*inputs, *(group for group in plain if group.options)])
+    return help.page(usage, [about], [*inputs, *(group for group in plain if group.options)])
 
 
 def _options(kind: type[Any], words: Sequence[str], command: str) -> tuple[Any, OutputOptions] | None:
@@ -271,6 +278,20 @@ def _poses_command() -> Callable[..., Ending]:
     return solve_command
 
 
+def check_command(words: Sequence[str]) -> Ending:
+    """Run ``unrender check CAPTURE``."""
+    from unrender.cli.fit_options import reading_section
+
+    sections = [Section("options", CheckOptions), reading_section("capture"), Section("messages", OutputOptions)]
+    if wants_help(words):
+        print(sections_page(sections, str(CheckOptions.__doc__), "unrender check"))
+        return Ending(0)
+    options, reading, output = parse(sections, words, command="unrender check")
+    from unrender.cli.check_command import check_folder
+
+    return check_folder(output, reading, **vars(options))
+
+
 def doctor_command(words: Sequence[str]) -> Ending:
     """Run ``unrender doctor``."""
     found = _options(DoctorOptions, words, "unrender doctor")
@@ -304,6 +325,7 @@ def completion_command(words: Sequence[str]) -> Ending:
 COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "demo": plain_command("demo", DemoOptions, lambda: _commands().run_demo),
     "mask": plain_command("mask", MaskOptions, _mask_command),
+    "check": check_command,
     "fit": fit_command,
     "poses": plain_command("poses", PosesOptions, _poses_command),
     "eval": plain_command("eval", EvalOptions, lambda: _commands().evaluate_run),
