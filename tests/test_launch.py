@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 import warnings
+import weakref
 from pathlib import Path
 from typing import no_type_check
 
@@ -37,6 +38,13 @@ KERNELS = sorted(
 def _count_kernel(first: int, factor: int, values: wp.array(dtype=wp.int32)):
     i = first + wp.tid()
     values[i] = factor * i
+
+
+@no_type_check
+@wp.kernel
+def _scale_kernel(first: int, factor: float, values: wp.array2d(dtype=wp.float32), result: wp.array(dtype=wp.float32)):
+    i = first + wp.tid()
+    result[i] = factor * values[i, 1]
 
 
 @no_type_check
@@ -69,6 +77,19 @@ def test_every_item_is_visited_once(chunks: int | None) -> None:
     values = torch.zeros(10_001, dtype=torch.int32)
     launch(_count_kernel, 10_001, [3, values], CPU, chunks=chunks)
     assert torch.equal(values, 3 * torch.arange(10_001, dtype=torch.int32))
+
+
+def test_each_launch_takes_its_own_arguments_and_keeps_none() -> None:
+    kept = []
+    for rows, factor in ((3, 2.0), (5_000, 3), (7, True)):
+        values, result = torch.rand(rows, 2, generator=torch.Generator().manual_seed(rows)), torch.zeros(rows)
+        launch(_scale_kernel, rows, [factor, values, result], CPU)
+        torch.testing.assert_close(result, float(factor) * values[:, 1], rtol=0, atol=0)
+        launch(_scale_kernel, rows, [factor, values.t().contiguous().t(), result.zero_()], CPU)  # not contiguous
+        torch.testing.assert_close(result, float(factor) * values[:, 1], rtol=0, atol=0)
+        kept += [weakref.ref(values), weakref.ref(result)]
+        del values, result
+    assert all(reference() is None for reference in kept)
 
 
 def test_several_threads_may_launch_at_once() -> None:

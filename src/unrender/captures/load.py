@@ -40,6 +40,9 @@ from unrender.words import CameraAxes, HoldOut, MaskUse, NormalFrame, Up, is_out
 _LENS_TOLERANCE = 0.01
 """Reprojection error of a ray, in pixels, above which the lens counts as not invertible."""
 
+_NAMED_FORMATS = 6
+"""Formats whose files are named where none is found."""
+
 _ENDS = 65536
 """Bytes hashed at the beginning and at the end of each file."""
 
@@ -212,7 +215,6 @@ def errors_of(folder: Path) -> Iterator[None]:
 
 def _located(folder: Path) -> tuple[Format, Path, list[str]]:
     """Return the format of a folder, its file of cameras, and the cameras of other formats that are there too."""
-    known = [layout.cameras for layout in FORMATS]
     if not is_folder(folder) and not is_regular_file(folder):
         raise CaptureError(f"{folder} does not exist{_suggestion(folder)}; give the folder of a capture")
     if not is_folder(folder) and is_video(folder):
@@ -223,9 +225,10 @@ def _located(folder: Path) -> tuple[Format, Path, list[str]]:
         raise CaptureError(f"{folder} is a file; {hint}")
     present = [(layout, file) for layout in FORMATS if (file := layout.find(folder)) is not None]
     if not present:
+        named = ", ".join(layout.cameras for layout in FORMATS[:_NAMED_FORMATS])
         raise CaptureError(
-            f"{folder} has no camera poses: looked for {', '.join(known)}; give the folder that holds one of them, or solve the poses of "
-            f"its photos: unrender poses {folder}"
+            f"{folder} has no camera poses: looked for {named} and the files of {len(FORMATS) - _NAMED_FORMATS} other formats; give the "
+            f"folder that holds one of them, or solve the poses of its photos: unrender poses {folder}"
         )
     return *present[0], [layout.cameras for layout, _ in present[1:]]
 

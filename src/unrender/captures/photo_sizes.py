@@ -53,7 +53,7 @@ def fitting_size(
 def same_shape(stated: tuple[float, float], size: tuple[int, int]) -> bool:
     """Tell whether two sizes are equal up to a scale, where each side may have been rounded.
 
-    >>> same_shape((4032, 3024), (504, 378)), same_shape((1000, 500), (333, 167)), same_shape((640, 480), (480, 640))
+    >>> same_shape((4032.0, 3024.0), (504, 378)), same_shape((1000.0, 500.0), (333, 167)), same_shape((640.0, 480.0), (480, 640))
     (True, True, False)
     """
     if min(stated) <= 0:

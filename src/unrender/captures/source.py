@@ -217,7 +217,7 @@ def held_out(names: Sequence[str], every: int) -> Split:
     """Hold out every ``every``-th view (0, every, 2 every, ...), sorted by name; none if ``every`` is zero.
 
     >>> held_out(["c", "a", "b"], 2)
-    Split(train=(2,), test=(0, 1), rule='every 2nd view, sorted by file name, is held out')
+    Split(train=(2,), test=(0, 1), rule='every 2nd view, sorted by file name, is held out', given=False)
 
     Raises:
         CaptureError: no view is left to fit, or ``every`` is negative.

@@ -44,7 +44,10 @@ class Coverage:
 
 
 def upright_axes(capture: Capture) -> Float[Tensor, "3 3"]:
-    """Return the rotation that takes +Z to the upward direction in the world: the known one, else the mean one of the cameras."""
+    """Return the rotation that takes +Z to the upward direction in the world.
+
+    It is the known one, else the mean one of the cameras.
+    """
     up = -capture.cameras.world_from_camera[:, :3, 1].double().mean(0)
     if capture.up is not None or float(up.norm()) < 0.1:
         return torch.eye(3, dtype=torch.float64)

@@ -148,7 +148,7 @@ def agreement(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], chang
 def residuals_under(
     matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], change: Change
 ) -> tuple[Float[Tensor, " matches"], Bool[Tensor, " matches"]]:
-    """Return the residual of each match, as a share of the photo's longer side, and whether its rays meet in front."""
+    """Return the residual of each match, as a share of the longer side, and whether its rays meet in front."""
     poses = poses.double()
     if change.order is not None:
         poses = poses[change.order]

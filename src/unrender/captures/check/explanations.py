@@ -165,7 +165,10 @@ def _turns() -> list[Float[Tensor, "3 3"]]:
 def _best_turn(
     matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], source_poses: Float[Tensor, "views 4 4"]
 ) -> tuple[Change, bool, float]:
-    """Return the change of camera axes that explains most matches, the simplest of equal ones, and whether poses are inverted for it."""
+    """Return the change of camera axes that explains most matches, and whether poses are inverted for it.
+
+    Of changes that explain equally many it is the simplest.
+    """
     best, turned_round, most = Change(), False, -1.0
     back = torch.linalg.inv(source_poses)
     for inverted, mirrored in ((False, False), (False, True), (True, False), (True, True)):
