@@ -103,8 +103,9 @@ def _box_around(source: Source, voters: Sequence[int], silhouettes: Sequence[_Si
     """Return the similarity from [-1, 1]³ to a padded cube around the hull; None if nothing remains of it."""
     first = normalize(source, None).source_from_world
     longest, focal = source.sizes.amax(1).double(), source.intrinsics[:, :2].amax(1)
-    half_view = 0.5 * float((longest / focal).median())
-    middle, half = torch.zeros(3), 1.0 if source.source_from_world is not None else min(0.9, half_view)
+    half_view = 0.5 * float((longest / focal).median())  # half the width of a photo, at the distance one
+    distance = float(source_cameras(source, voters, first).positions.norm(dim=-1).median())
+    middle, half = torch.zeros(3), 1.0 if source.source_from_world is not None else distance * min(0.9, half_view)
     for attempt in range(4):
         frame = first @ similarity(middle.double(), half, torch.eye(3, dtype=torch.float64))
         found = _carved(silhouettes, source_cameras(source, voters, frame), _CELLS[:2])[0]
