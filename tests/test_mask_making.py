@@ -163,8 +163,13 @@ def write_true_masks(folder: Path, truths: list[np.ndarray]) -> str:
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(COPY)} {{image}} {{mask}}"
 
 
-def test_a_wrong_mask_among_many_is_repaired_by_the_hull(tmp_path: Path) -> None:
+@pytest.mark.parametrize("region", [None, 0.4, 4.0])
+def test_a_wrong_mask_among_many_is_repaired_by_the_hull(tmp_path: Path, region: float | None) -> None:
+    """Whatever the program that solved the poses says about the region of interest."""
     truths = write_capture(tmp_path)
+    if region is not None:
+        content = json.loads((tmp_path / "transforms.json").read_text())
+        (tmp_path / "transforms.json").write_text(json.dumps({**content, "unrender": {"center": [0, 0, 0], "radius": region}}))
     wrong = [truth.copy() for truth in truths]
     wrong[3][:] = False
     wrong[3][40:60, 10:30] = True
