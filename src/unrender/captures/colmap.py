@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
@@ -19,17 +20,15 @@ from unrender.captures.photo_files import IMAGE_FOLDERS, MASK_FOLDERS, PhotoFind
 from unrender.captures.photo_sizes import PhotoSize, fitting_size
 from unrender.captures.photos import image_files
 from unrender.captures.points import are_finite
-from unrender.captures.posed_photos import name_below
+from unrender.captures.posed_photos import affine, first_three, inverse_motions, name_below, rotation_about
 from unrender.captures.reading import entries, is_folder, is_regular_file, read_bytes
 from unrender.captures.source import Source, held_out, rigid_motions
-from unrender.transforms import matrix_from_wxyz
 
 _PLACES = ("sparse", "colmap/sparse")
 """Where models are, below the folder of a capture."""
 
 _LISTS = {"train": "train_list.txt", "test": "test_list.txt", "validation": "validation_list.txt"}
 _MOST_LIST_BYTES = 16 * 2**20
-_MOST_NAMED = 3
 
 
 def find_colmap(folder: Path) -> Path | None:
@@ -150,11 +149,11 @@ def _photos(folder: Path, posed: list[ColmapImage], file: Path, notes: list[str]
             check_format_of(other)
         above = f"; the photos seem to be in {folder.parents[1]}, so give that folder" if folder.parent.name == "sparse" else ""
         raise CaptureError(
-            f"{len(missing)} of the {len(posed)} images of {file} have no photo below {folder} ({_first(missing)}); "
+            f"{len(missing)} of the {len(posed)} images of {file} have no photo below {folder} ({first_three(missing)}); "
             f"put the photos into {folder / 'images'}{above}"
         )
     if missing:
-        notes.append(f"{len(missing)} of the {len(posed)} images of the model have no photo and were left out ({_first(missing)})")
+        notes.append(f"{len(missing)} of the {len(posed)} images of the model have no photo and were left out ({first_three(missing)})")
     if place.name not in IMAGE_FOLDERS and place != folder:
         notes.append(f"the photos are those of {place.name}, because there are none in images")
     if finder.moved:
@@ -164,12 +163,8 @@ def _photos(folder: Path, posed: list[ColmapImage], file: Path, notes: list[str]
     known = set(images)
     others = [photo.name for parent in sorted({path.parent for path in images}) for photo in image_files(parent) if photo not in known]
     if others and place != folder:
-        notes.append(f"{len(others)} photos have no pose in the model and are not used ({_first(others)})")
+        notes.append(f"{len(others)} photos have no pose in the model and are not used ({first_three(others)})")
     return place, [image for image, _ in kept], images
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
 
 
 def _lens(number: int, camera: ColmapCamera, file: Path) -> Lens:
@@ -212,13 +207,9 @@ def _scaled(
 
 
 def _poses(posed: Sequence[ColmapImage]) -> Float[Tensor, "views 4 4"]:
-    """Return ``source_from_camera``, the inverse of what the file holds: [Rᵀ | -Rᵀ t]."""
-    source_from_camera = matrix_from_wxyz(torch.tensor([image.wxyz for image in posed], dtype=torch.float64)).mT
-    translation = torch.tensor([image.translation for image in posed], dtype=torch.float64)
-    poses = torch.eye(4, dtype=torch.float64).repeat(len(posed), 1, 1)
-    poses[:, :3, :3] = source_from_camera
-    poses[:, :3, 3] = -(source_from_camera @ translation[:, :, None])[:, :, 0]
-    return poses
+    """Return ``source_from_camera``, the inverse of what the file holds."""
+    camera_from_source = [affine(rotation_about(*image.wxyz), np.array(image.translation)) for image in posed]
+    return inverse_motions(torch.from_numpy(np.stack(camera_from_source)))
 
 
 def _points(file: Path) -> tuple[Float[Tensor, "points 3"] | None, UInt8[Tensor, "points 3"] | None]:
@@ -240,7 +231,7 @@ def _split(folder: Path, listed: Sequence[str], names: Sequence[str], test_every
         found = [index.get(name, by_stem.get(Path(name).stem)) for name in wanted]
         chosen[key] = tuple(view for view in found if view is not None)
         if wanted and not chosen[key]:
-            raise CaptureError(f"{file} lists no view of the model ({_first(wanted)}); correct its names or remove the file")
+            raise CaptureError(f"{file} lists no view of the model ({first_three(wanted)}); correct its names or remove the file")
         if None in found:
             notes.append(f"{found.count(None)} names in {file.name} are of no view of the model")
     train, test = chosen.get("train"), chosen.get("test", chosen.get("validation"))
@@ -250,7 +241,8 @@ def _split(folder: Path, listed: Sequence[str], names: Sequence[str], test_every
     if test is None:
         test = tuple(view for view in range(len(names)) if view not in set(train))
     if not train:
-        raise CaptureError(f"the lists {_first([file.name for file in files.values()])} in {folder} leave no view to fit; correct them")
+        listing = first_three([file.name for file in files.values()])
+        raise CaptureError(f"the lists {listing} in {folder} leave no view to fit; correct them")
     return Split(train, test, f"the lists {' and '.join(file.name for file in files.values())}", given=True), list(files.values())
 
 

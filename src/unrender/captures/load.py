@@ -32,7 +32,7 @@ from unrender.captures.normals import read_normals
 from unrender.captures.options import CaptureOptions
 from unrender.captures.photo_files import is_video
 from unrender.captures.points import points_file, read_points
-from unrender.captures.reading import check_file, entries, is_folder, is_regular_file, reason
+from unrender.captures.reading import entries, is_folder, is_regular_file, reason, size_and_ends
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, scale_of, transformed
 from unrender.words import CameraAxes, HoldOut, MaskUse, NormalFrame, Up, is_out_of_memory
@@ -42,9 +42,6 @@ _LENS_TOLERANCE = 0.01
 
 _NAMED_FORMATS = 6
 """Formats whose files are named where none is found."""
-
-_ENDS = 65536
-"""Bytes hashed at the beginning and at the end of each file."""
 
 
 def load_capture(
@@ -294,15 +291,7 @@ def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: t
 
     def digest(located: tuple[Path, Path]) -> bytes:
         file, root = located
-        size = check_file(file)
-        try:
-            with file.open("rb") as stream:
-                content = stream.read(_ENDS)
-                if size > 2 * _ENDS:
-                    stream.seek(size - _ENDS)
-                content += stream.read(_ENDS)
-        except OSError as error:
-            raise CaptureError(f"{file} cannot be read ({reason(error)}); check its permissions") from error
+        size, content = size_and_ends(file)
         whole_path = file.absolute()
         name = whole_path.relative_to(root).as_posix() if whole_path.is_relative_to(root) else file.name
         return hashlib.sha256(f"{name}\n{size}\n".encode() + content).digest()

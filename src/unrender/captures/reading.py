@@ -38,6 +38,9 @@ _LONGEST_INTEGER = 15
 
 _LARGEST = float(np.finfo(np.float32).max)
 
+_ENDS = 65536
+"""Bytes at the beginning and at the end of a file by which it is recognized."""
+
 _LONGEST_VALUE = 60
 """Letters of a value that messages show."""
 
@@ -145,6 +148,23 @@ def read_bytes(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise CaptureError(f"{path} grows while it is read; wait until it is written")
     return data
+
+
+def size_and_ends(path: Path) -> tuple[int, bytes]:
+    """Return the size of a file, and its first and last 64 KiB, which tell whether it has changed.
+
+    Raises:
+        CaptureError: as :func:`check_file`, or the file cannot be read.
+    """
+    size = check_file(path)
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_ENDS)
+            if size > 2 * _ENDS:
+                stream.seek(size - _ENDS)
+            return size, content + stream.read(_ENDS)
+    except OSError as error:
+        raise CaptureError(f"{path} cannot be read ({reason(error)}); check its permissions") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from unrender.captures.check.checking import check_capture
 from unrender.captures.options import CaptureOptions
-from unrender.cli.commands import display_of
+from unrender.cli.displays import display_of
 from unrender.cli.options import OutputOptions
 from unrender.cli.terminal import Ending
 from unrender.runs.check_page import write_check

@@ -13,13 +13,13 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import UInt8
-from rich.console import Console
 from torch import Tensor
 
 from unrender.cameras import Cameras, interpolated_cameras, orbit_cameras, spiral_cameras
 from unrender.captures.capture import Capture
 from unrender.captures.path_json import read_camera_path
 from unrender.cli.arguments import UsageError
+from unrender.cli.displays import display_of
 from unrender.cli.options import AxisOrVector, CameraPath, ExportFrame, MeshFormat, OutputOptions, UpAxes
 from unrender.cli.poses_command import posed
 from unrender.cli.terminal import Ending
@@ -61,11 +61,6 @@ def exit_code(run: RunResult) -> int:
     if run.result.outcome == "interrupted" and run.result.signal is not None:
         return 128 + run.result.signal
     return EXIT_CODES[run.result.outcome] or (1 if run.failures else 0)
-
-
-def display_of(output: OutputOptions) -> Display:
-    """Return the display of a command: silent for ``--quiet``, on standard error for ``--json``."""
-    return Display(Console(quiet=output.quiet, stderr=output.json))
 
 
 def fit_input(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unrender.captures.mask_making.making import make_masks
-from unrender.cli.commands import display_of
+from unrender.cli.displays import display_of
 from unrender.cli.options import OutputOptions
 from unrender.cli.terminal import Ending
 from unrender.words import MaskMethod

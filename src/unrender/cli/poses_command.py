@@ -6,11 +6,10 @@ import contextlib
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
-
 from unrender.captures.photo_files import IMAGE_FOLDERS
 from unrender.captures.structure_from_motion.gathering import needs_poses
 from unrender.captures.structure_from_motion.solve import Solved, describe, solve_poses
+from unrender.cli.displays import display_of
 from unrender.cli.options import OutputOptions
 from unrender.cli.terminal import Ending
 from unrender.runs.directory import input_name
@@ -73,7 +72,7 @@ def posed(path: Path, display: Display) -> Path:
 
 def solve_command(output: OutputOptions, *, photos: Path, out: Path | None, frames: int | None, overwrite: bool) -> Ending:
     """Run ``unrender poses``."""
-    display = Display(Console(quiet=output.quiet, stderr=output.json))
+    display = display_of(output)
     capture = out or default_capture(photos)
     solved, reused = solved_poses(photos, capture, display, frames=frames, overwrite=overwrite)
     for line in describe(solved):

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,12 @@ def write_text(path: Path, text: str) -> None:
     Bytes of a file name that are no text, which Python keeps as surrogates, become question marks.
     """
     write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def write_copy(path: Path, original: Path) -> None:
+    """Write a copy of a file."""
+    with replacing(path) as partial:
+        shutil.copyfile(original, partial)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from unrender.captures.capture import Capture
-from unrender.captures.check.findings import Finding, named
+from unrender.captures.check.findings import Cause, Finding, named
 from unrender.captures.check.hull import HullAgreement, hull_agreement
 
 _FULL, _EMPTY = 0.995, 0.002
@@ -94,37 +94,17 @@ def about_masks(masks: Masks, names: Sequence[str], cameras_fit: bool | None) ->
         names: of all views.
         cameras_fit: whether the cameras agree with matches between the photos; None if nobody knows.
     """
-    count, findings = len(masks.views), list[Finding]()
+    count = len(masks.views)
 
-    def listed(views: Sequence[int]) -> str:
-        return f"{len(views)} of {count} masks"
+    def about(cause: Cause, views: Sequence[int], what: str, advice: str) -> list[Finding]:
+        severity = "broken" if len(views) > _MANY * count else "warning"
+        sentence = f"{len(views)} of {count} masks are {what} ({named([names[view] for view in views])}){advice}"
+        return [Finding(severity, cause, sentence)] if views else []
 
-    if masks.full:
-        findings.append(
-            Finding(
-                "broken" if len(masks.full) > _MANY * count else "warning",
-                "missing masks",
-                f"{listed(masks.full)} are bright everywhere ({named([names[view] for view in masks.full])}), as of photos without a mask: "
-                "make the missing masks, or fit without masks (--masks none)",
-            )
-        )
-    if masks.empty:
-        findings.append(
-            Finding(
-                "broken" if len(masks.empty) > _MANY * count else "warning",
-                "empty masks",
-                f"{listed(masks.empty)} are dark everywhere ({named([names[view] for view in masks.empty])}): make them again, or leave "
-                "these photos out",
-            )
-        )
-    if masks.inverted:
-        findings.append(
-            Finding(
-                "broken" if len(masks.inverted) > _MANY * count else "warning",
-                "inverted masks",
-                f"{listed(masks.inverted)} are inverted ({named([names[view] for view in masks.inverted])}): bright must be the object",
-            )
-        )
+    missing = ", as of photos without a mask: make the missing masks, or fit without masks (--masks none)"
+    findings = about("missing masks", masks.full, "bright everywhere", missing)
+    findings += about("empty masks", masks.empty, "dark everywhere", ": make them again, or leave these photos out")
+    findings += about("inverted masks", masks.inverted, "inverted", ": bright must be the object")
     return findings + _about_hull(masks, names, cameras_fit)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +25,13 @@ from unrender.captures.formats import FORMATS
 from unrender.captures.images import in_threads
 from unrender.captures.masks import decode_mask
 from unrender.captures.photo_files import IMAGE_FOLDERS, MASK_FOLDERS, check_format_of, is_video
-from unrender.captures.reading import check_file, entries, is_folder, is_regular_file
+from unrender.captures.reading import entries, is_folder, is_regular_file, size_and_ends
 from unrender.captures.structure_from_motion.frames import Progress, sharpness
-from unrender.files.atomic import replacing
+from unrender.files.atomic import replacing, write_copy
 
 _FEWEST = 3
 """Photos without which nothing can be solved."""
 
-_ENDS = 65536
 _SMALL = 640
 """Longer side of the gray picture in which sharpness is measured."""
 
@@ -121,11 +119,8 @@ def fingerprint(given: Given, frames: int | None) -> str:
     """Hash the names, sizes and both ends of all files, with SHA-256."""
     whole = hashlib.sha256(repr(frames).encode())
     for file in (*given.photos, *(given.masks or ()), *([] if given.video is None else [given.video])):
-        size = check_file(file)
-        with file.open("rb") as stream:
-            whole.update(f"{file.name}\n{size}\n".encode() + stream.read(_ENDS))
-            stream.seek(max(0, size - _ENDS))
-            whole.update(stream.read(_ENDS))
+        size, content = size_and_ends(file)
+        whole.update(f"{file.name}\n{size}\n".encode() + content)
     return whole.hexdigest()
 
 
@@ -218,8 +213,7 @@ def link_or_copy(file: Path, target: Path) -> None:
     with contextlib.suppress(OSError):
         os.link(os.path.realpath(file), target)
         return
-    with replacing(target) as partial:
-        shutil.copyfile(file, partial)
+    write_copy(target, file)
 
 
 def frame_photos(files: Sequence[Path], progress: Progress) -> list[Photo]:

@@ -7,10 +7,9 @@ orientation, which programs follow or ignore as they like.
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -26,7 +25,7 @@ from unrender.captures.load import load_capture
 from unrender.captures.masks import read_mask
 from unrender.captures.photos import decoded_image, read_photo
 from unrender.captures.source import Source, held_out
-from unrender.files.atomic import replacing
+from unrender.files.atomic import replacing, write_copy
 from unrender.printing import counted
 from unrender.transforms import scale_of
 from unrender.words import CameraAxes
@@ -237,12 +236,7 @@ class Given:
 
 def copying(file: Path) -> Callable[[Path], None]:
     """Return a function that writes a copy of a file."""
-
-    def write(path: Path) -> None:
-        with replacing(path) as partial:
-            shutil.copyfile(file, partial)
-
-    return write
+    return partial(write_copy, original=file)
 
 
 def encoding(pixels: Callable[[], tuple[UInt8[np.ndarray, "rows columns *channels"], bool]]) -> Callable[[Path], None]:
@@ -255,8 +249,8 @@ def encoding(pixels: Callable[[], tuple[UInt8[np.ndarray, "rows columns *channel
     def write(path: Path) -> None:
         values, transparent = pixels()
         image = Image.fromarray(values if values.ndim == 2 or transparent else np.ascontiguousarray(values[..., :3]))
-        with replacing(path) as partial:
-            image.save(partial, "PNG")
+        with replacing(path) as unfinished:
+            image.save(unfinished, "PNG")
 
     return write
 
