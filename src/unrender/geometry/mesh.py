@@ -16,6 +16,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from unrender.files import mesh_files
+from unrender.geometry.tangents import grouped_coordinates, made_orthogonal, tangents_of
 from unrender.numerics import normalized
 from unrender.ops.raster import TriangleTree
 from unrender.transforms import rotation_between
@@ -53,12 +54,16 @@ class Mesh:
     """Texture coordinates: (0, 0) is the top left corner of the image, (1, 1) the bottom right one."""
     uv_faces: Int[Tensor, "faces 3"] | None = None
     """Rows of ``uvs``, one for each corner of each triangle; a vertex on a seam has several, so it need not be split."""
+    tangents: Float[Tensor, "coordinates 4"] | None = None
+    """Unit direction of growing u in the surface and handedness w = ±1, one for each row of ``uvs``: see :meth:`with_tangents`."""
     up: tuple[float, float, float] = mesh_files.Z_UP
     """The upward direction of the coordinates; exports turn it to the up axis of their format."""
 
     def __post_init__(self) -> None:
         if (self.uvs is None) != (self.uv_faces is None):
             raise ValueError("a mesh has uvs and uv_faces, or neither; where each vertex has its own texture coordinate, uv_faces is faces")
+        if self.tangents is not None and self.uvs is None:
+            raise ValueError("a mesh with tangents needs uvs and uv_faces, because each texture coordinate has one; see with_tangents")
         for field in fields(self):
             tensor = getattr(self, field.name)
             if field.name != "up" and tensor is not None and not isinstance(tensor, Tensor):
@@ -70,6 +75,7 @@ class Mesh:
         self._check_rows("colors", 3, "vertices")
         self._check_rows("normals", 3, "vertices")
         self._check_rows("uvs", 2)
+        self._check_rows("tangents", 4, "uvs")
         self._check_rows("uv_faces", 3, "faces")
         for name in ("faces", "uv_faces"):
             tensor = getattr(self, name)
@@ -77,7 +83,7 @@ class Mesh:
                 raise ValueError(f"the {name} of a mesh are int32 or int64 rows, got {tensor.dtype}")
 
     def __repr__(self) -> str:
-        extras = [name for name in ("colors", "normals", "uvs") if getattr(self, name) is not None]
+        extras = [name for name in ("colors", "normals", "uvs", "tangents") if getattr(self, name) is not None]
         where = [] if self.vertices.device.type == "cpu" else [f"on {self.vertices.device}"]
         counts = [f"{self.vertices.shape[0]:,} vertices", f"{self.faces.shape[0]:,} faces"]
         return f"Mesh({', '.join([*counts, *extras, *where])})"
@@ -131,8 +137,9 @@ class Mesh:
     def transformed(self, similarity: Float[Tensor, "4 4"]) -> Mesh:
         """Return the mesh transformed by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].
 
-        Normals follow A⁻ᵀ and keep pointing out; a reflection (det A < 0) reverses the order of the triangles' corners. ``up``
-        follows A. Float32 vertices become float64 where float32 would cost the shape, far from the origin.
+        Normals follow A⁻ᵀ and keep pointing out, tangents follow A; a reflection (det A < 0) reverses the order of the triangles' corners
+        and the handedness of tangents. ``up`` follows A. Float32 vertices become float64 where float32 would cost the shape, far from the
+        origin.
 
         Raises:
             ValueError: A cannot be inverted.
@@ -146,13 +153,17 @@ class Mesh:
         normals = None
         if self.normals is not None:
             normals = normalized(self.normals.double() @ torch.linalg.inv(linear)).to(self.normals.dtype)
+        tangents = None
+        if self.tangents is not None:
+            turned = normalized(self.tangents[:, :3].double() @ linear.T)
+            tangents = torch.cat([turned, self.tangents[:, 3:].double() * math.copysign(1.0, determinant)], 1).to(self.tangents.dtype)
         faces, uv_faces = self.faces, self.uv_faces
         if determinant < 0:
             faces, uv_faces = faces.flip(1), None if uv_faces is None else uv_faces.flip(1)
         if self.vertices.dtype != torch.float64:
             vertices = _shape_kept(vertices, self.faces, self.vertices.dtype)
         x, y, z = normalized(linear @ torch.tensor(self.up, dtype=torch.float64, device=linear.device)).tolist()
-        return replace(self, vertices=vertices, faces=faces, normals=normals, uv_faces=uv_faces, up=(x, y, z))
+        return replace(self, vertices=vertices, faces=faces, normals=normals, uv_faces=uv_faces, tangents=tangents, up=(x, y, z))
 
     def recentered(self) -> tuple[Mesh, Float[Tensor, " 3"]]:
         """Return the mesh with float32 vertices about the origin, and the offset (float64) that was subtracted.
@@ -170,8 +181,8 @@ class Mesh:
     def welded(self, within: float = 0.0) -> Mesh:
         """Return the mesh with vertices joined at equal positions, so that triangles that touch are connected.
 
-        STL files, and files with hard edges or texture seams, repeat vertices. Colors of joined vertices are averaged, normals are dropped,
-        and texture coordinates stay with their corners. Triangles that lose an edge are removed.
+        STL files, and files with hard edges or texture seams, repeat vertices. Colors of joined vertices are averaged, normals and
+        tangents are dropped, and texture coordinates stay with their corners. Triangles that lose an edge are removed.
 
         Args:
             within: join vertices up to this distance apart, and chains of them.
@@ -199,7 +210,7 @@ class Mesh:
             colors = torch.zeros_like(self.colors[:count]).index_add_(0, rows, self.colors) / shares[:, None]
         faces = rows[self.faces.long()].to(self.faces.dtype)
         was_whole, is_whole = _has_three_corners(self.faces), _has_three_corners(faces)
-        joined = replace(self, vertices=self.vertices[first], faces=faces, colors=colors, normals=None)
+        joined = replace(self, vertices=self.vertices[first], faces=faces, colors=colors, normals=None, tangents=None)
         lost = was_whole & ~is_whole
         return joined.submesh(~lost) if bool(lost.any()) else joined
 
@@ -208,13 +219,37 @@ class Mesh:
 
         n = Σ (b − a) × (c − a) / |…|, over the triangles around a vertex, weighted by area.
 
-        A vertex in no triangle gets the zero vector.
+        A vertex in no triangle gets the zero vector. Tangents are turned until they are orthogonal to the normals.
         """
-        crosses = self._face_crosses()
-        sums = torch.zeros_like(self.vertices)
-        for corner in range(3):
-            sums.index_add_(0, self.faces[:, corner].long(), crosses)
-        return replace(self, normals=normalized(sums))
+        return self.with_normals(self._vertex_normals())
+
+    def with_tangents(self) -> Mesh:
+        """Return the mesh with a tangent for each texture coordinate, as MikkTSpace and glTF define it.
+
+        t = Σ α s / |…|, over the corners that share position, normal, texture coordinate and orientation, with s the direction of growing
+        u in the triangle, made orthogonal to the vertex normal n, and α the angle of the corner. The bitangent b = w (n × t) points against
+        v, that is up in the image. Differentiable in the vertices and normals.
+
+        Each group of corners gets a row of ``uvs`` of its own, so rows are split where the texture is mirrored and joined where they are
+        equal. A mesh that has tangents keeps its rows, so a fit of moving vertices may call this at every step. A mesh without normals gets
+        those of :meth:`with_vertex_normals`.
+
+        Raises:
+            ValueError: the mesh has no texture coordinates.
+
+        >>> corners = torch.tensor([[0.0, 0, 0], [2, 0, 0], [0, 2, 0]])
+        >>> uvs = torch.tensor([[0.0, 1], [1, 1], [0, 0]])
+        >>> Mesh(corners, torch.tensor([[0, 1, 2]]), uvs=uvs, uv_faces=torch.tensor([[0, 1, 2]])).with_tangents().tangents[0].tolist()
+        [1.0, 0.0, 0.0, 1.0]
+        """
+        if self.uvs is None or self.uv_faces is None:
+            raise ValueError("a mesh without texture coordinates has no tangents; unwrap it first")
+        normals = self._vertex_normals() if self.normals is None else self.normals
+        uvs, uv_faces = self.uvs, self.uv_faces
+        if self.tangents is None:
+            uvs, uv_faces = grouped_coordinates(self.vertices, normals, self.faces, uvs, uv_faces)
+        tangents = tangents_of(self.vertices, normals, self.faces, uvs, uv_faces)
+        return replace(self, normals=normals, uvs=uvs, uv_faces=uv_faces, tangents=tangents)
 
     def largest_component(self) -> Mesh:
         """Return the component with the largest area, without the vertices that only other components use.
@@ -240,10 +275,11 @@ class Mesh:
     def submesh(self, keep: Tensor) -> Mesh:
         """Return the triangles marked in the bool tensor ``keep`` [faces], and their vertices, in order."""
         faces, used = _renumbered(self.faces[keep], self.vertices.shape[0])
-        uvs, uv_faces = self.uvs, self.uv_faces
+        uvs, uv_faces, tangents = self.uvs, self.uv_faces, self.tangents
         if uvs is not None and uv_faces is not None:
             uv_faces, uvs_used = _renumbered(uv_faces[keep], uvs.shape[0])
             uvs = uvs[uvs_used]
+            tangents = None if tangents is None else tangents[uvs_used]
         return replace(
             self,
             vertices=self.vertices[used],
@@ -252,6 +288,7 @@ class Mesh:
             normals=None if self.normals is None else self.normals[used],
             uvs=uvs,
             uv_faces=uv_faces,
+            tangents=tangents,
         )
 
     def simplified(self, faces: int) -> Mesh:
@@ -320,8 +357,10 @@ class Mesh:
         return points.to(self.vertices.dtype), normalized(crosses[face]).to(self.vertices.dtype)
 
     def with_normals(self, normals: Float[Tensor, "vertices 3"]) -> Mesh:
-        """Return the mesh with these normals at its vertices."""
-        return replace(self, normals=normals)
+        """Return the mesh with these normals at its vertices; tangents are turned until they are orthogonal to them."""
+        if self.tangents is None or self.uv_faces is None:
+            return replace(self, normals=normals)
+        return replace(self, normals=normals, tangents=made_orthogonal(self.tangents, normals, self.faces, self.uv_faces))
 
     def with_colors(self, colors: Float[Tensor, "vertices 3"]) -> Mesh:
         """Return the mesh with these sRGB colors at its vertices."""
@@ -336,7 +375,8 @@ class Mesh:
 
         By default a GLB and an OBJ are turned until +Y is up, as importers expect, and a PLY keeps the coordinates. The file states the
         rotation, so that :func:`read_mesh` returns these coordinates. Texture coordinates go into .obj and .glb, but not into .ply; in a
-        .glb the vertices along their seams are split.
+        .glb the vertices along their seams are split. Tangents go into a .glb whose material has a normal texture, together with the
+        normals; a mesh without tangents gets them then.
 
         Args:
             path: the file; an existing one is replaced.
@@ -354,7 +394,9 @@ class Mesh:
             raise ValueError(
                 f"cannot write {path}: the mesh has no triangles; unrender.geometry.isosurface.explain_empty gives the usual reasons"
             )
-        arrays = mesh_files.MeshArrays(**{name: _numpy(tensor) for name, tensor in self._tensors().items()}, up=self.up)
+        wants_tangents = material is not None and material.normal is not None and None not in (self.normals, self.uvs)
+        mesh = self.with_tangents() if wants_tangents and self.tangents is None else self
+        arrays = mesh_files.MeshArrays(**{name: _numpy(tensor) for name, tensor in mesh._tensors().items()}, up=self.up)
         chosen = axes or _AXES_OF_SUFFIX[path.suffix.lower()]
         mesh_files.write(path, arrays, rotation=_upright_rotation(self.up, chosen), material=material)
 
@@ -374,6 +416,13 @@ class Mesh:
             count = getattr(self, like).shape[0]
             raise ValueError(f"a mesh with {count} {like} needs as many rows of {name}, got {tensor.shape[0]}")
 
+    def _vertex_normals(self) -> Float[Tensor, "vertices 3"]:
+        crosses = self._face_crosses()
+        sums = torch.zeros_like(self.vertices)
+        for corner in range(3):
+            sums.index_add_(0, self.faces[:, corner].long(), crosses)
+        return normalized(sums)
+
     def _face_crosses(self) -> Float[Tensor, "faces 3"]:
         """Return (b − a) × (c − a), the outward normal times twice the area."""
         a, b, c = self.vertices[self.faces.long()].unbind(1)
@@ -383,7 +432,8 @@ class Mesh:
 def read_mesh(path: str | Path, *, own_axes: bool = False) -> Mesh:
     """Read a PLY, OBJ, GLB, GLTF, STL or OFF file.
 
-    Positions, triangles and vertex colors are read from each, and texture coordinates from an OBJ or glTF. Polygons become triangles; the
+    Positions, triangles and vertex colors are read from each, texture coordinates from an OBJ or glTF, and normals with tangents from a
+    glTF. Polygons become triangles; the
     vertices of an STL are joined at equal positions. ``docs/meshes.md`` states what is repaired and what is refused.
 
     Args:
@@ -401,8 +451,10 @@ def read_mesh(path: str | Path, *, own_axes: bool = False) -> Mesh:
     uvs = uv_faces = None
     if arrays.uvs is not None and arrays.uv_faces is not None:
         uvs, uv_faces = torch.from_numpy(arrays.uvs.astype(np.float32)), torch.from_numpy(arrays.uv_faces.astype(np.int64))
+    normals = None if arrays.normals is None else torch.from_numpy(arrays.normals.astype(np.float32))
+    tangents = None if arrays.tangents is None else torch.from_numpy(arrays.tangents.astype(np.float32))
     vertices = _shape_kept(torch.from_numpy(arrays.vertices.astype(np.float64)), faces, torch.float32)
-    return Mesh(vertices, faces, colors, uvs=uvs, uv_faces=uv_faces, up=arrays.up)
+    return Mesh(vertices, faces, colors, normals, uvs, uv_faces, tangents, arrays.up)
 
 
 def _shape_kept(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces 3"], dtype: torch.dtype) -> Float[Tensor, "vertices 3"]:

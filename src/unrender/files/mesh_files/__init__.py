@@ -8,7 +8,7 @@ What is written:
 - ``.glb``: glTF 2.0. The root node has the rotation to the file's axes. Vertex colors are linear light there (``COLOR_0``), so they are
   converted; a texture with the base color replaces them, because readers multiply the two. The material is double-sided; textures are
   embedded as PNG, the base color as sRGB. A vertex has one texture coordinate (``TEXCOORD_0``), so vertices along texture seams are written
-  once per texture coordinate.
+  once per texture coordinate. Tangents are written if the material has a normal texture.
 
 Every written file states the rotation back to the frame of its mesh, in a comment or in ``asset.extras``, and :func:`read` applies it.
 ``docs/meshes.md`` lists what is read, repaired and refused.
@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unrender.files.atomic import write_bytes
-from unrender.files.mesh_files.arrays import Y_UP, Z_UP, Frame, MaterialArrays, MeshArrays, MeshFileError, read_regular
+from unrender.files.mesh_files.arrays import Y_UP, Z_UP, Frame, MaterialArrays, MeshArrays, MeshFileError, read_regular, rotated
 from unrender.files.mesh_files.glb import glb_bytes, offset_of
 from unrender.files.mesh_files.gltf import read_gltf
 from unrender.files.mesh_files.obj import obj_bytes, read_obj
@@ -77,7 +77,7 @@ def write(path: Path, arrays: MeshArrays, *, rotation: Float[np.ndarray, "3 3"],
         data = glb_bytes(arrays, frame, material)
     else:
         is_turned = bool((rotation != np.eye(3)).any())
-        turned = _rotated(arrays, rotation) if is_turned else arrays
+        turned = rotated(arrays, rotation) if is_turned else arrays
         data = obj_bytes(turned, frame) if suffix == ".obj" else ply_bytes(turned, frame if is_turned or arrays.up != Z_UP else None)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, data)
@@ -91,13 +91,6 @@ def check_writable(path: Path) -> None:
     """
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"cannot write a mesh to {path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}")
-
-
-def _rotated(arrays: MeshArrays, rotation: Float[np.ndarray, "3 3"]) -> MeshArrays:
-    """Return the mesh in other axes; a quarter turn is exact."""
-    kind = arrays.vertices.dtype
-    normals = None if arrays.normals is None else arrays.normals @ rotation.T
-    return arrays._replace(vertices=(arrays.vertices @ rotation.T).astype(kind), normals=normals)
 
 
 def read(path: Path, *, own_axes: bool = False) -> MeshArrays:

@@ -33,6 +33,8 @@ class MeshArrays(NamedTuple):
     uvs: Float[np.ndarray, "coordinates 2"] | None = None
     """(0, 0) is the top left corner of the texture's image, as in glTF; in an OBJ v grows upwards, and is flipped on reading."""
     uv_faces: Int[np.ndarray, "faces 3"] | None = None
+    tangents: Float[np.ndarray, "coordinates 4"] | None = None
+    """Direction of growing u and handedness ±1, one for each texture coordinate; only together with normals."""
     up: tuple[float, float, float] = Z_UP
     """The upward direction of the coordinates."""
 
@@ -81,7 +83,18 @@ class Frame(NamedTuple):
 
     def applied(self, arrays: MeshArrays) -> MeshArrays:
         """Return the mesh of a file in its own frame."""
-        return arrays._replace(vertices=arrays.vertices @ self.source_from_file.T, up=self.up)
+        return rotated(arrays, self.source_from_file)._replace(up=self.up)
+
+
+def rotated(arrays: MeshArrays, rotation: Float[np.ndarray, "3 3"]) -> MeshArrays:
+    """Return the mesh in other axes; a quarter turn is exact."""
+
+    def turned(rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([rows[:, :3] @ rotation.T, rows[:, 3:]], 1).astype(rows.dtype)
+
+    normals = None if arrays.normals is None else turned(arrays.normals)
+    tangents = None if arrays.tangents is None else turned(arrays.tangents)
+    return arrays._replace(vertices=turned(arrays.vertices), normals=normals, tangents=tangents)
 
 
 def frame_in(comment: str) -> Frame | None:
@@ -149,4 +162,5 @@ def checked(arrays: MeshArrays) -> MeshArrays:
         raise MeshFileError(f"{len(broken)} of its vertices are not finite numbers, the first is vertex {broken[0]}, counted from 0")
     renumbered = np.cumsum(finite) - 1
     colors = None if arrays.colors is None else arrays.colors[finite]
-    return arrays._replace(vertices=arrays.vertices[finite], faces=renumbered[arrays.faces], colors=colors)
+    normals = None if arrays.normals is None else arrays.normals[finite]
+    return arrays._replace(vertices=arrays.vertices[finite], faces=renumbered[arrays.faces], colors=colors, normals=normals)

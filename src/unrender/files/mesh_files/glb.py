@@ -51,6 +51,8 @@ def glb_bytes(arrays: MeshArrays, frame: Frame, material: MaterialArrays | None)
     material = material or MaterialArrays()
     if material.base_color is not None:  # readers multiply a texture by the vertex colors
         arrays = arrays._replace(colors=None)
+    if material.normal is None or arrays.normals is None:  # tangents serve normal textures, and readers ignore those without normals
+        arrays = arrays._replace(tangents=None)
     columns = _glb_columns(arrays)
     indices = arrays.faces.astype("<u4").reshape(-1)
     surface, pictures = _gltf_material(material)
@@ -124,7 +126,10 @@ def _glb_columns(arrays: MeshArrays) -> dict[str, np.ndarray]:
     """Return the attributes of the vertices by their glTF names, float32, positions first."""
     columns = {_POSITION: arrays.vertices.astype("<f4")}
     if arrays.normals is not None:
-        columns |= {"NORMAL": _unit(arrays.normals)}
+        columns |= {"NORMAL": _unit(arrays.normals, (0.0, 0.0, 1.0))}
+    if arrays.tangents is not None:
+        handedness = np.where(arrays.tangents[:, 3:] < 0, -1.0, 1.0)
+        columns |= {"TANGENT": np.concatenate([_unit(arrays.tangents[:, :3], (1.0, 0.0, 0.0)), handedness], 1).astype("<f4")}
     if arrays.colors is not None:
         linear = linear_from_srgb(torch.from_numpy(arrays.colors.clip(0, 1).astype(np.float64))).numpy()
         columns |= {"COLOR_0": linear.astype("<f4")}
@@ -178,11 +183,12 @@ def _split_at_seams(arrays: MeshArrays) -> MeshArrays:
         normals=None if arrays.normals is None else arrays.normals[vertex],
         uvs=arrays.uvs[coordinate],
         uv_faces=faces,
+        tangents=None if arrays.tangents is None else arrays.tangents[coordinate],
     )
 
 
-def _unit(normals: Float[np.ndarray, "vertices 3"]) -> Float[np.ndarray, "vertices 3"]:
-    """Return unit normals; +Z for missing ones, because glTF does not allow zero normals."""
-    lengths = np.linalg.norm(normals.astype(np.float64), axis=1, keepdims=True)
+def _unit(vectors: Float[np.ndarray, "rows 3"], missing: tuple[float, float, float]) -> Float[np.ndarray, "rows 3"]:
+    """Return unit vectors, another for those of zero length, which glTF does not allow."""
+    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1, keepdims=True)
     known = lengths > 1e-12
-    return np.where(known, normals / np.where(known, lengths, 1.0), [0.0, 0.0, 1.0]).astype("<f4")
+    return np.where(known, vectors / np.where(known, lengths, 1.0), missing).astype("<f4")

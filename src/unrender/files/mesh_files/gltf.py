@@ -1,8 +1,8 @@
 """Reading of glTF 2.0: ``.glb``, and ``.gltf`` with buffers in files beside it or inside it.
 
-Read are the triangles of all primitives of the scene, with the transforms of their nodes, vertex colors and texture coordinates. Skins and
-morph targets are not applied: the mesh has the shape that is stored. Trimesh does not do here: it rounds colors to bytes and keeps them as
-linear light.
+Read are the triangles of all primitives of the scene, with the transforms of their nodes, vertex colors, texture coordinates, and normals
+with tangents. Skins and morph targets are not applied: the mesh has the shape that is stored. Trimesh does not do here: it rounds colors to
+bytes and keeps them as linear light.
 """
 
 from __future__ import annotations
@@ -47,6 +47,9 @@ class _Primitive(NamedTuple):
     linear: Float[np.ndarray, "#vertices 3"] | None
     """Color in linear light, one for each vertex or one for all."""
     uvs: Float[np.ndarray, "vertices 2"] | None
+    normals: Float[np.ndarray, "vertices 3"] | None
+    tangents: Float[np.ndarray, "vertices 4"] | None
+    """None unless there are texture coordinates and normals."""
 
 
 def read_gltf(data: bytes, path: Path, *, own_axes: bool) -> MeshArrays:
@@ -77,7 +80,11 @@ def read_gltf(data: bytes, path: Path, *, own_axes: bool) -> MeshArrays:
     if len(coordinates) == len(primitives):
         uvs = np.concatenate(coordinates)
     frame = None if own_axes else document.frame
+    tangents = [primitive.tangents for primitive in primitives if primitive.tangents is not None]
+    normals = [primitive.normals for primitive in primitives if primitive.normals is not None]
     arrays = MeshArrays(vertices, faces, colors, uvs=uvs, uv_faces=None if uvs is None else faces, up=Y_UP)
+    if len(tangents) == len(primitives):
+        arrays = arrays._replace(normals=np.concatenate(normals), tangents=np.concatenate(tangents))
     if frame is not None:
         arrays = frame.applied(arrays)
     elif not own_axes:
@@ -132,10 +139,8 @@ class _Document:
             if determinant == 0 or not np.isfinite(determinant):
                 continue  # a scale of zero hides a node
             for primitive in self._primitives_of(mesh):
-                vertices = primitive.vertices @ matrix[:3, :3].T + matrix[:3, 3]
-                faces = primitive.faces[:, ::-1] if determinant < 0 else primitive.faces
-                self._spend(len(vertices) + len(faces))
-                yield primitive._replace(vertices=vertices, faces=faces)
+                self._spend(len(primitive.vertices) + len(primitive.faces))
+                yield _placed(primitive, matrix)
 
     def _primitives_of(self, mesh: int) -> list[_Primitive]:
         """Return the triangles of a mesh, in its own axes."""
@@ -206,7 +211,14 @@ class _Document:
             linear = factor[None]
         name = f"TEXCOORD_{0 if texture is None else texture.get('texCoord', 0)}"
         uvs = self._numbers(attributes[name], 2, rows=len(vertices), one=True) if name in attributes else None
-        return _Primitive(vertices, faces, linear, uvs)
+        normals = tangents = None
+        texture = material.get("normalTexture", {})
+        if uvs is not None and {"NORMAL", "TANGENT"} <= attributes.keys() and name == f"TEXCOORD_{texture.get('texCoord', 0)}":
+            normals = self._numbers(attributes["NORMAL"], 3, rows=len(vertices))
+            tangents = self._numbers(attributes["TANGENT"], 4, rows=len(vertices))
+            if not (np.isfinite(normals).all() and np.isfinite(tangents).all()):
+                normals = tangents = None
+        return _Primitive(vertices, faces, linear, uvs, normals, tangents)
 
     def _numbers(self, accessor: int, channels: int, *, rows: int | None = None, one: bool = False) -> Float[np.ndarray, "rows channels"]:
         """Read an accessor as numbers, and keep its first channels.
@@ -279,6 +291,27 @@ class _Document:
                 self._buffers[index] = _data_of(str(uri), self.path)
                 self._left += len(self._buffers[index])
         return self._buffers[index]
+
+
+def _placed(primitive: _Primitive, matrix: Float[np.ndarray, "4 4"]) -> _Primitive:
+    """Return the triangles under the transform of a node; a mirroring one reverses their order and the handedness of tangents."""
+    linear, sign = matrix[:3, :3], float(np.sign(np.linalg.det(matrix[:3, :3])))
+    normals, tangents = primitive.normals, primitive.tangents
+    if normals is not None and tangents is not None:
+        normals = _unit(normals @ np.linalg.inv(linear))
+        handedness = np.where(tangents[:, 3:] < 0, -sign, sign)
+        tangents = np.concatenate([_unit(tangents[:, :3] @ linear.T), handedness], 1)
+    return primitive._replace(
+        vertices=primitive.vertices @ linear.T + matrix[:3, 3],
+        faces=primitive.faces[:, ::-1] if sign < 0 else primitive.faces,
+        normals=normals,
+        tangents=tangents,
+    )
+
+
+def _unit(vectors: Float[np.ndarray, "rows 3"]) -> Float[np.ndarray, "rows 3"]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1.0)
 
 
 def _chunks(data: bytes) -> tuple[bytes, bytes | None]:
