@@ -109,6 +109,30 @@ def test_a_damaged_photo_is_named_when_it_is_needed(tmp_path: Path) -> None:
         capture.photos[5]
 
 
+@pytest.mark.parametrize(("mode", "suffix"), [("RGB", "png"), ("L", "png"), ("P", "png"), ("RGB", "webp"), ("RGB", "tiff"), ("RGB", "bmp")])
+def test_photos_of_other_formats_without_alpha_are_decoded_in_the_background(tmp_path: Path, mode: str, suffix: str) -> None:
+    folder = write_transforms(tmp_path / "scan", listed=f"images/{{:03d}}.{suffix}")
+    for file in sorted((folder / "images").iterdir()):
+        with Image.open(file) as photo:
+            pixels = photo.convert("RGB").convert(mode)
+        file.unlink()
+        pixels.save(file.with_suffix(f".{suffix}"))
+    disk, memory = load_capture(folder, memory=1000), load_capture(folder)
+    assert disk.photos.waits and not memory.photos.on_disk
+    assert all(torch.equal(a, b) for a, b in zip(disk.photos, memory.photos, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB"])
+def test_photos_with_a_transparent_color_are_decoded_at_once(tmp_path: Path, mode: str) -> None:
+    folder = write_transforms(tmp_path / "scan")
+    for file in sorted((folder / "images").iterdir()):
+        with Image.open(file) as photo:
+            pixels = photo.convert("RGB").convert(mode)
+        pixels.save(file, transparency=pixels.getpixel((0, 0)))
+    capture = load_capture(folder, memory=1000)
+    assert capture.photos.on_disk and not capture.photos.waits
+
+
 def test_photos_with_alpha_are_decoded_at_once(tmp_path: Path) -> None:
     capture = load_capture(write_transforms(tmp_path / "png", alpha=True), memory=1000)
     assert capture.photos.on_disk and not capture.photos.waits and capture.has_masks

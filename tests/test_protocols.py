@@ -15,7 +15,7 @@ from unrender.cameras import Cameras
 from unrender.captures.capture import Capture, Split
 from unrender.geometry.mesh import Mesh
 from unrender.runs.evaluation import Evaluation, ViewScore
-from unrender.runs.protocols import dtu, nerf_synthetic, read_dtu_truth, scan_of, surface_points
+from unrender.runs.protocols import dtu, nerf_synthetic, read_dtu_truth, scan_of, surface_points, thinned
 
 
 def square(side: float, height: float) -> Mesh:
@@ -64,10 +64,51 @@ def test_what_is_not_observed_is_below_the_plane_or_is_too_far_does_not_count(tm
     assert found["points_of_mesh"] == pytest.approx(share * len(surface_points(square(10, 0.9), 0.2)), rel=0.05)
 
 
-def test_points_of_a_surface_are_one_a_cell() -> None:
-    points = surface_points(square(4, 0.0), 0.2)
-    assert 0.95 * 400 < len(points) <= 21 * 21
-    assert len(np.unique(np.floor(points / 0.2), axis=0)) == len(points)
+def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of all pairs, by NumPy alone."""
+    return np.sqrt(np.square(a[:, None] - b[None]).sum(-1))
+
+
+def test_points_of_a_surface_keep_their_distance_and_leave_no_gap() -> None:
+    generator = np.random.default_rng(0)
+    for drawn in (generator.random((3000, 3)) * [4, 4, 0], generator.random((3000, 3)) * 1.5 - 7):
+        points = thinned(drawn, 0.2)
+        between = distances(points, points) + np.eye(len(points))
+        assert between.min() >= 0.2 and distances(drawn, points).min(1).max() < 0.2
+        assert {tuple(point) for point in points} <= {tuple(point) for point in drawn}
+    flat = surface_points(square(4, 0.0), 0.2)
+    packed = len(flat) * np.pi * 0.1**2 / 16
+    assert 0.45 < packed < 0.65  # discs in random order cover 0.547 of a plane
+
+
+def test_distances_are_those_of_the_official_definition_by_brute_force(tmp_path: Path) -> None:
+    """Mask, box, plane and largest distance decide about points one by one."""
+    generator = np.random.default_rng(1)
+    truth_points = generator.random((700, 3)) * [12, 12, 6] + [-1, -1, -3]
+    truth_points[:40] += [0, 0, 60]  # farther than 20 mm
+    folder = write_truth(tmp_path, truth_points)
+    mask = generator.random((30, 30, 30)) < 0.4
+    plane = np.array([0.3, -0.2, 1.0, 0.4])
+    scipy.io.savemat(folder / "ObsMask/ObsMask24_10.mat", {"ObsMask": mask, "BB": np.array([[-5.0] * 3, [9.0] * 3]), "Res": 0.5})
+    scipy.io.savemat(folder / "ObsMask/Plane24.mat", {"P": plane[:, None]})
+    corners = torch.tensor([[0.0, 0, -1], [9, 0, 2], [0, 9, 1], [2, 2, 80], [130, 2, 90], [2, 3, 90]])
+    mesh = Mesh(corners, torch.tensor([[0, 1, 2], [3, 4, 5]], dtype=torch.int32))
+    found = dtu(mesh, read_dtu_truth(folder, 24))
+
+    points = surface_points(mesh, 0.2)
+    points = np.array([p for p in points if all(-5 - 60 <= x < 9 + 120 for x in p)])
+    observed = []
+    for point in points:
+        cell = [round(x) for x in (point + 5) / 0.5]
+        if all(0 <= index < 30 for index in cell) and mask[tuple(cell)]:
+            observed.append(point)
+    stored = truth_points.astype(np.float32).astype(np.float64)
+    above = [p for p in stored if p @ plane[:3] + plane[3] > 0]
+    accuracy, completeness = distances(np.array(observed), stored).min(1), distances(np.array(above), points).min(1)
+    assert (accuracy >= 20).sum() == 0 < (completeness >= 20).sum() < len(above)
+    assert found["accuracy_mm"] == pytest.approx(accuracy[accuracy < 20].mean(), rel=1e-9)
+    assert found["completeness_mm"] == pytest.approx(completeness[completeness < 20].mean(), rel=1e-9)
+    assert (found["points_of_mesh"], found["points_of_truth"]) == (len(observed), len(above))
 
 
 def test_what_is_missing_or_wrong_is_said(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ TruthFrame: TypeAlias = Literal["source", "normalized", "opengl", "opencv"]
 OnOff: TypeAlias = Literal["on", "off"]
 """Values of a setting that is otherwise decided by the capture."""
 
-Protocol: TypeAlias = Literal["nerf-synthetic", "dtu"]
+Protocol: TypeAlias = Literal["nerf-synthetic", "dtu", "stanford-orb"]
 """Benchmarks whose tables a run's results are written for."""
 
 Photometric: TypeAlias = Literal["l1", "mse", "smooth_l1"]

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 
 from unrender.captures.errors import CaptureError
@@ -40,6 +41,9 @@ Kind = Literal["Pillow", "HEIC", "OpenEXR", "raw"]
 
 _PACKAGES: dict[Kind, str] = {"HEIC": "pillow-heif", "OpenEXR": "OpenEXR", "raw": "rawpy"}
 _PILLOW_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "JPEG2000", "GIF", "TGA", "PPM")
+_TELLING = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP")
+"""Formats whose header tells whether there is transparency."""
+
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 _MOST_PIXELS = 178_956_970
@@ -108,7 +112,9 @@ def image_size(path: Path, *, apply_exif: bool = True) -> tuple[int, int]:
 
 
 def is_opaque(path: Path) -> bool:
-    """Tell from its header whether an image cannot have transparent pixels: JPEG has no alpha.
+    """Tell from its header whether an image cannot have transparent pixels.
+
+    It has no alpha channel, and no color stands for transparent.
 
     Raises:
         CaptureError: the file cannot be read.
@@ -116,7 +122,7 @@ def is_opaque(path: Path) -> bool:
     if _kind(path) != "Pillow":
         return False
     with _opened(path, "Pillow") as image:
-        return image.format == "JPEG"
+        return image.format in _TELLING and not {"A", "a"} & set(image.getbands()) and "transparency" not in image.info
 
 
 def decoded_image(path: Path, *, apply_exif: bool = True) -> Image.Image:
@@ -317,8 +323,32 @@ def _window(header: dict[str, Any], name: str) -> tuple[tuple[int, int], tuple[i
     return (int(low[0]), int(low[1])), (int(high[0]), int(high[1]))
 
 
+def linear_colors(path: Path) -> Float[np.ndarray, "height width 3"]:
+    """Decode the linear light of an OpenEXR file, straight alpha, not limited from above.
+
+    Raises:
+        CaptureError: the file cannot be decoded.
+    """
+    try:
+        return _exr_planes(path)[0]
+    except CaptureError:
+        raise
+    except Exception as error:  # the decoder raises many types
+        raise CaptureError(f"{path} cannot be decoded ({_said(error)}); download it again") from error
+
+
 def _exr(path: Path) -> Image.Image:
     """Decode the colors of an OpenEXR file, encoded as sRGB, on the canvas of its display window."""
+    color, alpha = _exr_planes(path)
+    encoded = srgb_from_linear(torch.from_numpy(color.clip(0, 1))).numpy()
+    return Image.fromarray(np.rint(np.concatenate((encoded, alpha.clip(0, 1)), -1) * 255).astype(np.uint8))
+
+
+def _exr_planes(path: Path) -> tuple[Float[np.ndarray, "height width 3"], Float[np.ndarray, "height width _"]]:
+    """Decode the colors and the alpha, if any, of an OpenEXR file.
+
+    They are on the canvas of its display window.
+    """
     width, height = image_size(path)
     file = _package("OpenEXR", path).File(str(path), separate_channels=True)
     channels = file.channels()
@@ -340,8 +370,7 @@ def _exr(path: Path) -> Image.Image:
     color, alpha = canvas[..., :3], canvas[..., 3:]
     if alpha.shape[-1]:
         color = np.divide(color, alpha, out=color.copy(), where=alpha > 0)
-    encoded = srgb_from_linear(torch.from_numpy(color.clip(0, 1))).numpy()
-    return Image.fromarray(np.rint(np.concatenate((encoded, alpha.clip(0, 1)), -1) * 255).astype(np.uint8))
+    return color, alpha
 
 
 def _raw_size(path: Path, apply_exif: bool) -> tuple[int, int]:

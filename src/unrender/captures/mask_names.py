@@ -72,7 +72,8 @@ def find_masks(folder: Path, images: Sequence[Path], names: Sequence[str]) -> Fo
 
     Looked for are ``masks/NAME.png``, ``masks/NAME.jpg.png``, ``masks/NAME_mask.png`` and ``masks/NAME.mask.png``, with any image suffix,
     in the capture's folder, beside the folder of the photos and in it, and the latter two beside the photos themselves. ``mask``,
-    ``object_mask`` and ``object_masks`` are other names of the folder. Of several ways, the one that finds most is taken.
+    ``object_mask`` and ``object_masks`` are other names of the folder, and a folder ``train`` of photos may have masks in ``train_mask``.
+    Of several ways, the one that finds most is taken.
     """
     finder = FileFinder(folder)
     below = [PurePosixPath(name) for name in mask_file_names(names)]
@@ -82,6 +83,8 @@ def find_masks(folder: Path, images: Sequence[Path], names: Sequence[str]) -> Fo
             for where in (lambda view, place=place: place / below[view].parent, lambda _, place=place: place):
                 best = _better(best, place, [_mask_of(finder, where(view), image, ("", *_MARKS)) for view, image in enumerate(images)])
     if best is None or best.count < len(images):
+        beside = [image.parent.with_name(f"{image.parent.name}_mask") for image in images]
+        best = _better(best, folder, [_mask_of(finder, place, image, ("",)) for place, image in zip(beside, images, strict=True)])
         best = _better(best, folder, [_mask_of(finder, image.parent, image, _MARKS) for image in images])
     return best
 

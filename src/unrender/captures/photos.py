@@ -136,6 +136,7 @@ def read_photos(
 
     at_once = min(8, max(1, _DECODING_MEMORY // (_DECODING_BYTES * int(sizes.prod(1).max()))))
     if photos.on_disk and not transparent_colors and (not use_alpha or all(in_threads(is_opaque, files))):
+        use_alpha = False  # what a damaged header hides may not appear while a fit runs
         threads = min(at_once, os.cpu_count() or 1)
         return replace(photos, waits=Filling(read, len(files), threads).waits), False
     return photos, any(in_threads(read, range(len(files)), most=at_once))

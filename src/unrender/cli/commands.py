@@ -49,6 +49,7 @@ from unrender.runs.read_options import ReadOptions
 from unrender.runs.scores import metrics_of
 from unrender.runs.scoring import photos_of, score_run
 from unrender.runs.session import Job, RunResult, check_folder, run_job
+from unrender.runs.stanford_orb import OrbViews
 from unrender.runs.surface_measures import distance_measures
 from unrender.words import Protocol, TruthFrame, suggestion
 
@@ -183,20 +184,25 @@ def evaluate_run(
     opened.directory.prepare()
     photos = photos_behind(opened, capture, display)
     scanned = dtu_truth(photos, truth) if protocol == "dtu" else None
+    orb = orb_views(opened, photos, truth) if protocol == "stanford-orb" else None
     scores = score_run(
         opened,
         photos,
         split=split,
-        truth=None if protocol == "dtu" else truth,
+        truth=None if protocol in ("dtu", "stanford-orb") else truth,
         truth_frame=truth_frame,
         measure=compare_with_truth if opened.record.input.path == DEMO_CAPTURE else None,
+        also=orb,
         device=target,
         display=display,
     )
     metrics = metrics_of(scores.record, scores.evaluation)
     if protocol is not None:
         with display.task(f"measuring as {protocol} does"):
-            table_row = nerf_synthetic(photos, scores.evaluation) if scanned is None else dtu(written_mesh(opened), scanned)
+            if orb is not None:
+                table_row = orb.result(written_mesh(opened))
+            else:
+                table_row = nerf_synthetic(photos, scores.evaluation) if scanned is None else dtu(written_mesh(opened), scanned)
         write_json(opened.directory.path / f"{protocol}.json", table_row)
         display.say(f"{protocol}: {', '.join(f'{name} {value}' for name, value in table_row.items() if name != 'protocol')}")
         metrics["protocol"] = table_row
@@ -210,6 +216,13 @@ def dtu_truth(photos: Capture, folder: Path | None) -> DtuTruth:
         ValueError: there is none, or the capture's name does not say which scan it is.
     """
     return read_dtu_truth(Path("DTU") if folder is None else folder, scan_of(photos.name))
+
+
+def orb_views(run: OpenRun, photos: Capture, data: Path | None) -> OrbViews:
+    """Prepare to compare views with the truth of Stanford-ORB, by default in the folder above that of the capture's layout."""
+    if data is not None and not data.is_dir():
+        raise ValueError(f"{data} is no folder; give the folder with blender_HDR and ground_truth as --truth")
+    return OrbViews(photos, Path(run.record.input.path).parent.parent if data is None else data, photos.name)
 
 
 def written_mesh(run: OpenRun) -> Mesh:

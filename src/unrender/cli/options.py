@@ -89,7 +89,7 @@ class EvalOptions:
     truth_frame: TruthFrame | None = styled(None, text="source for a mesh or points; for normal maps it is found")
     """Frame of the truth: that of the poses or the normalized world; the axes of normal maps: of the poses or of the camera."""
     protocol: Protocol | None = None
-    """Also write RUN/NAME.json as the tables of a benchmark state results; dtu takes the folder of DTU's truth as --truth."""
+    """Also write RUN/NAME.json as a benchmark's tables state results; dtu and stanford-orb take the folder of their truth as --truth."""
     split: Literal["test", "train"] = "test"
     """Held-out views, or fitted views (written to metrics_train.json)."""
     capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-_WINDOW = 11
 _SIGMA = 1.5
 _LUMINANCE_GUARD = 0.01**2
 _CONTRAST_GUARD = 0.03**2
@@ -38,7 +37,7 @@ def psnr(
     return -10 * torch.log10(mean)
 
 
-def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "height width 3"]) -> Float[Tensor, ""]:
+def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "height width 3"], *, window: int = 11) -> Float[Tensor, ""]:
     """Compute the structural similarity, the mean over pixels and channels of
 
         (2 μa μb + c₁)(2 σab + c₂) / ((μa² + μb² + c₁)(σa² + σb² + c₂)),
@@ -49,6 +48,11 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
 
     A smaller image has a smaller window of the same σ: k × k, with k the largest odd number up to its shorter side.
 
+    Args:
+        image: the rendering.
+        reference: the truth.
+        window: odd side of the window in pixels.
+
     Returns:
         At most 1, reached by equal images; NaN for an image without pixels.
 
@@ -58,7 +62,7 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
     >>> round(ssim(image, image).item(), 6)
     1.0
     """
-    side = min(_WINDOW, image.shape[0], image.shape[1])
+    side = min(window, image.shape[0], image.shape[1])
     if side == 0:
         return image.new_full((), torch.nan, dtype=torch.float64)
     weights = _gaussian(side - 1 + side % 2)

@@ -5,8 +5,11 @@
 
 ``dtu``
     accuracy, completeness and their mean, the Chamfer distance, in millimeters (Jensen et al. 2014; Aanæs et al. 2016). The mesh becomes
-    points no denser than 0.2 mm: the first one in each cell of a lattice of 0.2 mm. Those inside the observability mask are matched with
-    the scanned points, and the scanned points above the plane of the table with all of them. Distances of 20 mm and more do not count.
+    points that are at least 0.2 mm apart and leave no gap between them. Those inside the observability mask are matched with the scanned
+    points, and the scanned points above the plane of the table with all of them. Distances of 20 mm and more do not count.
+
+``stanford-orb``
+    is in :mod:`unrender.runs.stanford_orb`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ _MARGIN = 60.0
 """Millimeters around the box of the observability mask from which points of the mesh are taken."""
 
 _DRAWN = 4
-"""Points that are drawn for each cell of the lattice on the surface."""
+"""Points that are drawn for each square of the spacing on the surface."""
 
 _LARGEST = 2**30
 """Bytes of a file of the truth."""
@@ -172,17 +175,36 @@ def dtu(mesh: Mesh, truth: DtuTruth) -> dict[str, Any]:
 
 
 def surface_points(mesh: Mesh, spacing: float) -> Float[ndarray, "points 3"]:
-    """Return points of a surface: the first drawn one in each cell of a lattice."""
+    """Draw points of a surface, and thin them out to ``spacing``; see :func:`thinned`."""
     corners = mesh.vertices.double()[mesh.faces.long()]
     area = float(torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1).sum()) / 2
     count = max(1000, int(_DRAWN * area / spacing**2))
     whole = Mesh(mesh.vertices.double(), mesh.faces)
-    drawn = whole.sample_surface(count, torch.Generator().manual_seed(0))[0].cpu().numpy()
-    cells = np.floor(drawn / spacing).astype(np.int64)
+    return thinned(whole.sample_surface(count, torch.Generator().manual_seed(0))[0].cpu().numpy(), spacing)
+
+
+def thinned(points: Float[ndarray, "points 3"], spacing: float) -> Float[ndarray, "kept 3"]:
+    """Keep points that are at least ``spacing`` apart.
+
+    Every other point is nearer than that to one of them.
+    Points in different cells of a lattice whose coordinates are equal modulo two are at least a cell apart. So the first point of each
+    of these cells is kept at once, and what is near to it is dropped, for each of the eight kinds of cells, until nothing is left.
+    """
+    cells = np.floor(points / spacing).astype(np.int64)
     cells -= cells.min(0)
     sides = cells.max(0) + 1
     keys = (cells[:, 0] * sides[1] + cells[:, 1]) * sides[2] + cells[:, 2]
-    return drawn[np.sort(np.unique(keys, return_index=True)[1])]
+    kinds = cells % 2 @ np.array([4, 2, 1])
+    left, kept = np.arange(len(points)), []
+    while len(left):
+        for kind in range(8):
+            of_kind = left[kinds[left] == kind]
+            if len(of_kind):
+                chosen = of_kind[np.unique(keys[of_kind], return_index=True)[1]]
+                distances, _ = KDTree(points[chosen]).query(points[left], distance_upper_bound=spacing)
+                left = left[distances >= spacing]
+                kept.append(chosen)
+    return points[np.sort(np.concatenate(kept))]
 
 
 def _mean_below(tree: KDTree, points: ndarray) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from unrender.captures.capture import Capture
 from unrender.captures.normal_truth import NormalTruth, understood_normals
@@ -17,9 +18,10 @@ from unrender.geometry.mesh import Mesh
 from unrender.printing import of_fields
 from unrender.render.asset import Asset
 from unrender.render.photo_colors import surface_of
+from unrender.render.rendering import Rendering
 from unrender.runs.directory import RunRecord
 from unrender.runs.display import Display
-from unrender.runs.evaluation import Evaluation, views_to_evaluate
+from unrender.runs.evaluation import Evaluation, OnView, ViewScore, views_to_evaluate
 from unrender.runs.inputs import read_photos
 from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.opening import OpenRun
@@ -75,6 +77,7 @@ def score_run(
     truth: Path | None = None,
     truth_frame: TruthFrame | None = None,
     measure: Callable[[Mesh], Sequence[Measure]] | None = None,
+    also: OnView | None = None,
     device: torch.device,
     display: Display,
 ) -> RunScores:
@@ -87,6 +90,7 @@ def score_run(
         truth: a mesh, points, or a folder of normal maps; by default the normal maps that the capture brings.
         truth_frame: the frame of the truth, by default that of the poses for a mesh and points; for normal maps it is found.
         measure: compares the mesh, in the world, with a truth that is known otherwise.
+        also: called with each view.
         device: of the scene.
         display: where the numbers are shown.
 
@@ -116,7 +120,13 @@ def score_run(
     else:
         note(known.normals.note)
         collected = ViewMeasures(photos, views, known.normals)
-    evaluation, rows = evaluate_into(run.directory, run.scene, photos, device=device, split=split, display=display, also=collected)
+
+    def on_view(score: ViewScore, truth: Tensor, rendering: Rendering) -> None:
+        for called in (collected, also):
+            if called is not None:
+                called(score, truth, rendering)
+
+    evaluation, rows = evaluate_into(run.directory, run.scene, photos, device=device, split=split, display=display, also=on_view)
     for score in evaluation.per_view:
         display.say(f"{score.name}: {score.psnr:.2f} dB, SSIM {score.ssim:.4f}")
     display.say(score_sentence(evaluation))
