@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from unrender.geometry.mesh import Mesh
 
@@ -25,6 +27,26 @@ def signed_volume(mesh: Mesh) -> float:
     vertices = mesh.vertices.double() - mesh.vertices.double().mean(0)
     a, b, c = vertices[mesh.faces].unbind(1)
     return float((a * b.cross(c, dim=-1)).sum() / 6)
+
+
+def closed_manifold_problem(faces: np.ndarray) -> str | None:
+    """Say why triangles are not a closed manifold with one winding; None if they are."""
+    if (faces != np.roll(faces, 1, axis=1)).all() and len(faces):
+        ahead = np.stack([faces, np.roll(faces, -1, axis=1)], -1).reshape(-1, 2)
+        keys = ahead[:, 0] * (faces.max() + 1) + ahead[:, 1]
+        reverse = ahead[:, 1] * (faces.max() + 1) + ahead[:, 0]
+        order = np.argsort(keys)
+        if (np.diff(keys[order]) == 0).any():
+            return "an edge has two triangles on one side"
+        at = np.searchsorted(keys[order], reverse).clip(0, len(keys) - 1)
+        if (keys[order][at] != reverse).any():
+            return "an edge has a triangle on one side only"
+        # The edge of corner k runs to corner k + 1; its twin starts there, in the triangle beyond.
+        twin = order[at]
+        beyond = twin // 3 * 3 + (twin + 1) % 3
+        graph = coo_matrix((np.ones(len(twin)), (np.arange(len(twin)), beyond)), shape=(len(twin), len(twin)))
+        return None if connected_components(graph, directed=False)[0] == len(np.unique(faces)) else "sheets touch at a vertex"
+    return "a triangle names a vertex twice" if len(faces) else None
 
 
 class Gltf:
