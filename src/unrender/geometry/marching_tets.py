@@ -61,15 +61,16 @@ def marching_tets(
     triangles = torch.from_numpy(_TRIANGLES).to(sdf.device)[case]
     exists = triangles[..., 0] >= 0
     corners = edges.gather(1, triangles.clamp_min(0).flatten(1)).view_as(triangles)
-    return zero_crossings(vertices, sdf, lattice.edges[crossed].long()), number[corners[exists]]
+    ends = lattice.edges[crossed].long().unbind(1)
+    places = [vertices.index_select(0, end) for end in ends]
+    values = [sdf.index_select(0, end) for end in ends]
+    return zero_crossings(*places, *values), number[corners[exists]]
 
 
 def zero_crossings(
-    vertices: Float[Tensor, "lattice 3"], values: Float[Tensor, " lattice"], edges: Int[Tensor, "edges 2"]
+    start: Float[Tensor, "edges 3"], end: Float[Tensor, "edges 3"], first: Float[Tensor, " edges"], second: Float[Tensor, " edges"]
 ) -> Float[Tensor, "edges 3"]:
-    """Compute where linear interpolation along each edge is zero; the values at its ends have different signs."""
-    start, end = (vertices.index_select(0, side) for side in edges.unbind(1))
-    first, second = (values.index_select(0, side) for side in edges.unbind(1))
+    """Compute where linear interpolation from ``first`` to ``second``, values of different signs, is zero along each edge."""
     return start + (first / (first - second))[:, None] * (end - start)
 
 

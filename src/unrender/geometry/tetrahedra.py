@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int32
 from torch import Tensor
 
+from unrender.geometry.voxels import checked_box
 from unrender.printing import of_fields
 
 LOCAL_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
@@ -62,28 +63,9 @@ def tetrahedral_lattice(cells: int | tuple[int, int, int], box: Float[Tensor, "2
         ValueError: there are no cells, too many for 32-bit indices, or the box is empty.
     """
     shape, low, high = checked_box(cells, box)
-    if 42 * (shape[0] + 1) * (shape[1] + 1) * (shape[2] + 1) >= 2**31:
-        raise ValueError(f"a lattice of {shape} cells has more edges than 32-bit indices can number; use fewer cells")
     units, *indices = _topology(shape)
     vertices = low + units.to(low) * (high - low)
     return TetrahedralLattice(vertices, *(index.to(low.device) for index in indices))
-
-
-def checked_box(
-    cells: int | tuple[int, int, int], box: Tensor | None
-) -> tuple[tuple[int, int, int], Float[Tensor, " 3"], Float[Tensor, " 3"]]:
-    """Return the number of cells along each axis and the two corners of the box, [−1, 1]³ by default.
-
-    Raises:
-        ValueError: there are no cells, or the box is empty or not finite.
-    """
-    shape = (cells, cells, cells) if isinstance(cells, int) else cells
-    if min(shape) < 1:
-        raise ValueError(f"a lattice needs at least one cell along each axis, got {shape}")
-    low, high = torch.tensor([[-1.0] * 3, [1.0] * 3]) if box is None else box
-    if not bool((low < high).all() and (high - low).isfinite().all()):
-        raise ValueError(f"the box of a lattice reaches from {low.tolist()} to {high.tolist()}; the second corner must be larger")
-    return shape, low, high
 
 
 @lru_cache(maxsize=2)
