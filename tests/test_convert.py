@@ -241,6 +241,21 @@ def test_photos_and_masks_are_copied_byte_by_byte(tmp_path: Path, to: CaptureLay
         assert (tmp_path / "b" / mask).read_bytes() == (folder / "masks" / f"{k:03d}.png").read_bytes()
 
 
+@pytest.mark.parametrize("to", ["nerfstudio", "colmap"])
+def test_masks_of_several_channels_are_written_with_one(tmp_path: Path, to: CaptureLayout) -> None:
+    folder = write_llff(tmp_path / "a")
+    for file in (folder / "masks").iterdir():
+        with Image.open(file) as image:
+            inside = np.asarray(image.convert("L"))
+        Image.fromarray(np.dstack([inside // 2, 0 * inside, 0 * inside])).save(file)
+    convert_capture(folder, to, tmp_path / "b")
+    for file in (tmp_path / "b" / "masks").iterdir():
+        with Image.open(file) as image:
+            assert image.mode == "L"
+    one, other = load_capture(folder, test_every=0), load_capture(tmp_path / "b", test_every=0)
+    assert all(torch.equal(one.mask(view), other.mask(view)) for view in range(len(one)))
+
+
 def test_alpha_becomes_the_masks_of_neus_in_the_same_frame(tmp_path: Path) -> None:
     convert_capture(write_blender(tmp_path / "a", train=9, test=0), "neus", tmp_path / "b")
     with np.load(tmp_path / "b" / "cameras_sphere.npz") as arrays:

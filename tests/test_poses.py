@@ -181,6 +181,27 @@ def test_masks_belong_to_photos_by_name(tmp_path: Path) -> None:
         find_photos(given)
 
 
+@pytest.mark.parametrize("kind", ["cut-out", "labels", "colors"])
+def test_masks_of_several_channels_are_written_with_one(tmp_path: Path, kind: str) -> None:
+    given = tmp_path / "photos"
+    (given / "masks").mkdir(parents=True)
+    inside = np.zeros((48, 64), np.uint8)
+    inside[10:30, 20:50] = 255
+    if kind == "cut-out":
+        mask = Image.fromarray(np.dstack([PICTURE // 4, inside]))
+    elif kind == "labels":
+        mask = Image.fromarray((inside > 0).astype(np.uint8), "P")
+        mask.putpalette([0, 0, 0, 128, 0, 0])
+    else:
+        mask = Image.fromarray(np.dstack([0 * inside, 0 * inside, inside // 2]))
+    for k in range(3):
+        Image.fromarray(PICTURE).save(given / f"{k}.jpg")
+        mask.save(given / "masks" / f"{k}.png")
+    photos, _ = lay_out(find_photos(given), tmp_path / "out", silent)
+    assert [photo.mask for photo in photos] == ["0.jpg.png", "1.jpg.png", "2.jpg.png"]
+    assert np.array_equal(np.asarray(opened(tmp_path / "out" / "masks" / "1.jpg.png")), inside)
+
+
 def test_what_holds_no_photos_is_refused_in_one_sentence(tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "does not exist" in refusal(tmp_path / "nowhere", out)

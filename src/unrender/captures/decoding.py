@@ -125,6 +125,18 @@ def is_opaque(path: Path) -> bool:
         return image.format in _TELLING and not {"A", "a"} & set(image.getbands()) and "transparency" not in image.info
 
 
+def is_gray(path: Path) -> bool:
+    """Tell from its header whether an image has one channel of brightness, and nothing that is transparent.
+
+    Raises:
+        CaptureError: the file cannot be read.
+    """
+    if _kind(path) != "Pillow":
+        return False
+    with _opened(path, "Pillow") as image:
+        return len(image.getbands()) == 1 and image.mode != "P" and "transparency" not in image.info
+
+
 def decoded_image(path: Path, *, apply_exif: bool = True) -> Image.Image:
     """Decode a whole image, with the numbers as stored; OpenEXR becomes sRGB.
 

@@ -18,6 +18,7 @@ from unrender.captures.decoding import (
     focal_length,
     image_files,
     image_size,
+    is_gray,
     stored_as,
 )
 from unrender.captures.errors import CaptureError
@@ -172,8 +173,13 @@ def _with_mask(photo: Photo, mask: Path, folder: Path) -> Photo:
         raise CaptureError(
             f"the mask {mask} is {size[0]}x{size[1]} but its photo is {photo.width}x{photo.height} when upright; make masks of that size"
         )
-    name = f"{photo.name}{mask.suffix.lower()}"
-    link_or_copy(mask, folder / name)
+    if is_gray(mask):
+        name = f"{photo.name}{mask.suffix.lower()}"
+        link_or_copy(mask, folder / name)
+        return replace(photo, mask=name)
+    name = f"{photo.name}.png"  # cut-outs and labels: nerfstudio takes masks of one channel
+    with replacing(folder / name) as partial:
+        Image.fromarray(decode_mask(mask).values).save(partial)
     return replace(photo, mask=name)
 
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from unrender.captures.capture import Capture
-from unrender.captures.decoding import exif_orientation
+from unrender.captures.decoding import exif_orientation, is_gray
 from unrender.captures.errors import CaptureError
 from unrender.captures.load import load_capture
 from unrender.captures.masks import read_mask
@@ -134,12 +134,12 @@ class Given:
         return [f"{counted(len(again), 'photo')} became PNG files, which this layout needs or their EXIF orientation ({again[0]})"]
 
     def copied_masks(self, names: Sequence[str]) -> list[NewFile]:
-        """Return the mask files of the capture under new names, as they are; nothing if there are none."""
+        """Return the mask files of the capture under new names, as gray pictures; nothing if there are none."""
         masks = self.source.masks or ()
         return [self._copied_mask(view, mask, name) for view, (mask, name) in enumerate(zip(masks, names, strict=False))]
 
     def _copied_mask(self, view: int, mask: Path, name: str) -> NewFile:
-        if mask.suffix.lower() == ".png" and exif_orientation(mask) == 1:
+        if mask.suffix.lower() == ".png" and exif_orientation(mask) == 1 and is_gray(mask):  # programs take masks of one channel
             return NewFile(name, copying(mask))
         return NewFile(name, encoding(lambda: (read_mask(self.source, view, mask), False)))
 
