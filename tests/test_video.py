@@ -25,7 +25,7 @@ STEPS = 700
 def test_a_video_gives_the_true_cameras_and_a_surface_like_theirs(tmp_path: Path) -> None:
     """Spot on a disc with spots, 72 frames of 448 x 448 pixels as H.264, from elevations of 15 to 35 degrees.
 
-    Poses were found within 0.07 degrees and 0.13 % of the distance. After 700 steps of ``neus`` with the same masks the Chamfer distance was
+    Poses were found within 0.07 degrees and 0.13 % of the distance. After 700 steps of ``neus`` with the same masks the Chamfer distance is
     0.86 % of the diagonal, and with the true poses 0.68 %; at this budget the black spots are still dented, differently in each fit.
     """
     meshes = real_capture("meshes")

@@ -166,6 +166,7 @@ class Capture:
     def color(self, view: int, *, linear: bool = False) -> Float[Tensor, "height width 3"]:
         """Return a photo as float32 in [0, 1], straight alpha: sRGB values, or linear light with ``linear``."""
         srgb = self.photos[view][..., :3].float() / 255
+        self.photos.release(view)
         return linear_from_srgb(srgb) if linear else srgb
 
     def alpha(self, view: int) -> Float[Tensor, "height width"]:

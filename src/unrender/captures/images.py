@@ -19,7 +19,7 @@ from jaxtyping import Int, UInt8
 from numpy import ndarray
 from torch import Tensor
 
-from unrender.captures.memory import ImageBudget, allocated, mapped_file
+from unrender.captures.memory import ImageBudget, allocated, mapped_file, release_pages
 from unrender.printing import counted, size_range
 
 _Item = TypeVar("_Item")
@@ -100,6 +100,12 @@ class Images:
             self.waits[view]()
         (width, height), begin = self.sizes[view].tolist(), int(self.offsets[view])
         return self.pixels[begin : begin + width * height].unflatten(0, (height, width))
+
+    def release(self, view: int) -> None:
+        """Give the memory of an image on disk back to the system, which reads it again when it is taken."""
+        if self.on_disk:
+            begin = int(self.offsets[view])
+            release_pages(self.pixels[begin : begin + int(self.sizes[view].prod())])
 
     def __iter__(self) -> Iterator[Tensor]:
         return (self[view] for view in range(len(self)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import atexit
+import ctypes
 import math
+import mmap
 import os
 import re
 import shutil
@@ -216,6 +218,20 @@ def mapped_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     except OSError:  # Windows does not delete mapped files
         atexit.register(Path(name).unlink, missing_ok=True)
     return pixels
+
+
+def release_pages(pixels: Tensor) -> None:
+    """Give the pages of a part of a mapped file back to the system.
+
+    Their content stays in the file, and is mapped again when it is read. Otherwise the memory of this process, as Linux counts it, would
+    grow to the size of the file; other systems are left alone.
+    """
+    if sys.platform != "linux":
+        return
+    begin, end = pixels.data_ptr(), pixels.data_ptr() + pixels.nbytes
+    first, last = -(-begin // mmap.PAGESIZE) * mmap.PAGESIZE, end // mmap.PAGESIZE * mmap.PAGESIZE
+    if last > first:
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
 
 
 def _disk_folder() -> str:

@@ -132,7 +132,9 @@ def read_photos(
         image = _eight_bits(files[view], upright)
         if list(image.size) != sizes[view].tolist():
             raise CaptureError(f"{files[view]} is {image.width}x{image.height} but its header says otherwise; replace the file")
-        return _convert(image, photos[view].numpy(), downscale, use_alpha, transparent_colors)
+        transparent = _convert(image, photos[view].numpy(), downscale, use_alpha, transparent_colors)
+        photos.release(view)
+        return transparent
 
     at_once = min(8, max(1, _DECODING_MEMORY // (_DECODING_BYTES * int(sizes.prod(1).max()))))
     if photos.on_disk and not transparent_colors and (not use_alpha or all(in_threads(is_opaque, files))):

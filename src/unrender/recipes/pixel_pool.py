@@ -119,7 +119,9 @@ class PixelPool:
             if number:
                 places = torch.randint(number, (self._lengths[slot],), generator=generator)
                 places = places if self._ignored is None else valid[places]
-                return view, places, pixels[places].contiguous().view(torch.int32)[:, 0]
+                colors = pixels[places].contiguous().view(torch.int32)[:, 0]
+                self._photos.release(view)
+                return view, places, colors
         raise ValueError("all pixels of the fitted views are ignored, so there is nothing to fit; correct the masks")
 
     def _put(self, task: int, block: tuple[int, Tensor, Tensor]) -> None:

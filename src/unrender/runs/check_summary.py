@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from unrender.captures.capture import Capture
+from dataclasses import replace
+
+from unrender.captures.capture import Capture, Split
 from unrender.captures.check.checking import QUICK_VIEWS, check_capture
 from unrender.captures.check.findings import CheckReport
 from unrender.runs.display import Display
@@ -13,15 +15,35 @@ _MOST_LINES = 4
 def say_summary(capture: Capture, display: Display) -> None:
     """Print the verdict of a quick check and what it warns of."""
     with display.task("checking the capture"):
-        report = check_capture(capture, most_views=QUICK_VIEWS)
+        report = check_capture(decoded_soon(capture), most_views=QUICK_VIEWS)
     for line in summary_of(report):
         display.say(line)
 
 
+def decoded_soon(capture: Capture) -> Capture:
+    """Return some views, evenly spread, of a capture whose photos are still decoded, so that a fit need not wait for all of them."""
+    count = len(capture)
+    if not capture.photos.waits or count <= QUICK_VIEWS:
+        return capture
+    views = [place * (count - 1) // (QUICK_VIEWS - 1) for place in range(QUICK_VIEWS)]
+    return replace(
+        capture,
+        photos=capture.photos.select(views),
+        cameras=capture.cameras.select(views),
+        names=tuple(capture.names[view] for view in views),
+        split=Split(tuple(range(len(views))), (), f"{len(views)} of {count} views"),
+        ignored=None if capture.ignored is None else capture.ignored.select(views),
+        normals=None,
+        normal_files=(),
+    )
+
+
 def summary_of(report: CheckReport) -> list[str]:
     """Return the verdict and the most severe findings, five lines at most."""
-    # Few views may have too few details in common, which says nothing about all of them.
-    told = [finding for finding in report.findings if finding.severity != "ok" and finding.cause != "features"]
+    # Few views may have too few details in common and gaps between them, which says nothing about all of them.
+    some = report.capture is not None and bool(report.capture.photos.waits)
+    unsaid = ("features", "coverage") if some else ("features",)
+    told = [finding for finding in report.findings if finding.severity != "ok" and finding.cause not in unsaid]
     if not told:
         return ["check: masks, poses and photos look usable"]
     lines = [f"check: {finding.severity}: {finding.sentence}" for finding in told[:_MOST_LINES]]
