@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import scipy.io
 import torch
+from skimage.metrics import structural_similarity
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture, Split
 from unrender.geometry.mesh import Mesh
-from unrender.runs.evaluation import Evaluation, ViewScore
+from unrender.render.rendering import Rendering
+from unrender.render.scene import Scene
+from unrender.runs.evaluation import Evaluation, ViewScore, evaluate
 from unrender.runs.protocols import dtu, nerf_synthetic, read_dtu_truth, scan_of, surface_points, thinned
 
 
@@ -151,3 +154,39 @@ def test_the_official_split_is_recognized_and_differences_are_named() -> None:
         (scored(200, replace(official, train=tuple(range(50)))), "50 views are fitted"),
     ):
         assert not other["official"] and said in " ".join(map(str, other["differences"])), said  # pyright: ignore[reportArgumentType]
+
+
+class Recorded(Scene):
+    """Shows given pictures."""
+
+    def __init__(self, pictures: torch.Tensor) -> None:
+        super().__init__()
+        self.pictures = pictures
+
+    def render_view(self, cameras: Cameras, view: int) -> Rendering:
+        color = self.pictures[view]
+        return Rendering(color, torch.ones(color.shape[:2]), torch.ones(color.shape[:2]), torch.zeros_like(color), "srgb")
+
+
+def test_scores_of_nerf_synthetic_are_means_over_the_views_on_white() -> None:
+    """By NumPy and scikit-image, from photos with straight alpha; the mean of the PSNRs, not that of the mean error."""
+    generator = np.random.default_rng(0)
+    photos, alpha = (generator.integers(0, 256, shape, dtype=np.uint8) for shape in ((3, 30, 24, 3), (3, 30, 24)))
+    share = alpha[..., None] / 255
+    white = photos / 255 * share + (1 - share)
+    noise = np.array([0.02, 0.1, 0.3])[:, None, None, None]
+    pictures = (white + noise * generator.standard_normal(white.shape)).astype(np.float32)
+    cameras = Cameras.alike(torch.eye(4).repeat(3, 1, 1), torch.full((3, 4), 12.0), None, 24, 30)
+    split = Split((0,), (1, 2), "transforms_test.json is held out", given=True)
+    capture = Capture.from_tensors(torch.from_numpy(photos), cameras, masks=torch.from_numpy(alpha), split=split, name="lego")
+    row = nerf_synthetic(capture, evaluate(Recorded(torch.from_numpy(pictures)), capture, device=torch.device("cpu")))
+    shown = pictures.clip(0, 1).astype(np.float64)
+    psnr = [-10 * np.log10(np.square(shown[view] - white[view]).mean()) for view in (1, 2)]
+    similar = [
+        structural_similarity(
+            shown[view], white[view], channel_axis=2, data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False
+        )
+        for view in (1, 2)
+    ]
+    assert row["psnr"] == pytest.approx(np.mean(psnr), abs=1e-4) and row["ssim"] == pytest.approx(np.mean(similar), abs=1e-5)
+    assert row["views"] == 2 and not row["official"]
