@@ -8,11 +8,12 @@ depends on the number of draws alone, never on the speed of the disk.
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from unrender.captures.images import Images, averaged_pixels
@@ -110,16 +111,13 @@ class PixelPool:
         slot = task % len(self._order)
         generator = torch.Generator().manual_seed(task)
         for view in (*self._order[slot:], *self._order[:slot]):
-            image = self._photos[view]
-            if self._downscale > 1:
-                image = torch.from_numpy(averaged_pixels(image.cpu().numpy(), self._downscale))
-            pixels = image.reshape(-1, 4)
+            image = self._photos[view].cpu()
             valid = torch.arange(0) if self._ignored is None else _counted(self._ignored[view].cpu(), self._downscale)
-            number = len(pixels) if self._ignored is None else len(valid)
+            number = math.prod(side // self._downscale for side in image.shape[:2]) if self._ignored is None else len(valid)
             if number:
                 places = torch.randint(number, (self._lengths[slot],), generator=generator)
                 places = places if self._ignored is None else valid[places]
-                colors = pixels[places].contiguous().view(torch.int32)[:, 0]
+                colors = averaged_at(image, places, self._downscale).view(torch.int32)[:, 0]
                 self._photos.release(view)
                 return view, places, colors
         raise ValueError("all pixels of the fitted views are ignored, so there is nothing to fit; correct the masks")
@@ -131,6 +129,22 @@ class PixelPool:
         self._views[part] = view
         self._places[part] = places.to(self._places)
         self._colors[part] = colors.to(self._colors)
+
+
+def averaged_at(image: UInt8[Tensor, "height width 4"], places: Int[Tensor, " samples"], block: int) -> UInt8[Tensor, "samples 4"]:
+    """Average some blocks of ``block`` x ``block`` pixels of an RGBA image, as :func:`averaged_pixels` does all of them.
+
+    >>> image = torch.arange(64, dtype=torch.uint8).reshape(4, 4, 4)
+    >>> averaged_at(image, torch.tensor([3]), 2)[0].tolist() == averaged_pixels(image.numpy(), 2)[1, 1].tolist()
+    True
+    """
+    pixels, width = image.reshape(-1, 4), image.shape[1]
+    if block == 1:
+        return pixels[places].contiguous()
+    row, column = places // (width // block), places % (width // block)
+    within = torch.arange(block)
+    index = (row * block + within[:, None])[:, :, None] * width + (column * block)[None, :, None] + within  # [block, samples, block]
+    return torch.from_numpy(averaged_pixels(pixels[index.reshape(block, -1)].numpy(), block)[0])
 
 
 def _counted(ignored: Tensor, block: int) -> Tensor:
