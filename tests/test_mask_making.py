@@ -115,6 +115,14 @@ def test_a_backdrop_follows_a_gradient_and_ignores_what_crosses_the_border() -> 
     assert distance[:, 41:59].min() > 15
 
 
+def test_shadows_of_any_depth_are_told_from_colors_and_from_light() -> None:
+    lab = lab_of(np.full((72, 96, 3), 225, np.uint8))
+    backdrop = fit_backdrop(lab)
+    patches = {(60, 55, 50): True, (150, 148, 145): True, (140, 80, 30): False, (60, 90, 140): False, (250, 250, 250): False}
+    for color, expected in patches.items():
+        assert backdrop.may_be_shadow(lab_of(np.full((72, 96, 3), color, np.uint8))).all() == expected, color
+
+
 def test_a_shaded_background_needs_no_poses(tmp_path: Path) -> None:
     truths = write_capture(tmp_path, posed=False, count=4)
     result = make_masks(tmp_path)

@@ -418,6 +418,18 @@ def test_the_verdict_follows_from_what_is_missing() -> None:
     assert reports[-1].name == "broken.jpg" and not reports[-1].registered and reports[0].inliers == 400
 
 
+def test_a_focal_length_that_the_photos_do_not_determine_is_told_unless_it_is_given() -> None:
+    solution = ring()
+    photos = [Photo(name, None, *SIZE, None, 100.0) for name in solution.names]
+    features = dict.fromkeys(solution.names, 500)
+    for rise, grade in ((0.2, "good"), (0.01, "usable"), (-0.1, "usable"), (float("nan"), "good")):
+        turned = replace(solution, focal_rise=rise)
+        reports = report_photos(photos, turned, features, features, {})
+        verdict = judge(turned, reports)
+        assert verdict.grade == grade and ("--focal" in verdict.sentence) == (grade == "usable")
+        assert judge(turned, reports, focal_is_given=True).grade == "good"
+
+
 # The whole
 
 
@@ -455,6 +467,25 @@ def test_photos_become_a_capture_and_a_second_call_reuses_it(tmp_path: Path, cap
     assert "was complete already" in capfd.readouterr().out and (out / "transforms.json").stat().st_mtime_ns == before
     (tmp_path / "my photos" / "007.png").unlink()
     assert "holds the poses of other photos; pass --overwrite" in refusal(tmp_path / "my photos", out)
+
+
+def test_a_focal_length_that_makes_no_sense_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CaptureError, match="give the focal length in pixels"):
+        solve_poses(tmp_path, tmp_path / "out", focal=-1.0)
+
+
+@pytest.mark.parametrize(("rise", "given", "held"), [(0.01, True, True), (0.01, False, False), (0.2, True, False)])
+def test_a_given_focal_length_is_held_where_the_photos_do_not_determine_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rise: float, given: bool, held: bool
+) -> None:
+    monkeypatch.setattr(Stages, "run", lambda self, stage, *rest: jobs.append(rest[2]["hold_focal"]))
+    monkeypatch.setattr(Solution, "read", lambda file: replace(ring(), focal_rise=rise))
+    monkeypatch.setattr(Path, "exists", lambda path: True)
+    jobs: list[bool] = []
+    stages = Stages(tmp_path, "mark", silent)
+    stages.photos = [Photo(f"{k:03d}.png", None, *SIZE, FOCAL if given else None, 1.0) for k in range(12)]
+    attempt = solve._mapped(stages, tmp_path, tmp_path / "a.db", "first", relaxed=False)
+    assert attempt.focal_is_held == held and jobs == ([False, True] if held else [False])
 
 
 def test_without_pycolmap_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

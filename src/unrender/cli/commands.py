@@ -92,7 +92,7 @@ def fit_input(
         raise
     photos = recipe.input.capture_of(given.input)
     describe_input(given.input, photos, display)
-    if photos is not None:
+    if photos is not None and (overwrite or not directory.record_file.exists()):
         say_summary(photos, display)
     job = Job(recipe, preset, config, given.input, given.origin, target, seed)
     observer = tensorboard_observer(directory, display) if tensorboard else None

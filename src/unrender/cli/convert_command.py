@@ -8,7 +8,7 @@ from unrender.captures import convert_capture
 from unrender.cli.displays import display_of
 from unrender.cli.options import OutputOptions
 from unrender.cli.terminal import Ending
-from unrender.words import CameraAxes, CaptureLayout
+from unrender.words import CameraAxes, CaptureLayout, HoldOut
 
 
 def convert(
@@ -17,7 +17,7 @@ def convert(
     capture: Path,
     to: CaptureLayout,
     out: Path,
-    test_every: int,
+    test_every: int | HoldOut,
     camera_axes: CameraAxes | None,
     overwrite: bool,
 ) -> Ending:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from unrender.cli.arguments import styled
-from unrender.words import CameraAxes, CaptureLayout, MaskMethod, Protocol, TruthFrame
+from unrender.words import CameraAxes, CaptureLayout, HoldOut, MaskMethod, Protocol, TruthFrame
 
 CameraPath = Literal["test", "orbit", "spiral", "interpolated"]
 """The held-out views; a circle about the scene; a spiral before it; a smooth path between the photos."""
@@ -64,6 +64,8 @@ class PosesOptions:
     """Folder of the capture."""
     frames: int | None = styled(None, metavar="N", text="two per second, at least 60 and at most 150")
     """Number of frames that are taken from a video."""
+    focal: float | None = styled(None, metavar="PIXELS", text="from EXIF, else solved")
+    """Focal length of the photos, kept where they do not determine it: one ring of similar views does not."""
     overwrite: bool = False
     """Replace a capture of other photos in the output folder."""
 
@@ -156,8 +158,8 @@ class ConvertOptions:
     """The layout to write: transforms_*.json, transforms.json, sparse/0, cameras_sphere.npz or poses_bounds.npy."""
     out: Path = styled(metavar="DIR")
     """The folder to write."""
-    test_every: int = styled(8, metavar="N")
-    """Hold out every N-th view if the capture has no split of its own; 0 holds out none."""
+    test_every: int | HoldOut = styled(8, metavar="N|RULE")
+    """Hold out every N-th view if the capture has no split of its own, 0 for none; or by a rule such as llff."""
     camera_axes: CameraAxes | None = styled(None, text="those of the format")
     """Axes of the cameras in the files."""
     overwrite: bool = False

@@ -49,11 +49,13 @@ def default_capture(photos: Path) -> Path:
     return Path("captures") / input_name(named)
 
 
-def solved_poses(photos: Path, out: Path, display: Display, *, frames: int | None, overwrite: bool) -> tuple[Solved, bool]:
+def solved_poses(
+    photos: Path, out: Path, display: Display, *, frames: int | None, focal: float | None, overwrite: bool
+) -> tuple[Solved, bool]:
     """Solve poses and show the progress; see :func:`~unrender.captures.structure_from_motion.solve.solve_poses`."""
     shown = StagesShown(display)
     try:
-        return solve_poses(photos, out, frames=frames, overwrite=overwrite, progress=shown)
+        return solve_poses(photos, out, frames=frames, focal=focal, overwrite=overwrite, progress=shown)
     finally:
         shown.close()
 
@@ -63,18 +65,20 @@ def posed(path: Path, display: Display) -> Path:
     if not needs_poses(path):
         return path
     capture = default_capture(path)
-    solved, reused = solved_poses(path, capture, display, frames=None, overwrite=False)
+    solved, reused = solved_poses(path, capture, display, frames=None, focal=None, overwrite=False)
     display.say(f"note: {path} has no camera poses; they {'were' if reused else 'are'} solved into {capture}")
     for line in describe(solved) if not reused else []:
         display.say(line)
     return capture
 
 
-def solve_command(output: OutputOptions, *, photos: Path, out: Path | None, frames: int | None, overwrite: bool) -> Ending:
+def solve_command(
+    output: OutputOptions, *, photos: Path, out: Path | None, frames: int | None, focal: float | None, overwrite: bool
+) -> Ending:
     """Run ``unrender poses``."""
     display = display_of(output)
     capture = out or default_capture(photos)
-    solved, reused = solved_poses(photos, capture, display, frames=frames, overwrite=overwrite)
+    solved, reused = solved_poses(photos, capture, display, frames=frames, focal=focal, overwrite=overwrite)
     for line in describe(solved):
         display.say(line)
     display.say(f"{capture} {'was complete already' if reused else 'is complete'}; next: unrender fit neus {capture}")

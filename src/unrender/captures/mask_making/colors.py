@@ -40,6 +40,12 @@ _RENDERED = 0.3
 _DEEPEST_SHADOW = 22.0
 """Further darkening than this, in L, counts in full."""
 
+_TINT = 7.0
+"""Difference of a and b that a shadow has at most where it is faint."""
+
+_TINT_OF_DARKENING = 0.25
+"""Growth of this difference with the darkening: light that the object reflects into its shadow has the object's color."""
+
 _ROUNDS = 8
 _BINS = (24, 32, 32)
 """Bins of L, a and b of a histogram."""
@@ -85,7 +91,7 @@ class Backdrop:
             lab: the photo.
             shadows: whether the object may cast soft shadows on the background, which then count less.
         """
-        difference = lab - _basis(*lab.shape[:2])[..., : len(self.coefficients)] @ self.coefficients
+        difference = self._difference(lab)
         light = difference[..., 0] / self.sigma[0]
         chroma = np.hypot(difference[..., 1] / self.sigma[1], difference[..., 2] / self.sigma[2])
         if shadows:
@@ -93,6 +99,16 @@ class Backdrop:
             light = light + (1 - 1 / _SHADOW) * shaded / self.sigma[0]
             chroma = chroma / (1 + (_SHADOW - 1) * shaded / _DEEPEST_SHADOW)
         return np.hypot(light, chroma)
+
+    def may_be_shadow(self, lab: Float[ndarray, "rows columns 3"]) -> Bool[ndarray, "rows columns"]:
+        """Tell which pixels are darker than the background and of nearly its color, as shadows of any depth are."""
+        difference = self._difference(lab)
+        darkening = -difference[..., 0]
+        tint = np.hypot(difference[..., 1], difference[..., 2])
+        return (darkening > 0) & (tint < _TINT + _TINT_OF_DARKENING * darkening)
+
+    def _difference(self, lab: Float[ndarray, "rows columns 3"]) -> Float[ndarray, "rows columns 3"]:
+        return lab - _basis(*lab.shape[:2])[..., : len(self.coefficients)] @ self.coefficients
 
 
 def _basis(rows: int, columns: int) -> Float[ndarray, "rows columns 6"]:

@@ -333,7 +333,7 @@ class _Job:
             if isinstance(method, PlainBackground) and method.shadows:
                 evidence = evidence + np.clip(_COLOR_SHARE * colors.evidence(lab), -3.0, 3.0)
             if others is not None:
-                evidence = _with_others(evidence, others, wrong[view])
+                evidence = _with_others(evidence, others, wrong[view], unsure=own == 0.0)
             label = cut(evidence, lab, SMOOTHNESS)
             if others is None:
                 return main_parts(label, _ALONE)
@@ -426,15 +426,18 @@ def _write_mask(file: Path, mask: UInt8[ndarray, "height width"]) -> None:
         Image.fromarray(mask).save(partial, "PNG")
 
 
-def _with_others(evidence: Float[ndarray, "rows columns"], others: Expectation, wrong: bool) -> Float[ndarray, "rows columns"]:
+def _with_others(
+    evidence: Float[ndarray, "rows columns"], others: Expectation, wrong: bool, unsure: Bool[ndarray, "rows columns"]
+) -> Float[ndarray, "rows columns"]:
     """Add what the hull of the other masks says: nothing far outside of it, the object where nearly all agree.
 
-    The hull fills gaps that few views show, so a mask that agrees on the whole keeps its own opinion about them.
+    The hull fills gaps that few views show, so a mask that agrees on the whole keeps its own opinion about them. What may be a shadow is
+    none of the hull's business: a shadow turns with the object, and all views agree on it.
     """
     margin = max(2.0, 1.5 * others.blur)
     core = _shrunk(others.core, margin)
-    evidence = evidence + np.where(others.outline, _LEAN, -_LEAN)
-    inside = np.maximum(evidence, 0) + _AGREED if wrong else evidence + _AGREE
+    evidence = evidence + np.where(others.outline, np.where(unsure, 0.0, _LEAN), -_LEAN)
+    inside = np.maximum(evidence, 0) + _AGREED if wrong else evidence + np.where(unsure, 0.0, _AGREE)
     return np.where(_grown(others.outline, margin), np.where(core, inside, evidence), -CERTAIN)
 
 

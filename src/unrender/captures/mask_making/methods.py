@@ -34,9 +34,6 @@ _STRONGEST = 5.0
 _SLOPE = 0.7
 """Evidence for each standard deviation of distance from a background."""
 
-_SHADOW_SLOPE = 0.2
-"""The same beyond a background on which shadows may fall."""
-
 _LOOKS = 12
 """Photos that are looked at to choose a method."""
 
@@ -82,10 +79,13 @@ class PlainBackground(Method):
     shadows: bool
 
     def evidence(self, view: int, lab: Float[ndarray, "rows columns 3"]) -> Float[ndarray, "rows columns"]:
-        beyond = fit_backdrop(lab).distance(lab, shadows=self.shadows) - PLAIN
-        # Deep shadows lie a little beyond, where the colors of all photos shall decide.
-        slope = np.where((beyond > 0) & self.shadows, _SHADOW_SLOPE, _SLOPE)
-        return np.clip(slope * beyond, -_STRONGEST, _STRONGEST)
+        backdrop = fit_backdrop(lab)
+        beyond = backdrop.distance(lab, shadows=self.shadows) - PLAIN
+        evidence = np.clip(_SLOPE * beyond, -_STRONGEST, _STRONGEST)
+        if not self.shadows:
+            return evidence
+        # A deep shadow or a gray part of the object: its color says nothing, and the sharpest edge around it decides.
+        return np.where((beyond > 0) & backdrop.may_be_shadow(lab), 0.0, evidence)
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,9 @@ _LEAST_MATCHES = 30
 _FEATURE_SIDE = 1600
 """Longer side of the pictures in which errors are judged."""
 
+_FLAT_RISE = 0.03
+"""A focal length is uncertain if the mean error rises by less than this share with one a fifth less or a quarter more."""
+
 _MOST_IMAGES = 2**31 - 1
 
 
@@ -138,28 +141,36 @@ def view_spread(solution: Solution) -> float:
     return float(np.degrees(np.arccos(np.clip(axes @ axes[0], -1, 1)).max()))
 
 
-def judge(solution: Solution, reports: Sequence[PhotoReport]) -> Verdict:
-    """Judge a solution by the share of registered photos, the reprojection error and the points per photo."""
+def has_uncertain_focal(solution: Solution) -> bool:
+    """Tell whether another focal length would explain the photos about as well.
+
+    One ring of similar views does not determine it.
+    """
+    return solution.focal_rise < _FLAT_RISE
+
+
+def judge(solution: Solution, reports: Sequence[PhotoReport], *, focal_is_given: bool = False) -> Verdict:
+    """Judge a solution by the share of registered photos, the reprojection error, the points per photo and the focal length."""
     registered, total = len(solution.names), len(reports)
     error = mean_error(solution)
     relative = error * min(1.0, _FEATURE_SIDE / float(solution.sizes.max()))
     points = float(np.median(np.bincount(solution.observations[:, 0], minlength=registered)))
-    found = f"{registered} of {total} photos, mean reprojection error {error:.2f} pixels"
-    if registered < 0.6 * total or relative > 1.5 or points < 50:
-        advice = "take more photos, each sharing two thirds of its view with the next; put newspaper below a plain object"
-        return Verdict("poor", f"{found}: {_lack(registered, total, relative, points)}; {advice}")
-    if registered < 0.9 * total or relative > 1.0 or points < 100:
-        advice = "if the fit is blurred, take more photos around those that are missing" if registered < total else "look at the first fit"
-        return Verdict("usable", f"{found}: {_lack(registered, total, relative, points)}; {advice}")
-    return Verdict("good", found)
-
-
-def _lack(registered: int, total: int, error: float, points: float) -> str:
-    lacks = []
+    lacks, advice = [], "take more photos, each sharing two thirds of its view with the next; put newspaper below a plain object"
     if registered < 0.9 * total:
         lacks.append(f"{total - registered} photos have no pose")
-    if error > 1.0:
+    if relative > 1.0:
         lacks.append("the poses do not agree well")
     if points < 100:
         lacks.append(f"a photo shows only {points:.0f} points of the model")
-    return ", ".join(lacks)
+    poor = registered < 0.6 * total or relative > 1.5 or points < 50
+    if not poor:
+        advice = "if the fit is blurred, take more photos around those that are missing" if registered < total else "look at the first fit"
+    if has_uncertain_focal(solution) and not focal_is_given:
+        focal = float(solution.lenses[solution.lens_of_view[0], 0])
+        lacks.append(f"other focal lengths than {focal:.0f} pixels explain the photos as well")
+        told = "give --focal if you know it, use photos with EXIF data, or take some from other heights and distances"
+        advice = f"{told}; {advice}" if poor else told
+    found = f"{registered} of {total} photos, mean reprojection error {error:.2f} pixels"
+    if not lacks:
+        return Verdict("good", found)
+    return Verdict("poor" if poor else "usable", f"{found}: {', '.join(lacks)}; {advice}")

@@ -116,9 +116,9 @@ def _masks_of(source: Path, photos: Sequence[Path]) -> tuple[Path, ...] | None:
     return tuple(mask for mask in found if mask is not None)
 
 
-def fingerprint(given: Given, frames: int | None) -> str:
-    """Hash the names, sizes and both ends of all files, with SHA-256."""
-    whole = hashlib.sha256(repr(frames).encode())
+def fingerprint(given: Given, frames: int | None, focal: float | None) -> str:
+    """Hash the settings, and the names, sizes and both ends of all files, with SHA-256."""
+    whole = hashlib.sha256(repr(frames if focal is None else (frames, focal)).encode())
     for file in (*given.photos, *(given.masks or ()), *([] if given.video is None else [given.video])):
         size, content = size_and_ends(file)
         whole.update(f"{file.name}\n{size}\n".encode() + content)

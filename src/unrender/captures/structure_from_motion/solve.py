@@ -23,6 +23,7 @@ from unrender.captures.structure_from_motion.assessment import (
     PhotoReport,
     Verdict,
     count_features,
+    has_uncertain_focal,
     judge,
     mean_error,
     report_photos,
@@ -105,7 +106,13 @@ def silent(title: str, done: int, total: int | None) -> None:
 
 
 def solve_poses(
-    source: Path, folder: Path, *, frames: int | None = None, overwrite: bool = False, progress: Progress = silent
+    source: Path,
+    folder: Path,
+    *,
+    frames: int | None = None,
+    focal: float | None = None,
+    overwrite: bool = False,
+    progress: Progress = silent,
 ) -> tuple[Solved, bool]:
     """Solve the poses of photos or of a video, and write a capture.
 
@@ -115,6 +122,7 @@ def solve_poses(
         source: a folder of photos, or a video.
         folder: for the capture.
         frames: number of frames of a video, by default two per second, at least 60 and at most 150.
+        focal: focal length of all photos in pixels, by default that of EXIF; held where the photos do not determine it.
         overwrite: whether to replace a capture of other files.
         progress: shows how far it is.
 
@@ -127,8 +135,10 @@ def solve_poses(
     """
     if frames is not None and frames < 3:
         raise CaptureError(f"frames is {frames}; poses need at least 3 frames, better 60 to 150")
+    if focal is not None and not 0 < focal < math.inf:
+        raise CaptureError(f"focal is {focal}; give the focal length in pixels, usually 0.7 to 3 times the longer side of the photos")
     given = find_photos(source)
-    mark = fingerprint(given, frames)
+    mark = fingerprint(given, frames, focal)
     known = Solved.read(folder)
     if known is not None and known.fingerprint == mark:
         if (folder / "transforms.json").is_file():
@@ -151,7 +161,7 @@ def solve_poses(
             _empty(work)
             stages.save()
         remove_partials(work)
-        solved = _solve(given, stages, folder, mark, frames)
+        solved = _solve(given, stages, folder, mark, frames, focal)
         write_json(folder / "poses.json", solved.as_json())
     shutil.rmtree(work, ignore_errors=True)
     return solved, False
@@ -185,7 +195,7 @@ def _empty(work: Path) -> None:
             path.unlink()
 
 
-def _solve(given: Given, stages: Stages, folder: Path, mark: str, frames: int | None) -> Solved:
+def _solve(given: Given, stages: Stages, folder: Path, mark: str, frames: int | None, focal: float | None) -> Solved:
     if not stages.photos:
         for name in ("images", "masks"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -195,6 +205,8 @@ def _solve(given: Given, stages: Stages, folder: Path, mark: str, frames: int | 
                 raise CaptureError(f"the video {given.video} has {len(stages.photos)} frames; poses need at least 3, better 60 to 150")
         else:
             stages.photos, stages.broken = lay_out(given, folder, stages.progress)
+        if focal is not None:
+            stages.photos = [dataclasses.replace(photo, focal=focal) for photo in stages.photos]
         stages.save()
     attempt = _best_attempt(stages, folder, is_video=given.video is not None)
     solution = attempt.solution
@@ -217,12 +229,14 @@ def _solve(given: Given, stages: Stages, folder: Path, mark: str, frames: int | 
             "the background stands still while the object turns, so its features were left out; for a fit the background must be masked: "
             "add masks of the object"
         )
+    if attempt.focal_is_held:
+        notes.append("the photos do not determine the focal length, so the given one was kept")
     if attempt.remark:
         notes.append(attempt.remark)
     return Solved(
         folder=folder,
         fingerprint=mark,
-        verdict=judge(solution, reports),
+        verdict=judge(solution, reports, focal_is_given=all(photo.focal is not None for photo in stages.photos)),
         registered=len(solution.names),
         total=len(reports),
         mean_error=round(mean_error(solution), 4),
@@ -242,6 +256,7 @@ class _Attempt:
     models: Path
     without_background: bool = False
     remark: str = ""
+    focal_is_held: bool = False
 
     @property
     def registered(self) -> int:
@@ -325,6 +340,15 @@ def _explains_more(background: Background, moving: Solution | None, everything: 
 
 
 def _mapped(stages: Stages, folder: Path, database: Path, tag: str, *, relaxed: bool) -> _Attempt:
+    """Solve with refined focal lengths, and again with given ones if the photos do not determine them."""
+    refined = _mapped_once(stages, folder, database, tag, relaxed=relaxed, hold_focal=False)
+    if refined.solution is None or not has_uncertain_focal(refined.solution) or any(photo.focal is None for photo in stages.photos):
+        return refined
+    held = _mapped_once(stages, folder, database, f"{tag}_held", relaxed=relaxed, hold_focal=True)
+    return held if 10 * held.registered >= 9 * refined.registered else refined
+
+
+def _mapped_once(stages: Stages, folder: Path, database: Path, tag: str, *, relaxed: bool, hold_focal: bool) -> _Attempt:
     models, counter = stages.folder / f"models_{tag}", stages.folder / f"progress_{tag}"
     job = {
         "database": str(database),
@@ -332,12 +356,13 @@ def _mapped(stages: Stages, folder: Path, database: Path, tag: str, *, relaxed: 
         "models": str(models),
         "progress": str(counter),
         "relaxed": relaxed,
+        "hold_focal": hold_focal,
         "views_per_lens": _VIEWS_PER_LENS,
     }
     models.mkdir(exist_ok=True)
     stages.run(f"{tag}_poses", "solving poses", "reconstruct", job, number_in(counter), len(stages.photos))
     file = models / "solution.npz"
-    return _Attempt(Solution.read(file) if file.exists() else None, database, models)
+    return _Attempt(Solution.read(file) if file.exists() else None, database, models, focal_is_held=hold_focal)
 
 
 def image_pairs(count: int, *, is_video: bool) -> list[tuple[int, int]] | None:

@@ -19,6 +19,8 @@ import pycolmap
 
 _SEED = 0
 _NONE = 2**64 - 1
+_OTHER_FOCALS = (0.8, 1.25)
+"""Factors of the focal lengths with which a model is refined again, to learn how well they are determined."""
 
 
 def extract(
@@ -85,7 +87,7 @@ def verify(*, database: str) -> None:
     pycolmap.geometric_verification(database, two_view_geometry_options=verification())
 
 
-def reconstruct(*, database: str, images: str, models: str, progress: str, relaxed: bool, views_per_lens: int) -> None:
+def reconstruct(*, database: str, images: str, models: str, progress: str, relaxed: bool, hold_focal: bool, views_per_lens: int) -> None:
     """Solve poses, lenses and points incrementally, and write the largest model.
 
     Args:
@@ -94,6 +96,7 @@ def reconstruct(*, database: str, images: str, models: str, progress: str, relax
         models: folder for the models.
         progress: file for the number of photos that are registered.
         relaxed: whether to accept weak matches.
+        hold_focal: whether to keep the focal lengths of the database.
         views_per_lens: photos that a lens needs before a second coefficient of distortion is refined.
     """
     options = pycolmap.IncrementalPipelineOptions(min_model_size=3, max_num_models=10, random_seed=_SEED)
@@ -101,6 +104,7 @@ def reconstruct(*, database: str, images: str, models: str, progress: str, relax
     if relaxed:
         options.mapper.init_min_num_inliers, options.mapper.init_min_tri_angle = 50, 6.0
         options.mapper.abs_pose_min_num_inliers, options.mapper.abs_pose_min_inlier_ratio = 15, 0.15
+    options.ba_refine_focal_length = not hold_focal
     registered = 0
 
     def begin() -> None:
@@ -124,11 +128,11 @@ def reconstruct(*, database: str, images: str, models: str, progress: str, relax
     if not solved:
         return
     largest = max(solved.values(), key=lambda model: (model.num_reg_images(), model.num_points3D()))
-    refine_lenses(largest, views_per_lens)
+    refine_lenses(largest, views_per_lens, hold_focal=hold_focal)
     export(largest, Path(models))
 
 
-def refine_lenses(model: pycolmap.Reconstruction, views_per_lens: int) -> None:
+def refine_lenses(model: pycolmap.Reconstruction, views_per_lens: int, *, hold_focal: bool) -> None:
     """Refine a second coefficient of distortion of the lenses that many photos share.
 
     Focal lengths across and down stay equal: a ring of cameras that all look down by the same angle does not determine their ratio.
@@ -141,8 +145,24 @@ def refine_lenses(model: pycolmap.Reconstruction, views_per_lens: int) -> None:
         camera.model = pycolmap.CameraModelId.RADIAL
         camera.params = [focal, center_x, center_y, radial, 0.0]
     if shared:
-        pycolmap.bundle_adjustment(model, pycolmap.BundleAdjustmentOptions(print_summary=False))
+        pycolmap.bundle_adjustment(model, pycolmap.BundleAdjustmentOptions(print_summary=False, refine_focal_length=not hold_focal))
         model.update_point_3d_errors()
+
+
+def rise_with_other_focals(model: pycolmap.Reconstruction) -> float:
+    """Return the least share by which the mean error rises with focal lengths a quarter more or a fifth less."""
+    if not model.num_points3D():
+        return float("nan")
+    before = model.compute_mean_reprojection_error()
+    after = []
+    for factor in _OTHER_FOCALS:
+        other = pycolmap.Reconstruction(model)
+        for camera in other.cameras.values():
+            camera.params = [factor * camera.params[0], *camera.params[1:]]
+        pycolmap.bundle_adjustment(other, pycolmap.BundleAdjustmentOptions(print_summary=False, refine_focal_length=False))
+        other.update_point_3d_errors()
+        after.append(other.compute_mean_reprojection_error())
+    return float(min(after) / max(before, 1e-6) - 1)
 
 
 def lens(camera: pycolmap.Camera) -> list[float]:
@@ -178,6 +198,7 @@ def export(model: pycolmap.Reconstruction, folder: Path) -> None:
         colors=np.array([model.points3D[number].color for number in points], dtype=np.uint8).reshape(-1, 3),
         observations=table[:, :3].astype(np.int64),
         pixels=table[:, 3:],
+        focal_rise=np.array(rise_with_other_focals(model)),
     )
     os.replace(partial, folder / "solution.npz")
 

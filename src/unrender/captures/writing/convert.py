@@ -20,7 +20,7 @@ from unrender.captures.writing.nerfstudio import plan_nerfstudio
 from unrender.captures.writing.neus import plan_neus
 from unrender.captures.writing.plan import Given, Plan
 from unrender.files.atomic import remove_partials, write_json
-from unrender.words import CameraAxes, CaptureLayout
+from unrender.words import CameraAxes, CaptureLayout, HoldOut
 
 RECORD = "unrender_conversion.json"
 """The file that says what a conversion wrote; by it the folder is known as ours."""
@@ -52,7 +52,7 @@ def convert_capture(
     to: CaptureLayout,
     out: Path | str,
     *,
-    test_every: int = 8,
+    test_every: int | HoldOut = 8,
     camera_axes: CameraAxes | None = None,
     overwrite: bool = False,
 ) -> Conversion:
@@ -67,7 +67,7 @@ def convert_capture(
         path: the folder of the capture, in any format that is read.
         to: the layout: ``"blender"``, ``"nerfstudio"``, ``"colmap"``, ``"neus"`` or ``"llff"``.
         out: the folder to write; it must be new or empty.
-        test_every: hold out every N-th view if the capture has no split of its own; 0 holds out none.
+        test_every: hold out every N-th view if the capture has no split of its own, 0 for none; or the name of a rule.
         camera_axes: the axes of the cameras in the files, if they are not those of the format.
         overwrite: replace an earlier conversion in ``out``.
 
@@ -78,6 +78,8 @@ def convert_capture(
     folder, target = Path(path), Path(out)
     if to not in get_args(CaptureLayout):
         raise CaptureError(f"to is {shown(to)}; give one of {', '.join(get_args(CaptureLayout))}")
+    if isinstance(test_every, str) and test_every not in get_args(HoldOut):
+        raise CaptureError(f"test_every is {shown(test_every)}; give a number, or one of {', '.join(get_args(HoldOut))}")
     earlier = _earlier_files(target, overwrite)
     with errors_of(folder):
         source, notes = read_source(folder, test_every=test_every, camera_axes=camera_axes)

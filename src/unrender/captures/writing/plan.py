@@ -28,7 +28,7 @@ from unrender.captures.source import Source, held_out
 from unrender.files.atomic import replacing, write_copy
 from unrender.printing import counted
 from unrender.transforms import scale_of
-from unrender.words import CameraAxes
+from unrender.words import CameraAxes, HoldOut
 
 COMMON_SUFFIXES = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"))
 """Suffixes of photos that most programs read."""
@@ -67,7 +67,7 @@ class Given:
 
     folder: Path
     source: Source
-    test_every: int
+    test_every: int | HoldOut
     camera_axes: CameraAxes | None
 
     @cached_property
