@@ -22,9 +22,11 @@ from unrender.numerics import normalized
 from unrender.ops.raster import cast_rays, edge_topology, rasterize
 from unrender.render.rendering import Rendering
 from unrender.render.surface import _face_normals, render_surface, surface_in_texture, surface_seen
+from unrender.shading.cubes import cube_directions
 from unrender.shading.gbuffer import GBuffer
-from unrender.shading.lights import AmbientLight, DirectionalLight, EnvironmentLight, Light, PointLight, _cosine_weights, cube_directions
+from unrender.shading.lights import AmbientLight, DirectionalLight, EnvironmentLight, Light, PointLight
 from unrender.shading.materials import BlinnPhong, Lambert, Shaded, Texture, Uniform, Unlit, VertexColor
+from unrender.shading.prefilter import _kernel
 from unrender.transforms import look_at
 
 WHITE = torch.ones(3)
@@ -229,13 +231,13 @@ def test_the_irradiance_of_a_sky_that_brightens_upwards_is_analytic() -> None:
 
 def test_irradiance_is_the_same_under_autocast_and_after_inference_mode() -> None:
     texels = torch.rand(6, 8, 8, 3, generator=torch.Generator().manual_seed(0))
-    _cosine_weights.cache_clear()
+    _kernel.cache_clear()
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         first = EnvironmentLight(texels).irradiance().clone()
     leaf = texels.clone().requires_grad_()
     later = EnvironmentLight(leaf).irradiance()
     later.sum().backward()
-    _cosine_weights.cache_clear()
+    _kernel.cache_clear()
     assert first.dtype == torch.float32 and torch.equal(first, later) and torch.equal(first, EnvironmentLight(texels).irradiance())
     assert leaf.grad is not None
     torch.testing.assert_close(leaf.grad.sum(), torch.tensor(6.0 * 8 * 8 * 3))

@@ -150,8 +150,10 @@ def surface_in_texture(mesh: Mesh, resolution: tuple[int, int]) -> GBuffer:
         raise ValueError("mesh has no texture coordinates: give it uvs and uv_faces")
     zero, one = torch.zeros_like(mesh.uvs[:, :1]), torch.ones_like(mesh.uvs[:, :1])
     raster = rasterize(torch.cat([2 * mesh.uvs - 1, zero, one], dim=-1)[None], mesh.uv_faces, resolution, derivatives=True)
-    position, normal, color = _inside(mesh, raster)
-    return GBuffer(raster, position, normal, normal, torch.zeros_like(raster.depth), color, *_texture_coordinates(mesh, raster))
+    position, normal, color, tangent = _inside(mesh, raster)
+    own = _flat_normals(mesh, raster)
+    far = torch.zeros_like(raster.depth)
+    return GBuffer(raster, position, normal, normal, far, color, *_texture_coordinates(mesh, raster), tangent, own)
 
 
 def _shaded(
@@ -169,8 +171,8 @@ def _shaded(
 
 def _packed(
     raster: Raster, eyes: Float[Tensor, "views 3"], pixels: Int[Tensor, " covered"]
-) -> tuple[Raster, Float[Tensor, "1 rows columns 3"]]:
-    """Pack the covered pixels into one image, with the camera center of each.
+) -> tuple[Raster, Float[Tensor, "1 rows columns 3"], Int[Tensor, "1 rows columns"]]:
+    """Pack the covered pixels into one image, with the camera center and the view of each.
 
     A CPU shades this image, because most pixels of a picture are background. A GPU shades all pixels, because the count would synchronize.
     The last row ends with uncovered pixels.
@@ -187,7 +189,8 @@ def _packed(
 
     slopes = None if raster.barycentric_derivatives is None else image(raster.barycentric_derivatives)
     seen = Raster(face.view(1, rows, _PACKED_WIDTH), image(raster.barycentrics), image(raster.depth), slopes)
-    return seen, eyes[chosen // (height * width)].view(1, rows, _PACKED_WIDTH, 3)
+    view = (chosen // (height * width)).view(1, rows, _PACKED_WIDTH)
+    return seen, eyes[view], view
 
 
 def _fields(surface: GBuffer, material: Material, lights: Sequence[Light]) -> Float[Tensor, "views height width 8"]:
@@ -196,21 +199,34 @@ def _fields(surface: GBuffer, material: Material, lights: Sequence[Light]) -> Fl
     return torch.where(surface.covered[..., None], opacity[..., None] * fields, 0.0)
 
 
-def _seen(mesh: Mesh, raster: Raster, eyes: Float[Tensor, "#views #height #width 3"]) -> GBuffer:
+def _seen(
+    mesh: Mesh,
+    raster: Raster,
+    eyes: Float[Tensor, "#views #height #width 3"],
+    view: Int[Tensor, "views height width"] | None = None,
+) -> GBuffer:
     covered = (raster.face >= 0)[..., None]
-    position, normal, color = _inside(mesh, raster)
+    position, normal, color, tangent = _inside(mesh, raster)
     offset = torch.where(covered, eyes - position, 1.0)  # the root below has no gradient at zero
     distance = offset.square().sum(-1, keepdim=True).sqrt()
     to_viewer = torch.where(covered, offset / distance, 0.0)
-    facing = torch.where(_seen_from_behind(mesh, raster, to_viewer), -normal, normal)
+    behind = _seen_from_behind(mesh, raster, to_viewer)
+    own = _flat_normals(mesh, raster)
+    own = None if own is None else torch.where(behind, -own, own)
     distance = torch.where(covered, distance, 0.0)[..., 0]
-    return GBuffer(raster, position, facing, to_viewer, distance, color, *_texture_coordinates(mesh, raster))
+    coordinates = _texture_coordinates(mesh, raster)
+    return GBuffer(raster, position, torch.where(behind, -normal, normal), to_viewer, distance, color, *coordinates, tangent, own, view)
 
 
 def _inside(
     mesh: Mesh, raster: Raster
-) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"] | None]:
-    """Interpolate position, unit normal and linear color at every pixel."""
+) -> tuple[
+    Float[Tensor, "views height width 3"],
+    Float[Tensor, "views height width 3"],
+    Float[Tensor, "views height width 3"] | None,
+    Float[Tensor, "views height width 4"] | None,
+]:
+    """Interpolate position, unit normal, linear color and tangent at every pixel."""
     attributes = [mesh.vertices]
     if mesh.normals is not None:
         attributes.append(mesh.normals)
@@ -219,7 +235,18 @@ def _inside(
     found = list(interpolate(torch.cat(attributes, dim=-1), raster, mesh.faces).split(3, dim=-1))
     position = found.pop(0)
     normal = found.pop(0) if mesh.normals is not None else interpolate(_face_normals(mesh), raster, _constant_on_faces(mesh.faces))
-    return position, normalized(normal), found.pop(0) if found else None
+    tangent = None
+    if mesh.tangents is not None and mesh.uv_faces is not None:
+        mixed = interpolate(mesh.tangents, raster, mesh.uv_faces)
+        tangent = torch.cat([normalized(mixed[..., :3]), mixed[..., 3:].sign()], -1)
+    return position, normalized(normal), found.pop(0) if found else None, tangent
+
+
+def _flat_normals(mesh: Mesh, raster: Raster) -> Float[Tensor, "views height width 3"] | None:
+    """Return the unit normal of every pixel's triangle, for a mesh with normals and tangents."""
+    if mesh.normals is None or mesh.tangents is None:
+        return None
+    return interpolate(_face_normals(mesh), raster, _constant_on_faces(mesh.faces))
 
 
 def _texture_coordinates(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float
+import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unrender.ops.raster import Raster
@@ -34,9 +35,24 @@ class GBuffer:
     uv_derivatives: Float[Tensor, "views height width 4"] | None = None
     """(∂u/∂x, ∂u/∂y, ∂v/∂x, ∂v/∂y) per pixel, the input of :func:`unrender.ops.raster.texture`."""
 
+    tangent: Float[Tensor, "views height width 4"] | None = None
+    """Unit direction of growing u and handedness w = ±1, as :class:`~unrender.geometry.mesh.Mesh` has them; None without tangents."""
+    face_normal: Float[Tensor, "views height width 3"] | None = None
+    """Unit normal of the triangle, on the side from which it is seen; None where ``normal`` is it."""
+    seen_in: Int[Tensor, "views height width"] | None = None
+    """Number of the view that shows the pixel; None where it is the first axis."""
+
     __repr__ = of_fields
 
     @property
     def covered(self) -> Bool[Tensor, "views height width"]:
         """Whether there is a surface."""
         return self.raster.face >= 0
+
+    @property
+    def view(self) -> Int[Tensor, "views height width"]:
+        """Number of the view that shows each pixel."""
+        if self.seen_in is not None:
+            return self.seen_in
+        face = self.raster.face
+        return torch.arange(face.shape[0], device=face.device)[:, None, None].expand(face.shape)

@@ -1,26 +1,30 @@
 """Lights, and the radiance that a white surface reflects of each.
 
 The unit of a light is the radiance it causes: color (1, 1, 1) makes a white Lambert surface that faces the light reflect (1, 1, 1). In
-physical units the irradiance is π times that. Every light has the same two functions of the surface points:
+physical units the irradiance is π times that. Every light has the same three functions of the surface points:
 
 - ``diffuse``: the radiance that a white Lambert surface reflects, (1/π) ∫ L(l) max(n · l, 0) dl;
 - ``glossy``: the radiance that a white Blinn-Phong surface reflects, ∫ L(l) f(l) max(n · l, 0) dl, with h the direction halfway between
-  light and viewer and f = (s + 8) / (8π) max(n · h, 0)ˢ (Akenine-Möller, Haines and Hoffman, Real-Time Rendering, 3rd edition, 7.6).
+  light and viewer and f = (s + 8) / (8π) max(n · h, 0)ˢ (Akenine-Möller, Haines and Hoffman, Real-Time Rendering, 3rd edition, 7.6);
+- ``specular``: the radiance that a GGX surface reflects, with the lobe of :func:`unrender.shading.bsdf.ggx_specular`. Light that arrives
+  from all directions is reflected by the split sum of :mod:`unrender.shading.prefilter`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d
 
 from unrender.numerics import SMALLEST_LENGTH, normalized
 from unrender.ops.raster import texture
+from unrender.shading.bsdf import ggx_specular
+from unrender.shading.cubes import reduced
 from unrender.shading.gbuffer import GBuffer
+from unrender.shading.prefilter import COSINE, CubeLevels, convolved, levels_of, weights_of_levels
+from unrender.shading.reflectance import SMALLEST_COSINE, directional_albedo
 
 _IRRADIANCE_SIZE = 16
 """Texels along an edge of the cubes in which irradiance is computed and stored: a cosine lobe is far wider."""
@@ -39,6 +43,11 @@ class AmbientLight:
         """Reflect all light, for any lobe width."""
         return self.color.expand_as(surface.normal)
 
+    def specular(
+        self, surface: GBuffer, roughness: Float[Tensor, "views height width"], f0: Float[Tensor, "views height width 3"]
+    ) -> Float[Tensor, "views height width 3"]:
+        return self.color * _split_sum(surface, roughness, f0)
+
 
 @dataclass(frozen=True)
 class DirectionalLight:
@@ -53,6 +62,11 @@ class DirectionalLight:
 
     def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
         return _lobe(surface, self._towards(surface), exponent) * self.color
+
+    def specular(
+        self, surface: GBuffer, roughness: Float[Tensor, "views height width"], f0: Float[Tensor, "views height width 3"]
+    ) -> Float[Tensor, "views height width 3"]:
+        return torch.pi * ggx_specular(surface.normal, surface.to_viewer, self._towards(surface), roughness, f0) * self.color
 
     def _towards(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
         return normalized(self.towards).expand_as(surface.normal)
@@ -75,6 +89,12 @@ class PointLight:
         towards, strength = self._arriving(surface)
         return _lobe(surface, towards, exponent) * strength
 
+    def specular(
+        self, surface: GBuffer, roughness: Float[Tensor, "views height width"], f0: Float[Tensor, "views height width 3"]
+    ) -> Float[Tensor, "views height width 3"]:
+        towards, strength = self._arriving(surface)
+        return torch.pi * ggx_specular(surface.normal, surface.to_viewer, towards, roughness, f0) * strength
+
     def _arriving(self, surface: GBuffer) -> tuple[Float[Tensor, "views height width 3"], Float[Tensor, "views height width 3"]]:
         offset = self.position - surface.position
         squared_distance = (offset * offset).sum(-1, keepdim=True)
@@ -83,76 +103,132 @@ class PointLight:
 
 @dataclass(frozen=True)
 class EnvironmentLight:
-    """Light from infinitely far, different in every direction: a cube map around the scene, in world axes.
+    """Light from infinitely far, different in every direction: a cube map around the scene.
 
     Faces are in OpenGL's order +X, −X, +Y, −Y, +Z, −Z with OpenGL's orientation of their rows and columns
-    (:func:`cube_directions`).
+    (:func:`unrender.shading.cubes.cube_directions`). As an unknown, the texels are the parameters: fit them with
+    :func:`prefiltered`, once per step.
     """
 
     texels: Float[Tensor, "6 size size 3"]
+    light_from_world: Float[Tensor, "views 3 3"] | None = None
+    """Rotation from the world to the axes of the cube, one per view: that of ``camera_from_world`` for a light that turns with the camera,
+    as in photos from a turntable. None for a light in world axes."""
 
     def radiance(self, directions: Float[Tensor, "views height width 3"]) -> Float[Tensor, "views height width 3"]:
-        """Look up the light from each direction, of any length but zero."""
-        return texture(self.texels[None], directions, filter="linear", boundary="cube")
+        """Look up the light from each direction in the axes of the cube, of any length but zero."""
+        return _looked_up(self.texels, directions)
 
     def irradiance(self) -> Float[Tensor, "6 small small 3"]:
-        """Compute the cube map of (1/π) Σ L(l) max(n · l, 0) dl over the normals n.
+        """Compute the cube map of (1/π) ∫ L(l) max(n · l, 0) dl over the normals n.
 
         It is at most 16 texels wide. The weights of each normal are divided by their sum, so a constant environment gives exactly its
         color.
         """
-        texels = self.texels
-        if texels.shape[1] > _IRRADIANCE_SIZE:
-            texels = adaptive_avg_pool2d(texels.permute(0, 3, 1, 2), _IRRADIANCE_SIZE).permute(0, 2, 3, 1)
-        size = texels.shape[1]
-        with torch.autocast(texels.device.type, enabled=False):
-            weights = _cosine_weights(size, texels.dtype, texels.device)
-            return (weights @ texels.reshape(-1, 3)).reshape(6, size, size, 3)
+        return convolved(reduced(self.texels, _IRRADIANCE_SIZE), (COSINE,))[0]
 
     def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
-        return texture(self.irradiance()[None], surface.normal, filter="linear", boundary="cube")
+        return _looked_up(self.irradiance(), _turned(surface.normal, surface, self.light_from_world))
 
     def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
         """Reflect like a mirror, r = 2 (n · v) n − v, for any lobe width.
 
         This is accurate if the environment is smoother than the lobe.
         """
-        along = (surface.normal * surface.to_viewer).sum(-1, keepdim=True)
-        return self.radiance(2 * along * surface.normal - surface.to_viewer)
+        return self.radiance(_turned(_mirrored(surface), surface, self.light_from_world))
+
+    def specular(
+        self, surface: GBuffer, roughness: Float[Tensor, "views height width"], f0: Float[Tensor, "views height width 3"]
+    ) -> Float[Tensor, "views height width 3"]:
+        """Prefilter the environment and reflect it; keep the result of :func:`prefiltered` for more than one look."""
+        return prefiltered(self).specular(surface, roughness, f0)
 
 
-Light = AmbientLight | DirectionalLight | PointLight | EnvironmentLight
+@dataclass(frozen=True)
+class PrefilteredLight:
+    """An environment with its convolutions, made by :func:`prefiltered`; it lights like the :class:`EnvironmentLight` it is made of."""
+
+    environment: EnvironmentLight
+    irradiance: Float[Tensor, "6 small small 3"]
+    """(1/π) ∫ L(l) max(n · l, 0) dl."""
+    roughness: tuple[float, ...]
+    """Of the levels."""
+    levels: tuple[tuple[CubeLevels, Float[Tensor, "6 _ _ _"]], ...]
+    """Convolutions, three channels for each lobe."""
+
+    def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
+        return _looked_up(self.irradiance, _turned(surface.normal, surface, self.environment.light_from_world))
+
+    def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]:
+        return self.environment.glossy(surface, exponent)
+
+    def specular(
+        self, surface: GBuffer, roughness: Float[Tensor, "views height width"], f0: Float[Tensor, "views height width 3"]
+    ) -> Float[Tensor, "views height width 3"]:
+        """Reflect by the split sum, P(r, roughness) (F0 A + B)."""
+        mirrored = _turned(_mirrored(surface), surface, self.environment.light_from_world)
+        return self.blurred(mirrored, roughness) * _split_sum(surface, roughness, f0)
+
+    def blurred(
+        self, directions: Float[Tensor, "views height width 3"], roughness: Float[Tensor, "views height width"]
+    ) -> Float[Tensor, "views height width 3"]:
+        """Look up P, the light around each direction of the cube, weighed by a lobe of GGX."""
+        weights = weights_of_levels(roughness, self.roughness)
+        total = weights[..., :1] * self.environment.radiance(directions)
+        for cube, texels in self.levels:
+            shares = weights @ torch.tensor(cube.shares, dtype=weights.dtype, device=weights.device).T
+            found = _looked_up(texels, directions).unflatten(-1, (-1, 3))
+            total = total + (shares[..., None] * found).sum(-2)
+        return total
 
 
-def cube_directions(size: int, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> Float[Tensor, "6 size size 3"]:
-    """Return the direction of every texel of a cube map, on the cube [−1, 1]³ (not normalized).
+def prefiltered(environment: EnvironmentLight) -> PrefilteredLight:
+    """Convolve an environment for all rough surfaces, once per step; gradients flow to its texels.
 
-    With a = 2 (column + ½) / size − 1 and b = 2 (row + ½) / size − 1 the faces +X, −X, +Y, −Y, +Z, −Z are
-    (1, −b, −a), (−1, −b, a), (a, 1, b), (a, −1, −b), (a, −b, 1), (−a, −b, −1) (OpenGL 4.6 specification, table 8.19).
-
-    >>> cube_directions(1).flatten(0, 2).abs().tolist()
-    [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 1.0]]
+    The first call for a size and device takes seconds for the weights, which are kept.
     """
-    centers = 2 * (torch.arange(size, dtype=dtype, device=device) + 0.5) / size - 1
-    b, a = torch.meshgrid(centers, centers, indexing="ij")
-    one = torch.ones_like(a)
-    faces = ((one, -b, -a), (-one, -b, a), (a, one, b), (a, -one, -b), (a, -b, one), (-a, -b, -one))
-    return torch.stack([torch.stack(face, -1) for face in faces])
+    roughness, cubes = levels_of(environment.texels.shape[1])
+    levels = []
+    irradiance = None
+    for cube in cubes:
+        last = cube is cubes[-1]
+        found = convolved(reduced(environment.texels, cube.size), (*cube.lobes, COSINE) if last else cube.lobes)
+        if last:
+            irradiance, found = found[-1], found[:-1]
+        levels.append((cube, found.permute(1, 2, 3, 0, 4).flatten(-2)))
+    return PrefilteredLight(environment, environment.irradiance() if irradiance is None else irradiance, roughness, tuple(levels))
 
 
-@lru_cache(maxsize=4)
-def _cosine_weights(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "normals texels"]:
-    """Return rows that sum to one: solid angle of each texel times the cosine to each normal.
+Light = AmbientLight | DirectionalLight | PointLight | EnvironmentLight | PrefilteredLight
 
-    The cached result must not be an inference tensor, even if the first caller is in inference mode.
-    """
-    with torch.inference_mode(False):
-        texels = cube_directions(size, dtype, device).reshape(-1, 3)
-        solid_angle = texels.square().sum(-1) ** -1.5
-        unit = normalized(texels)
-        cosine = (unit @ unit.T).clamp_min(0)
-        weights = cosine * solid_angle
-        return weights / weights.sum(-1, keepdim=True)
+
+def _looked_up(
+    texels: Float[Tensor, "6 size size channels"], directions: Float[Tensor, "views height width 3"]
+) -> Float[Tensor, "views height width channels"]:
+    return texture(texels[None], directions, filter="linear", boundary="cube")
+
+
+def _turned(
+    directions: Float[Tensor, "views height width 3"], surface: GBuffer, light_from_world: Float[Tensor, "cameras 3 3"] | None
+) -> Float[Tensor, "views height width 3"]:
+    """Turn directions of the world to the axes of a light that has others in every view."""
+    if light_from_world is None:
+        return directions
+    return (light_from_world[surface.view] @ directions[..., None])[..., 0]
+
+
+def _mirrored(surface: GBuffer) -> Float[Tensor, "views height width 3"]:
+    along = (surface.normal * surface.to_viewer).sum(-1, keepdim=True)
+    return 2 * along * surface.normal - surface.to_viewer
+
+
+def _split_sum(
+    surface: GBuffer, roughness: Float[Tensor, "views height width"], f0: Float[Tensor, "views height width 3"]
+) -> Float[Tensor, "views height width 3"]:
+    """Return F0 A + B."""
+    cosine = (surface.normal * surface.to_viewer).sum(-1).clamp(SMALLEST_COSINE, 1.0)
+    a, b = directional_albedo(cosine, roughness)
+    return f0 * a[..., None] + b[..., None]
 
 
 def _cosine(surface: GBuffer, towards: Float[Tensor, "views height width 3"]) -> Float[Tensor, "views height width 1"]:
