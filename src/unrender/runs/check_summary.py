@@ -21,7 +21,10 @@ def say_summary(capture: Capture, display: Display) -> None:
 
 
 def decoded_soon(capture: Capture) -> Capture:
-    """Return some views, evenly spread, of a capture whose photos are still decoded, so that a fit need not wait for all of them."""
+    """Return some views of a capture whose photos are still decoded, evenly spread.
+
+    A fit need not wait for all of them.
+    """
     count = len(capture)
     if not capture.photos.waits or count <= QUICK_VIEWS:
         return capture
