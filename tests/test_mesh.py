@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import struct
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,10 @@ import trimesh
 from trimesh.visual.color import ColorVisuals
 from trimesh.visual.texture import TextureVisuals
 
+from unrender.geometry.distances import points_to_mesh_distance
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh, read_mesh
+from unrender.geometry.simplification import simplified_within
 
 
 def box(size: float = 1.0, offset: float = 0.0) -> Mesh:
@@ -473,7 +474,6 @@ def test_reading_explains_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_a_simplified_mesh_keeps_shape_and_colors() -> None:
-    pytest.importorskip("fast_simplification")
     mesh = extract_surface(lambda points: points.norm(dim=-1) - 0.5, resolution=48, device=torch.device("cpu")).with_vertex_normals()
     mesh = mesh.with_colors(0.5 + mesh.vertices * 0.8)
     small = mesh.simplified(1000)
@@ -485,10 +485,19 @@ def test_a_simplified_mesh_keeps_shape_and_colors() -> None:
     assert far.simplified(1000).vertices.dtype == torch.float64
 
 
-def test_what_cannot_be_simplified_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "fast_simplification", None)
+def test_a_mesh_simplified_within_a_distance_stays_there() -> None:
+    mesh = extract_surface(lambda points: points.norm(dim=-1) - 0.5, resolution=20, device=torch.device("cpu"))
+    tight, loose = simplified_within(mesh, 0.005), simplified_within(mesh, 0.02)
+    assert len(loose.faces) < len(tight.faces) < 0.9 * len(mesh.faces)
+    for small, distance in ((tight, 0.005), (loose, 0.02)):
+        assert small.is_watertight and points_to_mesh_distance(small.vertices, mesh).max() <= distance
+        assert points_to_mesh_distance(mesh.vertices, small).max() <= distance
+    assert 300 < len(simplified_within(mesh, 0.1, faces=400).faces) <= 400
+    with pytest.raises(ValueError, match="positive distance"):
+        simplified_within(mesh, 0.0)
+
+
+def test_what_cannot_be_simplified_is_said() -> None:
     mesh = extract_surface(lambda points: points.norm(dim=-1) - 0.5, resolution=12, device=torch.device("cpu"))
-    with pytest.raises(ValueError, match=r"pip install \"unrender\[simplify\]\""):
-        mesh.simplified(20)
     with pytest.raises(ValueError, match="3 faces; give at least 4"):
         mesh.simplified(3)

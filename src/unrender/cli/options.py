@@ -139,7 +139,7 @@ class ExportOptions:
     all_parts: bool = False
     """Keep every connected component that the photos show instead of the largest one."""
     faces: int | None = styled(None, metavar="N", text="as extracted")
-    """Simplify the mesh to about this many triangles; needs unrender[simplify]."""
+    """Simplify the mesh to about this many triangles."""
     capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)
     """The photos, which give the colors, if they have moved."""
     out: Path | None = styled(None, metavar="FILE", text="RUN/mesh.FORMAT")

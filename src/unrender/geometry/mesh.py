@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from fast_simplification import simplify
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
@@ -296,10 +297,11 @@ class Mesh:
 
         Edges are collapsed where the surface moves least (Garland and Heckbert, Surface simplification using quadric error metrics, 1997),
         by the package fast-simplification. A vertex gets the mean color of the vertices that are nearest to it; normals are computed
-        again. A mesh that is small enough is returned unchanged.
+        again. A mesh that is small enough is returned unchanged. :func:`unrender.geometry.simplification.simplified_within` bounds the
+        distance instead of the number.
 
         Raises:
-            ValueError: fewer than four triangles are asked for, the mesh has texture coordinates, or the package is missing.
+            ValueError: fewer than four triangles are asked for, or the mesh has texture coordinates.
         """
         if faces < 4:
             raise ValueError(f"a mesh cannot be simplified to {faces} faces; give at least 4")
@@ -307,10 +309,6 @@ class Mesh:
             raise ValueError("a mesh with texture coordinates cannot be simplified, because they would not fit any more")
         if len(self.faces) <= faces:
             return self
-        try:
-            from fast_simplification import simplify  # pyright: ignore[reportMissingImports]  an extra
-        except ImportError as error:
-            raise ValueError('to simplify a mesh, install fast-simplification: pip install "unrender[simplify]"') from error
         offset = self.bounding_box.double().mean(0).cpu().numpy()
         places = _numpy(self.vertices).astype(np.float64) - offset
         new_places, new_faces, *_ = simplify(places, _numpy(self.faces).astype(np.int32), target_count=faces)
