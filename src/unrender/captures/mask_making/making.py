@@ -330,10 +330,11 @@ class _Job:
                 return mask if others is None else _repaired(mask, others, wrong[view])
             lab = self.photos.lab(view)
             own = evidence = method.evidence(view, lab)
-            if isinstance(method, PlainBackground) and method.shadows:
+            has_shadows = isinstance(method, PlainBackground) and method.shadows
+            if has_shadows:
                 evidence = evidence + np.clip(_COLOR_SHARE * colors.evidence(lab), -3.0, 3.0)
             if others is not None:
-                evidence = _with_others(evidence, others, wrong[view], unsure=own == 0.0)
+                evidence = _with_others(evidence, others, wrong[view], unsure=(own == 0.0) & has_shadows)
             label = cut(evidence, lab, SMOOTHNESS)
             if others is None:
                 return main_parts(label, _ALONE)
