@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from unrender.files.hdr import read_hdr
 from unrender.numerics import normalized
 from unrender.ops.raster import Raster
 from unrender.shading.cubes import cube_directions, reduced, solid_angles, turned_texels, turns
 from unrender.shading.gbuffer import GBuffer
+from unrender.shading.latlong import cube_from_latlong, read_environment, write_environment
 from unrender.shading.lights import AmbientLight, EnvironmentLight, prefiltered
 from unrender.shading.prefilter import COSINE, Lobe, convolved
 from unrender.shading.reflectance import directional_albedo
@@ -159,3 +162,40 @@ def test_gradients_reach_texels_roughness_and_normals() -> None:
     value = (light.specular(surface, rough, torch.full((1, 1, 20, 3), 0.5)) + light.diffuse(surface)).square().sum()
     for gradient in torch.autograd.grad(value, (texels, normal, rough)):
         assert gradient.isfinite().all() and gradient.abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("suffix", [".hdr", ".exr"])
+def test_an_environment_returns_from_its_file(suffix: str, tmp_path: Path) -> None:
+    if suffix == ".exr":
+        pytest.importorskip("OpenEXR")
+    environment = EnvironmentLight(sky(16))
+    source_from_world = torch.eye(4)
+    source_from_world[:3, :3] = 3 * rotation_between(torch.tensor([1.0, 0, 0]), torch.tensor([0.2, 0.9, -0.4]))
+    write_environment(tmp_path / f"sky{suffix}", environment, source_from_world)
+    read = read_environment(tmp_path / f"sky{suffix}", 16, source_from_world)
+    torch.testing.assert_close(read.texels, environment.texels, atol=0.02, rtol=0)
+    with pytest.raises(ValueError, match="suffix"):
+        read_environment(tmp_path / "sky.png")
+
+
+def test_a_radiance_file_may_be_run_length_encoded(tmp_path: Path) -> None:
+    row = bytes([2, 2, 0, 8]) + bytes([136, 128]) + bytes([136, 64]) + bytes([8, *range(8)]) + bytes([132, 129, 4, 128, 128, 128, 128])
+    (tmp_path / "runs.hdr").write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\nEXPOSURE=2\n\n-Y 1 +X 8\n" + row)
+    found = read_hdr(tmp_path / "runs.hdr")
+    bytes_of = torch.tensor([[128.0, 64.0, float(k)] for k in range(8)])
+    torch.testing.assert_close(found[0], (bytes_of + 0.5) / torch.tensor([128.0] * 4 + [256.0] * 4)[:, None] / 2)
+    for cut in (b"", row[:-1]):
+        (tmp_path / "cut.hdr").write_bytes(b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 1 +X 8\n" + cut)
+        with pytest.raises(ValueError, match="cut.hdr is cut off"):
+            read_hdr(tmp_path / "cut.hdr")
+
+
+def test_the_light_of_a_lat_long_picture_is_kept() -> None:
+    """A small sun has the same energy on the cube, whatever its size."""
+    picture = torch.zeros(64, 128, 3)
+    picture[20, 77] = 1000.0
+    sine = math.sin(math.pi * 20.5 / 64)
+    energy = 1000 * sine * (math.pi / 64) * (2 * math.pi / 128)
+    for size in (4, 16, 64):
+        total = (cube_from_latlong(picture, size)[..., 0] * solid_angles(size)).sum()
+        assert float(total) == pytest.approx(energy, rel=0.1)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from unrender.losses.photometric import Photometric, l1, mse, photometric, smooth_l1
+from unrender.losses.photometric import Photometric, l1, logl1, logl2, mse, photometric, relmse, smape, smooth_l1
 from unrender.losses.regularizers import (
     curvature,
     eikonal,
@@ -42,7 +42,7 @@ def test_smooth_l1_joins_a_parabola_and_a_line_smoothly() -> None:
     assert (3 * slope).tolist() == pytest.approx([0.5, 1.0, 1.0])
 
 
-@pytest.mark.parametrize("loss", [l1, mse, smooth_l1])
+@pytest.mark.parametrize("loss", [l1, mse, smooth_l1, logl1, logl2, smape, relmse])
 def test_weights_choose_the_rays_that_count(loss) -> None:
     prediction, target = random(6, 3), random(6, 3, seed=1)
     weight = torch.tensor([1.0, 0.0, 1.0, 0.0, 0.0, 1.0], dtype=torch.float64)
@@ -166,7 +166,7 @@ def test_grids_too_small_for_a_stencil_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", typing.get_args(Photometric))
 def test_every_name_of_a_photometric_loss_has_its_function(kind: Photometric) -> None:
-    assert photometric(kind) in (l1, mse, smooth_l1)
+    assert photometric(kind) in (l1, mse, smooth_l1, logl1, logl2, smape, relmse)
 
 
 def test_the_gradient_of_smoothness_refuses_to_be_differentiated() -> None:

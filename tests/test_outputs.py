@@ -32,8 +32,9 @@ from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.evaluation import evaluate, truth_of
 from unrender.runs.figures import read_picture
-from unrender.runs.outputs import ENVIRONMENT_HEIGHT, evaluate_into, write_environment
+from unrender.runs.outputs import ENVIRONMENT_HEIGHT, evaluate_into
 from unrender.runs.session import run_job
+from unrender.shading.latlong import write_environment
 from unrender.shading.lights import EnvironmentLight
 
 fit_any: Any = unrender.api.fit

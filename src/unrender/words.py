@@ -49,7 +49,7 @@ OnOff: TypeAlias = Literal["on", "off"]
 Protocol: TypeAlias = Literal["nerf-synthetic", "dtu", "stanford-orb"]
 """Benchmarks whose tables a run's results are written for."""
 
-Photometric: TypeAlias = Literal["l1", "mse", "smooth_l1"]
+Photometric: TypeAlias = Literal["l1", "mse", "smooth_l1", "logl1", "logl2", "smape", "relmse"]
 """Names of the photometric losses."""
 
 Background: TypeAlias = Literal["random", "white", "black"]

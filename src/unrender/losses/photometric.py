@@ -12,11 +12,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unrender.color import srgb_from_linear
 from unrender.losses.weighting import weighted_mean
 from unrender.words import Photometric
 
 ColorLoss = Callable[[Float[Tensor, "rays 3"], Float[Tensor, "rays 3"]], Float[Tensor, ""]]
 """Prediction and target to a loss."""
+
+
+_BRIGHTEST = 65535.0
+"""Light beyond this counts as this: about the largest value of a half-precision picture."""
 
 
 def photometric(kind: Photometric) -> ColorLoss:
@@ -28,13 +33,18 @@ def photometric(kind: Photometric) -> ColorLoss:
     >>> photometric("mse") is mse
     True
     """
-    if kind == "l1":
-        return l1
-    if kind == "mse":
-        return mse
-    if kind == "smooth_l1":
-        return smooth_l1
-    raise ValueError(f"kind is {kind!r}; it must be l1, mse or smooth_l1")
+    losses: dict[str, ColorLoss] = {
+        "l1": l1,
+        "mse": mse,
+        "smooth_l1": smooth_l1,
+        "logl1": logl1,
+        "logl2": logl2,
+        "smape": smape,
+        "relmse": relmse,
+    }
+    if kind not in losses:
+        raise ValueError(f"kind is {kind!r}; it must be l1, mse, smooth_l1, logl1, logl2, smape or relmse")
+    return losses[kind]
 
 
 def l1(
@@ -71,3 +81,55 @@ def smooth_l1(
     """
     error = (prediction - target).abs()
     return weighted_mean(torch.where(error < 1, error**2 / 2, error - 0.5), weight)
+
+
+def logl1(
+    prediction: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], weight: Float[Tensor, " rays"] | None = None
+) -> Float[Tensor, ""]:
+    """Average d = |g(p) - g(t)| of linear light, for pictures with highlights far above one.
+
+    g(x) is the sRGB encoding of log(1 + x), with x clamped to [0, 65535].
+
+    Source: Munkberg et al., Extracting triangular 3D models, materials, and lighting from images, 2022, section 3.
+
+    >>> round(logl1(torch.zeros(1, 3), torch.full((1, 3), 1.718281828)).item(), 4)
+    1.0
+    """
+    return weighted_mean((_tone_mapped(prediction) - _tone_mapped(target)).abs(), weight)
+
+
+def logl2(
+    prediction: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], weight: Float[Tensor, " rays"] | None = None
+) -> Float[Tensor, ""]:
+    """Average d = (g(p) - g(t))² of linear light, with the tone map g of :func:`logl1`.
+
+    >>> round(logl2(torch.zeros(1, 3), torch.full((1, 3), 1.718281828)).item(), 4)
+    1.0
+    """
+    return weighted_mean((_tone_mapped(prediction) - _tone_mapped(target)) ** 2, weight)
+
+
+def smape(
+    prediction: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], weight: Float[Tensor, " rays"] | None = None
+) -> Float[Tensor, ""]:
+    """Average d = |p - t| / (|p| + |t| + 0.01), an error relative to the brightness.
+
+    >>> round(smape(torch.full((1, 3), 0.25), torch.full((1, 3), 0.74)).item(), 4)
+    0.49
+    """
+    return weighted_mean((prediction - target).abs() / (prediction.abs() + target.abs() + 0.01), weight)
+
+
+def relmse(
+    prediction: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], weight: Float[Tensor, " rays"] | None = None
+) -> Float[Tensor, ""]:
+    """Average d = (p - t)² / (p² + t² + 0.1).
+
+    >>> round(relmse(torch.zeros(1, 3), torch.full((1, 3), 3.0)).item(), 4)
+    0.989
+    """
+    return weighted_mean((prediction - target) ** 2 / (prediction**2 + target**2 + 0.1), weight)
+
+
+def _tone_mapped(light: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays 3"]:
+    return srgb_from_linear(torch.log1p(light.clamp(0, _BRIGHTEST)))

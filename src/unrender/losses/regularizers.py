@@ -108,6 +108,19 @@ def total_variation(grid: Float[Tensor, "depth height width channels"]) -> Float
     return torch.sqrt(squared + _NORM_GUARD).mean()
 
 
+def white_balance(light: Float[Tensor, "*shape 3"]) -> Float[Tensor, ""]:
+    """Average |L - (L_r + L_g + L_b) / 3|: light is gray unless the photos need a color.
+
+    Without it, the color of a surface and the inverse color of its light explain the same photos.
+
+    Source: Munkberg et al., Extracting triangular 3D models, materials, and lighting from images, 2022, section 3.
+
+    >>> round(white_balance(torch.tensor([[1.0, 1.0, 1.0], [0.0, 3.0, 0.0]])).item(), 4)
+    0.6667
+    """
+    return (light - light.mean(-1, keepdim=True)).abs().mean()
+
+
 def laplacian_smoothness(sdf: Float[Tensor, "depth height width"], spacing: float) -> Float[Tensor, ""]:
     """Average (Δf)² over inner voxels, with Δf = (Σ of the six neighbors - 6 f) / spacing².
 

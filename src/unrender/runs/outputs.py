@@ -19,13 +19,11 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.normal_truth import understood_normals
 from unrender.files.atomic import write_text
-from unrender.files.hdr import write_hdr
 from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.fitting import FitResult
@@ -54,7 +52,7 @@ from unrender.runs.scores import score_measures, score_sentence, write_measures,
 from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
 from unrender.runs.view_measures import ViewMeasures
 from unrender.runs.viewpoint import viewpoint_of
-from unrender.shading.lights import EnvironmentLight
+from unrender.shading.latlong import write_environment
 from unrender.words import SplitName, is_out_of_memory
 
 CameraPath = Literal["test", "orbit", "spiral", "interpolated"]
@@ -227,7 +225,7 @@ class AssetWriter(OutputWriter):
         results.asset = asset = self._extract(results)
         if asset.environment is not None:
             with parts.part():
-                write_environment(directory.environment_file, asset.environment, similarity)
+                write_environment(directory.environment_file, asset.environment, similarity, ENVIRONMENT_HEIGHT)
         if asset.is_empty:
             results.remark(EMPTY_MESH)
             results.display.say(f"note: {EMPTY_MESH}")
@@ -522,23 +520,6 @@ def extract_asset(scene: Scene, resolution: int, capture: Capture | None, *, dis
     with display.task("extracting the surface"):
         asset = scene.asset(resolution, largest_only=largest_only and capture is None)
     return asset if capture is None else photographed(asset, capture, largest_only=largest_only, progress=display.each)
-
-
-def write_environment(file: Path, environment: EnvironmentLight, source_from_world: Float[Tensor, "4 4"]) -> None:
-    """Write an environment as a Radiance picture of all directions, in the axes of the source frame.
-
-    Seen from inside with +Z up: the middle of the picture looks along +X, its left half towards +Y, its right half towards -Y, as
-    Blender reads it.
-    """
-    height, device, dtype = ENVIRONMENT_HEIGHT, environment.texels.device, environment.texels.dtype
-    azimuth = torch.pi * (1 - 2 * (torch.arange(2 * height, dtype=dtype, device=device) + 0.5) / (2 * height))
-    polar = torch.pi * (torch.arange(height, dtype=dtype, device=device) + 0.5) / height
-    polar, azimuth = torch.meshgrid(polar, azimuth, indexing="ij")
-    directions = torch.stack([polar.sin() * azimuth.cos(), polar.sin() * azimuth.sin(), polar.cos()], -1)
-    # Rows times R turn directions of the source frame into the world; the scale of the similarity changes no direction.
-    turned = directions @ source_from_world[:3, :3].to(device, dtype)
-    with torch.no_grad():
-        write_hdr(file, environment.radiance(turned[None])[0])
 
 
 def written_files(directory: RunDirectory) -> tuple[FileLink, ...]:
