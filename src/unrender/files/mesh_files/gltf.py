@@ -62,7 +62,7 @@ def read_gltf(data: bytes, path: Path, *, own_axes: bool) -> MeshArrays:
         path: of the file, for buffers in its folder.
         own_axes: keep the axes of the format.
     """
-    document = _Document(data, path)
+    document = GltfDocument(data, path)
     primitives = list(document.primitives())
     if not primitives:
         raise MeshFileError("it holds no triangles; a point cloud is not a mesh")
@@ -92,7 +92,7 @@ def read_gltf(data: bytes, path: Path, *, own_axes: bool) -> MeshArrays:
     return checked(arrays)
 
 
-class _Document:
+class GltfDocument:
     """The JSON of a file, and its buffers."""
 
     def __init__(self, data: bytes, path: Path) -> None:
@@ -280,6 +280,15 @@ class _Document:
             raise MeshFileError(f"its {name} ends before the {count} rows of an accessor do, or its buffer is cut short")
         return np.ndarray((count, channels), kind, buffer, start + offset, (stride, kind.itemsize))
 
+    def view_bytes(self, index: int) -> bytes:
+        """Return the bytes of a buffer view, as pictures are stored."""
+        view, name = self._item("bufferViews", index), f"bufferView {index}"
+        start, length = _count(view, "byteOffset", name, 0), _count(view, "byteLength", name)
+        buffer = self._buffer(view.get("buffer", -1))
+        if start + length > len(buffer):
+            raise MeshFileError(f"its {name} ends behind its buffer")
+        return buffer[start : start + length]
+
     def _buffer(self, index: int) -> bytes:
         if index not in self._buffers:
             uri = self._item("buffers", index).get("uri")
@@ -288,7 +297,7 @@ class _Document:
                     raise MeshFileError(f"its buffer {index} has no data")
                 self._buffers[index] = self.chunk
             else:
-                self._buffers[index] = _data_of(str(uri), self.path)
+                self._buffers[index] = file_or_data(str(uri), self.path)
                 self._left += len(self._buffers[index])
         return self._buffers[index]
 
@@ -336,7 +345,7 @@ def _chunks(data: bytes) -> tuple[bytes, bytes | None]:
     return found[JSON_CHUNK], found.get(BINARY_CHUNK)
 
 
-def _data_of(uri: str, path: Path) -> bytes:
+def file_or_data(uri: str, path: Path) -> bytes:
     """Return the bytes behind a URI: data inside it, or a file in the folder of the mesh.
 
     Raises:
@@ -355,9 +364,9 @@ def _data_of(uri: str, path: Path) -> bytes:
     name = unquote(uri)
     folder = path.parent.resolve()
     if "://" in name or "\0" in name or not (target := (folder / name).resolve()).is_relative_to(folder):
-        raise MeshFileError(f"its buffer {name[:80]!r} is not in the folder of the file; move it there")
+        raise MeshFileError(f"its file {name[:80]!r} is not in the folder of the file; move it there")
     if not target.is_file():
-        raise MeshFileError(f"its buffer {name[:80]!r} is not in {path.parent}; copy that file too")
+        raise MeshFileError(f"its file {name[:80]!r} is not in {path.parent}; copy that file too")
     return read_regular(target)
 
 
