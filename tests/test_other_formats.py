@@ -18,6 +18,7 @@ from unrender.cameras import Cameras
 from unrender.captures import load_capture
 from unrender.captures.load import _located
 from unrender.captures.source import Source
+from unrender.transforms import transformed
 
 VARIANTS: dict[str, Callable[[], Written]] = {
     **WRITERS,
@@ -118,13 +119,20 @@ def test_up_is_known_where_the_format_says_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(upward / np.linalg.norm(upward), [0, 1, 0], atol=1e-9)
 
 
-def test_boxes_of_middlebury_and_sdfstudio_become_the_region(tmp_path: Path) -> None:
-    box = load_capture(WRITERS["middlebury"]().write(tmp_path / "a")).source_from_world
-    np.testing.assert_allclose(box[:3, 3].numpy(), [0.2, -0.1, 0.3])
-    np.testing.assert_allclose(box[:3, :3].numpy(), 0.66 * np.eye(3))
-    studio = load_capture(WRITERS["sdfstudio"]().write(tmp_path / "b"))
-    np.testing.assert_allclose(studio.source_from_world.numpy()[:3], [[1.25, 0, 0, 0], [0, 1.25, 0, 0], [0, 0, 1.25, 0.25]])
-    assert studio.has_masks
+def test_boxes_of_middlebury_and_sdfstudio_are_where_the_object_is(tmp_path: Path) -> None:
+    folder = WRITERS["middlebury"]().write(tmp_path / "a")
+    tight = torch.tensor([[x, y, z] for x in (-0.4, 0.8) for y in (-0.7, 0.5) for z in (-0.3, 0.9)], dtype=torch.float64)
+    for up in (None, (1.0, 1.0, 0.0)):
+        box = load_capture(folder, up=up).source_from_world
+        np.testing.assert_allclose(box[:3, 3].numpy(), [0.2, -0.1, 0.3])
+        reach = float(transformed(tight, torch.linalg.inv(box)).abs().max())
+        assert reach == pytest.approx(1 / 1.1)  # the cube holds the box, grown by a tenth, whichever way it is turned
+    studio = WRITERS["sdfstudio"]().write(tmp_path / "b")
+    plain = load_capture(studio, masks="none", up="z").source_from_world
+    np.testing.assert_allclose(plain.numpy()[:3], [[1.25, 0, 0, 0], [0, 1.25, 0, 0], [0, 0, 1.25, 0.25]])
+    masked = load_capture(studio)
+    assert masked.has_masks
+    assert float(masked.source_from_world[:3, 0].norm()) < 0.9  # masks narrow the box down to the ball
     rewrite(tmp_path / "b", lambda content: content["frames"][1].pop("foreground_mask"), "meta_data.json")
     assert "gives a mask to some photos but not to 000001_rgb.png" in refusal(tmp_path / "b")
 

@@ -16,7 +16,7 @@ from unrender.captures.source import Region, Source, held_out
 from unrender.captures.transforms_json import any_photo_of, dynamic_mask, read_frames
 from unrender.transforms import scale_of
 
-_REGION = Region((0.0, 0.0, 0.0), 1.5)
+_REGION = Region.cube((0.0, 0.0, 0.0), 1.5)
 """Half the extent of the region of interest: objects lie within 1.5 units of the origin."""
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from unrender.captures.errors import CaptureError
 from unrender.captures.lenses import number_of
@@ -16,8 +15,7 @@ from unrender.captures.photo_files import natural_key
 from unrender.captures.posed_photos import Lens, PosedPhoto, pinhole, posed_source, rotation_about
 from unrender.captures.reading import finite_matrix, is_folder, is_regular_file, number, read_json, shown
 from unrender.captures.reading_text import names_in
-from unrender.captures.source import Source
-from unrender.transforms import similarity
+from unrender.captures.source import Region, Source
 
 
 def read_sdfstudio(folder: Path, file: Path, test_every: int) -> Source:
@@ -48,21 +46,17 @@ def read_sdfstudio(folder: Path, file: Path, test_every: int) -> Source:
         notes.append("the monocular normals are not used")
     others = {Path(value).name for frame in frames for value in frame.values() if isinstance(value, str)}
     source = posed_source(folder, file, photos, test_every, as_stored=False, is_photo=lambda path: path.name not in others, notes=notes)
-    return replace(source, source_from_world=_scene_box(content.get("scene_box"), file))
+    return replace(source, focus=_scene_box(content.get("scene_box"), file))
 
 
-def _scene_box(value: Any, file: Path) -> torch.Tensor | None:
-    """Return the map from the unit cube to the cube around the box of the scene.
-
-    None if there is no box.
-    """
+def _scene_box(value: Any, file: Path) -> Region | None:
+    """Return the box of the scene; None if there is none."""
     if not isinstance(value, Mapping) or value.get("aabb") is None:
         return None
     low, high = finite_matrix(value["aabb"], [(2, 3)], f"the aabb of the scene_box in {file}")
     if not (high > low).all():
         raise CaptureError(f"the aabb of the scene_box in {file} is empty; write the lower and the upper corner")
-    middle = torch.from_numpy((low + high) / 2)
-    return similarity(middle, float((high - low).max()) / 2, torch.eye(3, dtype=torch.float64))
+    return Region.between(low.tolist(), high.tolist())
 
 
 def read_polycam(folder: Path, file: Path, test_every: int) -> Source:

@@ -91,7 +91,7 @@ def normalize(
     """Find the region of interest of a capture.
 
     - Files with a normalization: that one, with the axes of their own frame.
-    - Files that state a region of interest: that one; masks narrow down a larger box around it.
+    - Files that state the box of the object: the cube around it; masks narrow down a larger one.
     - With masks: the box of their visual hull, padded by a tenth and made a cube. It is carved from the region that the format specifies,
       or from a box between the cameras.
     - Without masks: the point nearest to all optical axes, or the mean camera position if the axes are nearly parallel or meet
@@ -117,7 +117,7 @@ def normalize(
     found, notes = source.source_from_world, list[str]()
     if found is not None and up is None:
         rotation, known = found[:3, :3] / scale_of(found), False
-        notes.append("the world keeps the axes of the capture's own unit sphere or box, so +Z need not be up; give up to turn it")
+        notes.append("the world keeps the axes of the capture's own unit sphere, so +Z need not be up; give up to turn it")
     else:
         rotation, known, notes = _world_axes(source, masks is not None, up)
     if found is not None:
@@ -125,12 +125,12 @@ def normalize(
     elif chosen is not None and radius is not None:
         middle, extent = chosen, radius
     elif source.focus is not None and masks is None:
-        middle, extent = torch.tensor(source.focus.center, dtype=torch.float64), source.focus.half_side
+        middle, extent = torch.tensor(source.focus.center, dtype=torch.float64), source.focus.half_side_along(rotation)
     elif source.focus is not None and masks is not None:
         middle = torch.tensor(source.focus.center, dtype=torch.float64)
-        middle, extent = _carved(source, masks, middle, _AROUND * source.focus.half_side, rotation, notes)
+        middle, extent = _carved(source, masks, middle, _AROUND * source.focus.half_side_along(rotation), rotation, notes)
     elif source.region is not None and masks is not None:
-        middle, extent = torch.tensor(source.region.center, dtype=torch.float64), source.region.half_side
+        middle, extent = torch.tensor(source.region.center, dtype=torch.float64), source.region.half_side_along(rotation)
         middle, extent = _carved(source, masks, middle, extent, rotation, notes)
     else:
         middle = _center(source, masks is not None, notes) if chosen is None else chosen

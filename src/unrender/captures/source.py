@@ -39,10 +39,32 @@ def opencv_from(axes: CameraAxes) -> Float[Tensor, " 4"]:
 
 @dataclass(frozen=True)
 class Region:
-    """A cube in the frame of the poses."""
+    """A box along the axes of the frame of the poses."""
 
     center: tuple[float, float, float]
-    half_side: float
+    half_sides: tuple[float, float, float]
+
+    @classmethod
+    def cube(cls, center: tuple[float, float, float], half_side: float) -> Region:
+        """Return a box with equal sides."""
+        return cls(center, (half_side, half_side, half_side))
+
+    @classmethod
+    def between(cls, low: Sequence[float], high: Sequence[float], padding: float = 1.0) -> Region:
+        """Return the box between two corners, grown by a factor about its center.
+
+        >>> Region.between((0.0, 0.0, 0.0), (2.0, 4.0, 6.0), 1.5)
+        Region(center=(1.0, 2.0, 3.0), half_sides=(1.5, 3.0, 4.5))
+        """
+        (x, y, z), (a, b, c) = low, high
+        return cls(((x + a) / 2, (y + b) / 2, (z + c) / 2), (padding * (a - x) / 2, padding * (b - y) / 2, padding * (c - z) / 2))
+
+    def half_side_along(self, rotation: Float[Tensor, "3 3"]) -> float:
+        """Return half the side of the cube around the box whose axes are the columns of a rotation.
+
+        It is max |Rᵀ| h of the half sides h.
+        """
+        return float((rotation.mT.abs() @ torch.tensor(self.half_sides, dtype=rotation.dtype)).max())
 
 
 @dataclass(frozen=True)
@@ -84,7 +106,7 @@ class Source:
     region: Region | None = None
     """A region that contains an object with masks, if the format specifies one; the masks narrow it down."""
     focus: Region | None = None
-    """The region of interest that the program that solved the poses found; masks narrow down a larger one around it."""
+    """The box of the object that the files state; masks narrow down a larger one around it."""
     up: tuple[float, float, float] | None = None
     """The upward direction of the frame of the poses, if the format says it."""
     points: Float[Tensor, "points 3"] | None = None

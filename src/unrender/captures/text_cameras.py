@@ -10,15 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from unrender.captures.errors import CaptureError
 from unrender.captures.photo_files import natural_key
 from unrender.captures.posed_photos import CENTER, Lens, PosedPhoto, affine, first_three, pinhole, place_of, posed_source
 from unrender.captures.reading import is_regular_file, shown
 from unrender.captures.reading_text import count_of, head_of, names_in, numbers, read_text
-from unrender.captures.source import Source
-from unrender.transforms import similarity
+from unrender.captures.source import Region, Source
 
 _MOST_CAMERAS = 100_000
 
@@ -54,14 +52,11 @@ def read_middlebury(folder: Path, file: Path, test_every: int) -> Source:
     box = _box(readme)
     if box is None:
         return source
-    low, high = box
-    middle, half = torch.from_numpy((low + high) / 2), _PADDING * float((high - low).max()) / 2
-    frame = similarity(middle, half, torch.eye(3, dtype=torch.float64))
     notes = (*source.notes, "the region of interest is the bounding box in README.txt")
-    return replace(source, files=(file, readme), source_from_world=frame, notes=notes)
+    return replace(source, files=(file, readme), focus=Region.between(*box, _PADDING), notes=notes)
 
 
-def _box(file: Path) -> tuple[np.ndarray, np.ndarray] | None:
+def _box(file: Path) -> tuple[list[float], list[float]] | None:
     """Return the corners of the only bounding box that a text file states."""
     boxes = []
     for corners in re.findall(_CORNERS, head_of(file)):
@@ -71,8 +66,8 @@ def _box(file: Path) -> tuple[np.ndarray, np.ndarray] | None:
             continue
     if len(boxes) != 1:
         return None
-    low, high = np.array(boxes[0])
-    return (low, high) if (high > low).all() else None
+    low, high = boxes[0]
+    return (low, high) if all(a < b for a, b in zip(low, high, strict=True)) else None
 
 
 def read_strecha(folder: Path, file: Path, test_every: int) -> Source:

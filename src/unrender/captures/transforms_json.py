@@ -110,7 +110,7 @@ def _placement(content: Mapping[str, Any], file: Path) -> tuple[Region | None, b
     radius = number(found.get("radius"), f"the radius of {where}")
     if radius <= 0:
         raise CaptureError(f"the radius of {where} is {radius:g}; give a positive number in the units of the poses")
-    return Region((float(center[0]), float(center[1]), float(center[2])), radius), z_is_up
+    return Region.cube((float(center[0]), float(center[1]), float(center[2])), radius), z_is_up
 
 
 def any_photo_of(file: Path, content: Mapping[str, Any]) -> bool:

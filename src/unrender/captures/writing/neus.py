@@ -65,11 +65,13 @@ def _scale(given: Given) -> tuple[Float[Tensor, "4 4"], list[str]]:
     if given.source.source_from_world is not None:
         return given.source.source_from_world, []
     region, has_masks = given.capture.source_from_world, given.capture.has_masks
-    radius = scale_of(region) * (_AROUND if has_masks else 1.0)
+    boxed = has_masks or given.source.focus is not None
+    radius = scale_of(region) * (_AROUND if boxed else 1.0)
     scale = torch.diag(torch.tensor([radius, radius, radius, 1.0], dtype=torch.float64))
     scale[:3, 3] = region[:3, 3]
     center = ", ".join(f"{value:.4g}" for value in region[:3, 3].tolist())
-    what = "holds the visual hull of the masks" if has_masks else "reaches to the cameras, because without masks nobody knows the object"
+    holds = "holds the visual hull of the masks" if has_masks else "holds the box of the object"
+    what = holds if boxed else "reaches to the cameras, because without masks nobody knows the object"
     return scale, [f"the unit sphere {what}: its center is ({center}) and its radius {radius:.4g}"]
 
 

@@ -181,6 +181,8 @@ class Given:
             notes.append(f"the upward direction of the capture is not written; give --up {direction} to what reads it")
         if source.source_from_world is not None and not region:
             notes.append(f"the unit sphere of the capture is not written; {region_options(source.source_from_world)} give it back")
+        if source.focus is not None and not region and not self.capture.has_masks:
+            notes.append(f"the box of the object is not written; {region_options(self.capture.source_from_world)} give it back")
         if source.points is not None and not points:
             notes.append(f"the {counted(len(source.points), 'point')} of the capture are not written")
         if any(source.ignored) and not moving:
