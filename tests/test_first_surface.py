@@ -11,9 +11,9 @@ from unrender.ops.encodings import spherical_harmonics_encode
 from unrender.ops.rays import OccupancyGrid
 from unrender.recipes import nerf, neus
 from unrender.recipes.neus.config import SurfaceStart
-from unrender.recipes.neus.first_surface import box_of_object, close_outside
 from unrender.recipes.neus.scene import new_scene
 from unrender.recipes.settings import override
+from unrender.recipes.visual_hull import box_of_object, close_outside
 
 
 def _hull(low: tuple[float, float, float], high: tuple[float, float, float], size: int = 32) -> OccupancyGrid:

@@ -14,8 +14,8 @@ from unrender.captures.capture import Capture
 from unrender.captures.images import Images
 from unrender.captures.silhouettes import without_contradicting_masks
 from unrender.demo import make_demo_capture
-from unrender.recipes.neus.first_surface import seen_cells
 from unrender.recipes.table import recipes
+from unrender.recipes.visual_hull import seen_cells
 from unrender.runs.inputs import prepared
 
 

@@ -40,7 +40,7 @@ from unrender.runs.check_summary import say_summary
 from unrender.runs.directory import RunDirectory, default_folder
 from unrender.runs.display import Display, Task
 from unrender.runs.figures import write_picture
-from unrender.runs.inputs import DEMO_CAPTURE, Origin, prepared, read_input
+from unrender.runs.inputs import DEMO_CAPTURE, Origin, is_run, prepared, read_input
 from unrender.runs.measures import Measure, measures_as_json
 from unrender.runs.opening import OpenRun, open_run
 from unrender.runs.outputs import EMPTY_MESH, LONGEST_STEM, extract_asset, offset_sentence
@@ -84,7 +84,8 @@ def fit_input(
     directory = RunDirectory(out or default_folder(recipe.name, path))
     check_folder(directory, overwrite=overwrite)
     try:
-        path = posed(path, display) if recipe.input.name == "capture" else path
+        if recipe.input.name in ("capture", "capture|run") and not is_run(path):
+            path = posed(path, display)
         with display.task("reading the input"):
             given = read_input(recipe, path, reading, recipes=table.recipes(), device=target)
     except (ValueError, OSError):

@@ -21,6 +21,7 @@ BUDGET = ("steps", "max_seconds")
 READING: dict[InputName, tuple[str, type[CaptureOptions | RunOptions | NoOptions]]] = {
     "capture": ("photos", CaptureOptions),
     "run": ("run to go on from", RunOptions),
+    "capture|run": ("photos", CaptureOptions),
     "picture": ("picture", NoOptions),
     "mesh": ("mesh", NoOptions),
 }

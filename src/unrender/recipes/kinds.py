@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from unrender.captures.capture import Capture
     from unrender.recipes.inputs import FittedRun, MeshInput, Picture
 
-InputName = Literal["capture", "picture", "mesh", "run"]
+InputName = Literal["capture", "picture", "mesh", "run", "capture|run"]
 
 
 @runtime_checkable
@@ -67,6 +67,20 @@ CAPTURE: InputKind[Capture] = InputKind(
 )
 PICTURE: InputKind[Picture] = InputKind("picture", "a picture file", _none, _identity)
 MESH: InputKind[MeshInput] = InputKind("mesh", "a mesh file", _none, _identity)
+
+
+def _capture_of(given: Capture | FittedRun) -> Capture:
+    from unrender.recipes.inputs import FittedRun
+
+    return given.capture if isinstance(given, FittedRun) else given
+
+
+CAPTURE_OR_RUN: InputKind[Capture | FittedRun] = InputKind(
+    "capture|run",
+    "a folder of posed photos, or one that `unrender fit` wrote, to go on from its surface",
+    _capture_of,
+    lambda given: _capture_of(given).source_from_world,
+)
 RUN: InputKind[FittedRun] = InputKind(
     "run", "a folder that `unrender fit` wrote", lambda run: run.capture, lambda run: run.capture.source_from_world
 )

@@ -412,6 +412,7 @@ _CONTENT: Mapping[InputName, str] = {
     "picture": "picture is",
     "mesh": "mesh is",
     "run": "run it starts from is",
+    "capture|run": "photos, poses or run are",
 }
 
 

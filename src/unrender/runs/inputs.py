@@ -28,7 +28,7 @@ from unrender.geometry.mesh import read_mesh
 from unrender.recipes.inputs import FittedRun, MeshInput, Picture
 from unrender.recipes.kinds import Input, InputName
 from unrender.recipes.table import C, I, Recipe
-from unrender.runs.directory import RunRecord
+from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.opening import open_run
 from unrender.runs.read_options import ReadOptions, RunOptions
 
@@ -36,8 +36,14 @@ DEMO_CAPTURE = "demo"
 """Path in ``run.json`` of the capture that ``unrender demo`` makes."""
 
 
-INPUT_TYPES: dict[InputName, type] = {"capture": Capture, "picture": Picture, "mesh": MeshInput, "run": FittedRun}
-"""The class of each kind of input."""
+INPUT_TYPES: dict[InputName, tuple[type, ...]] = {
+    "capture": (Capture,),
+    "picture": (Picture,),
+    "mesh": (MeshInput,),
+    "run": (FittedRun,),
+    "capture|run": (Capture, FittedRun),
+}
+"""The classes of each kind of input."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,10 @@ def read_input(
         OSError: likewise.
     """
     kind, absolute = recipe.input.name, str(path.absolute())
+    if kind == "capture|run":
+        kind = "run" if is_run(path) else "capture"
+        if kind == "run" and options not in (None, CaptureOptions()):
+            raise ValueError(f"{path} is a run, whose photos are read as they were for it; leave the options of reading photos out")
     if kind == "capture":
         options = with_absolute_paths(options if isinstance(options, CaptureOptions) else CaptureOptions())
         reading = Reading(read_capture(path, options), Origin(absolute, absolute, options))
@@ -109,6 +119,18 @@ def prepared(recipe: Recipe[C, I], given: Input) -> I:
         capture = _usable(given.capture, undistort=recipe.undistorted)
         given = replace(given, capture=capture, notes=(*given.notes, *capture.notes[len(given.capture.notes) :]))
     return given  # pyright: ignore[reportReturnType]  the class was checked above
+
+
+def is_run(path: Path) -> bool:
+    """Tell whether a folder is that of a run."""
+    return RunDirectory(path).record_file.is_file()
+
+
+def kind_of(recipe: Recipe[C, I], given: Input) -> InputName:
+    """Return the kind of an input, for a recipe that takes several."""
+    if recipe.input.name != "capture|run":
+        return recipe.input.name
+    return "run" if isinstance(given, FittedRun) else "capture"
 
 
 def _usable(capture: Capture, *, undistort: bool) -> Capture:

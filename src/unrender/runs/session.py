@@ -40,7 +40,7 @@ from unrender.runs.directory import (
     phases_of,
 )
 from unrender.runs.display import Display, duration
-from unrender.runs.inputs import Origin
+from unrender.runs.inputs import Origin, kind_of
 from unrender.runs.milestones import Milestones
 from unrender.runs.opening import read_scene
 from unrender.runs.outputs import WRITERS, MeasureMesh, failure_sentences, write_outputs
@@ -129,7 +129,7 @@ class Job(Generic[C, I]):
             device_name=device_name(self.device),
             versions=versions(),
             input=InputRecord(
-                kind=self.recipe.input.name,
+                kind=kind_of(self.recipe, given),
                 path=self.origin.path,
                 name=given.name,
                 fingerprint=given.fingerprint,

@@ -24,12 +24,13 @@ from unrender.recipes.exposures import exposed, exposure_of, part_of
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.nerf import loop as nerf
 from unrender.recipes.neus.config import NeusConfig, NeusLosses, SurfaceStart
-from unrender.recipes.neus.first_surface import box_of_object, close_outside, seen_cells, surface_of_density, surface_of_hull
+from unrender.recipes.neus.first_surface import surface_of_density
 from unrender.recipes.neus.scene import NeusScene, SurfaceSamples, load_surface, new_scene
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
 from unrender.recipes.pixels import PixelBatch, PixelSampler, RayCount, draw_background
 from unrender.recipes.schedules import exponential, ramp, warm_up
 from unrender.recipes.settings import AdamSettings
+from unrender.recipes.visual_hull import box_of_object, close_outside, seen_cells, surface_of_hull
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 
@@ -48,7 +49,15 @@ def fit(
 ) -> FitResult:
     """Fit a surface to the training views of a capture.
 
-    A grid field has two phases: a radiance field, then the surface. A hash field has one.
+    Raises:
+        ValueError: when the surroundings are to be learned from a capture with masks.
+    """
+    phases = phases_of(capture, config, device=device, seed=seed)
+    return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
+
+
+def phases_of(capture: Capture, config: NeusConfig, *, device: torch.device, seed: int) -> tuple[Phase, Phase]:
+    """Return the phases of the fit: a radiance field, which a hash field leaves out, then the surface.
 
     Raises:
         ValueError: when the surroundings are to be learned from a capture with masks.
@@ -69,8 +78,7 @@ def fit(
     def fit_surface(start: PhaseStart) -> FitResult:
         return _fit_surface(capture, config, start, exposure=exposure, surroundings=surroundings, device=device, seed=seed)
 
-    phases = (Phase("radiance field", share, fit_density), Phase("surface", 1 - share, fit_surface))
-    return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
+    return Phase("radiance field", share, fit_density), Phase("surface", 1 - share, fit_surface)
 
 
 def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
