@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    RecipeName: TypeAlias = Literal["nerf", "neus"]  # an editor sees misspelled ones; at run time the error suggests the nearest
+    # An editor sees misspelled ones; at run time the error suggests the nearest.
+    RecipeName: TypeAlias = Literal["asset", "mesh-pbr", "nerf", "neus"]
 else:
     RecipeName = str
 

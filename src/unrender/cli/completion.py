@@ -17,6 +17,7 @@ from unrender.cli.options import (
     MaskOptions,
     OutputOptions,
     PosesOptions,
+    RelightOptions,
     RenderOptions,
     Shell,
 )
@@ -29,6 +30,7 @@ _KINDS: dict[str, type[Any]] = {
     "mask": MaskOptions,
     "check": CheckOptions,
     "eval": EvalOptions,
+    "relight": RelightOptions,
     "render": RenderOptions,
     "export": ExportOptions,
     "convert": ConvertOptions,

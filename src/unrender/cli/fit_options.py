@@ -12,7 +12,7 @@ from unrender.cli.arguments import Group, Option, Section, Style, options_of, pa
 from unrender.cli.options import FitOptions, OutputOptions
 from unrender.recipes.kinds import InputKind, InputName
 from unrender.recipes.table import C, I, Recipe
-from unrender.runs.read_options import NoOptions, ReadOptions, RunOptions
+from unrender.runs.read_options import NoOptions, ReadOptions, RunOptions, StartOptions
 
 _FROM_CAPTURE = "from the capture"
 BUDGET = ("steps", "max_seconds")
@@ -21,7 +21,7 @@ BUDGET = ("steps", "max_seconds")
 READING: dict[InputName, tuple[str, type[CaptureOptions | RunOptions | NoOptions]]] = {
     "capture": ("photos", CaptureOptions),
     "run": ("run to go on from", RunOptions),
-    "capture|run": ("photos", CaptureOptions),
+    "capture|run": ("photos", StartOptions),
     "picture": ("picture", NoOptions),
     "mesh": ("mesh", NoOptions),
 }
@@ -44,6 +44,7 @@ STYLES: dict[str, Style] = {
     "principal_shift": Style("X Y"),
     "memory": Style("BYTES", "half of the machine's", summary="Memory, as in 8GB, the images may take before a file keeps them"),
     "capture": Style("DIR", "where it was when it was fitted"),
+    "mesh": Style("FILE"),
 }
 """How the fields of configurations and of reading look in a help page, where their types and texts do not say it."""
 

@@ -121,6 +121,26 @@ class RenderOptions:
 
 
 @dataclass(frozen=True)
+class RelightOptions:
+    """Render the held-out views and a turntable under another light: PNG files in relit/LIGHT/ and a video beside them."""
+
+    run: Path = styled(metavar="RUN", positional=True)
+    """Folder that `unrender fit asset` or `unrender fit mesh-pbr` wrote."""
+    env: Path = styled(metavar="FILE")
+    """The light: a lat-long picture of all directions, HDR or EXR; the middle of it is seen along +X."""
+    turn: float = styled(0.0, metavar="DEGREES")
+    """Turn the light about the upward direction, counterclockwise seen from above."""
+    frames: int = 120
+    """Number of frames of the video."""
+    fps: int = 24
+    """Frames per second of the video."""
+    capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)
+    """The photos, if they have moved."""
+    device: str | None = styled(None, metavar="DEVICE", text=_DEVICE)
+    """cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """Extract the surface and write it with its material or vertex colors."""
 

@@ -27,6 +27,7 @@ from unrender.cli.options import (
     MaskOptions,
     OutputOptions,
     PosesOptions,
+    RelightOptions,
     RenderOptions,
 )
 from unrender.cli.terminal import Ending, print_error, print_json, replace_unknown_characters
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from unrender.recipes.table import C, I, Recipe
 
 OVERVIEW = """\
-unrender turns posed photos into a surface and a radiance field, on any machine.
+unrender turns posed photos into relightable 3D, on any machine.
 
   unrender demo                        make a small scene, fit it, and compare the result with the truth
   unrender poses PHOTOS_OR_VIDEO       the camera poses of plain photos or of a video, as a capture
@@ -46,13 +47,15 @@ unrender turns posed photos into a surface and a radiance field, on any machine.
   unrender fit RECIPE INPUT            fit a scene to photos; the same command again resumes
   unrender eval RUN                    PSNR and SSIM of the held-out views; --truth measures the surface
   unrender render RUN                  pictures and a video along a camera path
+  unrender relight RUN --env FILE      pictures and a video under another light
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
   unrender convert CAPTURE             a capture in the layout of Blender, nerfstudio, COLMAP, NeuS or LLFF
   unrender doctor                      what this machine can do, and what is wrong with it
   unrender completion SHELL            completion for bash, zsh or fish
 
-RECIPE is nerf (a radiance field) or neus (a surface). INPUT is a folder in one of the layouts of NeRF-synthetic,
-instant-ngp, nerfstudio, NeuS, COLMAP, LLFF and others, or plain photos or a video, whose poses are then solved first.
+RECIPE is asset (a relightable mesh), mesh-pbr, neus (a surface) or nerf (a radiance field). INPUT is a folder in one of
+the layouts of NeRF-synthetic, instant-ngp, nerfstudio, NeuS, COLMAP, LLFF and others, or plain photos or a video, whose
+poses are then solved first.
 RUN is the folder that `unrender fit` wrote.
 
 Example:
@@ -272,6 +275,12 @@ def _mask_command() -> Callable[..., Ending]:
     return mask_photos
 
 
+def _relight_command() -> Callable[..., Ending]:
+    from unrender.cli.relight_command import relight_run
+
+    return relight_run
+
+
 def _poses_command() -> Callable[..., Ending]:
     from unrender.cli.poses_command import solve_command
 
@@ -330,6 +339,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "poses": plain_command("poses", PosesOptions, _poses_command),
     "eval": plain_command("eval", EvalOptions, lambda: _commands().evaluate_run),
     "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
+    "relight": plain_command("relight", RelightOptions, _relight_command),
     "export": plain_command("export", ExportOptions, lambda: _commands().export_run),
     "convert": plain_command("convert", ConvertOptions, _convert),
     "doctor": doctor_command,

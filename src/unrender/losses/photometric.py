@@ -6,7 +6,7 @@ exclude rays, for example those that miss the scene. If all weights are zero, th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -16,8 +16,14 @@ from unrender.color import srgb_from_linear
 from unrender.losses.weighting import weighted_mean
 from unrender.words import Photometric
 
-ColorLoss = Callable[[Float[Tensor, "rays 3"], Float[Tensor, "rays 3"]], Float[Tensor, ""]]
-"""Prediction and target to a loss."""
+
+@runtime_checkable
+class ColorLoss(Protocol):
+    """Prediction, target and the weights of rays to a loss."""
+
+    def __call__(
+        self, prediction: Float[Tensor, "rays 3"], target: Float[Tensor, "rays 3"], weight: Float[Tensor, " rays"] | None = None
+    ) -> Float[Tensor, ""]: ...
 
 
 _BRIGHTEST = 65535.0

@@ -11,6 +11,12 @@
     losses: photometric, eikonal, mask, bending, curvature, sparsity, opacity, distortion, normal prior, surface points;
     phases: a radiance field, whose depths give the first surface; then the surface.
 
+``mesh-pbr``, and ``asset``, which begins with the surface of ``neus``
+    unknowns: a mesh, base color, roughness, metallic and normals, environment light;
+    image: rasterized, shaded by split sums, antialiased;
+    losses: photometric, mask, sign changes, smoothness of the material, whiteness of the light, Laplacian;
+    phases: materials in space, on the mesh of a fitted surface or with the shape on a lattice; then textures.
+
 Each recipe is a function that contains its training loop; this table tells the rest of the package how to use it. The functions, and with
 them PyTorch, are imported when they are called.
 """
@@ -21,8 +27,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from unrender.recipes import nerf, neus
-from unrender.recipes.kinds import CAPTURE, Input, InputKind
+from unrender.recipes import mesh_pbr, nerf, neus
+from unrender.recipes.kinds import CAPTURE, CAPTURE_OR_RUN, Input, InputKind
 from unrender.recipes.settings import override
 from unrender.words import suggestion
 
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
 
     from unrender.captures.capture import Capture
     from unrender.recipes.fitting import FitResult, Observer
+    from unrender.recipes.inputs import FittedRun
     from unrender.render.scene import Scene
 
 Output = Literal["metrics", "mesh", "video", "report"]
@@ -194,10 +201,25 @@ NEUS: Recipe[neus.NeusConfig, Capture] = Recipe(
     choices=(Choice("field", "The signed distance: grid, dense grids for a CPU; hash, a hash grid with a perceptron.", neus.FIELDS),),
 )
 
+_SHAPE = Choice("shape", "The shape: neus, a surface fitted first; cubes or tets, a lattice of distances from the masks.", mesh_pbr.SHAPES)
+MESH_PBR: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = Recipe(
+    name="mesh-pbr",
+    summary="a relightable mesh: shape, material and light together",
+    presets=mesh_pbr.PRESETS,
+    fit=later(lambda: mesh_pbr.fit),
+    load_scene=later(lambda: mesh_pbr.load_scene),
+    input=CAPTURE_OR_RUN,
+    undistorted=True,
+    choices=(_SHAPE,),
+)
+ASSET: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
+    MESH_PBR, name="asset", summary="the same from a surface that neus fits first: what to use", presets=mesh_pbr.ASSET_PRESETS
+)
+
 
 def recipes() -> dict[str, Recipe[Any, Any]]:
     """Return every recipe by its name."""
-    return {recipe.name: recipe for recipe in (NERF, NEUS)}
+    return {recipe.name: recipe for recipe in (NERF, NEUS, MESH_PBR, ASSET)}
 
 
 def find_recipe(name: str, table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any, Any]:

@@ -214,8 +214,8 @@ def _seen(
     own = _flat_normals(mesh, raster)
     own = None if own is None else torch.where(behind, -own, own)
     distance = torch.where(covered, distance, 0.0)[..., 0]
-    coordinates = _texture_coordinates(mesh, raster)
-    return GBuffer(raster, position, torch.where(behind, -normal, normal), to_viewer, distance, color, *coordinates, tangent, own, view)
+    coordinates, facing = _texture_coordinates(mesh, raster), torch.where(behind, -normal, normal)
+    return GBuffer(raster, position, facing, to_viewer, distance, color, *coordinates, tangent, own, view, behind[..., 0])
 
 
 def _inside(

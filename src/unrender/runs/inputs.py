@@ -24,13 +24,15 @@ from unrender.captures.silhouettes import without_contradicting_masks
 from unrender.captures.undistortion import undistorted
 from unrender.color import linear_from_srgb
 from unrender.demo import make_demo_capture
-from unrender.geometry.mesh import read_mesh
+from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.recipes.inputs import FittedRun, MeshInput, Picture
 from unrender.recipes.kinds import Input, InputName
 from unrender.recipes.table import C, I, Recipe
+from unrender.render.asset import read_asset
+from unrender.render.lit import LitScene
 from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.opening import open_run
-from unrender.runs.read_options import ReadOptions, RunOptions
+from unrender.runs.read_options import ReadOptions, RunOptions, StartOptions
 
 DEMO_CAPTURE = "demo"
 """Path in ``run.json`` of the capture that ``unrender demo`` makes."""
@@ -88,10 +90,8 @@ def read_input(
     """
     kind, absolute = recipe.input.name, str(path.absolute())
     if kind == "capture|run":
-        kind = "run" if is_run(path) else "capture"
-        if kind == "run" and options not in (None, CaptureOptions()):
-            raise ValueError(f"{path} is a run, whose photos are read as they were for it; leave the options of reading photos out")
-    if kind == "capture":
+        reading = _read_start(path, options if isinstance(options, StartOptions) else StartOptions(), recipes, device)
+    elif kind == "capture":
         options = with_absolute_paths(options if isinstance(options, CaptureOptions) else CaptureOptions())
         reading = Reading(read_capture(path, options), Origin(absolute, absolute, options))
     elif kind == "run":
@@ -101,6 +101,53 @@ def read_input(
     else:
         reading = Reading(read_mesh_input(path), Origin(absolute))
     return Reading(prepared(recipe, reading.input), reading.origin)
+
+
+def _read_start(
+    path: Path, options: StartOptions, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device
+) -> Reading[Capture] | Reading[FittedRun]:
+    """Read a capture, with the mesh to begin with if one is given, or a run.
+
+    Raises:
+        ValueError: options for photos are given with a run, or something cannot be read.
+    """
+    if is_run(path):
+        if options != StartOptions():
+            raise ValueError(f"{path} is a run, whose photos are read as they were for it; leave the options of reading photos out")
+        return read_run(path, recipes=recipes, device=device)
+    absolute, of_capture = str(path.absolute()), with_absolute_paths(options.of_capture)
+    capture = read_capture(path, of_capture)
+    if options.mesh is None:
+        return Reading(capture, Origin(absolute, absolute, of_capture))
+    data = _bytes_of(options.mesh)
+    asset = read_asset(options.mesh).transformed(torch.linalg.inv(capture.source_from_world))
+    _check_mesh_in_view(asset.mesh, capture, options.mesh)
+    given = FittedRun(
+        name=capture.name,
+        recipe="mesh",
+        scene=LitScene(asset),
+        capture=capture,
+        fingerprint=hashlib.sha256(hashlib.sha256(data).hexdigest().encode() + capture.fingerprint.encode()).hexdigest(),
+        notes=(f"begins with {options.mesh.name}, {len(asset.mesh.faces):,} triangles", *capture.notes),
+    )
+    return Reading(given, Origin(str(options.mesh.absolute()), absolute, of_capture))
+
+
+def _check_mesh_in_view(mesh: Mesh, capture: Capture, path: Path) -> None:
+    """Check that some photo shows a mesh.
+
+    Raises:
+        ValueError: none does.
+    """
+    for view in capture.split.train:
+        pixels, depth = capture.cameras.project(mesh.vertices.to(capture.cameras.intrinsics), view)
+        inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < capture.cameras.sizes[view]).all(-1)
+        if bool(inside.any()):
+            return
+    raise ValueError(
+        f"{path} lies outside of every photo of {capture.name}: it must be in the frame of the poses, as exports of unrender are; "
+        "move or scale it there first"
+    )
 
 
 def prepared(recipe: Recipe[C, I], given: Input) -> I:

@@ -116,7 +116,14 @@ def _unwelded(mesh: Mesh) -> tuple[Mesh, Float[ndarray, "vertices 2"]]:
     corners = torch.stack([mesh.faces.long().flatten(), mesh.uv_faces.long().flatten()], 1)
     pairs, corner = torch.unique(corners, dim=0, return_inverse=True)
     split = replace(
-        mesh, vertices=mesh.vertices[pairs[:, 0]], faces=corner.reshape(-1, 3), colors=None, normals=None, uvs=None, uv_faces=None
+        mesh,
+        vertices=mesh.vertices[pairs[:, 0]],
+        faces=corner.reshape(-1, 3),
+        colors=None,
+        normals=None,
+        uvs=None,
+        uv_faces=None,
+        tangents=None,
     )
     return split, mesh.uvs[pairs[:, 1]].detach().cpu().numpy()
 

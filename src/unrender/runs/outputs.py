@@ -53,6 +53,7 @@ from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
 from unrender.runs.view_measures import ViewMeasures
 from unrender.runs.viewpoint import viewpoint_of
 from unrender.shading.latlong import write_environment
+from unrender.transforms import upright
 from unrender.words import SplitName, is_out_of_memory
 
 CameraPath = Literal["test", "orbit", "spiral", "interpolated"]
@@ -225,7 +226,7 @@ class AssetWriter(OutputWriter):
         results.asset = asset = self._extract(results)
         if asset.environment is not None:
             with parts.part():
-                write_environment(directory.environment_file, asset.environment, similarity, ENVIRONMENT_HEIGHT)
+                write_environment(directory.environment_file, asset.environment, upright(similarity, results.fit.up), ENVIRONMENT_HEIGHT)
         if asset.is_empty:
             results.remark(EMPTY_MESH)
             results.display.say(f"note: {EMPTY_MESH}")

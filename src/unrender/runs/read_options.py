@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from unrender.captures.options import CaptureOptions
@@ -14,6 +14,19 @@ class RunOptions:
 
     capture: Path | None = None
     """Folder of the photos it was fitted to, if they have moved."""
+
+
+@dataclass(frozen=True)
+class StartOptions(CaptureOptions):
+    """Options of reading a capture, and a mesh to begin with."""
+
+    mesh: Path | None = None
+    """A mesh file, in the frame of the poses, to begin with."""
+
+    @property
+    def of_capture(self) -> CaptureOptions:
+        """The options of the capture alone."""
+        return CaptureOptions(**{field.name: getattr(self, field.name) for field in fields(CaptureOptions)})
 
 
 @dataclass(frozen=True)

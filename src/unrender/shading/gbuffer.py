@@ -42,6 +42,9 @@ class GBuffer:
     seen_in: Int[Tensor, "views height width"] | None = None
     """Number of the view that shows the pixel; None where it is the first axis."""
 
+    from_behind: Bool[Tensor, "views height width"] | None = None
+    """Whether the inner side of the triangle is seen; None where no side is."""
+
     __repr__ = of_fields
 
     @property

@@ -1,0 +1,39 @@
+"""The command ``unrender relight``."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from unrender.cli.commands import photos_behind
+from unrender.cli.displays import display_of
+from unrender.cli.options import OutputOptions
+from unrender.cli.terminal import Ending
+from unrender.devices import select_device
+from unrender.recipes import table
+from unrender.runs.camera_paths import showing_path
+from unrender.runs.opening import open_run
+from unrender.runs.relighting import LIGHT_SIZE, lit_asset, relight
+from unrender.shading.latlong import read_environment
+from unrender.transforms import upright
+
+
+def relight_run(
+    output: OutputOptions, *, run: Path, env: Path, turn: float, frames: int, fps: int, capture: Path | None, device: str | None
+) -> Ending:
+    """Run ``unrender relight``."""
+    target, display = select_device(device), display_of(output)
+    for name, value in (("--frames", frames), ("--fps", fps)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    opened = open_run(run, table.recipes(), target)
+    opened.directory.prepare()
+    lit_asset(opened)
+    x, y, z = opened.record.input.up
+    with display.task("reading the light"):
+        environment = read_environment(env, LIGHT_SIZE, upright(opened.source_from_world, (x, y, z), math.radians(turn)))
+    photos = photos_behind(opened, capture, display)
+    relit = relight(opened, photos, showing_path(photos, frames), environment, env.stem, target, fps=fps, display=display)
+    display.say(f"{relit.count} pictures in {relit.pictures} and {relit.video}")
+    results = {"run": str(opened.directory.path), "pictures": str(relit.pictures), "count": relit.count, "video": str(relit.video)}
+    return Ending(0, results)

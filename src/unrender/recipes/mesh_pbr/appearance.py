@@ -1,0 +1,119 @@
+"""The unknown materials: a field in space, or textures. Both return one tensor of channels."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unrender.fields.material import SpatialMaterial
+from unrender.ops.raster import texture
+from unrender.recipes.mesh_pbr.config import Materials, Rates
+from unrender.render.lit import COARSEST_LEVEL
+from unrender.shading.gbuffer import GBuffer
+
+CHANNELS = ("red", "green", "blue", "roughness", "metallic", "normal x", "normal y", "normal z")
+"""The channels of a material: linear base color, roughness, metallic, normal in tangent space, which a field in space lacks."""
+_IN_SPACE = 5
+_STRAIGHT_UP = (0.0, 0.0, 1.0)
+
+
+def limits(materials: Materials) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the smallest, the largest and the first value of each channel."""
+    low = [*[materials.smallest_base_color] * 3, materials.smallest_roughness, 0.0, -1.0, -1.0, 0.0]
+    high = [*[materials.largest_base_color] * 3, 1.0, materials.largest_metallic, 1.0, 1.0, 1.0]
+    start = [0.5, 0.5, 0.5, 0.6, 0.05 * materials.largest_metallic, *_STRAIGHT_UP]
+    return torch.tensor(low), torch.tensor(high), torch.tensor(start)
+
+
+_CLOSE = 0.01
+"""Standard deviation of the offsets to close points, in world units."""
+_CLOSE_IN_TEXTURE = 0.005
+"""The same in texture coordinates."""
+
+
+class Appearance(nn.Module, ABC):
+    """An unknown material."""
+
+    @abstractmethod
+    def channels(self, surface: GBuffer) -> Float[Tensor, "views height width channels"]:
+        """Return the channels at every pixel."""
+
+    @abstractmethod
+    def nearby(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
+        """Return the channels at random points close to those of the pixels."""
+
+    @abstractmethod
+    def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
+        """Return the groups of the unknowns for an optimizer."""
+
+    def project(self) -> None:  # noqa: B027  a field keeps to its limits by itself
+        """Bring the unknowns back into their limits after a step."""
+
+
+class InSpace(Appearance):
+    """A material at every point in space."""
+
+    def __init__(self, materials: Materials, box: Float[Tensor, "2 3"], generator: torch.Generator) -> None:
+        super().__init__()
+        low, high, start = (values[:_IN_SPACE] for values in limits(materials))
+        grid = materials.hash.grid()
+        self.field = SpatialMaterial(grid, hidden=materials.hidden, box=box, low=low, high=high, start=start, generator=generator)
+
+    def channels(self, surface: GBuffer) -> Float[Tensor, "views height width channels"]:
+        return self._at(surface.position)
+
+    def nearby(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
+        offsets = torch.randn(surface.position.shape, generator=generator, device=surface.position.device)
+        return self._at(surface.position.detach() + _CLOSE * offsets)
+
+    def _at(self, points: Float[Tensor, "views height width 3"]) -> Float[Tensor, "views height width channels"]:
+        return self.field(points.reshape(-1, 3)).reshape(*points.shape[:-1], _IN_SPACE)
+
+    def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
+        return self.field.parameter_groups(rates.material_rate)
+
+
+def with_straight_normals(texels: Float[Tensor, "height width 5"]) -> Float[Tensor, "height width 8"]:
+    """Return baked channels with normals along the surface's own."""
+    straight = torch.tensor(_STRAIGHT_UP, device=texels.device).expand(*texels.shape[:2], 3)
+    return torch.cat([texels, straight], -1)
+
+
+class InTextures(Appearance):
+    """A material in textures, with mip levels."""
+
+    texels: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, materials: Materials, texels: Float[Tensor, "height width 8"] | None = None) -> None:
+        """Begin with baked textures; None for some whose state will be loaded."""
+        super().__init__()
+        low, high, start = limits(materials)
+        size = materials.texture_size
+        self.texels = nn.Parameter(start.expand(size, size, -1).clone() if texels is None else texels.detach().clone())
+        self.register_buffer("low", low)
+        self.register_buffer("high", high)
+
+    def channels(self, surface: GBuffer) -> Float[Tensor, "views height width channels"]:
+        assert surface.uv is not None
+        return self._at(surface.uv, surface)
+
+    def nearby(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
+        assert surface.uv is not None
+        offsets = torch.randn(surface.uv.shape, generator=generator, device=surface.uv.device)
+        return self._at(surface.uv.detach() + _CLOSE_IN_TEXTURE * offsets, surface)
+
+    def _at(self, uv: Float[Tensor, "views height width 2"], surface: GBuffer) -> Float[Tensor, "views height width channels"]:
+        return texture(self.texels[None], uv, surface.uv_derivatives, boundary="clamp", max_level=COARSEST_LEVEL)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        self.texels.clamp_(self.low, self.high)
+
+    def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
+        return [{"params": [self.texels], "lr": rates.texture_rate, "weight_decay": 0.0}]

@@ -1,0 +1,170 @@
+"""Settings of the ``mesh-pbr`` recipe and its presets. Shares and ramps are in fractions of the budget, 0 to 1.
+
+PyTorch is not imported, so that help pages are fast.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from unrender.recipes.clock import check_budget
+from unrender.recipes.schedules import Ramp
+from unrender.recipes.settings import HashLevels
+from unrender.words import Photometric
+
+
+@dataclass(frozen=True)
+class Tetrahedra:
+    """A signed distance on a lattice of tetrahedra, whose surface is extracted in every step (DMTet)."""
+
+    resolution: int = 64
+    """Cells along the longest side of the box of the object."""
+
+    def __post_init__(self) -> None:
+        _check_resolution(self.resolution)
+
+
+@dataclass(frozen=True)
+class Cubes:
+    """A signed distance with weights on a lattice of cubes, whose surface is extracted in every step (FlexiCubes)."""
+
+    resolution: int = 64
+    """Cells along the longest side of the box of the object."""
+
+    def __post_init__(self) -> None:
+        _check_resolution(self.resolution)
+
+
+@dataclass(frozen=True)
+class FittedSurface:
+    """The surface of ``neus``, which is fitted first."""
+
+    surface_share: float = 0.5
+    """Share of the budget for the surface, with the default settings of ``neus``."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.surface_share < 1:
+            raise ValueError(f"surface_share is {self.surface_share}; it is a share of the budget, between 0 and 1")
+
+
+def _check_resolution(resolution: int) -> None:
+    if not 4 <= resolution <= 512:
+        raise ValueError(f"resolution is {resolution}; it is a number of cells from 4 to 512")
+
+
+@dataclass(frozen=True)
+class Materials:
+    """The material: base color, roughness, metallic and normals."""
+
+    hash: HashLevels = HashLevels(levels=8, features=4, log2_entries=16, base_resolution=16, finest_resolution=1024)
+    """Hash grid of the material in space, in the first pass."""
+    hidden: tuple[int, ...] = (32, 32)
+    """Units of the hidden layers of its perceptron."""
+    smallest_base_color: float = 0.0
+    """Smallest base color, linear."""
+    largest_base_color: float = 1.0
+    """Largest base color, linear."""
+    smallest_roughness: float = 0.08
+    """Smallest roughness; a mirror has 0."""
+    largest_metallic: float = 1.0
+    """Largest metallic; 0 for scenes without metal."""
+    normal_maps: bool = True
+    """Whether there are normal maps."""
+    texture_size: int = 512
+    """Texels along a side of the textures."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smallest_base_color < self.largest_base_color <= 1:
+            raise ValueError(
+                f"base colors reach from {self.smallest_base_color} to {self.largest_base_color}; give 0 to 1, the first the smaller one"
+            )
+        if not 0 <= self.smallest_roughness < 1 or not 0 <= self.largest_metallic <= 1:
+            raise ValueError(
+                f"smallest_roughness is {self.smallest_roughness} and largest_metallic {self.largest_metallic}; both are from 0 to 1"
+            )
+        if not 16 <= self.texture_size <= 8192:
+            raise ValueError(f"texture_size is {self.texture_size}; it is a number of texels from 16 to 8192")
+
+
+@dataclass(frozen=True)
+class PbrLosses:
+    """Losses and their weights."""
+
+    picture_loss: Photometric = "logl1"
+    """Loss of the colors, in linear light."""
+    mask: float = 1.0
+    """Weight of the squared difference of opacity and mask."""
+    sign_changes: Ramp = (0.2, 0.01, 0.0, 0.25)
+    """Weight of the cross entropy of neighboring distances of different signs, which removes floaters and inner surfaces."""
+    deviation: float = 0.25
+    """Weight of the regularizer that keeps the vertices of cubes inside their cells."""
+    smooth: Ramp = (0.0, 0.03, 0.0, 0.1)
+    """Weight of differences of the base color between close points."""
+    smooth_gloss: Ramp = (0.0, 0.01, 0.0, 0.1)
+    """Weight of differences of roughness and metallic between close points."""
+    white_light: float = 0.005
+    """Weight of the difference of the light's channels from their mean."""
+    laplacian: Ramp = (1e4, 1e3, 0.0, 1.0)
+    """Weight of uneven moves of the vertices, in the second pass."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Learning rates of Adam, which fall to a tenth over each pass."""
+
+    position_rate: float = 3e-4
+    """Of vertices, in world units."""
+    distance_rate: float = 0.03
+    """Of signed distances, in cells."""
+    material_rate: float = 0.01
+    """Of the material in space."""
+    texture_rate: float = 0.01
+    """Of texels."""
+    light_rate: float = 0.1
+    """Of the logarithms of the light's texels."""
+
+
+@dataclass(frozen=True)
+class MeshPbrConfig:
+    """Settings of the ``mesh-pbr`` recipe. Shares are fractions of the budget, 0 to 1."""
+
+    steps: int | None = 4_000
+    """Optimizer steps; every schedule spans them. None if ``max_seconds`` alone ends the fit."""
+    max_seconds: float | None = None
+    """Seconds of training, after which the fit ends even if steps are left; schedules run faster accordingly."""
+    shape: Tetrahedra | Cubes | FittedSurface = Cubes()
+    first_share: float = 0.5
+    """Share of the first pass in what the surface leaves of the budget: shape or materials in space; the rest is for textures."""
+    light_first: float = 0.2
+    """Share of the first pass in which the material stays gray: the light then explains what shading it can."""
+    faces: int = 20_000
+    """Largest number of triangles of the textured mesh."""
+    materials: Materials = Materials()
+    losses: PbrLosses = PbrLosses()
+    rates: Rates = Rates()
+    windows: int = 1
+    """Windows of photos in a step."""
+    window: int = 256
+    """Side of a window in pixels."""
+    largest_side: int = 512
+    """Photos are averaged over blocks of pixels until they are at most this large."""
+    light_size: int = 32
+    """Texels along an edge of the cube map of the light."""
+    start_light: float = 0.7
+    """Radiance of the light at first, the same from everywhere."""
+
+    def __post_init__(self) -> None:
+        check_budget(self.steps, self.max_seconds)
+        if not 0 <= self.first_share < 1:
+            raise ValueError(f"first_share is {self.first_share}; it is a share of the budget, from 0 to below 1")
+        for name in ("faces", "windows", "window", "largest_side", "light_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+_CPU = MeshPbrConfig()
+
+PRESETS: dict[str, MeshPbrConfig] = {"cpu": _CPU, "gpu": replace(_CPU, windows=4, light_size=128)}
+ASSET_PRESETS: dict[str, MeshPbrConfig] = {name: replace(preset, shape=FittedSurface()) for name, preset in PRESETS.items()}
+SHAPES: dict[str, Tetrahedra | Cubes | FittedSurface] = {"cubes": Cubes(), "tets": Tetrahedra(), "neus": FittedSurface()}
+"""The shapes by name, for the option ``--shape``."""

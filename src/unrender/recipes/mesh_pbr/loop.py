@@ -1,0 +1,153 @@
+"""The training loop of ``mesh-pbr``: shape or materials in space first, then textures; each step renders windows of photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from unrender.captures.capture import Capture, CaptureError
+from unrender.captures.upright import upward_direction
+from unrender.color import srgb_from_linear
+from unrender.losses.photometric import mse, photometric
+from unrender.losses.weighting import weighted_mean
+from unrender.ops.encodings import Adam
+from unrender.recipes.clock import Clock
+from unrender.recipes.fitting import FitResult, Fitting, Observer
+from unrender.recipes.inputs import FittedRun
+from unrender.recipes.mesh_pbr.config import FittedSurface, MeshPbrConfig
+from unrender.recipes.mesh_pbr.scene import MeshPbrScene, Watching, load_pbr_scene, scene_in_space, scene_in_textures
+from unrender.recipes.neus import loop as neus
+from unrender.recipes.neus.config import PRESETS as SURFACES
+from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
+from unrender.recipes.schedules import exponential, ramp, warm_up
+from unrender.recipes.windows import WindowBatch, WindowSampler
+from unrender.render.rendering import Rendering
+from unrender.render.scene import Scene
+
+_SURFACE_PHASES = 2
+"""Number of phases of ``neus``, which come first."""
+_FINAL_RATE = 0.1
+"""Learning rates at the end of a pass, as a share of those at its begin."""
+
+
+def fit(
+    given: Capture | FittedRun,
+    config: MeshPbrConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    resume: Mapping[str, Tensor] | None = None,
+    observer: Observer | None = None,
+) -> FitResult:
+    """Fit shape, material and light to the photos of a capture, or go on from a run.
+
+    Raises:
+        CaptureError: the capture has no masks, and there is no surface to begin with.
+    """
+    run = given if isinstance(given, FittedRun) else None
+    capture = given.capture if isinstance(given, FittedRun) else given
+    surface_first = run is None and isinstance(config.shape, FittedSurface)
+    if not (capture.has_masks or surface_first or run is not None):
+        raise CaptureError(
+            f"{capture.name} has no masks, which a shape on a lattice needs to begin with; fit the surface first (--shape neus), go on "
+            "from a run of neus, or make masks with `unrender mask`"
+        )
+    surface = neus.phases_of(capture, SURFACES["cpu" if device.type == "cpu" else "gpu"], device=device, seed=seed)
+    before = config.shape.surface_share if surface_first and isinstance(config.shape, FittedSurface) else 0.0
+    first = (1 - before) * config.first_share
+
+    def pass_in_space(start: PhaseStart) -> FitResult:
+        if start.resume is not None:
+            scene = load_pbr_scene(config, start.resume, device)
+        else:
+            previous = run.scene if run is not None else None if start.previous is None else start.previous.scene
+            scene = scene_in_space(capture, config, previous, device=device, seed=seed)
+        return _fit_pass(capture, config, start, scene, light_first=config.light_first, device=device, seed=seed)
+
+    def pass_in_textures(start: PhaseStart) -> FitResult:
+        if start.resume is not None:
+            scene = load_pbr_scene(config, start.resume, device)
+        else:
+            assert start.previous is not None and isinstance(start.previous.scene, MeshPbrScene)
+            with start.clock.running():
+                scene = scene_in_textures(start.previous.scene, config)
+        return _fit_pass(capture, config, start, scene, light_first=0.0, device=device, seed=seed + 1)
+
+    phases = (
+        *(Phase(phase.name, before * phase.share, phase.fit) for phase in surface),
+        Phase("materials in space" if before or run is not None else "shape and materials in space", first, pass_in_space),
+        Phase("textures", 1 - before - first, pass_in_textures),
+    )
+    return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
+
+
+def load_scene(config: MeshPbrConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
+    """Rebuild the scene of a snapshot."""
+    if phase_of(tensors) < _SURFACE_PHASES:
+        return neus.load_scene(SURFACES["cpu" if device.type == "cpu" else "gpu"], tensors, device)
+    return load_pbr_scene(config, tensors, device)
+
+
+def _fit_pass(
+    capture: Capture,
+    config: MeshPbrConfig,
+    start: PhaseStart,
+    scene: MeshPbrScene,
+    *,
+    light_first: float,
+    device: torch.device,
+    seed: int,
+) -> FitResult:
+    """Run one pass: Adam over everything that the scene does not know."""
+    generator = torch.Generator(device).manual_seed(seed)
+    windows = WindowSampler(capture, device, largest_side=config.largest_side, side=config.window)
+    optimizer = Adam(scene.parameter_groups(config.rates), lr=config.rates.material_rate, betas=(0.9, 0.99), eps=1e-15)
+    fitting = Fitting(scene, optimizer, start.clock, start.observer, generator=generator, parts={"windows": windows})
+    if start.resume is not None:
+        fitting.restore(start.resume)
+    for _ in fitting:
+        fraction = start.clock.fraction
+        fitting.set_learning_rate(exponential(_FINAL_RATE, fraction) * warm_up(fraction, over=0.02))
+        batch = windows.draw(config.windows, generator)
+        background = torch.rand(batch.color.shape, generator=generator, device=device)
+        watching = Watching(scene.appearance, generator, fixed=fraction < light_first)
+        mesh = scene.shape.mesh()
+        rendering = scene.render(mesh, batch.cameras, background, watching)
+        losses, error = _picture_losses(config, batch, rendering, background, masked=capture.has_masks)
+        losses |= _material_losses(config, scene, watching, fraction) | scene.shape.regularization(config.losses, fraction)
+        fitting.take_step(losses, error=error, counts={"triangles": mesh.faces.shape[0]})
+        scene.project()
+    return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=scene.shape.mesh().is_empty)
+
+
+def _picture_losses(
+    config: MeshPbrConfig, batch: WindowBatch, rendering: Rendering, background: Tensor, *, masked: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the losses of the pictures, and the mean squared error of their sRGB values.
+
+    Without masks, only the pixels that the surface covers are compared.
+    """
+    losses = config.losses
+    counts = batch.counts if masked else batch.counts & (rendering.opacity.detach() > 0.5)
+    alpha = batch.alpha[..., None]
+    truth = (alpha * batch.color + (1 - alpha) * background).reshape(-1, 3)
+    color, weight = rendering.color.reshape(-1, 3), counts.reshape(-1).float()
+    terms = {"picture": photometric(losses.picture_loss)(color, truth, weight)}
+    if masked:
+        terms |= {"mask": losses.mask * weighted_mean((rendering.opacity - batch.alpha).reshape(-1, 1).square(), weight)}
+    with torch.no_grad():
+        return terms, mse(srgb_from_linear(color.clamp(0, 1)), srgb_from_linear(truth.clamp(0, 1)), weight)
+
+
+def _material_losses(config: MeshPbrConfig, scene: MeshPbrScene, watching: Watching, fraction: float) -> dict[str, Tensor]:
+    """Return the terms that prefer smooth materials and white light."""
+    losses = config.losses
+    color, gloss = watching.differences()
+    channels = scene.light_log.exp()
+    return {
+        "smooth": ramp(losses.smooth, fraction) * color,
+        "smooth_gloss": ramp(losses.smooth_gloss, fraction) * gloss,
+        "white_light": losses.white_light * (channels - channels.mean(-1, keepdim=True)).abs().mean(),
+    }

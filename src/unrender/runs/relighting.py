@@ -1,0 +1,92 @@
+"""A run's asset under another light: the held-out views as pictures, and a turntable as a video."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from unrender.cameras import Cameras
+from unrender.captures.capture import Capture
+from unrender.files.video import write_video
+from unrender.render.asset import Asset
+from unrender.render.lit import LitScene
+from unrender.runs.camera_paths import SMALLEST_VIDEO_SIDE, large_enough, render_path
+from unrender.runs.display import Display
+from unrender.runs.figures import color_picture, write_picture
+from unrender.runs.opening import OpenRun
+from unrender.runs.outputs import LONGEST_STEM, file_stem
+from unrender.shading.lights import EnvironmentLight
+
+LIGHT_SIZE = 128
+"""Texels along an edge of the cube map of a light: enough for glossy surfaces, and a few seconds for its convolutions."""
+
+
+@dataclass(frozen=True)
+class Relit:
+    """The files that were written."""
+
+    pictures: Path
+    """The folder of the pictures."""
+    count: int
+    video: Path
+
+
+def lit_asset(run: OpenRun) -> Asset:
+    """Return the asset of a run in the normalized world.
+
+    Raises:
+        ValueError: it has no material that could be lit.
+    """
+    asset = run.scene.asset()
+    if asset.material is None or asset.is_empty:
+        raise ValueError(
+            f"{run.directory.path} has no material to light: the colors of {run.recipe.name} have the light of the photos in them; "
+            f"go on with `unrender fit mesh-pbr {run.directory.path}`"
+        )
+    return asset
+
+
+def relight(
+    run: OpenRun,
+    photos: Capture,
+    path: Cameras,
+    environment: EnvironmentLight,
+    name: str,
+    device: torch.device,
+    *,
+    fps: int,
+    display: Display,
+) -> Relit:
+    """Render the evaluated views and a camera path of a run under another light.
+
+    Args:
+        run: with an asset that has a material.
+        photos: the capture behind it, whose held-out views are rendered, or its fitted ones if there are none.
+        path: cameras of the video.
+        environment: the light, in the normalized world.
+        name: of the light; names the outputs ``relit/NAME/`` and ``relit/NAME.mp4``.
+        device: of the scene.
+        fps: frames per second of the video.
+        display: shows how far it is.
+
+    Raises:
+        ValueError: the run has no material.
+        OSError: a file cannot be written.
+    """
+    asset = replace(lit_asset(run), environment=environment)
+    scene = LitScene(asset, background=1.0 if photos.has_masks else 0.0)
+    stem = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[-LONGEST_STEM:]
+    folder = run.directory.path / "relit"
+    pictures, video = folder / stem, folder / f"{stem}.mp4"
+    pictures.mkdir(parents=True, exist_ok=True)
+    views, cameras = photos.split.views(photos.split.evaluated), photos.cameras.to(device)
+    with display.task("rendering the views", len(views)) as task:
+        for view in task.each(views):
+            write_picture(pictures / f"{file_stem(view, photos.names[view])}.png", color_picture(scene.render_view(cameras, view).srgb))
+    frames = render_path(scene, large_enough(path), device)
+    with display.task("rendering the video", len(path)) as task:
+        write_video(video, task.each(frames), fps=fps, smallest_side=SMALLEST_VIDEO_SIDE)
+    return Relit(pictures, len(views), video)

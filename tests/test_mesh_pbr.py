@@ -1,0 +1,146 @@
+"""Shape, material and light together: on photos of a ball that our own renderer made, which the fit must explain again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+
+import pytest
+import torch
+
+from unrender.cameras import Cameras
+from unrender.captures.capture import Capture, CaptureError, Split
+from unrender.color import srgb_from_linear
+from unrender.geometry.mesh import Mesh
+from unrender.recipes import mesh_pbr
+from unrender.recipes.fitting import FitResult, Fitting, Progress
+from unrender.recipes.inputs import FittedRun
+from unrender.recipes.mesh_pbr.scene import MeshPbrScene, scene_in_space
+from unrender.recipes.mesh_pbr.shapes import MeshShape, TetrahedralShape
+from unrender.recipes.settings import override
+from unrender.render.asset import Asset
+from unrender.render.lit import LitScene
+from unrender.render.surface import render_surface
+from unrender.runs.evaluation import evaluate
+from unrender.shading.lights import AmbientLight, DirectionalLight
+from unrender.shading.materials import Lambert, Uniform
+from unrender.transforms import look_at
+
+CPU = torch.device("cpu")
+RADIUS = 0.6
+COLOR = torch.tensor([0.7, 0.35, 0.2])
+SMALL = override(
+    mesh_pbr.MeshPbrConfig(shape=mesh_pbr.Tetrahedra(resolution=10)), steps=8, levels=4, log2_entries=10, finest_resolution=32,
+    texture_size=64, window=40, light_size=8, faces=400,
+)  # fmt: skip
+
+
+def ball(rings: int = 12) -> Mesh:
+    """A ball of latitudes and longitudes around the origin."""
+    polar = torch.pi * torch.arange(1, rings) / rings
+    around = 2 * torch.pi * torch.arange(2 * rings) / (2 * rings)
+    p, a = torch.meshgrid(polar, around, indexing="ij")
+    inner = torch.stack([p.sin() * a.cos(), p.sin() * a.sin(), p.cos()], -1).reshape(-1, 3)
+    vertices = RADIUS * torch.cat([inner, torch.tensor([[0.0, 0, 1], [0, 0, -1]])])
+    index = torch.arange((rings - 1) * 2 * rings).reshape(rings - 1, 2 * rings)
+    right, top, bottom = index.roll(-1, 1), len(inner), len(inner) + 1
+    quads = [torch.stack([index[:-1], index[1:], right[1:]], -1), torch.stack([index[:-1], right[1:], right[:-1]], -1)]
+    caps = [torch.stack([torch.full_like(index[0], top), index[0], right[0]], -1)]
+    caps.append(torch.stack([torch.full_like(index[-1], bottom), right[-1], index[-1]], -1))
+    return Mesh(vertices, torch.cat([part.reshape(-1, 3) for part in (*quads, *caps)]))
+
+
+@pytest.fixture(scope="module")
+def capture() -> Capture:
+    """Sixteen photos of the ball, lit from above and a little from everywhere, with masks; two are held out."""
+    angle = torch.arange(16) * torch.pi / 8
+    positions = 3 * torch.nn.functional.normalize(torch.stack([angle.cos(), angle.sin(), 0.8 * (3 * angle).sin()], -1), dim=-1)
+    poses = look_at(positions, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
+    cameras = Cameras.alike(poses, torch.tensor([[60.0, 60.0, 20.0, 20.0]]).expand(16, -1), None, 40, 40)
+    lights = [AmbientLight(torch.full((3,), 0.3)), DirectionalLight(torch.tensor([0.3, 0.1, 1.0]), torch.full((3,), 0.8))]
+    seen = render_surface(ball(24).with_vertex_normals(), Lambert(Uniform(COLOR)), lights, cameras, samples=2)
+    color = srgb_from_linear((seen.color / seen.opacity.clamp_min(1e-3)[..., None]).clamp(0, 1))
+    images = (color * 255).round().to(torch.uint8)
+    masks = (seen.opacity * 255).round().to(torch.uint8)
+    split = Split(tuple(view for view in range(16) if view % 8 != 3), (3, 11), "views 3 and 11 are held out")
+    return Capture.from_tensors(images, cameras, masks=masks, split=split, name="ball", fingerprint="ball")
+
+
+def begun(capture: Capture, mesh: Mesh) -> FittedRun:
+    """A run that goes on from a mesh."""
+    return FittedRun("given", "mesh", LitScene(Asset(mesh)), capture, "given")
+
+
+def fitted(given: Capture | FittedRun, config: mesh_pbr.MeshPbrConfig) -> FitResult:
+    return mesh_pbr.fit(given, config, device=CPU, seed=1)
+
+
+@pytest.mark.parametrize("stop_at", [2, 6])
+@pytest.mark.parametrize("start", ["tets", "cubes", "mesh"])
+def test_a_fit_resumed_in_either_pass_ends_bit_equal(start: str, stop_at: int, capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unrender.recipes.mesh_pbr.loop.Fitting", partial(Fitting, report_every=0.0))
+    given = begun(capture, ball()) if start == "mesh" else capture
+    config = replace(SMALL, shape=mesh_pbr.Cubes(resolution=10)) if start == "cubes" else SMALL
+    whole = fitted(given, config)
+    kept: list[dict[str, torch.Tensor]] = []
+
+    def interrupt(progress: Progress) -> None:
+        if progress.step == stop_at:
+            kept.append(progress.snapshot())
+            raise KeyboardInterrupt
+
+    first = mesh_pbr.fit(given, config, device=CPU, seed=1, observer=interrupt)
+    assert first.outcome == "interrupted" and first.steps == stop_at
+    rebuilt = mesh_pbr.load_scene(config, kept[0], CPU)
+    assert all(torch.equal(value, rebuilt.state_dict()[name]) for name, value in first.scene.state_dict().items())
+    resumed = mesh_pbr.fit(given, config, device=CPU, seed=1, resume=kept[0])
+    assert resumed.outcome == "finished" and resumed.steps == whole.steps == 8
+    for name, value in whole.scene.state_dict().items():
+        assert torch.equal(value, resumed.scene.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("shape", [mesh_pbr.Tetrahedra(resolution=10), mesh_pbr.Cubes(resolution=10)])
+def test_a_lattice_finds_the_ball_and_textures_explain_its_photos(shape: mesh_pbr.Tetrahedra | mesh_pbr.Cubes, capture: Capture) -> None:
+    config = replace(override(SMALL, steps=100), shape=shape)
+    hull = scene_in_space(capture, config, None, device=CPU, seed=0).shape.mesh()
+    scene = fitted(capture, config).scene
+    assert isinstance(scene, MeshPbrScene) and isinstance(scene.shape, MeshShape)
+    mesh = scene.shape.mesh()
+    assert mesh.is_watertight and mesh.component_count == 1
+    before, after = ((found.vertices.detach().norm(dim=-1) - RADIUS).abs().mean() for found in (hull, mesh))
+    assert float(after) < 0.7 * float(before)
+    inside = evaluate(scene, capture).psnr_masked
+    assert inside is not None and inside > 25
+
+
+def test_the_asset_has_textures_of_the_limits_and_a_light(capture: Capture) -> None:
+    asset = fitted(begun(capture, ball()), override(SMALL, steps=8, smallest_roughness=0.3, largest_metallic=0.0)).scene.asset()
+    material = asset.material
+    assert material is not None and material.base_color is not None and material.roughness_metallic is not None
+    assert asset.mesh.uvs is not None and asset.environment is not None
+    assert material.base_color.shape == (64, 64, 3) and asset.environment.texels.shape == (6, 8, 8, 3)
+    assert float(material.roughness_metallic[..., 0].min()) >= 0.3 - 1e-6 and float(material.roughness_metallic[..., 1].max()) == 0.0
+    assert bool((material.base_color >= 0).all()) and bool((material.base_color <= 1).all())
+
+
+def test_a_lattice_without_a_surface_begins_again(capture: Capture) -> None:
+    grid = torch.linspace(-1, 1, 17)
+    z, y, x = torch.meshgrid(grid, grid, grid, indexing="ij")
+    shape = TetrahedralShape((8, 8, 8), torch.tensor([[-1.0] * 3, [1.0] * 3]), (x * x + y * y + z * z).sqrt() - 0.5)
+    faces = len(shape.mesh().faces)
+    with torch.no_grad():
+        shape.distances.fill_(1.0)
+    assert len(shape.mesh().faces) == faces > 0
+
+
+def test_photos_without_masks_need_a_surface_to_begin_with(capture: Capture) -> None:
+    with pytest.raises(CaptureError, match=r"ball has no masks.*--shape neus.*unrender mask"):
+        fitted(replace(capture, has_masks=False), SMALL)
+
+
+def test_photos_without_masks_are_fitted_where_the_mesh_is(capture: Capture) -> None:
+    given = begun(replace(capture, has_masks=False), ball())
+    result = fitted(given, override(SMALL, steps=40))
+    errors = [(line.losses["picture"]) for line in result.history]
+    assert errors[-1] < 0.5 * errors[0]
+    assert float((result.scene.mesh().vertices.detach().norm(dim=-1) - RADIUS).abs().max()) < 0.1
