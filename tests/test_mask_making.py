@@ -132,6 +132,28 @@ def test_a_shaded_background_needs_no_poses(tmp_path: Path) -> None:
     assert (tmp_path / "masks" / "report.html").read_text().count("<figure") == 4
 
 
+@pytest.mark.parametrize("gray", ["neither", "small", "both"])
+def test_gray_parts_of_an_object_are_told_from_its_soft_shadow(tmp_path: Path, gray: str) -> None:
+    """Their color may be that of a shadow, but they end at edges."""
+    y, x = np.mgrid[: SIZE[1], : SIZE[0]]
+    fading = np.exp(-(((x - 50) / 22) ** 2) - ((y - 56) / 7) ** 2)[..., None]
+
+    def shadowed(view: int, random: np.random.Generator) -> np.ndarray:
+        return (1 - 0.4 * fading) * shaded(view, random)
+
+    truths = write_capture(tmp_path, shadowed)
+    for view in range(VIEWS):
+        file = tmp_path / "images" / f"{view:02d}.png"
+        photo = np.array(Image.open(file))
+        yellow = photo[..., 1] > 0.5 * photo[..., 0]
+        pale = truths[view] & (yellow if gray == "small" else gray == "both")
+        photo[pale] = photo[pale].max(-1, keepdims=True) * 0.6
+        Image.fromarray(photo).save(file)
+    result = make_masks(tmp_path)
+    assert result.method == "automatic" and "with soft shadows" in result.notes[0]
+    assert overlaps(tmp_path / "masks", truths).min() > 0.95
+
+
 def test_a_still_background_may_have_any_texture(tmp_path: Path) -> None:
     truths = write_capture(tmp_path, textured, posed=False)
     result = make_masks(tmp_path)

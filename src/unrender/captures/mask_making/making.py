@@ -330,11 +330,12 @@ class _Job:
                 return mask if others is None else _repaired(mask, others, wrong[view])
             lab = self.photos.lab(view)
             own = evidence = method.evidence(view, lab)
-            has_shadows = isinstance(method, PlainBackground) and method.shadows
-            if has_shadows:
-                evidence = evidence + np.clip(_COLOR_SHARE * colors.evidence(lab), -3.0, 3.0)
+            unsure = np.zeros(own.shape, bool)
+            if isinstance(method, PlainBackground) and method.shadows:
+                unsure = method.unsure(lab)
+                evidence = evidence + np.where(unsure, 0.0, np.clip(_COLOR_SHARE * colors.evidence(lab), -3.0, 3.0))
             if others is not None:
-                evidence = _with_others(evidence, others, wrong[view], unsure=(own == 0.0) & has_shadows)
+                evidence = _with_others(evidence, others, wrong[view], unsure)
             label = cut(evidence, lab, SMOOTHNESS)
             if others is None:
                 return main_parts(label, _ALONE)

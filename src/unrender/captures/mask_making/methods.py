@@ -34,11 +34,20 @@ _STRONGEST = 5.0
 _SLOPE = 0.7
 """Evidence for each standard deviation of distance from a background."""
 
+_SHADOW_SLOPE = 0.2
+"""The same beyond a background on which shadows fall that cannot be told from a gray object."""
+
+_SHADOW_LIKE = 0.015
+"""Evidence of what may be a shadow: enough for a part of the object with sharp edges all around, not for a shadow that fades."""
+
 _LOOKS = 12
 """Photos that are looked at to choose a method."""
 
 _PLAIN_SHARE = 0.72
 """Share of the border that one slowly varying color explains, in the median photo, if the background is one."""
+
+_GRAY_SHARE = 0.5
+"""Share of what differs from the background that may be a shadow, in the median photo, if the object itself has no color."""
 
 _STUDIES = 24
 """Photos that the models of color are fitted to."""
@@ -77,15 +86,30 @@ class PlainBackground(Method):
     """The background of each photo has one color that varies slowly."""
 
     shadows: bool
+    """Whether the object may cast shadows on it."""
+    gray: bool
+    """Whether the object has no color that would tell it from deep shadows."""
 
     def evidence(self, view: int, lab: Float[ndarray, "rows columns 3"]) -> Float[ndarray, "rows columns"]:
         backdrop = fit_backdrop(lab)
         beyond = backdrop.distance(lab, shadows=self.shadows) - PLAIN
+        if self.shadows and self.gray:
+            return np.clip(np.where(beyond > 0, _SHADOW_SLOPE, _SLOPE) * beyond, -_STRONGEST, _STRONGEST)
         evidence = np.clip(_SLOPE * beyond, -_STRONGEST, _STRONGEST)
-        if not self.shadows:
-            return evidence
-        # A deep shadow or a gray part of the object: its color says nothing, and the sharpest edge around it decides.
-        return np.where((beyond > 0) & backdrop.may_be_shadow(lab), 0.0, evidence)
+        return np.where(self._unsure(backdrop, lab, beyond), _SHADOW_LIKE, evidence)
+
+    def unsure(self, lab: Float[ndarray, "rows columns 3"]) -> Bool[ndarray, "rows columns"]:
+        """Tell which pixels show a deep shadow or a gray part of the object.
+
+        Their color says nothing, and the edges around them decide.
+        """
+        backdrop = fit_backdrop(lab)
+        return self._unsure(backdrop, lab, backdrop.distance(lab, shadows=self.shadows) - PLAIN)
+
+    def _unsure(
+        self, backdrop: Backdrop, lab: Float[ndarray, "rows columns 3"], beyond: Float[ndarray, "rows columns"]
+    ) -> Bool[ndarray, "rows columns"]:
+        return (beyond > 0) & backdrop.may_be_shadow(lab) & (self.shadows and not self.gray)
 
 
 @dataclass(frozen=True)
@@ -128,9 +152,17 @@ class Region(Method):
 
 def plain_background(photos: PhotoSet) -> tuple[PlainBackground, float]:
     """Look for a background of one color; return it and the share of the photos' border that it explains."""
-    backdrops: list[Backdrop] = in_threads(lambda view: fit_backdrop(photos.lab(view, _study_size(photos, view))), photos.spread(_LOOKS))
-    photographed = sum(backdrop.is_photographed for backdrop in backdrops)
-    return PlainBackground(3 * photographed > len(backdrops)), float(np.median([backdrop.share for backdrop in backdrops]))
+
+    def look(view: int) -> tuple[Backdrop, float]:
+        lab = photos.lab(view, _study_size(photos, view))
+        backdrop = fit_backdrop(lab)
+        other = backdrop.distance(lab, shadows=True) > PLAIN
+        return backdrop, float(backdrop.may_be_shadow(lab)[other].mean()) if other.any() else 0.0
+
+    looks = in_threads(look, photos.spread(_LOOKS))
+    photographed = sum(backdrop.is_photographed for backdrop, _ in looks)
+    gray = float(np.median([share for _, share in looks])) > _GRAY_SHARE
+    return PlainBackground(3 * photographed > len(looks), gray), float(np.median([backdrop.share for backdrop, _ in looks]))
 
 
 def is_plain(share: float) -> bool:
