@@ -18,6 +18,7 @@ from unrender.runs.directory import HistoryLine, RunRecord, phases_of
 from unrender.runs.display import duration
 from unrender.runs.evaluation import Evaluation, ViewScore
 from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Picture, color_source, data_uri, mesh_picture
+from unrender.runs.material_figures import Captioned, chart_count, environment_picture, material_pictures, texture_pictures
 from unrender.runs.measures import grouped
 from unrender.runs.mesh_viewer import viewer
 from unrender.runs.surface_measures import DISTANCE_GROUP
@@ -120,6 +121,7 @@ def build_report(report: Report) -> str:
         _views(report),
         _course(report),
         _surface(report),
+        _material(report),
         _curves(report),
         _files(report.files),
         _run(report),
@@ -300,9 +302,9 @@ def _surface(report: Report) -> str:
         ("watertight", "yes" if mesh.is_watertight else "no"),
         ("bounding box, normalized world", f"{_point(low)} to {_point(high)}"),
     ]
-    if asset.material is not None and asset.material.base_color is not None:
+    if asset.material is not None and asset.material.base_color is not None and mesh.uvs is not None:
         height, width = asset.material.base_color.shape[:2]
-        facts.insert(4, ("texture", f"{width} × {height}"))
+        facts[4:4] = [("texture", f"{width} × {height}"), ("charts", f"{chart_count(mesh):,}")]
     viewpoint, azimuths = report.viewpoint or (UPRIGHT, _SIDES)
     color = color_source(asset)
     pictures = ""
@@ -313,6 +315,25 @@ def _surface(report: Report) -> str:
     note = "Triangles seen from behind are bluish."
     row = _row(pictures, "pictures of the surface")
     return f'<section><h2>Shape</h2><p class="note">{note}</p>{row}{_table(facts)}</section>'
+
+
+def _material(report: Report) -> str:
+    """Show the channels of a material on the surface, its textures, and the light."""
+    asset = report.asset
+    if asset is None or asset.is_empty:
+        return ""
+    viewpoint, azimuths = report.viewpoint or (UPRIGHT, _SIDES)
+    on_surface, textures, light = material_pictures(asset, viewpoint, azimuths[0]), texture_pictures(asset), environment_picture(asset)
+    if not on_surface and light is None:
+        return ""
+
+    def row(pictures: Sequence[Captioned], described: str) -> str:
+        figures = (_figure(data_uri(shown.picture, largest_side=420), shown.caption, f"{shown.caption} {described}") for shown in pictures)
+        return _row("".join(figures), f"pictures {described}") if pictures else ""
+
+    rows = row(on_surface, "on the surface") + row(textures, "in the texture") + row([] if light is None else [light], "of the photos")
+    note = "Base colors are without light. Roughness and metallic: black is 0, white is 1. The middle of the light is seen along +X."
+    return f'<section><h2>Material and light</h2><p class="note">{note}</p>{rows}</section>'
 
 
 def _point(values: Iterable[float]) -> str:

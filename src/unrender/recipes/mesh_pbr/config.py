@@ -100,7 +100,7 @@ class PbrLosses:
     """Weight of the regularizer that keeps the vertices of cubes inside their cells."""
     smooth: Ramp = (0.0, 0.03, 0.0, 0.1)
     """Weight of differences of the base color between close points."""
-    smooth_gloss: Ramp = (0.0, 0.01, 0.0, 0.1)
+    smooth_gloss: Ramp = (0.0, 0.03, 0.0, 0.1)
     """Weight of differences of roughness and metallic between close points."""
     white_light: float = 0.005
     """Weight of the difference of the light's channels from their mean."""
