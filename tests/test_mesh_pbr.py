@@ -113,6 +113,25 @@ def test_a_lattice_finds_the_ball_and_textures_explain_its_photos(shape: mesh_pb
     assert inside is not None and inside > 25
 
 
+def test_an_asset_has_the_phases_of_its_surface_first_and_resumes_in_them(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So short a fit may find no surface: then a lattice begins from the masks."""
+    for module in ("nerf.loop", "neus.loop", "mesh_pbr.loop"):
+        monkeypatch.setattr(f"unrender.recipes.{module}.Fitting", partial(Fitting, report_every=0.0))
+    config = replace(SMALL, shape=mesh_pbr.FittedSurface())
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    def watch(progress: Progress) -> None:
+        kept[progress.step] = progress.snapshot() if progress.step == 3 else {}
+
+    whole = mesh_pbr.fit(capture, config, device=CPU, seed=1, observer=watch)
+    names = list(dict.fromkeys(line.phase for line in whole.history))
+    assert names == ["radiance field", "surface", "materials in space", "textures"] and whole.steps == 8
+    assert not isinstance(mesh_pbr.load_scene(config, kept[3], CPU), MeshPbrScene)
+    resumed = mesh_pbr.fit(capture, config, device=CPU, seed=1, resume=kept[3])
+    for name, value in whole.scene.state_dict().items():
+        assert torch.equal(value, resumed.scene.state_dict()[name]), name
+
+
 def test_the_asset_has_textures_of_the_limits_and_a_light(capture: Capture) -> None:
     asset = fitted(begun(capture, ball()), override(SMALL, steps=8, smallest_roughness=0.3, largest_metallic=0.0)).scene.asset()
     material = asset.material

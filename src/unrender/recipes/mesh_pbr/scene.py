@@ -16,7 +16,7 @@ from unrender.geometry.unwrapping import unwrapped
 from unrender.numerics import normalized
 from unrender.recipes.fitting import scene_state
 from unrender.recipes.mesh_pbr.appearance import Appearance, InSpace, InTextures, with_straight_normals
-from unrender.recipes.mesh_pbr.config import Cubes, MeshPbrConfig, Rates, Tetrahedra
+from unrender.recipes.mesh_pbr.config import Cubes, FittedSurface, MeshPbrConfig, Rates, Tetrahedra
 from unrender.recipes.mesh_pbr.shapes import CubicShape, MeshShape, Shape, TetrahedralShape
 from unrender.recipes.pixels import picture_background
 from unrender.recipes.visual_hull import box_of_object, seen_cells, surface_of_hull
@@ -124,10 +124,10 @@ def values_of(channels: Float[Tensor, "views height width channels"]) -> PbrValu
 def scene_in_space(capture: Capture, config: MeshPbrConfig, previous: Scene | None, *, device: torch.device, seed: int) -> MeshPbrScene:
     """Return the scene of the first pass: with a fitted surface, or a lattice that starts from the visual hull."""
     generator, masked = torch.Generator().manual_seed(seed), capture.has_masks
-    if previous is None:
+    mesh = None if previous is None else previous.mesh(_RESOLUTION).to("cpu")
+    if mesh is None or mesh.is_empty:
         shape, box = _shape_of_hull(capture, config, device)
     else:
-        mesh = previous.mesh(_RESOLUTION).to("cpu")
         shape, box = MeshShape(mesh.simplified(config.faces)), mesh.bounding_box
         margin = _MARGIN * (box[1] - box[0]).max()
         box = torch.stack([box[0] - margin, box[1] + margin])
@@ -142,11 +142,12 @@ def _shape_of_hull(capture: Capture, config: MeshPbrConfig, device: torch.device
     distance = surface_of_hull(hull, _BALL)
     distance = sphere_distance(_HULL + 1, _BALL) if distance is None else distance
     box = box_of_object(distance, hull)
-    assert box is not None and isinstance(config.shape, Tetrahedra | Cubes)
+    assert box is not None
+    settings = Cubes() if isinstance(config.shape, FittedSurface) else config.shape  # its surface was empty
     box = box.cpu()
     longest = float((box[1] - box[0]).max())
-    cells = [max(2, round(config.shape.resolution * side / longest)) for side in (box[1] - box[0]).tolist()]
-    kind = TetrahedralShape if isinstance(config.shape, Tetrahedra) else CubicShape
+    cells = [max(2, round(settings.resolution * side / longest)) for side in (box[1] - box[0]).tolist()]
+    kind = TetrahedralShape if isinstance(settings, Tetrahedra) else CubicShape
     return kind((cells[0], cells[1], cells[2]), box, distance.cpu()), box
 
 
