@@ -157,6 +157,16 @@ class StopAt:
             os.kill(os.getpid(), self.number)
 
 
+def test_the_capture_is_checked_before_a_new_fit_and_not_before_one_that_goes_on(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked: list[int] = []
+    monkeypatch.setattr("unrender.cli.commands.say_summary", lambda capture, display: checked.append(len(capture)))
+    same = ("fit", "tiny", "ball", "--out", here, "--preset", "quick")
+    assert run(*same)[0] == 0 and checked == []
+    assert run(*same, "--overwrite")[0] == 0 and checked == [12]
+
+
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_the_same_command_ends_bit_equal(
     run: Run, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, exit_code: int

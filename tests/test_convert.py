@@ -397,6 +397,14 @@ def test_the_command_converts_and_says_what_it_wrote(tmp_path: Path, capfd: pyte
     assert main(["convert", folder, "--to", "obj", "--out", str(tmp_path / "c")]) == 2
 
 
+@pytest.mark.parametrize(("rule", "held"), [("llff", [0, 8]), ("every-8", [0, 8]), ("4", [0, 4, 8]), ("none", [])])
+def test_the_command_writes_the_split_of_a_rule(tmp_path: Path, rule: str, held: list[int]) -> None:
+    folder = str(write_llff(tmp_path / "a"))
+    assert main(["convert", folder, "--to", "colmap", "--out", str(tmp_path / "b"), "--test-every", rule]) == 0
+    source = read_source(tmp_path / "b")[0]
+    assert [int(Path(source.names[view]).stem) for view in source.split.test] == held
+
+
 def test_an_unknown_layout_is_refused_in_python(tmp_path: Path) -> None:
     layout: Any = "obj"
     with pytest.raises((CaptureError, TypeError), match="to"):

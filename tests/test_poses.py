@@ -137,6 +137,26 @@ def test_upright_photos_are_linked_and_others_turned(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(opened(images / "d.png")), PICTURE)
 
 
+def test_heic_photos_are_found_and_written_upright(tmp_path: Path) -> None:
+    pytest.importorskip("pillow_heif").register_heif_opener()
+    given = tmp_path / "photos"
+    given.mkdir()
+    smooth = np.asarray(Image.fromarray(PICTURE[::12, ::16]).resize((64, 48), Image.Resampling.BICUBIC))
+    for k, orientation in enumerate((1, 6, 3)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        exif.get_ifd(0x8769)[0xA405] = 26
+        Image.fromarray(smooth).save(given / f"{k}.heic", exif=exif.tobytes(), quality=95)
+    assert needs_poses(given)
+    photos, broken = lay_out(find_photos(given), tmp_path / "out", silent)
+    assert broken == {} and [photo.name for photo in photos] == ["0.jpg", "1.jpg", "2.jpg"]
+    assert [(photo.width, photo.height) for photo in photos] == [(64, 48), (48, 64), (64, 48)]
+    assert all(photo.focal == pytest.approx(26 * np.hypot(64, 48) / np.hypot(36, 24)) for photo in photos)
+    for k, turns in enumerate((0, -1, 2)):
+        upright = np.asarray(opened(tmp_path / "out" / "images" / f"{k}.jpg")).astype(float)
+        assert np.abs(upright - np.rot90(smooth, turns)).mean() < 6
+
+
 def test_photos_are_copied_where_links_are_impossible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: object, target: object) -> None:
         raise OSError("no links here")
@@ -486,6 +506,20 @@ def test_a_given_focal_length_is_held_where_the_photos_do_not_determine_it(
     stages.photos = [Photo(f"{k:03d}.png", None, *SIZE, FOCAL if given else None, 1.0) for k in range(12)]
     attempt = solve._mapped(stages, tmp_path, tmp_path / "a.db", "first", relaxed=False)
     assert attempt.focal_is_held == held and jobs == ([False, True] if held else [False])
+
+
+@needs_pycolmap
+def test_the_command_starts_the_lens_from_the_given_focal_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(self: Stages, stage: str, title: str, task: str, job: dict, *rest: object) -> None:
+        jobs.append(job)
+        raise CaptureError("enough")
+
+    write_photos(tmp_path / "photos", 3, arc=0.5)
+    monkeypatch.setattr(Stages, "run", run)
+    jobs: list[dict] = []
+    assert main(["poses", str(tmp_path / "photos"), "--out", str(tmp_path / "out"), "--focal", "123.5"]) == 1
+    ((prior, names),) = jobs[0]["groups"]
+    assert prior == f"123.5,{SIZE[0] / 2},{SIZE[1] / 2},0" and len(names) == 3
 
 
 def test_without_pycolmap_a_sentence_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
