@@ -31,8 +31,6 @@ def limits(materials: Materials) -> tuple[Tensor, Tensor, Tensor]:
 
 _CLOSE = 0.01
 """Standard deviation of the offsets to close points, in world units."""
-_CLOSE_IN_TEXTURE = 0.005
-"""The same in texture coordinates."""
 
 
 class Appearance(nn.Module, ABC):
@@ -43,8 +41,8 @@ class Appearance(nn.Module, ABC):
         """Return the channels at every pixel."""
 
     @abstractmethod
-    def nearby(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
-        """Return the channels at random points close to those of the pixels."""
+    def expected(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
+        """Return the channels that those of the pixels should be close to."""
 
     @abstractmethod
     def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
@@ -66,7 +64,8 @@ class InSpace(Appearance):
     def channels(self, surface: GBuffer) -> Float[Tensor, "views height width channels"]:
         return self._at(surface.position)
 
-    def nearby(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
+    def expected(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
+        """Return the channels at random points close to those of the pixels: a smooth material is preferred."""
         offsets = torch.randn(surface.position.shape, generator=generator, device=surface.position.device)
         return self._at(surface.position.detach() + _CLOSE * offsets)
 
@@ -86,7 +85,7 @@ def with_straight_normals(texels: Float[Tensor, "height width 5"]) -> Float[Tens
 class InTextures(Appearance):
     """A material in textures, with mip levels."""
 
-    texels: Tensor
+    baked: Tensor
     low: Tensor
     high: Tensor
 
@@ -96,20 +95,20 @@ class InTextures(Appearance):
         low, high, start = limits(materials)
         size = materials.texture_size
         self.texels = nn.Parameter(start.expand(size, size, -1).clone() if texels is None else texels.detach().clone())
+        self.register_buffer("baked", self.texels.detach().clone())
         self.register_buffer("low", low)
         self.register_buffer("high", high)
 
     def channels(self, surface: GBuffer) -> Float[Tensor, "views height width channels"]:
-        assert surface.uv is not None
-        return self._at(surface.uv, surface)
+        return self._at(self.texels, surface)
 
-    def nearby(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
-        assert surface.uv is not None
-        offsets = torch.randn(surface.uv.shape, generator=generator, device=surface.uv.device)
-        return self._at(surface.uv.detach() + _CLOSE_IN_TEXTURE * offsets, surface)
+    def expected(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
+        """Return the baked channels: differences between close texels would smooth each chart by itself, and show its border."""
+        return self._at(self.baked, surface)
 
-    def _at(self, uv: Float[Tensor, "views height width 2"], surface: GBuffer) -> Float[Tensor, "views height width channels"]:
-        return texture(self.texels[None], uv, surface.uv_derivatives, boundary="clamp", max_level=COARSEST_LEVEL)
+    def _at(self, texels: Float[Tensor, "rows columns channels"], surface: GBuffer) -> Float[Tensor, "views height width channels"]:
+        assert surface.uv is not None
+        return texture(texels[None], surface.uv, surface.uv_derivatives, boundary="clamp", max_level=COARSEST_LEVEL)
 
     @torch.no_grad()
     def project(self) -> None:

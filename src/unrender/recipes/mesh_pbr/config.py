@@ -99,9 +99,13 @@ class PbrLosses:
     deviation: float = 0.25
     """Weight of the regularizer that keeps the vertices of cubes inside their cells."""
     smooth: Ramp = (0.0, 0.03, 0.0, 0.1)
-    """Weight of differences of the base color between close points."""
+    """Weight of differences of the base color between close points, in the first pass."""
     smooth_gloss: Ramp = (0.0, 0.03, 0.0, 0.1)
-    """Weight of differences of roughness and metallic between close points."""
+    """Weight of differences of roughness and metallic between close points, in the first pass."""
+    keep: Ramp = 0.005
+    """Weight of differences of the base color from the baked one, in the second pass."""
+    keep_gloss: Ramp = 0.03
+    """Weight of differences of roughness and metallic from the baked ones, in the second pass."""
     white_light: float = 0.005
     """Weight of the difference of the light's channels from their mean."""
     laplacian: Ramp = (1e4, 1e3, 0.0, 1.0)

@@ -11,11 +11,13 @@ from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.upright import upward_direction
 from unrender.color import srgb_from_linear
 from unrender.losses.photometric import mse, photometric
+from unrender.losses.regularizers import white_balance
 from unrender.losses.weighting import weighted_mean
 from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.inputs import FittedRun
+from unrender.recipes.mesh_pbr.appearance import InTextures
 from unrender.recipes.mesh_pbr.config import FittedSurface, MeshPbrConfig
 from unrender.recipes.mesh_pbr.scene import MeshPbrScene, Watching, load_pbr_scene, scene_in_space, scene_in_textures
 from unrender.recipes.neus import loop as neus
@@ -142,12 +144,10 @@ def _picture_losses(
 
 
 def _material_losses(config: MeshPbrConfig, scene: MeshPbrScene, watching: Watching, fraction: float) -> dict[str, Tensor]:
-    """Return the terms that prefer smooth materials and white light."""
+    """Return the terms that prefer smooth materials, or the baked ones, and white light."""
     losses = config.losses
     color, gloss = watching.differences()
-    channels = scene.light_log.exp()
-    return {
-        "smooth": ramp(losses.smooth, fraction) * color,
-        "smooth_gloss": ramp(losses.smooth_gloss, fraction) * gloss,
-        "white_light": losses.white_light * (channels - channels.mean(-1, keepdim=True)).abs().mean(),
-    }
+    balance = {"white_light": losses.white_light * white_balance(scene.light_log.exp())}
+    if isinstance(scene.appearance, InTextures):
+        return {"keep": ramp(losses.keep, fraction) * color, "keep_gloss": ramp(losses.keep_gloss, fraction) * gloss, **balance}
+    return {"smooth": ramp(losses.smooth, fraction) * color, "smooth_gloss": ramp(losses.smooth_gloss, fraction) * gloss, **balance}

@@ -93,7 +93,7 @@ class MeshPbrScene(Scene):
 
 
 class Watching:
-    """Returns the material in a training step, and remembers how much it differs at close points."""
+    """Returns the material in a training step, and remembers how far it is from what is expected."""
 
     def __init__(self, appearance: Appearance, generator: torch.Generator, *, fixed: bool) -> None:
         """Watch a material; a fixed one gets no gradients from the picture."""
@@ -103,7 +103,7 @@ class Watching:
 
     def __call__(self, surface: GBuffer) -> PbrValues:
         here = self._appearance.channels(surface)
-        there = self._appearance.nearby(surface, self._generator)
+        there = self._appearance.expected(surface, self._generator)
         difference = (here - there).abs() * surface.covered[..., None]
         count = surface.covered.sum().clamp_min(1)
         self._color.append(difference[..., :3].sum() / (3 * count))
