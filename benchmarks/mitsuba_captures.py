@@ -125,7 +125,8 @@ def _sensor(eye: np.ndarray, center: np.ndarray, size: int, samples: int) -> tup
 
 def _render(integrator: dict[str, Any], contents: dict[str, Any], sensor: dict[str, Any], *, seed: int) -> np.ndarray:
     scene = mi.load_dict({"type": "scene", "integrator": integrator, "sensor": sensor, **contents})
-    return np.array(mi.render(scene, seed=seed), dtype=np.float32)
+    render: Any = mi.render  # its stubs know one variant only
+    return np.array(render(scene, seed=seed), dtype=np.float32)
 
 
 def _save(path: Path, picture: np.ndarray) -> None:
