@@ -114,7 +114,8 @@ def _fit_pass(
         fitting.set_learning_rate(exponential(_FINAL_RATE, fraction) * warm_up(fraction, over=0.02))
         batch = windows.draw(config.windows, generator)
         background = torch.rand(batch.color.shape, generator=generator, device=device)
-        watching = Watching(scene.appearance, generator, fixed=fraction < light_first)
+        scene.gray_light = fraction < light_first
+        watching = Watching(scene.appearance, generator, fixed=scene.gray_light)
         mesh = scene.shape.mesh()
         rendering = scene.render(mesh, batch.cameras, background, watching)
         losses, error = _picture_losses(config, batch, rendering, background, masked=capture.has_masks)

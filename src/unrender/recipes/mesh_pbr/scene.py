@@ -51,12 +51,15 @@ class MeshPbrScene(Scene):
         """Begin with a shape, a material and the radiance of the light."""
         super().__init__()
         self.shape, self.appearance = shape, appearance
+        self.gray_light = False
+        """Whether the light has no color, as long as the material is gray: it would take over that of surfaces that face it."""
         self.light_log = nn.Parameter(light.detach().clamp_min(1e-4).log())
         self.register_buffer("has_masks", torch.tensor(masked))
 
     def light(self) -> EnvironmentLight:
         """Return the light."""
-        return EnvironmentLight(self.light_log.exp())
+        log = self.light_log.mean(-1, keepdim=True).expand_as(self.light_log) if self.gray_light else self.light_log
+        return EnvironmentLight(log.exp())
 
     def parameter_groups(self, rates: Rates) -> list[dict[str, object]]:
         """Return the groups of all unknowns for an optimizer."""
