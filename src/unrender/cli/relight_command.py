@@ -28,12 +28,12 @@ def relight_run(
             raise ValueError(f"{name} is {value}; it must be at least 1")
     opened = open_run(run, table.recipes(), target)
     opened.directory.prepare()
-    lit_asset(opened)
+    asset = lit_asset(opened)
     x, y, z = opened.record.input.up
     with display.task("reading the light"):
         environment = read_environment(env, LIGHT_SIZE, upright(opened.source_from_world, (x, y, z), math.radians(turn)))
     photos = photos_behind(opened, capture, display)
-    relit = relight(opened, photos, showing_path(photos, frames), environment, env.stem, target, fps=fps, display=display)
+    relit = relight(opened, asset, photos, showing_path(photos, frames), environment, env.stem, target, fps=fps, display=display)
     display.say(f"{relit.count} pictures in {relit.pictures} and {relit.video}")
     results = {"run": str(opened.directory.path), "pictures": str(relit.pictures), "count": relit.count, "video": str(relit.video)}
     return Ending(0, results)

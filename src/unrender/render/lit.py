@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Cameras
@@ -18,7 +19,7 @@ from unrender.shading.gbuffer import GBuffer
 from unrender.shading.lights import AmbientLight, Light, prefiltered
 from unrender.shading.metallic_roughness import MetallicRoughness, PbrValues
 
-COARSEST_LEVEL = 3
+_COARSEST_LEVEL = 3
 """Coarsest mip level of the textures of an atlas: coarser ones mix neighboring charts."""
 DEPTHS = (0.05, 50.0)
 """Nearest and farthest visible depth, in world units."""
@@ -68,12 +69,14 @@ def over_gray(rendering: Rendering, gray: float) -> Rendering:
     return replace(rendering, color=straight * opacity + (1 - opacity) * gray, encoding="srgb")
 
 
+def looked_up(texels: Float[Tensor, "rows columns channels"], surface: GBuffer) -> Float[Tensor, "views height width channels"]:
+    """Look up a texture of an atlas at surface points, with mip levels."""
+    assert surface.uv is not None, "textures need a mesh with texture coordinates"
+    return texture(texels[None], surface.uv, surface.uv_derivatives, boundary="clamp", max_level=_COARSEST_LEVEL)
+
+
 def material_of(textures: PbrMaterial) -> MetallicRoughness:
     """Return the material that textures describe."""
-
-    def looked_up(texels: Tensor, surface: GBuffer) -> Tensor:
-        assert surface.uv is not None, "textures need a mesh with texture coordinates"
-        return texture(texels[None], surface.uv, surface.uv_derivatives, boundary="clamp", max_level=COARSEST_LEVEL)
 
     def values(surface: GBuffer) -> PbrValues:
         like = surface.normal

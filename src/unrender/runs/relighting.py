@@ -51,6 +51,7 @@ def lit_asset(run: OpenRun) -> Asset:
 
 def relight(
     run: OpenRun,
+    asset: Asset,
     photos: Capture,
     path: Cameras,
     environment: EnvironmentLight,
@@ -63,7 +64,8 @@ def relight(
     """Render the evaluated views and a camera path of a run under another light.
 
     Args:
-        run: with an asset that has a material.
+        run: whose folder gets the files.
+        asset: of the run, from :func:`lit_asset`.
         photos: the capture behind it, whose held-out views are rendered, or its fitted ones if there are none.
         path: cameras of the video.
         environment: the light, in the normalized world.
@@ -73,11 +75,9 @@ def relight(
         display: shows how far it is.
 
     Raises:
-        ValueError: the run has no material.
         OSError: a file cannot be written.
     """
-    asset = replace(lit_asset(run), environment=environment)
-    scene = LitScene(asset, background=1.0 if photos.has_masks else 0.0)
+    scene = LitScene(replace(asset, environment=environment), background=1.0 if photos.has_masks else 0.0)
     stem = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[-LONGEST_STEM:]
     folder = run.directory.path / "relit"
     pictures, video = folder / stem, folder / f"{stem}.mp4"

@@ -1,4 +1,7 @@
-"""The unknown materials: a field in space, or textures. Both return one tensor of channels."""
+"""The unknown materials: a field in space, or textures. Both return one tensor of channels.
+
+The channels are linear base color (3), roughness, metallic, and normal in tangent space (3), which a field in space lacks.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.fields.material import SpatialMaterial
-from unrender.ops.raster import texture
 from unrender.recipes.mesh_pbr.config import Materials, Rates
-from unrender.render.lit import COARSEST_LEVEL
+from unrender.render.lit import looked_up
 from unrender.shading.gbuffer import GBuffer
 
-CHANNELS = ("red", "green", "blue", "roughness", "metallic", "normal x", "normal y", "normal z")
-"""The channels of a material: linear base color, roughness, metallic, normal in tangent space, which a field in space lacks."""
 _IN_SPACE = 5
+"""Channels of a field in space."""
 _STRAIGHT_UP = (0.0, 0.0, 1.0)
 
 
@@ -100,15 +101,11 @@ class InTextures(Appearance):
         self.register_buffer("high", high)
 
     def channels(self, surface: GBuffer) -> Float[Tensor, "views height width channels"]:
-        return self._at(self.texels, surface)
+        return looked_up(self.texels, surface)
 
     def expected(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
         """Return the baked channels: differences between close texels would smooth each chart by itself, and show its border."""
-        return self._at(self.baked, surface)
-
-    def _at(self, texels: Float[Tensor, "rows columns channels"], surface: GBuffer) -> Float[Tensor, "views height width channels"]:
-        assert surface.uv is not None
-        return texture(texels[None], surface.uv, surface.uv_derivatives, boundary="clamp", max_level=COARSEST_LEVEL)
+        return looked_up(self.baked, surface)
 
     @torch.no_grad()
     def project(self) -> None:

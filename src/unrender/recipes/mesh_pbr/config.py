@@ -68,8 +68,6 @@ class Materials:
     """Smallest roughness; a mirror has 0."""
     largest_metallic: float = 1.0
     """Largest metallic; 0 for scenes without metal."""
-    normal_maps: bool = True
-    """Whether there are normal maps."""
     texture_size: int = 512
     """Texels along a side of the textures."""
 
