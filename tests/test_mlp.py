@@ -117,3 +117,18 @@ def test_a_ray_that_does_not_exist_is_none(samples: int, width: int):
         results.append((outputs, *torch.autograd.grad(outputs.square().sum(), per_ray)))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(5, 16, 3), (4, 80, 2)])
+def test_second_derivatives_equal_those_of_the_twin(sizes: tuple[int, ...]):
+    """On the fused path and on the other: the gradient of a function of the gradient, in inputs, weights, biases and what rays add."""
+    inputs, weights, biases, cotangent = _case(sizes, 70)
+    per_ray, ray_index = torch.randn(3, sizes[1]), torch.arange(70, dtype=torch.int32) // 25
+    results = []
+    for dtype, function in ((torch.float32, mlp), (torch.float64, twin)):
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (inputs, per_ray, *weights, *biases)]
+        outputs = function(leaves[0], leaves[2:4], leaves[4:], leaves[1], ray_index)
+        first = torch.autograd.grad(outputs.square(), leaves, cotangent.to(dtype), create_graph=True)
+        results.append(torch.autograd.grad(torch.stack([g.sin().sum() for g in first]).sum(), leaves))
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-3 * max(1.0, float(b.abs().max())), rtol=1e-3)

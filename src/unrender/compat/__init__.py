@@ -1,10 +1,11 @@
 """Stand-ins for modules of other projects, so that programs written for them run on this package.
 
 >>> import unrender.compat
->>> unrender.compat.install()                       # ``import nvdiffrast.torch as dr`` now works where nvdiffrast is not installed
+>>> unrender.compat.install()                       # ``import nvdiffrast.torch``, ``import tinycudann`` now work where neither is installed
 True
 
-To run a program without editing it: ``python -m unrender.compat PROGRAM.py ARGUMENTS``. ``docs/nvdiffrast.md`` says what is covered.
+To run a program without editing it: ``python -m unrender.compat PROGRAM.py ARGUMENTS``. ``docs/nvdiffrast.md`` and
+``docs/neural_fields.md`` say what is covered.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ _STAND_INS = {
     "nvdiffrast": "unrender.compat.nvdiffrast",
     "nvdiffrast.torch": "unrender.compat.nvdiffrast.torch",
     "nvdiffrast.torch.ops": "unrender.compat.nvdiffrast.torch.ops",
+    "tinycudann": "unrender.compat.tinycudann",
+    "tinycudann.modules": "unrender.compat.tinycudann.modules",
 }
 """Names that programs import, and the modules that replace them."""
+_PACKAGES = ("nvdiffrast", "tinycudann")
 
 SETTINGS = "UNRENDER_COMPAT"
 """The environment variable that child processes read: "on", and the options of the command, separated by commas."""
@@ -53,49 +57,58 @@ class _OtherName(Loader):
 
 
 class _Finder(MetaPathFinder):
-    """Finds the stand-ins, and imports them only when a program does."""
+    """Finds the stand-ins of some packages, and imports them only when a program does."""
+
+    def __init__(self) -> None:
+        self.packages: set[str] = set()
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         module = _STAND_INS.get(fullname)
-        is_package = fullname in ("nvdiffrast", "nvdiffrast.torch")
-        return None if module is None else ModuleSpec(fullname, _OtherName(module), origin=module, is_package=is_package)
+        if module is None or fullname.partition(".")[0] not in self.packages:
+            return None
+        is_package = any(name.startswith(f"{fullname}.") for name in _STAND_INS)
+        return ModuleSpec(fullname, _OtherName(module), origin=module, is_package=is_package)
 
 
-def _is_installed() -> bool:
-    """Tell whether an nvdiffrast can be imported.
+_finder = _Finder()
+
+
+def _is_installed(package: str) -> bool:
+    """Tell whether a package can be imported.
 
     A folder of that name without ``__init__.py``, as of a submodule that was not fetched, does not count.
     """
-    if "nvdiffrast" in sys.modules:
+    if package in sys.modules:
         return True
-    spec = importlib.util.find_spec("nvdiffrast")
+    spec = importlib.util.find_spec(package)
     return spec is not None and spec.origin is not None
 
 
 def install(*, replace: bool = False, cuda_on_cpu: bool = False) -> bool:
-    """Make ``import nvdiffrast.torch`` import :mod:`unrender.compat.nvdiffrast.torch` in this process.
+    """Make ``import nvdiffrast.torch`` and ``import tinycudann`` import the modules of :mod:`unrender.compat` in this process.
 
-    This imports nothing yet, and writes nothing to disk. An installed nvdiffrast is not replaced.
+    This imports nothing yet, and writes nothing to disk. Packages that are installed are not replaced.
 
     Args:
-        replace: whether to replace an installed nvdiffrast, except in modules that have already imported it.
+        replace: whether to replace installed packages, except in modules that have already imported them.
         cuda_on_cpu: whether everything that PyTorch is told to do on a GPU happens on the CPU, if there is no GPU; see
             :mod:`unrender.compat.without_cuda`. It begins when PyTorch is imported, and lasts as long as the process.
 
     Returns:
-        whether programs now import the stand-in.
+        whether programs now import the stand-ins of all packages, and no installed one was kept.
     """
     if cuda_on_cpu and not _prepared:
         _prepared.append("torch")
         after_import("torch", _put_cuda_on_cpu)
-    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        return True
-    if not replace and _is_installed():
-        return False
-    for name in [name for name in sys.modules if name.split(".")[0] == "nvdiffrast"]:
-        del sys.modules[name]
-    sys.meta_path.insert(0, _Finder())
-    return True
+    for package in _PACKAGES:
+        if package in _finder.packages or (not replace and _is_installed(package)):
+            continue
+        for name in [name for name in sys.modules if name.split(".")[0] == package]:
+            del sys.modules[name]
+        _finder.packages.add(package)
+    if _finder.packages and _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+    return _finder.packages == set(_PACKAGES)
 
 
 _prepared: list[str] = []

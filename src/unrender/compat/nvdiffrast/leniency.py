@@ -5,14 +5,13 @@ Both can be refused: ``set_strict(True)``, or ``python -m unrender.compat --stri
 
 from __future__ import annotations
 
-import sys
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from unrender.compat import settings
+from unrender.compat.warning import warn
 
 _CONVERTED = (torch.float16, torch.bfloat16, torch.float64)
 
@@ -78,11 +77,3 @@ def last_mip_level(height: int, width: int, wanted: int | None, verb: str) -> in
             return level
         height, width, level = max(height // 2, 1), max(width // 2, 1), level + 1
     return wanted
-
-
-def warn(message: str) -> None:
-    """Warn about the line of the program that called this package."""
-    level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "unrender":
-        level, frame = level + 1, frame.f_back
-    warnings.warn(message, UserWarning, stacklevel=level)

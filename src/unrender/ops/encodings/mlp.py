@@ -23,7 +23,6 @@ from torch import Tensor
 
 from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import Arguments, as_int32
-from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
 
@@ -199,9 +198,10 @@ class _FusedMlp(torch.autograd.Function):
         return y
 
     @staticmethod
-    @differentiable_once("mlp")
     def backward(ctx: Any, grad_y: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, per_ray, ray_index, *parameters = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return _gradients_of_chain(ctx.needs_input_grad, grad_y, x, per_ray, ray_index, *parameters)
         weights, biases = parameters[0::2], parameters[1::2]
         packed = _pack(weights, biases)
         count = x.shape[1]
@@ -225,6 +225,18 @@ class _FusedMlp(torch.autograd.Function):
             grad_rays.index_add_(0, begins[carried], carries[carried])
             grad_per_ray = grad_rays[:, : per_ray.shape[1]]
         return grad_x if with_inputs else None, grad_per_ray, None, *_unpack(grad_weights.sum(0), weights)
+
+
+def _gradients_of_chain(
+    needed: Sequence[bool], grad_y: Tensor, x: Tensor, per_ray: Tensor | None, ray_index: Tensor | None, *parameters: Tensor
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the arguments from ``x`` on by the general path, which can be differentiated further."""
+    arguments = (x, per_ray, ray_index, *parameters)
+    with torch.autocast(x.device.type, enabled=False):
+        y = _chain(x, parameters, per_ray, ray_index)
+        wanted = [argument for argument, need in zip(arguments, needed, strict=True) if need and argument is not None]
+        found = iter(torch.autograd.grad(y, wanted, grad_y, create_graph=True, materialize_grads=True))
+    return tuple(next(found) if need and argument is not None else None for argument, need in zip(arguments, needed, strict=True))
 
 
 def _check_layers(takes: Arguments, inputs: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> list[Tensor]:
@@ -256,8 +268,9 @@ def mlp(
     """Apply a perceptron with ReLU between its layers and a linear last layer.
 
     h_0 = inputs, h_1 = relu(W_1 h_0 + b_1 + per_ray[ray_index]), h_l = relu(W_l h_{l-1} + b_l), result = W_L h_{L-1} + b_L. Differentiable
-    once on the fused path (a CPU in float32, at most 4 layers of at most 64 units), any number of times elsewhere. The result is the
-    transposed view of an [outputs, samples] buffer; inputs that are such a view are read without a copy.
+    any number of times; a backward pass with ``create_graph=True`` takes the general path. The fused path is for a CPU, float32 and at most
+    4 layers of at most 64 units. The result is the transposed view of an [outputs, samples] buffer; inputs that are such a view are read
+    without a copy.
 
     Args:
         inputs: one row per sample.
