@@ -43,7 +43,7 @@ from unrender.runs.figures import write_picture
 from unrender.runs.inputs import DEMO_CAPTURE, Origin, is_run, prepared, read_input
 from unrender.runs.measures import Measure, measures_as_json
 from unrender.runs.opening import OpenRun, open_run
-from unrender.runs.outputs import EMPTY_MESH, LONGEST_STEM, extract_asset, offset_sentence
+from unrender.runs.outputs import EMPTY_MESH, LONGEST_STEM, extract_asset, offset_sentence, write_light
 from unrender.runs.protocols import DtuTruth, dtu, nerf_synthetic, read_dtu_truth, scan_of
 from unrender.runs.read_options import ReadOptions
 from unrender.runs.scores import metrics_of
@@ -51,6 +51,7 @@ from unrender.runs.scoring import photos_of, score_run
 from unrender.runs.session import Job, RunResult, check_folder, run_job
 from unrender.runs.stanford_orb import OrbViews
 from unrender.runs.surface_measures import distance_measures
+from unrender.shading.latlong import checked_suffix
 from unrender.words import Protocol, TruthFrame, suggestion
 
 EXIT_CODES: dict[Outcome, int] = {"finished": 0, "time budget reached": 0, "interrupted": 130, "diverged": 1, "empty": 1}
@@ -317,12 +318,15 @@ def export_run(
     faces: int | None,
     capture: Path | None,
     out: Path | None,
+    env: Path | None,
     device: str | None,
 ) -> Ending:
     """Run ``unrender export``."""
     display = display_of(output)
     if resolution < 2:
         raise ValueError(f"--resolution is {resolution}; give at least 2 cells")
+    if env is not None:
+        checked_suffix(env)
     if frame in ("source", "normalized") and (axes, up) != (None, None):
         raise ValueError(f"--axes and --up turn the mesh, and --frame {frame} keeps its coordinates; leave one of them out")
     if frame is None:
@@ -343,12 +347,25 @@ def export_run(
     if frame != "normalized":
         asset = asset.transformed(source_from_world)
     axes = (axes or "y-up") if frame == "upright" else None
+    if env is not None:
+        if asset.environment is None:
+            raise ValueError(f"{run} has no light to write to {env}: {opened.recipe.name} leaves it in the colors; leave out --env")
+        env.parent.mkdir(parents=True, exist_ok=True)
+        write_light(env, asset.environment, source_from_world, direction or (known[0], known[1], known[2]))
+        display.say(f"{env}: the light, as a lat-long picture")
     asset.export(out, axes=axes or "source")
     vertices, triangles = len(asset.mesh.vertices), len(asset.mesh.faces)
     display.say(f"{out}: {vertices:,} vertices, {triangles:,} faces, {_frame_sentence(frame, axes, asset.mesh)}")
     if (far := offset_sentence(asset.mesh)) is not None:
         display.say(f"note: {far}")
-    results = {"file": str(out), "vertices": vertices, "faces": triangles, "frame": frame, "axes": axes}
+    results = {
+        "file": str(out),
+        "environment": None if env is None else str(env),
+        "vertices": vertices,
+        "faces": triangles,
+        "frame": frame,
+        "axes": axes,
+    }
     return Ending(0, {"run": str(opened.directory.path), **results})
 
 

@@ -147,7 +147,7 @@ class ExportOptions:
     run: Path = styled(metavar="RUN", positional=True)
     """Folder that `unrender fit` wrote."""
     format: MeshFormat = "glb"
-    """GLB opens in browsers, Blender and game engines; PLY and OBJ in everything else."""
+    """GLB opens in browsers, Blender and game engines; PLY and OBJ in everything else. Textures of an OBJ are in files beside it."""
     resolution: int = 512
     """Cells along a side of the region of interest."""
     frame: ExportFrame | None = styled(None, text="upright for GLB and OBJ, source for PLY")
@@ -164,6 +164,8 @@ class ExportOptions:
     """The photos, which give the colors, if they have moved."""
     out: Path | None = styled(None, metavar="FILE", text="RUN/mesh.FORMAT")
     """The file to write."""
+    env: Path | None = styled(None, metavar="FILE", text="in RUN/environment.hdr alone")
+    """Write the light here too: a lat-long picture, HDR or EXR."""
     device: str | None = styled(None, metavar="DEVICE", text=_DEVICE)
     """cpu, cuda or cuda:1."""
 

@@ -379,8 +379,8 @@ class Mesh:
         Args:
             path: the file; an existing one is replaced.
             axes: "y-up" or "z-up" turn the mesh from its own ``up``; "source" keeps the coordinates.
-            material: textures and factors for a .glb; a mesh with textures needs texture coordinates. Without a material, vertex colors are
-            taken to have the light in them, and are shown unlit.
+            material: textures and factors for a .glb or .obj; a mesh with textures needs texture coordinates. An OBJ gets an MTL file and
+            PNG files beside it. Without a material, vertex colors are taken to have the light in them; a .glb shows them unlit.
 
         Raises:
             ValueError: the mesh is empty, the suffix unknown, or vertices or texture coordinates are not finite.
@@ -430,9 +430,9 @@ class Mesh:
 def read_mesh(path: str | Path, *, own_axes: bool = False) -> Mesh:
     """Read a PLY, OBJ, GLB, GLTF, STL or OFF file.
 
-    Positions, triangles and vertex colors are read from each, texture coordinates from an OBJ or glTF, and normals with tangents from a
-    glTF. Polygons become triangles; the
-    vertices of an STL are joined at equal positions. ``docs/meshes.md`` states what is repaired and what is refused.
+    Positions, triangles and vertex colors are read from each, texture coordinates from an OBJ or glTF, normals and tangents from a glTF.
+    Polygons become triangles; the vertices of an STL are joined at equal positions. ``docs/meshes.md`` states what is repaired and what is
+    refused.
 
     Args:
         path: the file.
@@ -443,7 +443,11 @@ def read_mesh(path: str | Path, *, own_axes: bool = False) -> Mesh:
         FileNotFoundError: there is no such file.
         MeshFileError: the file has no triangles or cannot be parsed; a ValueError.
     """
-    arrays = mesh_files.read(Path(path), own_axes=own_axes)
+    return mesh_of(mesh_files.read(Path(path), own_axes=own_axes))
+
+
+def mesh_of(arrays: mesh_files.MeshArrays) -> Mesh:
+    """Return the content of a mesh file as a mesh, in float32 where that keeps its shape."""
     faces = torch.from_numpy(arrays.faces.astype(np.int64))
     colors = None if arrays.colors is None else torch.from_numpy(arrays.colors.astype(np.float32))
     uvs = uv_faces = None

@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.files.mesh_files import MaterialArrays
-from unrender.files.mesh_files.materials import read_material
-from unrender.geometry.mesh import Axes, Mesh, read_mesh
+from unrender.files.mesh_files.materials import read_textured
+from unrender.geometry.mesh import Axes, Mesh, mesh_of
 from unrender.printing import of_fields
 from unrender.shading.lights import EnvironmentLight
 
@@ -84,14 +84,15 @@ class Asset:
         return replace(self, mesh=self.mesh.transformed(similarity))
 
     def export(self, path: str | Path, *, axes: Axes | None = None) -> None:
-        """Write the asset as .glb with its textures, or its mesh alone as .ply or .obj; see :meth:`Mesh.export`."""
+        """Write the asset as .glb, or as .obj with files beside it, or its mesh as .ply; see :meth:`Mesh.export`."""
         self.mesh.export(path, axes=axes, material=None if self.material is None else self.material.arrays())
 
 
 def read_asset(path: str | Path, *, own_axes: bool = False) -> Asset:
     """Read a mesh file with its material: a glTF with textures, or an OBJ with the MTL file beside it.
 
-    Tangents are computed where there is a normal texture and the file has none.
+    Several materials, and textures that repeat, become one atlas with other texture coordinates. Tangents are computed where there is a
+    normal texture and the file has none.
 
     Args:
         path: the file; formats without a material give the mesh alone.
@@ -99,9 +100,10 @@ def read_asset(path: str | Path, *, own_axes: bool = False) -> Asset:
 
     Raises:
         FileNotFoundError: there is no such file.
-        MeshFileError: the file cannot be parsed, has several materials, or a texture that cannot be decoded; a ValueError.
+        MeshFileError: the file cannot be parsed, a file it names is missing, or a texture cannot be decoded; a ValueError.
     """
-    mesh, arrays = read_mesh(path, own_axes=own_axes), read_material(Path(path))
+    found, arrays = read_textured(Path(path), own_axes=own_axes)
+    mesh = mesh_of(found)
     if arrays is None:
         return Asset(mesh)
     if arrays.normal is not None and mesh.tangents is None and mesh.uvs is not None:

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.normal_truth import understood_normals
 from unrender.files.atomic import write_text
+from unrender.files.mesh_files import FILES_OF_MATERIALS, SUFFIXES
 from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.fitting import FitResult
@@ -53,6 +55,7 @@ from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
 from unrender.runs.view_measures import ViewMeasures
 from unrender.runs.viewpoint import viewpoint_of
 from unrender.shading.latlong import write_environment
+from unrender.shading.lights import EnvironmentLight
 from unrender.transforms import upright
 from unrender.words import SplitName, is_out_of_memory
 
@@ -214,7 +217,8 @@ class AssetWriter(OutputWriter):
     needs_photos = False
 
     def files(self, directory: RunDirectory) -> tuple[Path, ...]:
-        exported = [directory.path / f"{stem}.{suffix}" for stem in ("mesh", "mesh_normalized") for suffix in ("ply", "obj", "glb")]
+        names = [*SUFFIXES, *FILES_OF_MATERIALS]
+        exported = [directory.path / f"{stem}{name}" for stem in ("mesh", "mesh_normalized") for name in names]
         return *exported, directory.environment_file
 
     def missing(self, directory: RunDirectory) -> bool:
@@ -226,7 +230,7 @@ class AssetWriter(OutputWriter):
         results.asset = asset = self._extract(results)
         if asset.environment is not None:
             with parts.part():
-                write_environment(directory.environment_file, asset.environment, upright(similarity, results.fit.up), ENVIRONMENT_HEIGHT)
+                write_light(directory.environment_file, asset.environment, similarity, results.fit.up)
         if asset.is_empty:
             results.remark(EMPTY_MESH)
             results.display.say(f"note: {EMPTY_MESH}")
@@ -265,6 +269,16 @@ class AssetWriter(OutputWriter):
         fit = results.fit
         asset = extract_asset(fit.scene, results.mesh_resolution, results.capture, display=results.display)
         return asset.with_source_up(fit.up, fit.source_from_world)
+
+
+def write_light(path: Path, light: EnvironmentLight, source_from_world: Float[Tensor, "4 4"], up: tuple[float, float, float]) -> None:
+    """Write the light of an asset as a lat-long picture in the axes of the input, turned upright.
+
+    Raises:
+        ValueError: the suffix is another, or a value is not finite.
+        OSError: the file cannot be written.
+    """
+    write_environment(path, light, upright(source_from_world, up), ENVIRONMENT_HEIGHT)
 
 
 class VideoWriter(OutputWriter):

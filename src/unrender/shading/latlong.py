@@ -32,7 +32,7 @@ def read_environment(path: str | Path, size: int = 512, source_from_world: Float
         OSError: the file cannot be read.
     """
     path = Path(path)
-    picture = {".hdr": read_hdr, ".exr": read_exr}[_suffix(path)](path)
+    picture = {".hdr": read_hdr, ".exr": read_exr}[checked_suffix(path)](path)
     return EnvironmentLight(cube_from_latlong(picture, size, source_from_world))
 
 
@@ -50,7 +50,7 @@ def write_environment(path: str | Path, environment: EnvironmentLight, source_fr
         OSError: the file cannot be written.
     """
     path = Path(path)
-    write = {".hdr": write_hdr, ".exr": write_exr}[_suffix(path)]
+    write = {".hdr": write_hdr, ".exr": write_exr}[checked_suffix(path)]
     with torch.no_grad():
         write(path, latlong_from_cube(environment.texels, height, source_from_world))
 
@@ -87,7 +87,7 @@ def cube_from_latlong(
     return reduced(found.view(6, fine, fine, 3), size)
 
 
-def _suffix(path: Path) -> str:
+def checked_suffix(path: Path) -> str:
     suffix = path.suffix.lower()
     if suffix not in (".hdr", ".exr"):
         raise ValueError(f"{path} has the suffix {suffix!r}; an environment is a lat-long picture .hdr or .exr")

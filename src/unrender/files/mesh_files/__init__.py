@@ -4,7 +4,7 @@ What is written:
 
 - ``.ply``: binary little endian, sRGB vertex colors as bytes.
 - ``.obj``: text; vertex colors follow the position, ``v x y z r g b``, sRGB from 0 to 1. Texture coordinates have their own rows (``vt``),
-  so vertices are not split along texture seams; there v grows upwards.
+  so vertices are not split along texture seams; there v grows upwards. The material is in an MTL file and PNG files beside it.
 - ``.glb``: glTF 2.0. The root node has the rotation to the file's axes. Vertex colors are linear light there (``COLOR_0``), so they are
   converted; a texture with the base color replaces them, because readers multiply the two. The material is double-sided; textures are
   embedded as PNG, the base color as sRGB. A vertex has one texture coordinate (``TEXCOORD_0``), so vertices along texture seams are written
@@ -18,6 +18,7 @@ This package uses arrays, not :class:`unrender.geometry.mesh.Mesh`.
 
 from __future__ import annotations
 
+import re
 import struct
 from pathlib import Path
 
@@ -28,11 +29,13 @@ from unrender.files.atomic import write_bytes
 from unrender.files.mesh_files.arrays import Y_UP, Z_UP, Frame, MaterialArrays, MeshArrays, MeshFileError, read_regular, rotated
 from unrender.files.mesh_files.glb import glb_bytes, offset_of
 from unrender.files.mesh_files.gltf import read_gltf
+from unrender.files.mesh_files.mtl import PICTURES, mtl_files
 from unrender.files.mesh_files.obj import obj_bytes, read_obj
 from unrender.files.mesh_files.ply import ply_bytes, read_ply
 from unrender.files.mesh_files.stl_off import joined, read_off, read_stl
 
 __all__ = [
+    "FILES_OF_MATERIALS",
     "SUFFIXES",
     "Y_UP",
     "Z_UP",
@@ -49,6 +52,12 @@ __all__ = [
 SUFFIXES = (".ply", ".obj", ".glb")
 """Formats that are written."""
 
+FILES_OF_MATERIALS = (".mtl", *(f"_{kind}.png" for kind in PICTURES))
+"""Ends of the names of the files beside an OBJ."""
+
+_MATERIAL = "surface"
+"""Name of the material in the files that are written."""
+
 _READABLE = "give a PLY, OBJ, GLB, GLTF, STL or OFF file"
 
 
@@ -59,7 +68,7 @@ def write(path: Path, arrays: MeshArrays, *, rotation: Float[np.ndarray, "3 3"],
         path: the file.
         arrays: in the frame of the mesh.
         rotation: from that frame to the axes of the file.
-        material: for a GLB.
+        material: for a GLB, or for an OBJ, which gets an MTL file and pictures beside it.
 
     Raises:
         ValueError: the suffix is not .ply, .obj or .glb, or positions or texture coordinates are not finite.
@@ -73,13 +82,24 @@ def write(path: Path, arrays: MeshArrays, *, rotation: Float[np.ndarray, "3 3"],
     if material is not None and material.has_textures and arrays.uvs is None:
         raise ValueError(f"cannot write {path}: a material with textures needs a mesh with texture coordinates; unwrap it first")
     frame, suffix = Frame(rotation.T, arrays.up), path.suffix.lower()
+    beside: dict[str, bytes] = {}
     if suffix == ".glb":
         data = glb_bytes(arrays, frame, material)
     else:
         is_turned = bool((rotation != np.eye(3)).any())
         turned = rotated(arrays, rotation) if is_turned else arrays
-        data = obj_bytes(turned, frame) if suffix == ".obj" else ply_bytes(turned, frame if is_turned or arrays.up != Z_UP else None)
+        if suffix == ".ply":
+            data = ply_bytes(turned, frame if is_turned or arrays.up != Z_UP else None)
+        elif material is None:
+            data = obj_bytes(turned, frame)
+        else:
+            stem = re.sub(r"[^A-Za-z0-9.-]+", "_", path.stem)  # programs end the names in these files at a blank
+            files, library = mtl_files(material, stem, _MATERIAL), f"{stem}.mtl"
+            turned = turned if material.base_color is None else turned._replace(colors=None)
+            data, beside = obj_bytes(turned, frame, (library, _MATERIAL)), {**files.pictures, library: files.mtl}
     path.parent.mkdir(parents=True, exist_ok=True)
+    for name, content in beside.items():
+        write_bytes(path.with_name(name), content)
     write_bytes(path, data)
 
 
@@ -96,6 +116,8 @@ def check_writable(path: Path) -> None:
 def read(path: Path, *, own_axes: bool = False) -> MeshArrays:
     """Read positions, triangles, vertex colors and texture coordinates; polygons become triangles.
 
+    Texture coordinates are read only where every corner of every triangle has one.
+
     Args:
         path: the file. Its content decides between text and binary, its suffix between formats.
         own_axes: keep the axes of the file. Otherwise a file of ours is turned back to the frame of its mesh, and another glTF from +Y up
@@ -104,6 +126,16 @@ def read(path: Path, *, own_axes: bool = False) -> MeshArrays:
     Raises:
         FileNotFoundError: there is no such file.
         MeshFileError: the file has no triangles or cannot be parsed.
+    """
+    arrays = read_with_materials(path, own_axes=own_axes)._replace(materials=None)
+    is_partly = arrays.uv_faces is not None and bool((arrays.uv_faces < 0).any())
+    return arrays._replace(uvs=None, uv_faces=None, tangents=None) if is_partly else arrays
+
+
+def read_with_materials(path: Path, *, own_axes: bool = False) -> MeshArrays:
+    """Read a mesh with the number of each triangle's material, and with texture coordinates that some corners have.
+
+    See :func:`read`.
     """
     data, suffix = read_regular(path), path.suffix.lower()
     try:

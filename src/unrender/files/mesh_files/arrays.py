@@ -33,10 +33,13 @@ class MeshArrays(NamedTuple):
     uvs: Float[np.ndarray, "coordinates 2"] | None = None
     """(0, 0) is the top left corner of the texture's image, as in glTF; in an OBJ v grows upwards, and is flipped on reading."""
     uv_faces: Int[np.ndarray, "faces 3"] | None = None
+    """Rows of ``uvs``; while a file is read, −1 for a corner without one."""
     tangents: Float[np.ndarray, "coordinates 4"] | None = None
     """Direction of growing u and handedness ±1, one for each texture coordinate; only together with normals."""
     up: tuple[float, float, float] = Z_UP
     """The upward direction of the coordinates."""
+    materials: Int[np.ndarray, " faces"] | None = None
+    """While a file is read: the number of each triangle's material, −1 without one."""
 
 
 class MaterialArrays(NamedTuple):
@@ -147,9 +150,12 @@ def checked(arrays: MeshArrays) -> MeshArrays:
     """
     if len(arrays.faces) == 0:
         raise MeshFileError("it holds no triangles; a point cloud is not a mesh")
-    for name, rows, count in (("vertex", arrays.faces, len(arrays.vertices)), ("texture coordinate", arrays.uv_faces, arrays.uvs)):
-        known = count if isinstance(count, int) else 0 if count is None else len(count)
-        if rows is not None and (rows.min() < 0 or rows.max() >= known):
+    coordinates = 0 if arrays.uvs is None else len(arrays.uvs)
+    for name, rows, least, known in (
+        ("vertex", arrays.faces, 0, len(arrays.vertices)),
+        ("texture coordinate", arrays.uv_faces, -1, coordinates),
+    ):
+        if rows is not None and (rows.min() < least or rows.max() >= known):
             row = int(rows.max() if rows.max() >= known else rows.min())
             raise MeshFileError(f"a face names {name} {row}, counted from 0, and there are {known}")
     finite = np.all(np.isfinite(arrays.vertices), axis=1)

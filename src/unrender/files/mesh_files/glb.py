@@ -7,7 +7,6 @@ dielectric. A mesh with a material is lit.
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 from typing import Any
@@ -15,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 
 from unrender.color import linear_from_srgb, srgb_from_linear
 from unrender.files.mesh_files.arrays import FRAME_KEY, Frame, MaterialArrays, MeshArrays
 from unrender.files.mesh_files.gltf import BINARY_CHUNK, GLB_MAGIC, JSON_CHUNK
+from unrender.files.mesh_files.pictures import png
 
 _FLOAT = 5126
 _UNSIGNED_INT = 5125
@@ -143,10 +142,7 @@ def _gltf_material(material: MaterialArrays) -> tuple[dict[str, Any], list[bytes
     pictures: list[bytes] = []
 
     def add(picture: torch.Tensor) -> dict[str, int]:
-        levels = (picture.clamp(0, 1) * 255).round().byte().numpy()
-        buffer = io.BytesIO()
-        Image.fromarray(levels).save(buffer, format="PNG")
-        pictures.append(buffer.getvalue())
+        pictures.append(png(picture))
         return {"index": len(pictures) - 1}
 
     surface: dict[str, Any] = {"metallicFactor": material.metallic, "roughnessFactor": material.roughness}

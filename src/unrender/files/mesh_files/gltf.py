@@ -50,6 +50,8 @@ class _Primitive(NamedTuple):
     normals: Float[np.ndarray, "vertices 3"] | None
     tangents: Float[np.ndarray, "vertices 4"] | None
     """None unless there are texture coordinates and normals."""
+    material: int
+    """−1 without one."""
 
 
 def read_gltf(data: bytes, path: Path, *, own_axes: bool) -> MeshArrays:
@@ -76,15 +78,20 @@ def read_gltf(data: bytes, path: Path, *, own_axes: bool) -> MeshArrays:
             for primitive in primitives
         ]
         colors = srgb_from_linear(torch.from_numpy(np.nan_to_num(np.concatenate(linear)).clip(0, 1))).numpy()
-    coordinates = [primitive.uvs for primitive in primitives if primitive.uvs is not None]
-    if len(coordinates) == len(primitives):
-        uvs = np.concatenate(coordinates)
+    materials = np.repeat([primitive.material for primitive in primitives], [len(primitive.faces) for primitive in primitives])
+    uv_faces = None
+    if any(primitive.uvs is not None for primitive in primitives):
+        uvs = np.concatenate([np.zeros((len(one.vertices), 2)) if one.uvs is None else one.uvs for one in primitives])
+        has_coordinates = np.repeat([one.uvs is not None for one in primitives], [len(one.faces) for one in primitives])
+        uv_faces = np.where(has_coordinates[:, None], faces, -1)
     frame = None if own_axes else document.frame
     tangents = [primitive.tangents for primitive in primitives if primitive.tangents is not None]
     normals = [primitive.normals for primitive in primitives if primitive.normals is not None]
-    arrays = MeshArrays(vertices, faces, colors, uvs=uvs, uv_faces=None if uvs is None else faces, up=Y_UP)
+    arrays = MeshArrays(vertices, faces, colors, uvs=uvs, uv_faces=uv_faces, up=Y_UP, materials=materials)
+    if len(normals) == len(primitives):
+        arrays = arrays._replace(normals=np.concatenate(normals))
     if len(tangents) == len(primitives):
-        arrays = arrays._replace(normals=np.concatenate(normals), tangents=np.concatenate(tangents))
+        arrays = arrays._replace(tangents=np.concatenate(tangents))
     if frame is not None:
         arrays = frame.applied(arrays)
     elif not own_axes:
@@ -213,12 +220,13 @@ class GltfDocument:
         uvs = self._numbers(attributes[name], 2, rows=len(vertices), one=True) if name in attributes else None
         normals = tangents = None
         texture = material.get("normalTexture", {})
-        if uvs is not None and {"NORMAL", "TANGENT"} <= attributes.keys() and name == f"TEXCOORD_{texture.get('texCoord', 0)}":
+        if "NORMAL" in attributes:
             normals = self._numbers(attributes["NORMAL"], 3, rows=len(vertices))
+            normals = normals if np.isfinite(normals).all() else None
+        if uvs is not None and normals is not None and "TANGENT" in attributes and name == f"TEXCOORD_{texture.get('texCoord', 0)}":
             tangents = self._numbers(attributes["TANGENT"], 4, rows=len(vertices))
-            if not (np.isfinite(normals).all() and np.isfinite(tangents).all()):
-                normals = tangents = None
-        return _Primitive(vertices, faces, linear, uvs, normals, tangents)
+            tangents = tangents if np.isfinite(tangents).all() else None
+        return _Primitive(vertices, faces, linear, uvs, normals, tangents, int(described.get("material", -1)))
 
     def _numbers(self, accessor: int, channels: int, *, rows: int | None = None, one: bool = False) -> Float[np.ndarray, "rows channels"]:
         """Read an accessor as numbers, and keep its first channels.

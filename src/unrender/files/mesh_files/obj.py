@@ -36,13 +36,13 @@ class _Text(NamedTuple):
     """Number of corners of each face."""
     corners: Int[np.ndarray, " corners"]
     uv_corners: Int[np.ndarray, " corners"] | None
-    """Rows of ``coordinates``; None unless every corner has one."""
+    """Rows of ``coordinates``, −1 for a corner without one; None if no corner has one."""
 
 
 def read_obj(data: bytes, *, own_axes: bool) -> MeshArrays:
-    """Read the ``v``, ``vt`` and ``f`` lines of an OBJ.
+    """Read the ``v``, ``vt``, ``f`` and ``usemtl`` lines of an OBJ.
 
-    Texture coordinates are read only where every corner of every face has one, and colors only where every vertex has one.
+    Colors are read only where every vertex has one.
 
     Args:
         data: the file.
@@ -61,8 +61,46 @@ def read_obj(data: bytes, *, own_axes: bool) -> MeshArrays:
         uvs = np.stack([text.coordinates[:, 0], 1 - text.coordinates[:, 1]], 1)
         uv_faces = text.uv_corners[triangles]
     colors = colors_from_codes(text.positions[:, 3:6]) if text.positions.shape[1] >= 6 else None
-    arrays = checked(MeshArrays(text.positions[:, :3], text.corners[triangles], colors, uvs=uvs, uv_faces=uv_faces, up=Y_UP))
+    polygon = np.repeat(np.arange(len(text.sizes)), text.sizes)[triangles[:, 0]]
+    arrays = MeshArrays(text.positions[:, :3], text.corners[triangles], colors, uvs=uvs, uv_faces=uv_faces, up=Y_UP)
+    arrays = checked(arrays._replace(materials=_materials_of_polygons(data, len(text.sizes))[polygon]))
     return arrays if frame is None else frame.applied(arrays)
+
+
+_USES = re.compile(rb"^[ \t]*(?:usemtl[ \t]+([^\r\n]*?)[ \t]*|f[ \t][^\r\n]*)\r?$", re.MULTILINE)
+"""Lines that choose a material, and faces."""
+
+
+def used_materials(data: bytes) -> list[str]:
+    """Return the names of the materials that faces of an OBJ have, in the order of their first mention."""
+    names, _ = _uses(data)
+    return [name.decode("utf-8", "replace") for name in names]
+
+
+def _materials_of_polygons(data: bytes, count: int) -> Int[np.ndarray, " faces"]:
+    """Return for each polygon the row of its material in :func:`used_materials`, −1 before the first one is chosen."""
+    _, rows = _uses(data)
+    if len(rows) not in (0, count):
+        raise MeshFileError("its faces cannot be told apart by their materials; write each face on a line of its own")
+    return np.array(rows, np.int64) if rows else np.full(count, -1)
+
+
+def _uses(data: bytes) -> tuple[list[bytes], list[int]]:
+    """Return the materials of the faces, and the number of that of each face; nothing for a file without materials."""
+    if b"usemtl" not in data:
+        return [], []
+    data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    numbers: dict[bytes, int] = {}
+    rows: list[int] = []
+    name: bytes | None = None
+    for found in _USES.finditer(data):
+        if found.group(1) is not None:
+            name = found.group(1)
+        elif name is None:
+            rows.append(-1)
+        else:
+            rows.append(numbers.setdefault(name, len(numbers)))
+    return list(numbers), rows
 
 
 def _quick(data: bytes) -> _Text | None:
@@ -180,8 +218,8 @@ def _line_by_line(data: bytes) -> _Text:
     rows = np.array([corner[0] for corner in text.corners], np.int64)
     _check_rows(text, rows, len(text.positions), "position")
     uv_rows = None
-    if text.corners and all(corner[1] is not None for corner in text.corners):
-        uv_rows = np.array([corner[1] for corner in text.corners], np.int64)
+    if any(corner[1] is not None for corner in text.corners):
+        uv_rows = np.array([-1 if corner[1] is None else corner[1] for corner in text.corners], np.int64)
         _check_rows(text, uv_rows, len(text.coordinates), "texture coordinate")
     return _Text(
         np.array([row[:columns] for row in text.positions], np.float64).reshape(-1, columns),
@@ -236,13 +274,18 @@ def _row(name: str, so_far: int) -> int:
     return row - 1 if row > 0 else so_far + row
 
 
-def obj_bytes(arrays: MeshArrays, frame: Frame) -> bytes:
+def obj_bytes(arrays: MeshArrays, frame: Frame, library: tuple[str, str] | None = None) -> bytes:
     """Write a mesh whose arrays are in the axes of the file.
 
     Float32 positions are written with nine significant digits, which reproduce them, float64 ones with fifteen.
+
+    Args:
+        arrays: the mesh.
+        frame: stated in the first line.
+        library: name of the MTL file beside it, and of the material in it.
     """
     digits = "%.9g" if arrays.vertices.dtype == np.float32 else "%.15g"
-    text = [f"# {frame.comment}\n"]
+    text = [f"# {frame.comment}\n", *([] if library is None else [f"mtllib {library[0]}\n"])]
     if arrays.colors is None:
         text.append(_lines("v", [digits] * 3, arrays.vertices))
     else:
@@ -255,6 +298,7 @@ def obj_bytes(arrays: MeshArrays, frame: Frame) -> bytes:
     if arrays.normals is not None:
         text.append(_lines("vn", ["%.9g"] * 3, arrays.normals))
         corner, names = corner + ("/%d" if len(names) > 1 else "//%d"), [*names, arrays.faces]
+    text += [] if library is None else [f"usemtl {library[1]}\n"]
     text.append(_lines("f", [corner] * 3, 1 + np.stack(names, axis=-1)))
     return "".join(text).encode("ascii")
 
