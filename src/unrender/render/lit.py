@@ -9,15 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.color import srgb_from_linear
+from unrender.color import linear_from_srgb, srgb_from_linear
+from unrender.geometry.mesh import Mesh
 from unrender.ops.raster import texture
 from unrender.render.asset import Asset, PbrMaterial
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.render.surface import render_surface
 from unrender.shading.gbuffer import GBuffer
-from unrender.shading.lights import AmbientLight, Light, prefiltered
+from unrender.shading.lights import AmbientLight, EnvironmentLight, Light, prefiltered
 from unrender.shading.metallic_roughness import MetallicRoughness, PbrValues
+from unrender.shading.shadows import light_transport, shadowed
 
 _COARSEST_LEVEL = 3
 """Coarsest mip level of the textures of an atlas: coarser ones mix neighboring charts."""
@@ -25,6 +27,8 @@ DEPTHS = (0.05, 50.0)
 """Nearest and farthest visible depth, in world units."""
 
 
+_MOST_VERTICES = 100_000
+"""A mesh of more vertices is lit without its own shadows, which need 3 kB for each."""
 _SMALLEST_OPACITY = 1e-4
 """A pixel of less opacity shows the background alone."""
 
@@ -45,8 +49,16 @@ class LitScene(Scene):
         self._mesh = mesh.with_tangents() if mesh.uvs is not None and mesh.tangents is None else mesh
         self._material = material_of(PbrMaterial() if asset.material is None else asset.material)
         with torch.no_grad():
-            plain = AmbientLight(torch.ones(3, device=mesh.vertices.device))
-            self._light: Light = plain if asset.environment is None else prefiltered(asset.environment)
+            self._light = self._arriving(asset.environment)
+
+    def _arriving(self, environment: EnvironmentLight | None) -> Light:
+        """Return the light with the shadows of the mesh."""
+        if environment is None:
+            return AmbientLight(torch.ones(3, device=self._mesh.vertices.device))
+        light = prefiltered(environment)
+        if environment.light_from_world is not None or len(self._mesh.vertices) > _MOST_VERTICES:
+            return light
+        return shadowed(light, light_transport(self._mesh), base_color_of_vertices(self._mesh, self._asset.material or PbrMaterial()))
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
         return self._asset
@@ -73,6 +85,21 @@ def looked_up(texels: Float[Tensor, "rows columns channels"], surface: GBuffer) 
     """Look up a texture of an atlas at surface points, with mip levels."""
     assert surface.uv is not None, "textures need a mesh with texture coordinates"
     return texture(texels[None], surface.uv, surface.uv_derivatives, boundary="clamp", max_level=_COARSEST_LEVEL)
+
+
+def looked_up_at_vertices(texels: Float[Tensor, "rows columns channels"], mesh: Mesh) -> Float[Tensor, "vertices channels"]:
+    """Look up a texture of an atlas at one corner of each vertex; one without triangles gets texel 0."""
+    assert mesh.uvs is not None and mesh.uv_faces is not None, "textures need a mesh with texture coordinates"
+    place = mesh.uvs.new_zeros(len(mesh.vertices), 2)
+    place[mesh.faces.reshape(-1).long()] = mesh.uvs.detach()[mesh.uv_faces.reshape(-1).long()]
+    return texture(texels[None], place[None, None], filter="linear", boundary="clamp")[0, 0]
+
+
+def base_color_of_vertices(mesh: Mesh, material: PbrMaterial) -> Float[Tensor, "vertices 3"]:
+    """Return the linear base color at every vertex of a mesh."""
+    if material.base_color is not None:
+        return looked_up_at_vertices(material.base_color, mesh)[:, :3]
+    return torch.ones_like(mesh.vertices) if mesh.colors is None else linear_from_srgb(mesh.colors)
 
 
 def material_of(textures: PbrMaterial) -> MetallicRoughness:

@@ -13,6 +13,7 @@ physical units the irradiance is π times that. Every light has the same three f
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -28,6 +29,19 @@ from unrender.shading.reflectance import SMALLEST_COSINE, directional_albedo
 
 _IRRADIANCE_SIZE = 16
 """Texels along an edge of the cubes in which irradiance is computed and stored: a cosine lobe is far wider."""
+
+
+@runtime_checkable
+class Light(Protocol):
+    """What a light does to surface points: see the module docstring."""
+
+    def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]: ...
+
+    def glossy(self, surface: GBuffer, exponent: Float[Tensor, "*#shape"]) -> Float[Tensor, "views height width 3"]: ...
+
+    def specular(
+        self, surface: GBuffer, roughness: Float[Tensor, "views height width"], f0: Float[Tensor, "views height width 3"]
+    ) -> Float[Tensor, "views height width 3"]: ...
 
 
 @dataclass(frozen=True)
@@ -197,9 +211,6 @@ def prefiltered(environment: EnvironmentLight) -> PrefilteredLight:
             irradiance, found = found[-1], found[:-1]
         levels.append((cube, found.permute(1, 2, 3, 0, 4).flatten(-2)))
     return PrefilteredLight(environment, environment.irradiance() if irradiance is None else irradiance, roughness, tuple(levels))
-
-
-Light = AmbientLight | DirectionalLight | PointLight | EnvironmentLight | PrefilteredLight
 
 
 def _looked_up(

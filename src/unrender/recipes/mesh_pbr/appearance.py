@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.fields.material import SpatialMaterial
+from unrender.geometry.mesh import Mesh
 from unrender.recipes.mesh_pbr.config import Materials, Rates
-from unrender.render.lit import looked_up
+from unrender.render.lit import looked_up, looked_up_at_vertices
 from unrender.shading.gbuffer import GBuffer
 
 _IN_SPACE = 5
@@ -46,6 +47,10 @@ class Appearance(nn.Module, ABC):
         """Return the channels that those of the pixels should be close to."""
 
     @abstractmethod
+    def base_color_of_vertices(self, mesh: Mesh) -> Float[Tensor, "vertices 3"]:
+        """Return the base color at every vertex."""
+
+    @abstractmethod
     def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
         """Return the groups of the unknowns for an optimizer."""
 
@@ -69,6 +74,9 @@ class InSpace(Appearance):
         """Return the channels at random points close to those of the pixels: a smooth material is preferred."""
         offsets = torch.randn(surface.position.shape, generator=generator, device=surface.position.device)
         return self._at(surface.position.detach() + _CLOSE * offsets)
+
+    def base_color_of_vertices(self, mesh: Mesh) -> Float[Tensor, "vertices 3"]:
+        return self.field(mesh.vertices.detach())[:, :3]
 
     def _at(self, points: Float[Tensor, "views height width 3"]) -> Float[Tensor, "views height width channels"]:
         return self.field(points.reshape(-1, 3)).reshape(*points.shape[:-1], _IN_SPACE)
@@ -106,6 +114,9 @@ class InTextures(Appearance):
     def expected(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
         """Return the baked channels: differences between close texels would smooth each chart by itself, and show its border."""
         return looked_up(self.baked, surface)
+
+    def base_color_of_vertices(self, mesh: Mesh) -> Float[Tensor, "vertices 3"]:
+        return looked_up_at_vertices(self.texels[..., :3], mesh)
 
     @torch.no_grad()
     def project(self) -> None:

@@ -27,8 +27,9 @@ from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.render.surface import render_surface
 from unrender.shading.gbuffer import GBuffer
-from unrender.shading.lights import EnvironmentLight, prefiltered
+from unrender.shading.lights import EnvironmentLight, Light, prefiltered
 from unrender.shading.metallic_roughness import MetallicRoughness, PbrValues
+from unrender.shading.shadows import LightTransport, light_transport, shadowed
 
 _RESOLUTION = 256
 """Cells along a side of the region of interest, with which a fitted surface is extracted."""
@@ -55,6 +56,7 @@ class MeshPbrScene(Scene):
         """Whether the light has no color, as long as the material is gray: it would take over that of surfaces that face it."""
         self.light_log = nn.Parameter(light.detach().clamp_min(1e-4).log())
         self.register_buffer("has_masks", torch.tensor(masked))
+        self._transport: LightTransport | None = None
 
     def light(self) -> EnvironmentLight:
         """Return the light."""
@@ -72,8 +74,18 @@ class MeshPbrScene(Scene):
 
     def render(self, mesh: Mesh, cameras: Cameras, background: Tensor, values: Callable[[GBuffer], PbrValues]) -> Rendering:
         """Render the mesh of this step with gradients."""
+        return render_surface(mesh, MetallicRoughness(values), [self._arriving(mesh)], cameras, background=background, depth_range=DEPTHS)
+
+    def _arriving(self, mesh: Mesh) -> Light:
+        """Return the light, with the shadows of a mesh whose triangles stay the same."""
         light = prefiltered(self.light())
-        return render_surface(mesh, MetallicRoughness(values), [light], cameras, background=background, depth_range=DEPTHS)
+        if not isinstance(self.shape, MeshShape):
+            return light
+        if self._transport is None or self._transport.free.device != self.light_log.device:
+            self._transport = light_transport(self.shape.first_mesh())
+        with torch.no_grad():
+            base_color = self.appearance.base_color_of_vertices(mesh)
+        return shadowed(light, self._transport, base_color)
 
     @torch.no_grad()
     def render_view(self, cameras: Cameras, view: int) -> Rendering:

@@ -64,6 +64,10 @@ class MeshShape(Shape):
         self.vertices.data = torch.empty_like(state_dict[f"{prefix}vertices"], device=self.start.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
+    def first_mesh(self) -> Mesh:
+        """Return the mesh as it was given, with vertex normals."""
+        return Mesh(self.start, self.faces).with_vertex_normals()
+
     def mesh(self) -> Mesh:
         unwrapped = len(self.uvs) > 0
         mesh = Mesh(
