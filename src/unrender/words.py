@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     # An editor sees misspelled ones; at run time the error suggests the nearest.
-    RecipeName: TypeAlias = Literal["asset", "mesh-pbr", "nerf", "neus"]
+    RecipeName: TypeAlias = Literal["asset", "image", "mesh-pbr", "nerf", "neus"]
 else:
     RecipeName = str
 
@@ -55,6 +55,9 @@ Photometric: TypeAlias = Literal["l1", "mse", "smooth_l1", "logl1", "logl2", "sm
 
 Background: TypeAlias = Literal["random", "white", "black"]
 """Colors behind the scene while fitting."""
+
+CoordinateEncoding: TypeAlias = Literal["none", "basic", "positional", "gaussian", "hash"]
+"""Encodings of the coordinates that a network reads."""
 
 Normals: TypeAlias = Literal["analytic", "taps6", "taps4"]
 """How the gradient of a distance field is computed: exactly, or by finite differences with six or four taps."""

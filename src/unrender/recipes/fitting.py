@@ -52,6 +52,8 @@ class Progress:
     scene: Scene
     phase: str = ""
     """Name of the running phase; empty for a recipe with one phase."""
+    held_out_psnr: float | None = None
+    """PSNR of what is held out, when it was last measured, in dB; None for a recipe that does not measure it while it fits."""
 
     def __repr__(self) -> str:
         psnr = "" if self.psnr is None else f", PSNR {self.psnr:.2f} dB"
@@ -158,6 +160,7 @@ class Fitting:
         self._in_a_row = torch.zeros((), device=device)
         self._error = torch.ones((), device=device)
         self._has_error = False
+        self._held_out_error: Tensor | None = None
         self._losses: dict[str, Tensor] = {}
         self._counts: dict[str, int | Tensor] = {}
         self._outcome: Outcome = "finished"
@@ -214,6 +217,7 @@ class Fitting:
         *,
         further: Callable[[], Losses] | None = None,
         error: Tensor | None = None,
+        held_out_error: Tensor | None = None,
         counts: Mapping[str, int | Tensor] | None = None,
     ) -> None:
         """Run the backward pass and one step of the optimizer; a step that is not finite is skipped and counted.
@@ -222,19 +226,21 @@ class Fitting:
             losses: the terms of this step, or a function that computes them, for optimizers such as L-BFGS that evaluate several times.
             further: called after the backward pass; adds the gradients of more terms to those of the parameters, and returns the terms.
             error: mean squared error of the colors, for the reported PSNR.
+            held_out_error: likewise of what is held out, in a step that measures it.
             counts: what the recipe counts in a step; tensors are read only when progress is reported.
         """
         if callable(losses) and self._skipping is None:
             self._step_by_closure(losses, further)
         else:  # our Adam needs no closure
             self._step_once(losses() if callable(losses) else losses, further)
-        self.record(error=error, counts=counts)
+        self.record(error=error, held_out_error=held_out_error, counts=counts)
 
     def record(
         self,
         losses: Losses | None = None,
         *,
         error: Tensor | None = None,
+        held_out_error: Tensor | None = None,
         counts: Mapping[str, int | Tensor] | None = None,
     ) -> None:
         """Record what a step reports; :meth:`take_step` calls this itself.
@@ -242,6 +248,7 @@ class Fitting:
         Args:
             losses: terms by name, for loops that change the scene without an optimizer.
             error: mean squared error of the colors, for the reported PSNR.
+            held_out_error: likewise of what is held out, in a step that measures it.
             counts: what the recipe counts in a step.
         """
         if losses is not None:
@@ -251,6 +258,8 @@ class Fitting:
             share = 0.1 if self._has_error else 1.0
             self._error = torch.where(torch.isfinite(seen), self._error.lerp(seen, share), self._error)
             self._has_error = True
+        if held_out_error is not None:
+            self._held_out_error = held_out_error.detach()
         self._counts = dict(counts or {})
 
     def _step_once(self, losses: Losses, further: Callable[[], Losses] | None) -> None:
@@ -309,7 +318,8 @@ class Fitting:
                 step=self.clock.step,
                 fraction=self.clock.overall,
                 seconds=self.clock.seconds,
-                psnr=-10 * math.log10(max(float(self._error), 1e-10)) if self._has_error else None,
+                psnr=_decibels(self._error) if self._has_error else None,
+                held_out_psnr=None if self._held_out_error is None else _decibels(self._held_out_error),
                 losses={name: float(value) for name, value in self._losses.items()},
                 counts={name: int(value) for name, value in self._counts.items()},
                 snapshot=self.snapshot,
@@ -374,6 +384,10 @@ class Fitting:
             planned_steps=self.clock.steps,
             up=up,
         )
+
+
+def _decibels(error: Tensor) -> float:
+    return -10 * math.log10(max(float(error), 1e-10))
 
 
 def clock_of(tensors: Mapping[str, Tensor]) -> tuple[int, float]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unrender.captures.capture import Capture
+from unrender.color import srgb_from_linear
 from unrender.geometry.mesh import Mesh
 from unrender.render.scene import Scene
 
@@ -20,6 +23,26 @@ class Picture:
     linear: Float[Tensor, "height width 3"]
     fingerprint: str
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def srgb(self) -> Float[Tensor, "height width 3"]:
+        """The picture as sRGB values."""
+        return srgb_from_linear(self.linear)
+
+    @property
+    def is_fitted(self) -> Bool[Tensor, "height width"]:
+        """The pixels in even rows and columns, a quarter of them."""
+        return self._in(0)
+
+    @property
+    def is_held_out(self) -> Bool[Tensor, "height width"]:
+        """The pixels in odd rows and columns, which are farthest from the fitted ones."""
+        return self._in(1)
+
+    def _in(self, first: int) -> Bool[Tensor, "height width"]:
+        chosen = torch.zeros(self.linear.shape[:2], dtype=torch.bool)
+        chosen[first::2, first::2] = True
+        return chosen
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,11 @@
     losses: photometric, mask, sign changes, smoothness of the material, whiteness of the light, Laplacian;
     phases: materials in space, on the mesh of a fitted surface or with the shape on a lattice; then textures.
 
+``image``
+    unknowns: a perceptron of encoded coordinates (Fourier features or a hash grid);
+    image: the perceptron at the centers of the pixels;
+    losses: mean squared error of every other pixel along each axis.
+
 Each recipe is a function that contains its training loop; this table tells the rest of the package how to use it. The functions, and with
 them PyTorch, are imported when they are called.
 """
@@ -27,8 +32,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from unrender.recipes import mesh_pbr, nerf, neus
-from unrender.recipes.kinds import CAPTURE, CAPTURE_OR_RUN, Input, InputKind
+from unrender.recipes import image, mesh_pbr, nerf, neus
+from unrender.recipes.kinds import CAPTURE, CAPTURE_OR_RUN, PICTURE, Input, InputKind
 from unrender.recipes.settings import override
 from unrender.words import suggestion
 
@@ -38,11 +43,11 @@ if TYPE_CHECKING:
 
     from unrender.captures.capture import Capture
     from unrender.recipes.fitting import FitResult, Observer
-    from unrender.recipes.inputs import FittedRun
+    from unrender.recipes.inputs import FittedRun, Picture
     from unrender.render.scene import Scene
 
-Output = Literal["metrics", "mesh", "video", "report"]
-"""Outputs of a run: scores of held-out views, the asset as files, a camera path; a report is always written."""
+Output = Literal["metrics", "mesh", "video", "picture", "report"]
+"""Outputs of a run: scores of held-out views, the asset as files, a camera path, a fitted picture; a report is always written."""
 
 
 @runtime_checkable
@@ -217,9 +222,20 @@ ASSET: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
 )
 
 
+IMAGE: Recipe[image.ImageConfig, Picture] = Recipe(
+    name="image",
+    summary="a picture, memorized by a network of encoded coordinates",
+    presets=image.PRESETS,
+    fit=later(lambda: image.fit),
+    load_scene=later(lambda: image.load_scene),
+    input=PICTURE,
+    outputs=("picture",),
+)
+
+
 def recipes() -> dict[str, Recipe[Any, Any]]:
     """Return every recipe by its name."""
-    return {recipe.name: recipe for recipe in (NERF, NEUS, MESH_PBR, ASSET)}
+    return {recipe.name: recipe for recipe in (NERF, NEUS, MESH_PBR, ASSET, IMAGE)}
 
 
 def find_recipe(name: str, table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any, Any]:

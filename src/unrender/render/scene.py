@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.cameras import Cameras, Rays
+from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
@@ -77,3 +78,42 @@ class RayScene(Scene):
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
         camera = cameras[view]
         return self.render_rays(camera.image_rays(0)).reshaped(camera.height, camera.width)
+
+
+_MOST_POINTS = 2**16
+"""Points of a picture that are colored at once."""
+
+
+def picture_points(height: int, width: int) -> Float[Tensor, "pixels 2"]:
+    """Return the centers of the pixels of a picture, row by row, as (x, y) in units of its longer side.
+
+    >>> picture_points(1, 2).tolist()
+    [[0.25, 0.25], [0.75, 0.25]]
+    """
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return (torch.stack([columns, rows], dim=-1).reshape(-1, 2) + 0.5) / max(height, width)
+
+
+class PictureScene(Scene):
+    """A scene that is a picture: an sRGB color for each point of the plane."""
+
+    @abstractmethod
+    def color(self, points: Float[Tensor, "points 2"]) -> Float[Tensor, "points 3"]:
+        """Return the sRGB colors of points (x, y), in units of the picture's longer side from its top left corner."""
+
+    @final
+    @torch.no_grad()
+    def picture(self, height: int, width: int) -> Float[Tensor, "height width 3"]:
+        """Return the picture at any resolution, as sRGB values."""
+        device = next(self.parameters()).device
+        points = picture_points(height, width).to(device)
+        with pytorch_on_one_thread():
+            return torch.cat([self.color(part) for part in points.split(_MOST_POINTS)]).reshape(height, width, 3)
+
+    @final
+    def render_view(self, cameras: Cameras, view: int) -> Rendering:
+        """Return the picture at the size of a camera; where the camera stands has no effect."""
+        width, height = cameras.sizes[view].tolist()
+        color = self.picture(height, width)
+        empty = torch.zeros_like(color)
+        return Rendering(color, torch.ones_like(color[..., 0]), empty[..., 0], empty, "srgb")

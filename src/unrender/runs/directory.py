@@ -9,6 +9,7 @@
 ``mesh.ply, .glb``   the surface with its material, in the frame of the input
 ``environment.hdr``  the environment light, for recipes that estimate it
 ``video.mp4``        an orbit
+``prediction.png``   the fitted picture, for recipes that fit one; beside truth and error in ``comparison.png``
 ``report.html``      all results on one page
 ``.lock``            held while a process fits into the folder
 ===================  ==========================================================================================
@@ -144,6 +145,7 @@ class HistoryLine:
     losses: Mapping[str, float | None]
     phase: str = ""
     """Name of the phase; empty for a recipe with one phase."""
+    held_out_psnr: float | None = None
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,14 @@ class RunDirectory:
     @property
     def video_file(self) -> Path:
         return self.path / "video.mp4"
+
+    @property
+    def prediction_file(self) -> Path:
+        return self.path / "prediction.png"
+
+    @property
+    def comparison_file(self) -> Path:
+        return self.path / "comparison.png"
 
     @property
     def report_file(self) -> Path:

@@ -97,6 +97,16 @@ def _over_gray(picture: Picture, opacity: Shaped[ndarray, "height width"]) -> Pi
     return np.round(picture * share + 128.0 * (1.0 - share)).astype(np.uint8)
 
 
+def side_by_side(pictures: Sequence[Picture], gap: int = 8) -> UInt8[ndarray, "height total_width 3"]:
+    """Put pictures of one height beside each other, with white between them.
+
+    >>> side_by_side([np.zeros((1, 2, 3), np.uint8), np.ones((1, 1, 3), np.uint8)], gap=1)[0, :, 0].tolist()
+    [0, 0, 255, 1]
+    """
+    white = np.full((pictures[0].shape[0], gap, 3), 255, dtype=np.uint8)
+    return np.hstack([part for picture in pictures for part in (white, picture)][1:])
+
+
 def write_picture(file: Path, picture: Picture) -> None:
     """Write a picture as PNG, atomically."""
     with replacing(file) as partial:

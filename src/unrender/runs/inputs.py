@@ -6,7 +6,9 @@ Each kind of :mod:`unrender.recipes.inputs` has one reader. :class:`Origin` reco
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic
@@ -17,7 +19,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from unrender.captures.capture import Capture
+from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.load import read_capture
 from unrender.captures.options import CaptureOptions
 from unrender.captures.silhouettes import without_contradicting_masks
@@ -37,6 +39,9 @@ from unrender.runs.read_options import ReadOptions, RunOptions, StartOptions
 DEMO_CAPTURE = "demo"
 """Path in ``run.json`` of the capture that ``unrender demo`` makes."""
 
+
+_MOST_PIXELS = 2**26
+"""Pixels of a picture; a fit keeps a few dozen bytes of each."""
 
 INPUT_TYPES: dict[InputName, tuple[type, ...]] = {
     "capture": (Capture,),
@@ -262,18 +267,31 @@ def read_picture(path: Path) -> Picture:
     """Read a picture file as linear light; transparent parts become white.
 
     Raises:
-        ValueError: the file is not a picture, or is truncated.
+        ValueError: the file is not a picture, is truncated, or has too many pixels.
     """
     data = _bytes_of(path)
     try:
-        with Image.open(path) as file:
+        with _large_ones_allowed(), Image.open(path) as file:
+            width, height = file.size
+            if width * height > _MOST_PIXELS:
+                raise CaptureError(f"the picture {path} has {width:,} x {height:,} pixels; give one of at most {_MOST_PIXELS:,} pixels")
             straight = ImageOps.exif_transpose(file)
             transparent = straight.has_transparency_data
             rgba = np.asarray(straight.convert("RGBA"), dtype=np.float32) / 255.0
-    except (OSError, ValueError, SyntaxError) as error:
+    except CaptureError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"the picture {path} cannot be read ({error}); give a PNG or JPEG file") from error
     notes = ("transparent parts of the picture are white",) if transparent else ()
     return Picture(path.stem, _over_white(torch.from_numpy(rgba)), hashlib.sha256(data).hexdigest(), notes)
+
+
+@contextmanager
+def _large_ones_allowed() -> Iterator[None]:
+    """Keep Pillow from warning about large pictures, which are refused here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        yield
 
 
 def read_mesh_input(path: Path) -> MeshInput:

@@ -29,11 +29,12 @@ from unrender.files.mesh_files import FILES_OF_MATERIALS, SUFFIXES
 from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.fitting import FitResult
+from unrender.recipes.inputs import Picture
 from unrender.recipes.table import Output
 from unrender.render.asset import Asset
 from unrender.render.photo_colors import photographed
 from unrender.render.rendering import Rendering
-from unrender.render.scene import Scene
+from unrender.render.scene import PictureScene, Scene
 from unrender.runs.camera_paths import (
     MOST_VIDEO_RAYS,
     SMALLEST_VIDEO_SIDE,
@@ -46,10 +47,20 @@ from unrender.runs.camera_paths import (
 from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.display import Display
 from unrender.runs.evaluation import Evaluation, OnView, ViewScore, evaluate, truth_of, views_to_evaluate
-from unrender.runs.figures import color_picture, data_uri, distance_picture, error_picture, normal_picture, read_picture, write_picture
+from unrender.runs.figures import (
+    color_picture,
+    data_uri,
+    distance_picture,
+    error_picture,
+    normal_picture,
+    read_picture,
+    side_by_side,
+    write_picture,
+)
 from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
-from unrender.runs.report import Course, FileLink, Report, ViewRow, build_report
+from unrender.runs.picture_scores import picture_measures, write_picture_metrics
+from unrender.runs.report import Course, FileLink, PictureRow, Report, ViewRow, build_report
 from unrender.runs.scores import score_measures, score_sentence, write_measures, write_metrics
 from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
 from unrender.runs.view_measures import ViewMeasures
@@ -97,6 +108,9 @@ class Results:
     measure: MeasureMesh | None
     record: RunRecord
     """Grows while the outputs are written."""
+    picture: Picture | None = None
+    """The truth of a recipe that fits a picture."""
+    picture_row: PictureRow | None = None
     evaluation: Evaluation | None = None
     rows: list[ViewRow] = field(default_factory=list)
     views: ViewMeasures | None = None
@@ -307,6 +321,45 @@ class VideoWriter(OutputWriter):
             write_video(results.directory.video_file, task.each(frames), fps=fps, smallest_side=SMALLEST_VIDEO_SIDE)
 
 
+class PictureWriter(OutputWriter):
+    """The picture that a network memorized, beside the truth and the error, and its scores."""
+
+    name = "picture"
+    needs_photos = False
+
+    def files(self, directory: RunDirectory) -> tuple[Path, ...]:
+        return directory.prediction_file, directory.comparison_file, directory.metrics_file
+
+    def missing(self, directory: RunDirectory) -> bool:
+        return not all(file.exists() for file in self.files(directory))
+
+    def write(self, results: Results) -> None:
+        directory, parts = results.directory, Parts()
+        truth, prediction = self._compare(results)
+        results.add_measures(measures := picture_measures(truth, prediction))
+        results.display.say(f"picture: {', '.join(measure.text for measure in measures)}")
+        pictures = [color_picture(truth.srgb), color_picture(prediction), error_picture(prediction, truth.srgb)]
+        with parts.part():
+            write_picture(directory.prediction_file, pictures[1])
+        with parts.part():
+            write_picture(directory.comparison_file, side_by_side(pictures))
+        with parts.part():
+            write_picture_metrics(directory.metrics_file, results.record, measures)
+        parts.finish()
+
+    def recall(self, results: Results) -> None:
+        results.recall_measures(picture_measures(*self._compare(results)))
+
+    def _compare(self, results: Results) -> tuple[Picture, Tensor]:
+        truth, scene = results.picture, results.fit.scene
+        assert truth is not None and isinstance(scene, PictureScene)
+        prediction = scene.picture(*truth.linear.shape[:2]).cpu()
+        results.picture_row = PictureRow.from_pictures(
+            color_picture(truth.srgb), color_picture(prediction), error_picture(prediction, truth.srgb)
+        )
+        return truth, prediction
+
+
 class ReportWriter(OutputWriter):
     """The report of all results on one page."""
 
@@ -321,7 +374,7 @@ class ReportWriter(OutputWriter):
 
     def write(self, results: Results) -> None:
         directory = results.directory
-        write_report(directory, results.record, results.evaluation, results.capture, results.rows, results.asset)
+        write_report(directory, results.record, results.evaluation, results.capture, results.rows, results.asset, results.picture_row)
         results.display.say(f"all of it on one page: {directory.report_file}")
 
 
@@ -332,6 +385,7 @@ def write_report(
     capture: Capture | None,
     rows: Sequence[ViewRow],
     asset: Asset | None,
+    picture: PictureRow | None = None,
 ) -> None:
     """Write the page of a run; the surface ``asset`` is in the normalized world."""
     report = Report(
@@ -344,11 +398,12 @@ def write_report(
         None if capture is None or asset is None else viewpoint_of(capture, asset.mesh.up),
         directory.video_file,
         written_files(directory),
+        picture,
     )
     write_text(directory.report_file, build_report(report))
 
 
-WRITERS: tuple[OutputWriter, ...] = (MetricsWriter(), AssetWriter(), VideoWriter(), ReportWriter())
+WRITERS: tuple[OutputWriter, ...] = (MetricsWriter(), AssetWriter(), VideoWriter(), PictureWriter(), ReportWriter())
 """In order; the report shows the results of the others."""
 
 
@@ -357,6 +412,7 @@ def write_outputs(
     fit: FitResult,
     capture: Capture | None,
     *,
+    picture: Picture | None = None,
     outputs: Sequence[Output] = ("metrics", "mesh", "video"),
     device: torch.device,
     display: Display,
@@ -370,6 +426,7 @@ def write_outputs(
         directory: of a run whose fit is finished.
         fit: its result.
         capture: with the held-out views; None for inputs without photos.
+        picture: the truth of a recipe that fits a picture.
         outputs: outputs of the recipe, besides the report.
         device: device of the scene.
         display: shows the numbers.
@@ -380,7 +437,7 @@ def write_outputs(
     Returns:
         The updated ``run.json``; its ``failed`` names the outputs that could not be written.
     """
-    results = Results(directory, fit, capture, device, display, mesh_resolution, measure, directory.read_record())
+    results = Results(directory, fit, capture, device, display, mesh_resolution, measure, directory.read_record(), picture)
     possible = [writer for writer in WRITERS if writer.name in (*outputs, "report") and not (writer.needs_photos and capture is None)]
     before = results.record.failed
     due = [writer for writer in possible if writer.missing(directory) or writer.name in before]
@@ -544,8 +601,10 @@ def written_files(directory: RunDirectory) -> tuple[FileLink, ...]:
         (directory.mesh_file("ply"), "the mesh in the frame of the input"),
         (directory.environment_file, "the environment light"),
         (directory.video_file, "the video"),
+        (directory.prediction_file, "the fitted picture"),
+        (directory.comparison_file, "truth, fitted picture and error"),
         (directory.renders, "all rendered views, with depths and normals"),
-        (directory.metrics_file, "the scores of every view"),
+        (directory.metrics_file, "the scores"),
         (directory.history_file, "losses and counts of every report of the fit"),
         (directory.record_file, "the configuration, versions and timings"),
     )

@@ -33,6 +33,9 @@ COMPLETE = ("finished", "time budget reached")
 _SIDES = (20.0, 200.0)
 """Azimuths of the pictures of a surface without photos, in degrees."""
 
+_PICTURE_SIDE = 640
+"""Longest side of a fitted picture in pixels."""
+
 _STYLE = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
 
 
@@ -62,6 +65,20 @@ class ViewRow:
     ) -> ViewRow:
         """Pack full-size pictures into a row."""
         return cls(score, data_uri(truth), data_uri(render), data_uri(error), data_uri(distance), data_uri(normal), span)
+
+
+@dataclass(frozen=True)
+class PictureRow:
+    """A fitted picture; the pictures are ``data:`` addresses."""
+
+    truth: str
+    prediction: str
+    error: str
+
+    @classmethod
+    def from_pictures(cls, truth: Picture, prediction: Picture, error: Picture) -> PictureRow:
+        """Pack full-size pictures into a row."""
+        return cls(*(data_uri(picture, largest_side=_PICTURE_SIDE, quality=92) for picture in (truth, prediction, error)))
 
 
 @dataclass(frozen=True)
@@ -102,6 +119,7 @@ class Report:
     """Of the surface, and the azimuths of its two pictures; None for an input without photos."""
     video: Path | None
     files: tuple[FileLink, ...] = ()
+    picture: PictureRow | None = None
 
     @property
     def views(self) -> str:
@@ -118,6 +136,7 @@ def build_report(report: Report) -> str:
         _remarks(record),
         _result(report),
         _measures(record),
+        _picture(report.picture),
         _views(report),
         _course(report),
         _surface(report),
@@ -242,6 +261,16 @@ def _views(report: Report) -> str:
     return f"<section>{heading}{''.join(rows)}</section>"
 
 
+def _picture(row: PictureRow | None) -> str:
+    if row is None:
+        return ""
+    shown = ((row.truth, "truth"), (row.prediction, "prediction"), (row.error, "error"))
+    figures = "".join(_figure(source, label, f"{label} of the picture") for source, label in shown)
+    scale = f'<div class="scales">{_scale(DARK_TO_HOT.tolist(), "error", "0", f"{LARGEST_ERROR:g} or more")}</div>'
+    note = "The pixels in even rows and columns were fitted; those in odd rows and columns were held out."
+    return f'<section><h2>Picture</h2><p class="note">{note}</p>{scale}{_row(figures, "the pictures")}</section>'
+
+
 def _figure(source: str, caption: str, described: str) -> str:
     picture = f'<img loading="lazy" src="{source}" alt="{html.escape(described)}">'
     return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
@@ -270,8 +299,10 @@ def _curves(report: Report) -> str:
 
     if any(line.psnr is not None for line in lines):
         views = None if report.evaluation is None else Level(f"mean of {report.views} views", report.evaluation.psnr)
-        psnr = Curve("training batches", seconds, [_or_nan(line.psnr) for line in lines])
-        add("PSNR of training batches, dB", [psnr], logarithmic=False, level=views)
+        psnr = [Curve("training batches", seconds, [_or_nan(line.psnr) for line in lines])]
+        if any(line.held_out_psnr is not None for line in lines):
+            psnr.append(Curve("held out", seconds, [_or_nan(line.held_out_psnr) for line in lines]))
+        add("PSNR, dB" if len(psnr) > 1 else "PSNR of training batches, dB", psnr, logarithmic=False, level=views)
     add("Losses", _curves_by_name(seconds, [line.losses for line in lines]), logarithmic=True)
     if any(line.counts for line in lines):
         counts = [{name: float(count) for name, count in line.counts.items()} for line in lines]

@@ -23,7 +23,7 @@ from unrender.captures.upright import upward_direction
 from unrender.devices import device_name, peak_memory_mb, versions
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Observer, Outcome, Progress
-from unrender.recipes.inputs import MeshInput
+from unrender.recipes.inputs import MeshInput, Picture
 from unrender.recipes.table import C, I, Recipe
 from unrender.runs.checkpoints import CheckpointInfo, find_checkpoint, save_checkpoint
 from unrender.runs.config_json import check_finite, config_to_json
@@ -216,6 +216,7 @@ def run_job(
             directory,
             result,
             job.capture,
+            picture=job.input if isinstance(job.input, Picture) else None,
             outputs=job.recipe.outputs,
             device=job.device,
             display=display,
@@ -571,4 +572,5 @@ def history_line(progress: Progress) -> HistoryLine:
         counts=progress.counts,
         losses={name: finite(value) for name, value in progress.losses.items()},
         phase=progress.phase,
+        held_out_psnr=None if progress.held_out_psnr is None else finite(progress.held_out_psnr),
     )

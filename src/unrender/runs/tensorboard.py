@@ -27,6 +27,7 @@ class TensorBoard:
         values = {f"loss/{name}": value for name, value in progress.losses.items()}
         values |= {f"count/{name}": float(value) for name, value in progress.counts.items()}
         values |= {"seconds": progress.seconds, **({} if progress.psnr is None else {"psnr": progress.psnr})}
+        values |= {} if progress.held_out_psnr is None else {"held_out_psnr": progress.held_out_psnr}
         prefix = f"{progress.phase}/".lstrip("/").replace(" ", "_")
         for name, value in values.items():
             self._writer.add_scalar(f"{prefix}{name}", value, progress.step)
