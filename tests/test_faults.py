@@ -34,7 +34,7 @@ from unrender.runs.checkpoints import find_checkpoint, same_tensors
 from unrender.runs.config_json import config_from_json, config_to_json, read_config
 from unrender.runs.directory import OutputFolderError, RunDirectory, default_folder
 from unrender.runs.display import Display
-from unrender.runs.outputs import LONGEST_STEM, file_stem
+from unrender.runs.output_words import LONGEST_STEM, file_stem
 from unrender.runs.session import RunConflictError, run_job
 
 fit_any: Any = unrender.api.fit

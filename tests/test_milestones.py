@@ -20,7 +20,7 @@ from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.figures import read_picture
 from unrender.runs.milestones import PREVIEW_SIDE, Milestones
-from unrender.runs.outputs import course_of
+from unrender.runs.report_writing import course_of
 from unrender.runs.session import fit_into
 
 CPU = torch.device("cpu")

@@ -19,6 +19,7 @@ import unrender.recipes.fitting
 import unrender.recipes.table
 import unrender.runs.inputs
 import unrender.runs.outputs
+import unrender.runs.report_writing
 from tiny_recipe import TINY, TinyScene, tiny_capture, tiny_job
 from unrender.cameras import Cameras
 from unrender.cli import main
@@ -133,7 +134,7 @@ def test_an_output_that_fails_takes_no_other_with_it_and_is_made_up_for(
     name: str, writes: str, file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(unrender.runs.outputs, writes, full_disk)
+        patch.setattr(unrender.runs.report_writing if name == "report" else unrender.runs.outputs, writes, full_disk)
         assert main(["fit", "tiny", "ball", "--out", "run"]) == 1
     sentence = f"{name} could not be written: no space left on device"
     directory = RunDirectory(Path("run"))

@@ -30,7 +30,8 @@ from unrender.runs.display import Display, Rate, status_line
 from unrender.runs.evaluation import evaluate, truth_of
 from unrender.runs.figures import BLUE_TO_YELLOW, color_map, color_source, data_uri, error_picture, mesh_picture
 from unrender.runs.measures import Measure
-from unrender.runs.outputs import file_stem, write_outputs
+from unrender.runs.output_words import file_stem
+from unrender.runs.outputs import write_outputs
 from unrender.runs.report import Report, build_report
 from unrender.runs.session import fit_into
 from unrender.shading.materials import VertexColor

@@ -43,7 +43,8 @@ from unrender.runs.figures import write_picture
 from unrender.runs.inputs import DEMO_CAPTURE, Origin, is_run, prepared, read_input
 from unrender.runs.measures import Measure, measures_as_json
 from unrender.runs.opening import OpenRun, open_run
-from unrender.runs.outputs import EMPTY_MESH, LONGEST_STEM, extract_asset, offset_sentence, write_light
+from unrender.runs.output_words import EMPTY_MESH, LONGEST_STEM, offset_sentence
+from unrender.runs.outputs import extract_asset, write_light
 from unrender.runs.protocols import DtuTruth, dtu, nerf_synthetic, read_dtu_truth, scan_of
 from unrender.runs.read_options import ReadOptions
 from unrender.runs.scores import metrics_of

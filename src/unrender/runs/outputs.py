@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,6 @@ from torch import Tensor
 
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.normal_truth import understood_normals
-from unrender.files.atomic import write_text
 from unrender.files.mesh_files import FILES_OF_MATERIALS, SUFFIXES
 from unrender.files.video import write_video
 from unrender.geometry.mesh import Mesh
@@ -46,25 +44,23 @@ from unrender.runs.camera_paths import (
 )
 from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.display import Display
-from unrender.runs.evaluation import Evaluation, OnView, ViewScore, evaluate, truth_of, views_to_evaluate
+from unrender.runs.evaluation import Evaluation, OnView, ViewScore, evaluate, views_to_evaluate
 from unrender.runs.figures import (
     color_picture,
-    data_uri,
     distance_picture,
     error_picture,
     normal_picture,
-    read_picture,
     side_by_side,
     write_picture,
 )
 from unrender.runs.measures import Measure, merged, sentences
-from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
+from unrender.runs.output_words import EMPTY_MESH, file_stem, mesh_sentence, offset_sentence
 from unrender.runs.picture_scores import picture_measures, write_picture_metrics
-from unrender.runs.report import Course, FileLink, PictureRow, Report, ViewRow, build_report
+from unrender.runs.report import PictureRow, ViewRow
+from unrender.runs.report_writing import write_report
 from unrender.runs.scores import score_measures, score_sentence, write_measures, write_metrics
 from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
 from unrender.runs.view_measures import ViewMeasures
-from unrender.runs.viewpoint import viewpoint_of
 from unrender.shading.latlong import write_environment
 from unrender.shading.lights import EnvironmentLight
 from unrender.transforms import upright
@@ -83,16 +79,8 @@ VIDEO_FRAMES = 60
 VIDEO_DURATION = 3
 """Seconds."""
 
-LONGEST_STEM = 100
-"""Letters of a view's name in the names of its pictures."""
-
 ENVIRONMENT_HEIGHT = 256
 """Rows of the picture of an environment; it has twice as many columns."""
-
-EMPTY_MESH = (
-    "there is no surface: the fitted field nowhere crosses its threshold inside the region of interest. Usual reasons: the region is in "
-    "the wrong place (set --center and --radius), the fit was too short, or the masks are inverted"
-)
 
 
 @dataclass
@@ -378,31 +366,6 @@ class ReportWriter(OutputWriter):
         results.display.say(f"all of it on one page: {directory.report_file}")
 
 
-def write_report(
-    directory: RunDirectory,
-    record: RunRecord,
-    evaluation: Evaluation | None,
-    capture: Capture | None,
-    rows: Sequence[ViewRow],
-    asset: Asset | None,
-    picture: PictureRow | None = None,
-) -> None:
-    """Write the page of a run; the surface ``asset`` is in the normalized world."""
-    report = Report(
-        record,
-        evaluation,
-        None if capture is None else course_of(directory, capture),
-        tuple(rows),
-        tuple(directory.read_history()),
-        asset,
-        None if capture is None or asset is None else viewpoint_of(capture, asset.mesh.up),
-        directory.video_file,
-        written_files(directory),
-        picture,
-    )
-    write_text(directory.report_file, build_report(report))
-
-
 WRITERS: tuple[OutputWriter, ...] = (MetricsWriter(), AssetWriter(), VideoWriter(), PictureWriter(), ReportWriter())
 """In order; the report shows the results of the others."""
 
@@ -577,65 +540,8 @@ def bundled_view_measures(capture: Capture, split: SplitName, display: Display) 
     return ViewMeasures(capture, views, truth)
 
 
-def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
-    """Collect the progress pictures, color above normal, with their photo; None if there are none."""
-    stages = tuple((seconds, data_uri(stacked(read_picture(directory.stage_file(seconds))))) for seconds in directory.stages())
-    if not stages:
-        return None
-    view = followed_view(capture)
-    truth = color_picture(truth_of(capture, view, torch.device("cpu")))
-    return Course(capture.names[view], stages, data_uri(truth, largest_side=PREVIEW_SIDE))
-
-
 def extract_asset(scene: Scene, resolution: int, capture: Capture | None, *, display: Display, largest_only: bool = True) -> Asset:
     """Return the asset of a scene in the normalized world, in the colors of the photos if there are any."""
     with display.task("extracting the surface"):
         asset = scene.asset(resolution, largest_only=largest_only and capture is None)
     return asset if capture is None else photographed(asset, capture, largest_only=largest_only, progress=display.each)
-
-
-def written_files(directory: RunDirectory) -> tuple[FileLink, ...]:
-    """Return the files of a run that are there, for the links of its report."""
-    listed = (
-        (directory.mesh_file("glb"), "the mesh for viewers and Blender"),
-        (directory.mesh_file("ply"), "the mesh in the frame of the input"),
-        (directory.environment_file, "the environment light"),
-        (directory.video_file, "the video"),
-        (directory.prediction_file, "the fitted picture"),
-        (directory.comparison_file, "truth, fitted picture and error"),
-        (directory.renders, "all rendered views, with depths and normals"),
-        (directory.metrics_file, "the scores"),
-        (directory.history_file, "losses and counts of every report of the fit"),
-        (directory.record_file, "the configuration, versions and timings"),
-    )
-    return tuple(FileLink(file.name, note, file.stat().st_size if file.is_file() else None) for file, note in listed if file.exists())
-
-
-def mesh_sentence(asset: Asset) -> str:
-    """Write the size of a mesh as one line."""
-    material = "" if asset.material is None else " with a material"
-    size = f"{len(asset.mesh.vertices):,} vertices, {len(asset.mesh.faces):,} faces{material}"
-    return f"mesh: {size}: mesh.ply in the frame of the input, mesh.glb upright"
-
-
-def offset_sentence(mesh: Mesh) -> str | None:
-    """Write the offset of a mesh far from the origin of its frame as one line; None for another mesh."""
-    if mesh.vertices.dtype != torch.float64:
-        return None
-    x, y, z = mesh.recentered()[1].tolist()
-    return (
-        "the mesh is far from the origin of its frame, so coordinates have double precision in PLY and OBJ, and the GLB is stored relative "
-        f"to ({x:.0f}, {y:.0f}, {z:.0f}); programs that read single precision keep the shape of the GLB alone"
-    )
-
-
-def file_stem(view: int, name: str) -> str:
-    """Return a file name for a view: its number, which is unique, and the letters of its name.
-
-    >>> file_stem(7, "test/r 7.png")
-    '007_test_r_7'
-
-    Of a long name the end is kept, which tells photos of one folder apart.
-    """
-    stem = re.sub(r"\.(png|jpe?g|webp|tiff?|bmp)$", "", name, flags=re.IGNORECASE)
-    return f"{view:03d}_{re.sub(r'[^A-Za-z0-9.-]+', '_', stem)[-LONGEST_STEM:]}"

@@ -17,7 +17,7 @@ from unrender.runs.camera_paths import SMALLEST_VIDEO_SIDE, large_enough, render
 from unrender.runs.display import Display
 from unrender.runs.figures import color_picture, write_picture
 from unrender.runs.opening import OpenRun
-from unrender.runs.outputs import LONGEST_STEM, file_stem
+from unrender.runs.output_words import LONGEST_STEM, file_stem
 from unrender.shading.lights import EnvironmentLight
 
 LIGHT_SIZE = 128

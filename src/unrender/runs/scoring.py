@@ -25,8 +25,10 @@ from unrender.runs.evaluation import Evaluation, OnView, ViewScore, views_to_eva
 from unrender.runs.inputs import read_photos
 from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.opening import OpenRun
-from unrender.runs.outputs import EMPTY_MESH, bundled_view_measures, evaluate_into, write_report
+from unrender.runs.output_words import EMPTY_MESH
+from unrender.runs.outputs import bundled_view_measures, evaluate_into
 from unrender.runs.report import ViewRow
+from unrender.runs.report_writing import write_report
 from unrender.runs.scores import score_measures, score_sentence, write_metrics
 from unrender.runs.surface_measures import (
     LEFT_OUT,
