@@ -254,3 +254,13 @@ def test_materials_of_a_glb_become_one_atlas(tmp_path: Path) -> None:
     for face in range(4):
         wanted = torch.tensor([1.0, 0, 0] if red[face] else [0.0, 0, 1]).expand(50, 3)
         torch.testing.assert_close(colors_at(read, face, points_of_a_triangle()), wanted, atol=1e-5, rtol=0)
+
+
+def test_normals_of_a_glb_are_turned_with_its_node(tmp_path: Path) -> None:
+    corners = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    mesh = Mesh(corners, torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])).with_vertex_normals()
+    for up in ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (0.6, 0.0, 0.8)):
+        mesh.with_up(up).export(tmp_path / "solid.glb")
+        normals = read_asset(tmp_path / "solid.glb").mesh.normals
+        assert normals is not None and mesh.normals is not None
+        torch.testing.assert_close(normals, mesh.normals, atol=1e-6, rtol=0)

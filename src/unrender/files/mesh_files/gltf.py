@@ -314,8 +314,9 @@ def _placed(primitive: _Primitive, matrix: Float[np.ndarray, "4 4"]) -> _Primiti
     """Return the triangles under the transform of a node; a mirroring one reverses their order and the handedness of tangents."""
     linear, sign = matrix[:3, :3], float(np.sign(np.linalg.det(matrix[:3, :3])))
     normals, tangents = primitive.normals, primitive.tangents
-    if normals is not None and tangents is not None:
+    if normals is not None:
         normals = _unit(normals @ np.linalg.inv(linear))
+    if tangents is not None:
         handedness = np.where(tangents[:, 3:] < 0, -sign, sign)
         tangents = np.concatenate([_unit(tangents[:, :3] @ linear.T), handedness], 1)
     return primitive._replace(
