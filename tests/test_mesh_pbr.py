@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from unrender.cameras import Cameras
+from lit_ball import RADIUS, ball, cameras_around
 from unrender.captures.capture import Capture, CaptureError, Split
 from unrender.color import srgb_from_linear
 from unrender.geometry.mesh import Mesh
@@ -24,10 +24,8 @@ from unrender.render.surface import render_surface
 from unrender.runs.evaluation import evaluate
 from unrender.shading.lights import AmbientLight, DirectionalLight
 from unrender.shading.materials import Lambert, Uniform
-from unrender.transforms import look_at
 
 CPU = torch.device("cpu")
-RADIUS = 0.6
 COLOR = torch.tensor([0.7, 0.35, 0.2])
 SMALL = override(
     mesh_pbr.MeshPbrConfig(shape=mesh_pbr.Tetrahedra(resolution=10)), steps=8, levels=4, log2_entries=10, finest_resolution=32,
@@ -35,28 +33,10 @@ SMALL = override(
 )  # fmt: skip
 
 
-def ball(rings: int = 12) -> Mesh:
-    """A ball of latitudes and longitudes around the origin."""
-    polar = torch.pi * torch.arange(1, rings) / rings
-    around = 2 * torch.pi * torch.arange(2 * rings) / (2 * rings)
-    p, a = torch.meshgrid(polar, around, indexing="ij")
-    inner = torch.stack([p.sin() * a.cos(), p.sin() * a.sin(), p.cos()], -1).reshape(-1, 3)
-    vertices = RADIUS * torch.cat([inner, torch.tensor([[0.0, 0, 1], [0, 0, -1]])])
-    index = torch.arange((rings - 1) * 2 * rings).reshape(rings - 1, 2 * rings)
-    right, top, bottom = index.roll(-1, 1), len(inner), len(inner) + 1
-    quads = [torch.stack([index[:-1], index[1:], right[1:]], -1), torch.stack([index[:-1], right[1:], right[:-1]], -1)]
-    caps = [torch.stack([torch.full_like(index[0], top), index[0], right[0]], -1)]
-    caps.append(torch.stack([torch.full_like(index[-1], bottom), right[-1], index[-1]], -1))
-    return Mesh(vertices, torch.cat([part.reshape(-1, 3) for part in (*quads, *caps)]))
-
-
 @pytest.fixture(scope="module")
 def capture() -> Capture:
     """Sixteen photos of the ball, lit from above and a little from everywhere, with masks; two are held out."""
-    angle = torch.arange(16) * torch.pi / 8
-    positions = 3 * torch.nn.functional.normalize(torch.stack([angle.cos(), angle.sin(), 0.8 * (3 * angle).sin()], -1), dim=-1)
-    poses = look_at(positions, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    cameras = Cameras.alike(poses, torch.tensor([[60.0, 60.0, 20.0, 20.0]]).expand(16, -1), None, 40, 40)
+    cameras = cameras_around(16)
     lights = [AmbientLight(torch.full((3,), 0.3)), DirectionalLight(torch.tensor([0.3, 0.1, 1.0]), torch.full((3,), 0.8))]
     seen = render_surface(ball(24).with_vertex_normals(), Lambert(Uniform(COLOR)), lights, cameras, samples=2)
     color = srgb_from_linear((seen.color / seen.opacity.clamp_min(1e-3)[..., None]).clamp(0, 1))
@@ -102,7 +82,7 @@ def test_a_fit_resumed_in_either_pass_ends_bit_equal(start: str, stop_at: int, c
 @pytest.mark.parametrize("shape", [mesh_pbr.Tetrahedra(resolution=10), mesh_pbr.Cubes(resolution=10)])
 def test_a_lattice_finds_the_ball_and_textures_explain_its_photos(shape: mesh_pbr.Tetrahedra | mesh_pbr.Cubes, capture: Capture) -> None:
     config = replace(override(SMALL, steps=100), shape=shape)
-    hull = scene_in_space(capture, config, None, device=CPU, seed=0).shape.mesh()
+    hull = scene_in_space(capture, config, Asset.empty(), None, device=CPU, seed=0).shape.mesh()
     scene = fitted(capture, config).scene
     assert isinstance(scene, MeshPbrScene) and isinstance(scene.shape, MeshShape)
     mesh = scene.shape.mesh()

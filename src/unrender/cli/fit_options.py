@@ -45,6 +45,7 @@ STYLES: dict[str, Style] = {
     "memory": Style("BYTES", "half of the machine's", summary="Memory, as in 8GB, the images may take before a file keeps them"),
     "capture": Style("DIR", "where it was when it was fitted"),
     "mesh": Style("FILE"),
+    "env": Style("FILE"),
 }
 """How the fields of configurations and of reading look in a help page, where their types and texts do not say it."""
 

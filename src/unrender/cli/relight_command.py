@@ -13,8 +13,8 @@ from unrender.devices import select_device
 from unrender.recipes import table
 from unrender.runs.camera_paths import showing_path
 from unrender.runs.opening import open_run
-from unrender.runs.relighting import LIGHT_SIZE, lit_asset, relight
-from unrender.shading.latlong import read_environment
+from unrender.runs.relighting import lit_asset, relight
+from unrender.shading.latlong import LIGHT_SIZE, read_environment
 from unrender.transforms import upright
 
 

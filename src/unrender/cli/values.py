@@ -32,10 +32,22 @@ def members(kind: Any) -> tuple[Any, ...]:
 def choices(kind: Any) -> tuple[str, ...]:
     """Return the names a value may have, without None and without plain types.
 
-    >>> choices(Literal["l1", "mse"] | None)
-    ('l1', 'mse')
+    >>> choices(Literal["l1", "mse"] | None), choices(tuple[Literal["a", "b"], ...])
+    (('l1', 'mse'), ('a', 'b'))
     """
-    return tuple(str(name) for member in members(kind) if typing.get_origin(member) is Literal for name in typing.get_args(member))
+    named = [_repeated(member) if is_list_of_names(member) else member for member in members(kind)]
+    return tuple(str(name) for member in named if typing.get_origin(member) is Literal for name in typing.get_args(member))
+
+
+def is_list_of_names(kind: Any) -> bool:
+    """Tell whether a value is any number of names."""
+    return typing.get_origin(_repeated(kind)) is Literal
+
+
+def _repeated(kind: Any) -> Any:
+    """Return the type of the items of a tuple of any length; None for other types."""
+    items = typing.get_args(kind)
+    return items[0] if typing.get_origin(kind) is tuple and items[-1] is Ellipsis else None
 
 
 def widths(kind: Any) -> tuple[int | None, ...]:
@@ -111,8 +123,13 @@ def described(kind: Any) -> str:
     >>> described(int | None), described(Literal["ply", "obj"]), described(tuple[float, float])
     ('an integer', 'ply or obj', '2 numbers')
     """
-    texts = [_described(member) for member in members(kind) if typing.get_origin(member) is not Literal and member is not type(None)]
+    texts = [_described(member) for member in _plain(kind)]
     return " or ".join([", ".join(texts_of(choices(kind)))] * bool(choices(kind)) + texts)
+
+
+def _plain(kind: Any) -> list[Any]:
+    """Return the types of a union that are neither names nor None."""
+    return [m for m in members(kind) if typing.get_origin(m) is not Literal and m is not type(None) and not is_list_of_names(m)]
 
 
 def texts_of(names: Sequence[str]) -> list[str]:
@@ -140,9 +157,12 @@ def placeholder(kind: Any) -> str:
 
     >>> placeholder(Literal["grid", "hash"]), placeholder(tuple[float, float] | None), placeholder(tuple[int, ...])
     ('{grid,hash}', 'X X', 'N [N ...]')
+    >>> placeholder(tuple[Literal["a", "b"], ...])
+    '{a,b} ...'
     """
-    texts = ["{" + ",".join(choices(kind)) + "}"] * bool(choices(kind))
-    texts += [_placeholder(member) for member in members(kind) if typing.get_origin(member) is not Literal and member is not type(None)]
+    listed = any(is_list_of_names(member) for member in members(kind))
+    texts = ["{" + ",".join(choices(kind)) + "}" + " ..." * listed] * bool(choices(kind))
+    texts += [_placeholder(member) for member in _plain(kind)]
     return "|".join(texts)
 
 

@@ -13,6 +13,7 @@ from unrender.captures.capture import Capture
 from unrender.color import srgb_from_linear
 from unrender.geometry.mesh import Mesh
 from unrender.render.scene import Scene
+from unrender.shading.lights import EnvironmentLight
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,5 @@ class FittedRun:
     fingerprint: str
     """Hash of the checkpoint and the capture together."""
     notes: tuple[str, ...] = ()
+    environment: EnvironmentLight | None = None
+    """A known light, in the normalized world, instead of that of the scene."""

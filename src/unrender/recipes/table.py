@@ -11,7 +11,7 @@
     losses: photometric, eikonal, mask, bending, curvature, sparsity, opacity, distortion, normal prior, surface points;
     phases: a radiance field, whose depths give the first surface; then the surface.
 
-``mesh-pbr``, and ``asset``, which begins with the surface of ``neus``
+``mesh-pbr``; ``asset``, which begins with the surface of ``neus``; ``material`` and ``light``, with the other parts known
     unknowns: a mesh, base color, roughness, metallic and normals, environment light;
     image: rasterized, shaded by split sums, antialiased;
     losses: photometric, mask, sign changes, smoothness of the material, whiteness of the light, Laplacian;
@@ -220,6 +220,16 @@ MESH_PBR: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = Recipe(
 ASSET: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
     MESH_PBR, name="asset", summary="the same from a surface that neus fits first: what to use", presets=mesh_pbr.ASSET_PRESETS
 )
+MATERIAL: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
+    MESH_PBR,
+    name="material",
+    summary="the textures of a known mesh, under a light known or not",
+    presets=mesh_pbr.MATERIAL_PRESETS,
+    choices=(),
+)
+LIGHT: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
+    MESH_PBR, name="light", summary="the light around a known mesh with its material", presets=mesh_pbr.LIGHT_PRESETS, choices=()
+)
 
 
 IMAGE: Recipe[image.ImageConfig, Picture] = Recipe(
@@ -235,7 +245,7 @@ IMAGE: Recipe[image.ImageConfig, Picture] = Recipe(
 
 def recipes() -> dict[str, Recipe[Any, Any]]:
     """Return every recipe by its name."""
-    return {recipe.name: recipe for recipe in (NERF, NEUS, MESH_PBR, ASSET, IMAGE)}
+    return {recipe.name: recipe for recipe in (NERF, NEUS, MESH_PBR, ASSET, MATERIAL, LIGHT, IMAGE)}
 
 
 def find_recipe(name: str, table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -27,7 +28,7 @@ DEPTHS = (0.05, 50.0)
 """Nearest and farthest visible depth, in world units."""
 
 
-_MOST_VERTICES = 100_000
+MOST_SHADOWED_VERTICES = 100_000
 """A mesh of more vertices is lit without its own shadows, which need 3 kB for each."""
 _SMALLEST_OPACITY = 1e-4
 """A pixel of less opacity shows the background alone."""
@@ -56,7 +57,7 @@ class LitScene(Scene):
         if environment is None:
             return AmbientLight(torch.ones(3, device=self._mesh.vertices.device))
         light = prefiltered(environment)
-        if environment.light_from_world is not None or len(self._mesh.vertices) > _MOST_VERTICES:
+        if environment.light_from_world is not None or len(self._mesh.vertices) > MOST_SHADOWED_VERTICES:
             return light
         return shadowed(light, light_transport(self._mesh), base_color_of_vertices(self._mesh, self._asset.material or PbrMaterial()))
 
@@ -104,6 +105,11 @@ def base_color_of_vertices(mesh: Mesh, material: PbrMaterial) -> Float[Tensor, "
 
 def material_of(textures: PbrMaterial) -> MetallicRoughness:
     """Return the material that textures describe."""
+    return MetallicRoughness(values_of(textures))
+
+
+def values_of(textures: PbrMaterial) -> Callable[[GBuffer], PbrValues]:
+    """Return the values of textures at surface points."""
 
     def values(surface: GBuffer) -> PbrValues:
         like = surface.normal
@@ -118,4 +124,4 @@ def material_of(textures: PbrMaterial) -> MetallicRoughness:
         normal = None if textures.normal is None else looked_up(textures.normal, surface)
         return PbrValues(color[..., :3], roughness, metallic, normal, color[..., 3] if color.shape[-1] == 4 else None)
 
-    return MetallicRoughness(values)
+    return values

@@ -24,17 +24,20 @@ from unrender.captures.load import read_capture
 from unrender.captures.options import CaptureOptions
 from unrender.captures.silhouettes import without_contradicting_masks
 from unrender.captures.undistortion import undistorted
+from unrender.captures.upright import upward_direction
 from unrender.color import linear_from_srgb
 from unrender.demo import make_demo_capture
 from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.recipes.inputs import FittedRun, MeshInput, Picture
 from unrender.recipes.kinds import Input, InputName
 from unrender.recipes.table import C, I, Recipe
-from unrender.render.asset import read_asset
+from unrender.render.asset import Asset, read_asset
 from unrender.render.lit import LitScene
 from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.opening import open_run
 from unrender.runs.read_options import ReadOptions, RunOptions, StartOptions
+from unrender.shading.latlong import LIGHT_SIZE, read_environment
+from unrender.transforms import upright
 
 DEMO_CAPTURE = "demo"
 """Path in ``run.json`` of the capture that ``unrender demo`` makes."""
@@ -111,31 +114,55 @@ def read_input(
 def _read_start(
     path: Path, options: StartOptions, recipes: Mapping[str, Recipe[Any, Any]], device: torch.device
 ) -> Reading[Capture] | Reading[FittedRun]:
-    """Read a capture, with the mesh to begin with if one is given, or a run.
+    """Read a capture, with the mesh and the light to begin with if they are given, or a run.
 
     Raises:
         ValueError: options for photos are given with a run, or something cannot be read.
     """
     if is_run(path):
-        if options != StartOptions():
+        if replace(options, env=None) != StartOptions():
             raise ValueError(f"{path} is a run, whose photos are read as they were for it; leave the options of reading photos out")
-        return read_run(path, recipes=recipes, device=device)
+        reading = read_run(path, recipes=recipes, device=device)
+        return reading if options.env is None else Reading(_lit_by(reading.input, options.env), reading.origin)
     absolute, of_capture = str(path.absolute()), with_absolute_paths(options.of_capture)
     capture = read_capture(path, of_capture)
-    if options.mesh is None:
+    if options.mesh is None and options.env is None:
         return Reading(capture, Origin(absolute, absolute, of_capture))
-    data = _bytes_of(options.mesh)
-    asset = read_asset(options.mesh).transformed(torch.linalg.inv(capture.source_from_world))
-    _check_mesh_in_view(asset.mesh, capture, options.mesh)
-    given = FittedRun(
-        name=capture.name,
-        recipe="mesh",
-        scene=LitScene(asset),
-        capture=capture,
-        fingerprint=hashlib.sha256(hashlib.sha256(data).hexdigest().encode() + capture.fingerprint.encode()).hexdigest(),
-        notes=(f"begins with {options.mesh.name}, {len(asset.mesh.faces):,} triangles", *capture.notes),
-    )
-    return Reading(given, Origin(str(options.mesh.absolute()), absolute, of_capture))
+    given = FittedRun(capture.name, "capture", LitScene(Asset.empty()), capture, capture.fingerprint, capture.notes)
+    given = given if options.mesh is None else _beginning_with(given, options.mesh)
+    given = given if options.env is None else _lit_by(given, options.env)
+    return Reading(given, Origin(absolute if options.mesh is None else str(options.mesh.absolute()), absolute, of_capture))
+
+
+def _beginning_with(given: FittedRun, file: Path) -> FittedRun:
+    """Return an input that begins with a mesh and its material.
+
+    Raises:
+        ValueError: the file holds no mesh, or none that a photo shows.
+    """
+    fingerprint = _with_file(given.fingerprint, file)
+    asset = read_asset(file).transformed(torch.linalg.inv(given.capture.source_from_world))
+    asset = replace(asset, mesh=replace(asset.mesh, vertices=asset.mesh.vertices.float()))
+    _check_mesh_in_view(asset.mesh, given.capture, file)
+    note = f"begins with {file.name}, {len(asset.mesh.faces):,} triangles"
+    return replace(given, recipe="mesh", scene=LitScene(asset), fingerprint=fingerprint, notes=(note, *given.notes))
+
+
+def _lit_by(given: FittedRun, file: Path) -> FittedRun:
+    """Return an input with a known light.
+
+    Raises:
+        ValueError: the file holds no picture of a light.
+    """
+    fingerprint = _with_file(given.fingerprint, file)
+    source_from_world = given.capture.source_from_world
+    environment = read_environment(file, LIGHT_SIZE, upright(source_from_world, upward_direction(given.capture)))
+    return replace(given, environment=environment, fingerprint=fingerprint, notes=(f"the light is that of {file.name}", *given.notes))
+
+
+def _with_file(fingerprint: str, file: Path) -> str:
+    """Return the fingerprint of an input and a file together."""
+    return hashlib.sha256(hashlib.sha256(_bytes_of(file)).hexdigest().encode() + fingerprint.encode()).hexdigest()
 
 
 def _check_mesh_in_view(mesh: Mesh, capture: Capture, path: Path) -> None:

@@ -18,10 +18,12 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class StartOptions(CaptureOptions):
-    """Options of reading a capture, and a mesh to begin with."""
+    """Options of reading a capture, and a mesh and a light to begin with."""
 
     mesh: Path | None = None
-    """A mesh file, in the frame of the poses, to begin with."""
+    """A mesh file, in the frame of the poses, to begin with, with the material of a GLB or of the MTL of an OBJ."""
+    env: Path | None = None
+    """The light to begin with: a lat-long picture of all directions, HDR or EXR; the middle of it is seen along +X."""
 
     @property
     def of_capture(self) -> CaptureOptions:

@@ -20,9 +20,6 @@ from unrender.runs.opening import OpenRun
 from unrender.runs.output_words import LONGEST_STEM, file_stem
 from unrender.shading.lights import EnvironmentLight
 
-LIGHT_SIZE = 128
-"""Texels along an edge of the cube map of a light: enough for glossy surfaces, and a few seconds for its convolutions."""
-
 
 @dataclass(frozen=True)
 class Relit:

@@ -18,6 +18,9 @@ from unrender.ops.raster import texture
 from unrender.shading.cubes import cube_directions, reduced
 from unrender.shading.lights import EnvironmentLight
 
+LIGHT_SIZE = 128
+"""Texels along an edge of the cube map of a known light: enough for glossy surfaces, and a few seconds for its convolutions."""
+
 
 def read_environment(path: str | Path, size: int = 512, source_from_world: Float[Tensor, "4 4"] | None = None) -> EnvironmentLight:
     """Read a lat-long picture (.hdr or .exr) as an environment.

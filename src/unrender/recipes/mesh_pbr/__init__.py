@@ -6,7 +6,8 @@ split sums; antialiasing gives gradients to silhouettes. Losses: pictures and ma
     draw windows of photos → mesh of this step → rasterize → material → shade under the light → antialias → losses → Adam
 
 The first pass finds the shape on a lattice, or takes the surface of ``neus``, with a material at every point in space. The second one has a
-fixed mesh with textures.
+fixed mesh with textures. Parts that are known are locked: ``material`` is the fit of a mesh whose shape is, ``light`` that of the light
+around a mesh whose shape and material are.
 
 - ``config``: settings and presets
 - ``shapes``: the unknown shapes
@@ -21,7 +22,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from unrender.recipes.mesh_pbr.config import ASSET_PRESETS, PRESETS, SHAPES, Cubes, FittedSurface, MeshPbrConfig, Tetrahedra
+from unrender.recipes.mesh_pbr.config import (
+    ASSET_PRESETS,
+    LIGHT_PRESETS,
+    MATERIAL_PRESETS,
+    PRESETS,
+    SHAPES,
+    Cubes,
+    FittedSurface,
+    MeshPbrConfig,
+    Tetrahedra,
+)
 
 if TYPE_CHECKING:
     from unrender.recipes.mesh_pbr.loop import fit, load_scene
@@ -29,6 +40,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ASSET_PRESETS",
+    "LIGHT_PRESETS",
+    "MATERIAL_PRESETS",
     "PRESETS",
     "SHAPES",
     "Cubes",

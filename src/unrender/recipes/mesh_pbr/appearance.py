@@ -6,6 +6,7 @@ The channels are linear base color (3), roughness, metallic, and normal in tange
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ from torch import Tensor, nn
 from unrender.fields.material import SpatialMaterial
 from unrender.geometry.mesh import Mesh
 from unrender.recipes.mesh_pbr.config import Materials, Rates
-from unrender.render.lit import looked_up, looked_up_at_vertices
+from unrender.render.asset import PbrMaterial
+from unrender.render.lit import base_color_of_vertices, looked_up, looked_up_at_vertices, values_of
 from unrender.shading.gbuffer import GBuffer
 
 _IN_SPACE = 5
 """Channels of a field in space."""
 _STRAIGHT_UP = (0.0, 0.0, 1.0)
+_TEXTURES = ("base_color", "roughness_metallic", "normal")
+"""The textures of a material."""
 
 
 def limits(materials: Materials) -> tuple[Tensor, Tensor, Tensor]:
@@ -85,10 +89,48 @@ class InSpace(Appearance):
         return self.field.parameter_groups(rates.material_rate)
 
 
-def with_straight_normals(texels: Float[Tensor, "height width 5"]) -> Float[Tensor, "height width 8"]:
-    """Return baked channels with normals along the surface's own."""
+class KnownMaterial(Appearance):
+    """A material that stays as it is given; its opacity is not rendered."""
+
+    factors: Tensor
+
+    def __init__(self, material: PbrMaterial) -> None:
+        super().__init__()
+        for name in _TEXTURES:
+            self.register_buffer(name, getattr(material, name))
+        self._factors = material.roughness, material.metallic
+        self.register_buffer("factors", torch.tensor(self._factors, dtype=torch.float64))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> KnownMaterial:
+        """Rebuild a material from its tensors."""
+        roughness, metallic = state["factors"].tolist()
+        return cls(PbrMaterial(**{name: state.get(name) for name in _TEXTURES}, roughness=roughness, metallic=metallic))
+
+    def material(self) -> PbrMaterial:
+        """Return the material as it was given."""
+        roughness, metallic = self._factors
+        return PbrMaterial(**{name: getattr(self, name) for name in _TEXTURES}, roughness=roughness, metallic=metallic)
+
+    def channels(self, surface: GBuffer) -> Float[Tensor, "views height width channels"]:
+        found = values_of(self.material())(surface)
+        gloss = torch.stack([found.roughness, found.metallic], -1)
+        return torch.cat([found.base_color, gloss, *([] if found.normal is None else [found.normal])], -1)
+
+    def expected(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
+        return self.channels(surface)
+
+    def base_color_of_vertices(self, mesh: Mesh) -> Float[Tensor, "vertices 3"]:
+        return base_color_of_vertices(mesh, self.material())
+
+    def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
+        return []
+
+
+def with_straight_normals(texels: Float[Tensor, "height width channels"]) -> Float[Tensor, "height width 8"]:
+    """Return baked channels with normals along the surface's own, if they have none."""
     straight = torch.tensor(_STRAIGHT_UP, device=texels.device).expand(*texels.shape[:2], 3)
-    return torch.cat([texels, straight], -1)
+    return torch.cat([texels, straight], -1)[..., : _IN_SPACE + 3]
 
 
 class InTextures(Appearance):

@@ -6,11 +6,15 @@ PyTorch is not imported, so that help pages are fast.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from unrender.recipes.clock import check_budget
 from unrender.recipes.schedules import Ramp
 from unrender.recipes.settings import HashLevels
 from unrender.words import Photometric
+
+Part: TypeAlias = Literal["shape", "material", "light"]
+"""What an image is made of."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,8 @@ class MeshPbrConfig:
     """Optimizer steps; every schedule spans them. None if ``max_seconds`` alone ends the fit."""
     max_seconds: float | None = None
     """Seconds of training, after which the fit ends even if steps are left; schedules run faster accordingly."""
+    lock: tuple[Part, ...] = ()
+    """Parts that stay as they are given: shape, material, light. A light that is not given is fitted."""
     shape: Tetrahedra | Cubes | FittedSurface = Cubes()
     first_share: float = 0.5
     """Share of the first pass in what the surface leaves of the budget: shape or materials in space; the rest is for textures."""
@@ -167,6 +173,14 @@ class MeshPbrConfig:
 _CPU = MeshPbrConfig()
 
 PRESETS: dict[str, MeshPbrConfig] = {"cpu": _CPU, "gpu": replace(_CPU, windows=4, light_size=128)}
+MATERIAL_PRESETS: dict[str, MeshPbrConfig] = {
+    name: replace(preset, lock=("shape", "light"), steps=2_000) for name, preset in PRESETS.items()
+}
+LIGHT_PRESETS: dict[str, MeshPbrConfig] = {
+    # A known material leaves nothing to balance against the color of the light.
+    name: replace(preset, lock=("shape", "material"), steps=1_000, losses=replace(preset.losses, white_light=0.0))
+    for name, preset in PRESETS.items()
+}
 ASSET_PRESETS: dict[str, MeshPbrConfig] = {name: replace(preset, shape=FittedSurface()) for name, preset in PRESETS.items()}
 SHAPES: dict[str, Tetrahedra | Cubes | FittedSurface] = {"cubes": Cubes(), "tets": Tetrahedra(), "neus": FittedSurface()}
 """The shapes by name, for the option ``--shape``."""

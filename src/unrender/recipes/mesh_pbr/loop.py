@@ -17,14 +17,26 @@ from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.inputs import FittedRun
-from unrender.recipes.mesh_pbr.appearance import InTextures
+from unrender.recipes.mesh_pbr.appearance import InTextures, KnownMaterial
 from unrender.recipes.mesh_pbr.config import FittedSurface, MeshPbrConfig
-from unrender.recipes.mesh_pbr.scene import MeshPbrScene, Watching, load_pbr_scene, scene_in_space, scene_in_textures
+from unrender.recipes.mesh_pbr.scene import (
+    MeshPbrScene,
+    Watching,
+    given_parts,
+    has_textures,
+    load_pbr_scene,
+    scene_in_space,
+    scene_in_textures,
+    scene_of_asset,
+    stays_in_picture,
+)
 from unrender.recipes.neus import loop as neus
 from unrender.recipes.neus.config import PRESETS as SURFACES
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
 from unrender.recipes.schedules import exponential, ramp, warm_up
 from unrender.recipes.windows import WindowBatch, WindowSampler
+from unrender.render.asset import Asset
+from unrender.render.lit import LitScene
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 
@@ -45,44 +57,83 @@ def fit(
 ) -> FitResult:
     """Fit shape, material and light to the photos of a capture, or go on from a run.
 
+    Locked parts stay as they are given.
+
     Raises:
         CaptureError: the capture has no masks, and there is no surface to begin with.
+        ValueError: a locked part is not given, or nothing is left to fit.
     """
     run = given if isinstance(given, FittedRun) else None
     capture = given.capture if isinstance(given, FittedRun) else given
-    surface_first = run is None and isinstance(config.shape, FittedSurface)
-    if not (capture.has_masks or surface_first or run is not None):
+    known = given_parts(run)
+    field = None if run is None or isinstance(run.scene, LitScene | MeshPbrScene) else run.scene
+    has_mesh = field is not None or not known.is_empty
+    _check_lock(config, known, capture.name, has_mesh=has_mesh)
+    textured = not known.is_empty and ("material" in config.lock or has_textures(known))
+    surface_first = not has_mesh and isinstance(config.shape, FittedSurface)
+    if not (capture.has_masks or surface_first or has_mesh):
         raise CaptureError(
             f"{capture.name} has no masks, which a shape on a lattice needs to begin with; fit the surface first (--shape neus), go on "
             "from a run of neus, or make masks with `unrender mask`"
         )
     surface = neus.phases_of(capture, SURFACES["cpu" if device.type == "cpu" else "gpu"], device=device, seed=seed)
     before = config.shape.surface_share if surface_first and isinstance(config.shape, FittedSurface) else 0.0
-    first = (1 - before) * config.first_share
+    first = 0.0 if textured else (1 - before) * config.first_share
+    light_first = 0.0 if known.environment is not None and "light" in config.lock else config.light_first
+
+    def begun(previous: Scene | None) -> MeshPbrScene:
+        return scene_in_space(capture, config, known, field if previous is None else previous, device=device, seed=seed)
 
     def pass_in_space(start: PhaseStart) -> FitResult:
         if start.resume is not None:
             scene = load_pbr_scene(config, start.resume, device)
         else:
-            previous = run.scene if run is not None else None if start.previous is None else start.previous.scene
-            scene = scene_in_space(capture, config, previous, device=device, seed=seed)
-        return _fit_pass(capture, config, start, scene, light_first=config.light_first, device=device, seed=seed)
+            scene = begun(None if start.previous is None else start.previous.scene)
+        return _fit_pass(capture, config, start, scene, light_first=light_first, device=device, seed=seed)
 
     def pass_in_textures(start: PhaseStart) -> FitResult:
         if start.resume is not None:
             scene = load_pbr_scene(config, start.resume, device)
         else:
-            assert start.previous is not None and isinstance(start.previous.scene, MeshPbrScene)
+            previous = None if start.previous is None else start.previous.scene
             with start.clock.running():
-                scene = scene_in_textures(start.previous.scene, config)
+                if textured:
+                    scene = scene_of_asset(capture, config, known, device=device)
+                else:
+                    scene = scene_in_textures(previous if isinstance(previous, MeshPbrScene) else begun(previous), config)
         return _fit_pass(capture, config, start, scene, light_first=0.0, device=device, seed=seed + 1)
 
     phases = (
         *(Phase(phase.name, before * phase.share, phase.fit) for phase in surface),
-        Phase("materials in space" if before or run is not None else "shape and materials in space", first, pass_in_space),
-        Phase("textures", 1 - before - first, pass_in_textures),
+        Phase("materials in space" if before or has_mesh else "shape and materials in space", first, pass_in_space),
+        Phase("light" if "material" in config.lock else "textures", 1 - before - first, pass_in_textures),
     )
     return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
+
+
+def _check_lock(config: MeshPbrConfig, known: Asset, name: str, *, has_mesh: bool) -> None:
+    """Check that what is locked is given, and that something is left to fit.
+
+    Raises:
+        ValueError: it is not; the message says how to give it.
+    """
+    locked = config.lock
+    if "shape" in locked and not has_mesh and not isinstance(config.shape, FittedSurface):
+        raise ValueError(f"the shape is locked, and {name} comes without one; give it with --mesh FILE, or go on from a run of neus")
+    if "material" in locked and known.material is None:
+        raise ValueError(
+            f"the material is locked, and {name} comes without one; give a GLB, or an OBJ with its MTL, with --mesh FILE, "
+            "or go on from a run of mesh-pbr"
+        )
+    pictures = () if known.material is None else (known.material.base_color, known.material.roughness_metallic, known.material.normal)
+    needed = "material" in locked or has_textures(known)
+    if needed and any(picture is not None for picture in pictures) and not stays_in_picture(known.mesh):
+        what = "no texture coordinates" if known.mesh.uvs is None else "texture coordinates beyond [0, 1], where they would repeat"
+        raise ValueError(
+            f"the mesh given with {name} has textures and {what}; unwrap it in another program, or give it without its material"
+        )
+    if {"shape", "material", "light"} <= set(locked) and known.environment is not None:
+        raise ValueError("shape, material and light are locked and given, so nothing is left to fit; lock fewer parts (--lock)")
 
 
 def load_scene(config: MeshPbrConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
@@ -109,17 +160,22 @@ def _fit_pass(
     fitting = Fitting(scene, optimizer, start.clock, start.observer, generator=generator, parts={"windows": windows})
     if start.resume is not None:
         fitting.restore(start.resume)
+    material_known = isinstance(scene.appearance, KnownMaterial)
     for _ in fitting:
         fraction = start.clock.fraction
         fitting.set_learning_rate(exponential(_FINAL_RATE, fraction) * warm_up(fraction, over=0.02))
         batch = windows.draw(config.windows, generator)
         background = torch.rand(batch.color.shape, generator=generator, device=device)
         scene.gray_light = fraction < light_first
-        watching = Watching(scene.appearance, generator, fixed=scene.gray_light)
+        watching = None if material_known else Watching(scene.appearance, generator, fixed=scene.gray_light)
         mesh = scene.shape.mesh()
-        rendering = scene.render(mesh, batch.cameras, background, watching)
+        rendering = scene.render(mesh, batch.cameras, background, watching or scene.values)
         losses, error = _picture_losses(config, batch, rendering, background, masked=capture.has_masks)
-        losses |= _material_losses(config, scene, watching, fraction) | scene.shape.regularization(config.losses, fraction)
+        if watching is not None:
+            losses |= _material_losses(config, scene, watching, fraction)
+        if scene.light_log is not None:
+            losses |= {"white_light": config.losses.white_light * white_balance(scene.light_log.exp())}
+        losses |= scene.shape.regularization(config.losses, fraction)
         fitting.take_step(losses, error=error, counts={"triangles": mesh.faces.shape[0]})
         scene.project()
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=scene.shape.mesh().is_empty)
@@ -145,10 +201,9 @@ def _picture_losses(
 
 
 def _material_losses(config: MeshPbrConfig, scene: MeshPbrScene, watching: Watching, fraction: float) -> dict[str, Tensor]:
-    """Return the terms that prefer smooth materials, or the baked ones, and white light."""
+    """Return the terms that prefer smooth materials, or the baked ones."""
     losses = config.losses
     color, gloss = watching.differences()
-    balance = {"white_light": losses.white_light * white_balance(scene.light_log.exp())}
     if isinstance(scene.appearance, InTextures):
-        return {"keep": ramp(losses.keep, fraction) * color, "keep_gloss": ramp(losses.keep_gloss, fraction) * gloss, **balance}
-    return {"smooth": ramp(losses.smooth, fraction) * color, "smooth_gloss": ramp(losses.smooth_gloss, fraction) * gloss, **balance}
+        return {"keep": ramp(losses.keep, fraction) * color, "keep_gloss": ramp(losses.keep_gloss, fraction) * gloss}
+    return {"smooth": ramp(losses.smooth, fraction) * color, "smooth_gloss": ramp(losses.smooth_gloss, fraction) * gloss}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -15,19 +16,21 @@ from unrender.geometry.mesh import Mesh
 from unrender.geometry.unwrapping import unwrapped
 from unrender.numerics import normalized
 from unrender.recipes.fitting import scene_state
-from unrender.recipes.mesh_pbr.appearance import Appearance, InSpace, InTextures, with_straight_normals
+from unrender.recipes.inputs import FittedRun
+from unrender.recipes.mesh_pbr.appearance import Appearance, InSpace, InTextures, KnownMaterial, with_straight_normals
 from unrender.recipes.mesh_pbr.config import Cubes, FittedSurface, MeshPbrConfig, Rates, Tetrahedra
-from unrender.recipes.mesh_pbr.shapes import CubicShape, MeshShape, Shape, TetrahedralShape
+from unrender.recipes.mesh_pbr.shapes import CubicShape, KnownShape, MeshShape, Shape, TetrahedralShape
 from unrender.recipes.pixels import picture_background
 from unrender.recipes.visual_hull import box_of_object, seen_cells, surface_of_hull
 from unrender.render.asset import Asset, PbrMaterial
 from unrender.render.baking import baked
-from unrender.render.lit import DEPTHS, over_gray
+from unrender.render.lit import DEPTHS, MOST_SHADOWED_VERTICES, LitScene, over_gray
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.render.surface import render_surface
+from unrender.shading.cubes import reduced
 from unrender.shading.gbuffer import GBuffer
-from unrender.shading.lights import EnvironmentLight, Light, prefiltered
+from unrender.shading.lights import EnvironmentLight, Light, PrefilteredLight, prefiltered
 from unrender.shading.metallic_roughness import MetallicRoughness, PbrValues
 from unrender.shading.shadows import LightTransport, light_transport, shadowed
 
@@ -43,30 +46,67 @@ _MARGIN = 0.05
 """Share of its longest side by which the box of the materials is wider than the mesh."""
 
 
+_BEYOND = 1e-3
+"""Share of the picture by which texture coordinates may leave it."""
+
+
 class MeshPbrScene(Scene):
     """A shape, its material, and the light around it."""
 
     has_masks: Tensor
+    known_light: Tensor | None
 
-    def __init__(self, shape: Shape, appearance: Appearance, light: Float[Tensor, "6 size size 3"], *, masked: bool) -> None:
-        """Begin with a shape, a material and the radiance of the light."""
+    def __init__(
+        self,
+        shape: Shape,
+        appearance: Appearance,
+        light: Float[Tensor, "6 size size 3"],
+        known_light: bool = False,
+        *,
+        masked: bool,
+    ) -> None:
+        """Begin with a shape, a material and the radiance of the light, which may be known."""
         super().__init__()
         self.shape, self.appearance = shape, appearance
         self.gray_light = False
         """Whether the light has no color, as long as the material is gray: it would take over that of surfaces that face it."""
-        self.light_log = nn.Parameter(light.detach().clamp_min(1e-4).log())
+        self.light_log = None if known_light else nn.Parameter(light.detach().clamp_min(1e-4).log())
+        """Logarithms of an unknown light."""
+        self.register_buffer("known_light", light.detach().clone() if known_light else None)
         self.register_buffer("has_masks", torch.tensor(masked))
+        self._prefiltered: PrefilteredLight | None = None
         self._transport: LightTransport | None = None
 
     def light(self) -> EnvironmentLight:
-        """Return the light."""
-        log = self.light_log.mean(-1, keepdim=True).expand_as(self.light_log) if self.gray_light else self.light_log
-        return EnvironmentLight(log.exp())
+        """Return the light of this step."""
+        if self.gray_light and self.light_log is not None:
+            return EnvironmentLight(self.light_log.mean(-1, keepdim=True).expand_as(self.light_log).exp())
+        return EnvironmentLight(self.radiance())
+
+    def radiance(self) -> Float[Tensor, "6 size size 3"]:
+        """Return the radiance of the light."""
+        if self.light_log is None:
+            assert self.known_light is not None
+            return self.known_light
+        return self.light_log.exp()
+
+    def _convolved_light(self) -> PrefilteredLight:
+        """Return the light for all rough surfaces, which is computed once if it is known."""
+        if self.light_log is not None:
+            return prefiltered(self.light())
+        if self._prefiltered is None or self._prefiltered.irradiance.device != self.device:
+            self._prefiltered = prefiltered(self.light())
+        return self._prefiltered
+
+    @property
+    def device(self) -> torch.device:
+        """The device of all tensors."""
+        return self.has_masks.device
 
     def parameter_groups(self, rates: Rates) -> list[dict[str, object]]:
         """Return the groups of all unknowns for an optimizer."""
-        light = {"params": [self.light_log], "lr": rates.light_rate, "weight_decay": 0.0}
-        return [*self.shape.parameter_groups(rates), *self.appearance.parameter_groups(rates), light]
+        light = [] if self.light_log is None else [{"params": [self.light_log], "lr": rates.light_rate, "weight_decay": 0.0}]
+        return [*self.shape.parameter_groups(rates), *self.appearance.parameter_groups(rates), *light]
 
     def project(self) -> None:
         """Bring the unknowns back into their limits after a step."""
@@ -78,20 +118,24 @@ class MeshPbrScene(Scene):
 
     def _arriving(self, mesh: Mesh) -> Light:
         """Return the light, with the shadows of a mesh whose triangles stay the same."""
-        light = prefiltered(self.light())
-        if not isinstance(self.shape, MeshShape):
+        light = self._convolved_light()
+        if not isinstance(self.shape, MeshShape | KnownShape) or len(mesh.vertices) > MOST_SHADOWED_VERTICES:
             return light
-        if self._transport is None or self._transport.free.device != self.light_log.device:
+        if self._transport is None or self._transport.free.device != self.device:
             self._transport = light_transport(self.shape.first_mesh())
         with torch.no_grad():
             base_color = self.appearance.base_color_of_vertices(mesh)
         return shadowed(light, self._transport, base_color)
 
+    def values(self, surface: GBuffer) -> PbrValues:
+        """Return the material at surface points."""
+        return values_of(self.appearance.channels(surface))
+
     @torch.no_grad()
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
         gray = picture_background("random", masked=bool(self.has_masks))
-        black = torch.zeros(3, device=self.light_log.device)
-        seen = self.render(self.shape.mesh(), cameras[view], black, lambda surface: values_of(self.appearance.channels(surface)))
+        black = torch.zeros(3, device=self.device)
+        seen = self.render(self.shape.mesh(), cameras[view], black, self.values)
         return over_gray(seen[0], gray)
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
@@ -99,7 +143,9 @@ class MeshPbrScene(Scene):
             mesh = self.shape.mesh()
             if mesh.is_empty:
                 return Asset.empty()
-            environment = EnvironmentLight(self.light_log.exp())
+            environment = EnvironmentLight(self.radiance())
+            if isinstance(self.appearance, KnownMaterial):
+                return Asset(mesh, self.appearance.material(), environment)
             if not isinstance(self.appearance, InTextures):
                 mesh = mesh.largest_component() if largest_only else mesh
                 return Asset(mesh, environment=environment)
@@ -136,19 +182,76 @@ def values_of(channels: Float[Tensor, "views height width channels"]) -> PbrValu
     return PbrValues(channels[..., :3], channels[..., 3], channels[..., 4], normal)
 
 
-def scene_in_space(capture: Capture, config: MeshPbrConfig, previous: Scene | None, *, device: torch.device, seed: int) -> MeshPbrScene:
-    """Return the scene of the first pass: with a fitted surface, or a lattice that starts from the visual hull."""
+def given_parts(run: FittedRun | None) -> Asset:
+    """Return the mesh, the material and the light that an input brings; the surface of a field is extracted later."""
+    if run is None:
+        return Asset.empty()
+    asset = run.scene.asset(largest_only=False) if isinstance(run.scene, LitScene | MeshPbrScene) else Asset.empty()
+    return asset if run.environment is None else replace(asset, environment=run.environment)
+
+
+def has_textures(asset: Asset) -> bool:
+    """Tell whether a mesh comes with textures of base color, roughness and metallic, from which a fit can go on."""
+    found = asset.material
+    return found is not None and found.base_color is not None and found.roughness_metallic is not None
+
+
+def stays_in_picture(mesh: Mesh) -> bool:
+    """Tell whether a mesh has texture coordinates, all of them in [0, 1]."""
+    return mesh.uvs is not None and bool(((mesh.uvs >= -_BEYOND) & (mesh.uvs <= 1 + _BEYOND)).all())
+
+
+def scene_in_space(
+    capture: Capture, config: MeshPbrConfig, given: Asset, surface: Scene | None, *, device: torch.device, seed: int
+) -> MeshPbrScene:
+    """Return the scene of the first pass.
+
+    Its shape is a mesh that is given, a fitted surface, or a lattice that starts from the visual hull.
+
+    Args:
+        capture: the photos.
+        config: the settings.
+        given: what is known; its mesh may be empty.
+        surface: a fitted scene whose surface is taken if no mesh is given.
+        device: of the scene.
+        seed: of the material.
+    """
     generator, masked = torch.Generator().manual_seed(seed), capture.has_masks
-    mesh = None if previous is None else previous.mesh(_RESOLUTION).to("cpu")
-    if mesh is None or mesh.is_empty:
+    mesh = surface.mesh(_RESOLUTION) if given.is_empty and surface is not None else given.mesh
+    if mesh.is_empty:
         shape, box = _shape_of_hull(capture, config, device)
     else:
-        shape, box = MeshShape(mesh.simplified(config.faces)), mesh.bounding_box
+        simple = mesh if "shape" in config.lock and not given.is_empty else _bare(mesh).simplified(config.faces)
+        shape = KnownShape(simple) if "shape" in config.lock else MeshShape(simple)
+        box = mesh.bounding_box.cpu()
         margin = _MARGIN * (box[1] - box[0]).max()
         box = torch.stack([box[0] - margin, box[1] + margin])
-    appearance = InSpace(config.materials, box.cpu(), generator)
-    light = torch.full((6, config.light_size, config.light_size, 3), config.start_light)
-    return MeshPbrScene(shape, appearance, light, masked=masked).to(device)
+    appearance = InSpace(config.materials, box, generator)
+    return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=masked).to(device)
+
+
+def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, device: torch.device) -> MeshPbrScene:
+    """Return the scene that begins with a mesh and its material."""
+    assert given.material is not None
+    shape = KnownShape(given.mesh) if "shape" in config.lock else MeshShape(given.mesh.welded())
+    appearance: Appearance = KnownMaterial(given.material)
+    if "material" not in config.lock:
+        size = config.materials.texture_size
+        appearance = InTextures(config.materials, with_straight_normals(baked(shape.mesh(), appearance.channels, size)))
+    return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=capture.has_masks).to(device)
+
+
+def _bare(mesh: Mesh) -> Mesh:
+    """Return the triangles of a mesh alone, on the CPU."""
+    return Mesh(mesh.vertices.detach(), mesh.faces.long()).to("cpu")
+
+
+def _light_of(given: Asset, config: MeshPbrConfig) -> tuple[Float[Tensor, "6 size size 3"], bool]:
+    """Return the light to begin with, and whether it is known."""
+    if given.environment is None:
+        return torch.full((6, config.light_size, config.light_size, 3), config.start_light), False
+    known = "light" in config.lock
+    return given.environment.texels if known else reduced(given.environment.texels, config.light_size), known
 
 
 def _shape_of_hull(capture: Capture, config: MeshPbrConfig, device: torch.device) -> tuple[Shape, Float[Tensor, "2 3"]]:
@@ -169,25 +272,47 @@ def _shape_of_hull(capture: Capture, config: MeshPbrConfig, device: torch.device
 def scene_in_textures(scene: MeshPbrScene, config: MeshPbrConfig) -> MeshPbrScene:
     """Return the scene at the start of the second pass: the mesh unwrapped, its material baked."""
     found, size = scene.shape.mesh(), config.materials.texture_size
-    plain = Mesh(found.vertices.detach(), found.faces.long()).largest_component()
-    mesh = unwrapped(plain.simplified(config.faces), resolution=size)
+    if isinstance(scene.shape, KnownShape):
+        mesh = found if stays_in_picture(found) else unwrapped(found, resolution=size)
+        shape: Shape = KnownShape(mesh)
+    else:
+        plain = Mesh(found.vertices.detach(), found.faces.long()).largest_component()
+        mesh = unwrapped(plain.simplified(config.faces), resolution=size)
+        shape = MeshShape(mesh)
     texels = with_straight_normals(baked(mesh, scene.appearance.channels, size))
-    textured = MeshPbrScene(MeshShape(mesh), InTextures(config.materials, texels), scene.light_log.exp(), masked=bool(scene.has_masks))
-    return textured.to(scene.light_log.device)
+    light, known = scene.radiance(), scene.light_log is None
+    textured = MeshPbrScene(shape, InTextures(config.materials, texels), light, known, masked=bool(scene.has_masks))
+    return textured.to(scene.device)
 
 
 def load_pbr_scene(config: MeshPbrConfig, tensors: Mapping[str, Tensor], device: torch.device) -> MeshPbrScene:
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
-    in_space = "appearance.field.table" in state
+    scene = MeshPbrScene(_shape_in(state), _appearance_in(state, config), *_light_in(state), masked=True)
+    scene.load_state_dict(state)
+    return scene.to(device)
+
+
+def _shape_in(state: Mapping[str, Tensor]) -> Shape:
     if "shape.cells" in state:
         x, y, z = state["shape.cells"].tolist()
         kind = CubicShape if "shape.weights" in state else TetrahedralShape
-        shape: Shape = kind((x, y, z), state["shape.box"])
-    else:
-        shape = MeshShape()
-    box = state.get("appearance.field.box", torch.zeros(2, 3))
-    appearance = InSpace(config.materials, box, torch.Generator()) if in_space else InTextures(config.materials)
-    scene = MeshPbrScene(shape, appearance, torch.ones_like(state["light_log"]), masked=True)
-    scene.load_state_dict(state)
-    return scene.to(device)
+        return kind((x, y, z), state["shape.box"])
+    return KnownShape.from_state(_under("shape.", state)) if "shape.normals" in state else MeshShape()
+
+
+def _appearance_in(state: Mapping[str, Tensor], config: MeshPbrConfig) -> Appearance:
+    if "appearance.factors" in state:
+        return KnownMaterial.from_state(_under("appearance.", state))
+    if "appearance.field.table" in state:
+        return InSpace(config.materials, state["appearance.field.box"], torch.Generator())
+    return InTextures(config.materials)
+
+
+def _light_in(state: Mapping[str, Tensor]) -> tuple[Tensor, bool]:
+    return (state["known_light"], True) if "known_light" in state else (torch.ones_like(state["light_log"]), False)
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

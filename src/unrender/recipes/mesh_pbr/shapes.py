@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,10 @@ from unrender.recipes.schedules import ramp
 
 _FARTHEST_MOVE = 0.25
 """Largest move of a vertex of a lattice, in cells: half of the way to its nearest neighbor."""
+
+
+_TENSORS = ("vertices", "faces", "colors", "normals", "uvs", "uv_faces", "tangents")
+"""The tensors of a mesh."""
 
 
 class Shape(nn.Module, ABC):
@@ -81,6 +86,36 @@ class MeshShape(Shape):
 
     def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
         return [{"params": [self.vertices], "lr": rates.position_rate, "weight_decay": 0.0}]
+
+
+class KnownShape(Shape):
+    """A mesh that stays as it is given."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        """Take a mesh; normals and tangents that it lacks are computed."""
+        super().__init__()
+        mesh = mesh if mesh.normals is not None else mesh.with_vertex_normals()
+        mesh = mesh.with_tangents() if mesh.uvs is not None and mesh.tangents is None else mesh
+        for name in _TENSORS:
+            self.register_buffer(name, getattr(mesh, name))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> KnownShape:
+        """Rebuild a shape from its tensors."""
+        return cls(Mesh(**{name: state.get(name) for name in _TENSORS}))  # pyright: ignore[reportArgumentType]  two are always there
+
+    def first_mesh(self) -> Mesh:
+        """Return the mesh as it was given, with vertex normals."""
+        return self.mesh()
+
+    def mesh(self) -> Mesh:
+        return Mesh(**{name: getattr(self, name) for name in _TENSORS})
+
+    def regularization(self, losses: PbrLosses, fraction: float) -> dict[str, Tensor]:
+        return {}
+
+    def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
+        return []
 
 
 class LatticeShape(Shape):
