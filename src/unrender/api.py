@@ -209,6 +209,7 @@ def evaluate(
     *,
     truth: str | Path | None = None,
     truth_frame: TruthFrame | None = None,
+    relight: str | Path | None = None,
     split: Literal["test", "train"] = "test",
     capture: Capture | str | Path | None = None,
     progress: bool | None = None,
@@ -220,9 +221,10 @@ def evaluate(
 
     Args:
         run: a run, or its folder.
-        truth: a mesh, points, or a folder of normal maps; by default the normal maps that the capture brings.
+        truth: a mesh, points, or a folder of normal maps; by default the normal maps or the true scene that the capture brings.
         truth_frame: ``"source"`` or ``"normalized"`` for a mesh or points, by default ``"source"``, the frame of the poses; ``"source"``,
         ``"opengl"`` or ``"opencv"`` for normal maps, by default found from the maps.
+        relight: a lat-long picture of another light, under which the asset is compared with the true scene that the capture brings.
         split: the held-out or the fitted views.
         capture: the photos or their folder, if they have moved or were passed to :func:`fit` as an object.
         progress: whether to show the progress and the numbers; by default in notebooks and interactive sessions.
@@ -244,6 +246,7 @@ def evaluate(
                 split=split,
                 truth=None if truth is None else Path(truth),
                 truth_frame=truth_frame,
+                relight=None if relight is None else Path(relight),
                 device=device,
                 display=Display.in_python(progress),
             )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture, Split
+from unrender.captures.rendered import cameras_around, photo_of
 from unrender.color import srgb_from_linear
 from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.isosurface import extract_surface
@@ -141,21 +142,19 @@ def make_demo_capture(views: int = 60, size: int = 160, seed: int = 0, *, supers
     if min(views, size, supersampling) < 1:
         raise ValueError(f"views, size and supersampling are {views}, {size} and {supersampling}; they must be at least 1")
     cameras = _cameras_around(views, size, seed)
-    images = torch.empty(views, size, size, 3, dtype=torch.uint8)
-    masks = torch.empty(views, size, size, dtype=torch.uint8)
+    photos = torch.empty(views, size, size, 4, dtype=torch.uint8)
     scene = AnalyticScene()
     together = max(1, _PIXELS_AT_ONCE // size**2)
     with pytorch_on_one_thread():
         for first in range(0, views, together):
             some = slice(first, first + together)
             color, opacity = render_demo_views(scene, cameras[some], supersampling=supersampling)
-            images[some] = (srgb_from_linear(color) * 255).round().to(torch.uint8)
-            masks[some] = (opacity * 255).round().to(torch.uint8)
+            photos[some] = photo_of(color, opacity)
     held_out = tuple(range(0, views, _HELD_OUT_EVERY)) if views > 1 else ()
     return Capture.from_tensors(
-        images,
+        photos[..., :3],
         cameras,
-        masks=masks,
+        masks=photos[..., 3],
         name="demo",
         split=Split(tuple(view for view in range(views) if view not in held_out), held_out, "every 8th view is held out"),
         fingerprint=f"demo {views} {size} {seed} {supersampling}",
@@ -193,22 +192,8 @@ def render_demo_views(
 
 
 def _cameras_around(views: int, size: int, seed: int) -> Cameras:
-    """Place cameras on a Fibonacci spiral, evenly spread by area, from the top down."""
     start = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) * 2 * math.pi
-    share = (torch.arange(views, dtype=torch.float64) + 0.5) / views
-    highest, lowest = math.sin(math.radians(80)), math.sin(math.radians(-12))
-    height = highest + (lowest - highest) * share
-    azimuth = start + math.pi * (3 - math.sqrt(5)) * torch.arange(views, dtype=torch.float64)
-    level = torch.sqrt(1 - height**2)
-    outward = torch.stack([level * azimuth.cos(), level * azimuth.sin(), height], 1)
-    right = torch.stack([-azimuth.sin(), azimuth.cos(), torch.zeros_like(azimuth)], 1)
-    forward = -outward
-    poses = torch.eye(4, dtype=torch.float64).repeat(views, 1, 1)
-    poses[:, :3, :3] = torch.stack([right, torch.linalg.cross(forward, right), forward], dim=2)
-    poses[:, :3, 3] = _CAMERA_DISTANCE * outward
-    focal = 0.5 * size / math.tan(0.5 * _FIELD_OF_VIEW)
-    intrinsics = torch.tensor([focal, focal, size / 2, size / 2]).repeat(views, 1)
-    return Cameras.alike(poses.float(), intrinsics, torch.zeros(views, 6), size, size)
+    return cameras_around(views, size, distance=_CAMERA_DISTANCE, field_of_view=_FIELD_OF_VIEW, elevations=(-12.0, 80.0), start=start)
 
 
 def _walk(

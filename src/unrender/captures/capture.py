@@ -40,6 +40,16 @@ class Split:
 
 
 @dataclass(frozen=True)
+class KnownScene:
+    """The scene that the photos of a capture were rendered of, in files beside them."""
+
+    mesh: Path
+    """With its material, in the frame of the poses."""
+    environment: Path | None = None
+    """The light, a lat-long picture in that frame, which is +Z up."""
+
+
+@dataclass(frozen=True)
 class Capture:
     """Posed photos of one scene. The world is right-handed, +Z up, and scaled so that the region of interest fills [-1, 1]³."""
 
@@ -64,6 +74,8 @@ class Capture:
     """Optional prior (float32 x 3): unit surface normals in the world frame, zero where unknown."""
     normal_files: tuple[Path | None, ...] = ()
     """Images of the true normals that the capture brings, one for each view or None; read when a scene is evaluated."""
+    truth: KnownScene | None = None
+    """The scene that the photos were rendered of; read when a fit is evaluated."""
     points: Float[Tensor, "points 3"] | None = None
     """Optional surface points from structure from motion, in the world frame."""
     camera_axes: CameraAxes | None = None

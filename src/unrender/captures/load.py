@@ -147,6 +147,7 @@ def load_capture(
             ignored=ignored,
             normals=prior,
             normal_files=bundled_normals(source.images),
+            truth=source.truth,
             points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
             camera_axes=source.camera_axes,
             fingerprint=_fingerprint(folder, source, normal_folder, settings),

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from unrender.captures.capture import CaptureError, Split
+from unrender.captures.capture import CaptureError, KnownScene, Split
 from unrender.words import CameraAxes
 
 _RIGID = 1e-3
@@ -115,6 +115,8 @@ class Source:
     """Their colors, if the files have them."""
     camera_axes: CameraAxes = "opencv"
     """The axes of the cameras in the files, from which the poses were converted."""
+    truth: KnownScene | None = None
+    """The scene that the photos were rendered of, if the files name it."""
     notes: tuple[str, ...] = ()
 
     def select(self, views: Sequence[int], split: Split) -> Source:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unrender.captures.capture import CaptureError, Split
+from unrender.captures.capture import CaptureError, KnownScene, Split
 from unrender.captures.images import in_threads
 from unrender.captures.lenses import LENS_KEYS, LensReader, number_of, plausible_intrinsics
 from unrender.captures.photo_files import MASK_FOLDERS, PhotoFinder
@@ -65,9 +65,10 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
     content = read_json(file)
     frames = read_frames(file, content)
     focus, z_is_up = _placement(content, file)
+    truth, without = _known_scene(content, file)
     names = tuple(name_below(folder, image) for image in frames.images)
     points = None if content.get("ply_file_path") is None else folder / _text(content["ply_file_path"], "ply_file_path", file)
-    notes = frames.notes
+    notes = (*frames.notes, *without)
     if points is not None and not is_regular_file(points):
         notes = (*notes, f"the points {points.name} that {file.name} names do not exist")
         points = None
@@ -91,8 +92,25 @@ def read_transforms(folder: Path, file: Path, test_every: int) -> Source:
         up=(0.0, 0.0, 1.0) if z_is_up else None,
         points=None if points is None else read_points(points),
         camera_axes=frames.camera_axes,
+        truth=truth,
         notes=notes,
     )
+
+
+def _known_scene(content: Mapping[str, Any], file: Path) -> tuple[KnownScene | None, list[str]]:
+    """Return the true scene that the key ``unrender``, which ``unrender capture`` writes, names in the folder of the capture."""
+    about = content.get("unrender")
+    if not isinstance(about, dict) or about.get("truth_mesh") is None:
+        return None, []
+    names = (_text(about.get("truth_mesh"), "truth_mesh", file), _text(about.get("truth_environment", ""), "truth_environment", file))
+    folder = file.parent.resolve()
+    mesh, light = ((folder / name).resolve() if name else None for name in names)
+    for found in (mesh, light):
+        if found is not None and not found.is_relative_to(folder):
+            raise CaptureError(f'"unrender" in {file} names {found}, which is not in the folder of the capture; move it there')
+    if mesh is None or not is_regular_file(mesh):
+        return None, [f"the true mesh {names[0]} that {file.name} names does not exist"]
+    return KnownScene(mesh, light if light is not None and is_regular_file(light) else None), []
 
 
 def _placement(content: Mapping[str, Any], file: Path) -> tuple[Region | None, bool]:

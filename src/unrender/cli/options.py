@@ -71,6 +71,32 @@ class PosesOptions:
 
 
 @dataclass(frozen=True)
+class PhotographOptions:
+    """Render photos of a mesh under a light from all sides, as a capture with the truth beside it. The same command goes on."""
+
+    mesh: Path = styled(metavar="MESH", positional=True)
+    """A mesh with its material: GLB, glTF, OBJ with its MTL, or PLY with vertex colors."""
+    env: Path = styled(metavar="FILE")
+    """The light: a lat-long picture of all directions, HDR or EXR, +Z up; the middle of it is seen along +X."""
+    out: Path | None = styled(None, metavar="DIR", text="captures/MESH")
+    """Folder of the capture."""
+    views: int = 100
+    """Number of photos to fit."""
+    held_out: int = 20
+    """Number of photos that are held out, from other directions."""
+    resolution: int = styled(512, metavar="PIXELS")
+    """Width and height of the photos."""
+    exposure: float | None = styled(None, metavar="FACTOR", text="99 % of the object below white")
+    """Factor of the light."""
+    seed: int = 0
+    """Seed of the directions of the cameras; the same seed gives the same photos."""
+    overwrite: bool = False
+    """Replace another capture in the output folder."""
+    device: str | None = styled(None, metavar="DEVICE", text=_DEVICE)
+    """cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
 class CheckOptions:
     """Tell whether a capture will work and what is wrong with it; exit code 1 if a fit would fail. It writes check.html and check.png."""
 
@@ -86,10 +112,12 @@ class EvalOptions:
 
     run: Path = styled(metavar="RUN", positional=True)
     """Folder that `unrender fit` wrote."""
-    truth: Path | None = styled(None, metavar="PATH", text="the normal maps that the capture brings, if any")
+    truth: Path | None = styled(None, metavar="PATH", text="the normal maps or the true scene that the capture brings, if any")
     """A true surface: a mesh (PLY, OBJ, GLB, STL), points (PLY, npz, npy), or a folder of normal maps of the views."""
     truth_frame: TruthFrame | None = styled(None, text="source for a mesh or points; for normal maps it is found")
     """Frame of the truth: that of the poses or the normalized world; the axes of normal maps: of the poses or of the camera."""
+    relight: Path | None = styled(None, metavar="FILE", text="none")
+    """Another light (HDR, EXR) under which the asset is compared with the true scene that the capture brings."""
     protocol: Protocol | None = None
     """Also write RUN/NAME.json as a benchmark's tables state results; dtu and stanford-orb take the folder of their truth as --truth."""
     split: Literal["test", "train"] = "test"

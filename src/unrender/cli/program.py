@@ -26,6 +26,7 @@ from unrender.cli.options import (
     FitOptions,
     MaskOptions,
     OutputOptions,
+    PhotographOptions,
     PosesOptions,
     RelightOptions,
     RenderOptions,
@@ -49,6 +50,7 @@ unrender turns posed photos into relightable 3D, on any machine.
   unrender render RUN                  pictures and a video along a camera path
   unrender relight RUN --env FILE      pictures and a video under another light
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
+  unrender capture MESH --env FILE     photos of a mesh under a light, as a capture with the truth beside it
   unrender convert CAPTURE             a capture in the layout of Blender, nerfstudio, COLMAP, NeuS or LLFF
   unrender doctor                      what this machine can do, and what is wrong with it
   unrender completion SHELL            completion for bash, zsh or fish
@@ -73,6 +75,7 @@ In Python: result = unrender.fit("neus", "photos", max_seconds=300); result.mesh
 _RESUMES = {
     **dict.fromkeys(("fit", "demo"), "; the same command resumes from the last checkpoint"),
     "poses": "; the same command goes on with the stage that was stopped",
+    "capture": "; the same command goes on with the photos that are missing",
     "mask": "; no mask was written, and the same command goes on with what another program made",
 }
 """What follows an interruption, by command."""
@@ -281,6 +284,12 @@ def _relight_command() -> Callable[..., Ending]:
     return relight_run
 
 
+def _capture_command() -> Callable[..., Ending]:
+    from unrender.cli.capture_command import capture_mesh
+
+    return capture_mesh
+
+
 def _poses_command() -> Callable[..., Ending]:
     from unrender.cli.poses_command import solve_command
 
@@ -341,6 +350,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
     "relight": plain_command("relight", RelightOptions, _relight_command),
     "export": plain_command("export", ExportOptions, lambda: _commands().export_run),
+    "capture": plain_command("capture", PhotographOptions, _capture_command),
     "convert": plain_command("convert", ConvertOptions, _convert),
     "doctor": doctor_command,
     "completion": completion_command,

@@ -79,6 +79,15 @@ class Asset:
         x, y, z = (direction / direction.norm()).tolist()
         return replace(self, mesh=self.mesh.with_up((x, y, z)))
 
+    def to(self, device: torch.device | str) -> Asset:
+        """Return the asset with all its tensors on another device."""
+        material, light = self.material, self.environment
+        if material is not None:
+            textures = {name: getattr(material, name) for name in ("base_color", "roughness_metallic", "normal")}
+            material = replace(material, **{name: texture.to(device) for name, texture in textures.items() if texture is not None})
+        light = None if light is None else replace(light, texels=light.texels.to(device))
+        return replace(self, mesh=self.mesh.to(device), material=material, environment=light)
+
     def transformed(self, similarity: Float[Tensor, "4 4"]) -> Asset:
         """Return the asset with its mesh moved by a similarity; the environment keeps its axes."""
         return replace(self, mesh=self.mesh.transformed(similarity))

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from unrender.cameras import Cameras
 from unrender.color import linear_from_srgb, srgb_from_linear
@@ -24,29 +25,32 @@ from unrender.shading.shadows import light_transport, shadowed
 
 _COARSEST_LEVEL = 3
 """Coarsest mip level of the textures of an atlas: coarser ones mix neighboring charts."""
+_SMALL = 64
+"""Texels along a side below which a texture keeps its size: enlarging it would change how it is interpolated."""
 DEPTHS = (0.05, 50.0)
 """Nearest and farthest visible depth, in world units."""
 
 
 MOST_SHADOWED_VERTICES = 100_000
 """A mesh of more vertices is lit without its own shadows, which need 3 kB for each."""
-_SMALLEST_OPACITY = 1e-4
+SMALLEST_OPACITY = 1e-4
 """A pixel of less opacity shows the background alone."""
 
 
 class LitScene(Scene):
     """An asset as a scene, to render it under its light."""
 
-    def __init__(self, asset: Asset, *, background: float = 0.0) -> None:
+    def __init__(self, asset: Asset, *, background: float = 0.0, samples: int = 1) -> None:
         """Take an asset in the normalized world.
 
         Args:
             asset: its material may be absent; without an environment, light of radiance 1 comes from everywhere.
             background: gray behind it, sRGB.
+            samples: along each side of a pixel.
         """
         super().__init__()
         mesh = asset.mesh if asset.mesh.normals is not None else asset.mesh.with_vertex_normals()
-        self._asset, self._background = asset, background
+        self._asset, self._background, self._samples = asset, background, samples
         self._mesh = mesh.with_tangents() if mesh.uvs is not None and mesh.tangents is None else mesh
         self._material = material_of(PbrMaterial() if asset.material is None else asset.material)
         with torch.no_grad():
@@ -64,10 +68,14 @@ class LitScene(Scene):
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
         return self._asset
 
-    @torch.no_grad()
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
+        return over_gray(self.lit_view(cameras, view), self._background)
+
+    @torch.no_grad()
+    def lit_view(self, cameras: Cameras, view: int) -> Rendering:
+        """Render one view in linear light, over black."""
         camera = cameras[view].to(self._mesh.vertices.device)
-        return over_gray(render_surface(self._mesh, self._material, [self._light], camera, depth_range=DEPTHS)[0], self._background)
+        return render_surface(self._mesh, self._material, [self._light], camera, samples=self._samples, depth_range=DEPTHS)[0]
 
 
 def over_gray(rendering: Rendering, gray: float) -> Rendering:
@@ -78,14 +86,32 @@ def over_gray(rendering: Rendering, gray: float) -> Rendering:
         gray: sRGB.
     """
     opacity = rendering.opacity[..., None]
-    straight = srgb_from_linear((rendering.color / opacity.clamp_min(_SMALLEST_OPACITY)).clamp(0, 1))
+    straight = srgb_from_linear((rendering.color / opacity.clamp_min(SMALLEST_OPACITY)).clamp(0, 1))
     return replace(rendering, color=straight * opacity + (1 - opacity) * gray, encoding="srgb")
 
 
 def looked_up(texels: Float[Tensor, "rows columns channels"], surface: GBuffer) -> Float[Tensor, "views height width channels"]:
     """Look up a texture of an atlas at surface points, with mip levels."""
     assert surface.uv is not None, "textures need a mesh with texture coordinates"
-    return texture(texels[None], surface.uv, surface.uv_derivatives, boundary="clamp", max_level=_COARSEST_LEVEL)
+    level = min(_COARSEST_LEVEL, *(_halvings(side) for side in texels.shape[:2]))
+    return texture(texels[None], surface.uv, surface.uv_derivatives, boundary="clamp", max_level=level)
+
+
+def _halvings(side: int) -> int:
+    """Return how often a side can be halved; a side of one texel stays."""
+    return _COARSEST_LEVEL if side == 1 else (side & -side).bit_length() - 1
+
+
+def _with_levels(texels: Float[Tensor, "rows columns channels"]) -> Float[Tensor, "more_rows more_columns channels"]:
+    """Return a texture whose sides can be halved, enlarged where they cannot.
+
+    A small one stays, and has fewer levels.
+    """
+    unit = 2**_COARSEST_LEVEL
+    size = [side if side < _SMALL else unit * -(-side // unit) for side in texels.shape[:2]]
+    if size == list(texels.shape[:2]):
+        return texels
+    return interpolate(texels.permute(2, 0, 1)[None], size, mode="bilinear")[0].permute(1, 2, 0)
 
 
 def looked_up_at_vertices(texels: Float[Tensor, "rows columns channels"], mesh: Mesh) -> Float[Tensor, "vertices channels"]:
@@ -110,18 +136,21 @@ def material_of(textures: PbrMaterial) -> MetallicRoughness:
 
 def values_of(textures: PbrMaterial) -> Callable[[GBuffer], PbrValues]:
     """Return the values of textures at surface points."""
+    base_color, both, normals = (
+        None if texels is None else _with_levels(texels) for texels in (textures.base_color, textures.roughness_metallic, textures.normal)
+    )
 
     def values(surface: GBuffer) -> PbrValues:
         like = surface.normal
-        if textures.base_color is not None:
-            color = looked_up(textures.base_color, surface)
+        if base_color is not None:
+            color = looked_up(base_color, surface)
         else:
             color = torch.ones_like(like) if surface.color is None else surface.color
-        if textures.roughness_metallic is not None:
-            roughness, metallic = looked_up(textures.roughness_metallic, surface).unbind(-1)
+        if both is not None:
+            roughness, metallic = looked_up(both, surface).unbind(-1)
         else:
             roughness, metallic = (torch.full_like(like[..., 0], value) for value in (textures.roughness, textures.metallic))
-        normal = None if textures.normal is None else looked_up(textures.normal, surface)
+        normal = None if normals is None else looked_up(normals, surface)
         return PbrValues(color[..., :3], roughness, metallic, normal, color[..., 3] if color.shape[-1] == 4 else None)
 
     return values

@@ -6,10 +6,12 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture
+from unrender.devices import pytorch_on_one_thread
 from unrender.files.video import write_video
 from unrender.render.asset import Asset
 from unrender.render.lit import LitScene
@@ -18,7 +20,11 @@ from unrender.runs.display import Display
 from unrender.runs.figures import color_picture, write_picture
 from unrender.runs.opening import OpenRun
 from unrender.runs.output_words import LONGEST_STEM, file_stem
+from unrender.runs.view_measures import OPAQUE
 from unrender.shading.lights import EnvironmentLight
+
+BELOW_WHITE, _BRIGHTEST = 0.99, 0.9
+"""Share of an object that stays below this linear light where an exposure is chosen."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,26 @@ def lit_asset(run: OpenRun) -> Asset:
             f"go on with `unrender fit mesh-pbr {run.directory.path}`"
         )
     return asset
+
+
+@torch.no_grad()
+def exposure_of(scene: LitScene, cameras: Cameras) -> float | None:
+    """Return the factor of a scene's light with which nearly all of it is below white.
+
+    None if nothing is lit.
+
+    Args:
+        scene: any.
+        cameras: whose pictures are measured.
+    """
+    found = []
+    with pytorch_on_one_thread():
+        for view in range(len(cameras)):
+            seen = scene.lit_view(cameras, view)
+            found.append(seen.color[seen.opacity > OPAQUE].amax(-1))
+    brightest = np.concatenate([some.double().cpu().numpy() for some in found])
+    level = float(np.quantile(brightest, BELOW_WHITE)) if len(brightest) else 0.0
+    return _BRIGHTEST / level if level > 0 else None
 
 
 def relight(

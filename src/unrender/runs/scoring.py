@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unrender.captures.capture import Capture
+from unrender.captures.capture import Capture, KnownScene
 from unrender.captures.normal_truth import NormalTruth, understood_normals
 from unrender.captures.reading import is_folder
 from unrender.captures.undistortion import undistorted
@@ -23,10 +23,12 @@ from unrender.runs.directory import RunRecord
 from unrender.runs.display import Display
 from unrender.runs.evaluation import Evaluation, OnView, ViewScore, views_to_evaluate
 from unrender.runs.inputs import read_photos
+from unrender.runs.material_measures import Relit, material_measures, true_asset
 from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.opening import OpenRun
 from unrender.runs.output_words import EMPTY_MESH
 from unrender.runs.outputs import bundled_view_measures, evaluate_into
+from unrender.runs.relighting import lit_asset
 from unrender.runs.report import ViewRow
 from unrender.runs.report_writing import write_report
 from unrender.runs.scores import score_measures, score_sentence, write_metrics
@@ -40,6 +42,8 @@ from unrender.runs.surface_measures import (
     world_mesh,
 )
 from unrender.runs.view_measures import ViewMeasures
+from unrender.shading.latlong import LIGHT_SIZE, checked_suffix, read_environment
+from unrender.transforms import upright
 from unrender.words import SplitName, TruthFrame
 
 _RESOLUTION = 256
@@ -78,6 +82,7 @@ def score_run(
     split: SplitName = "test",
     truth: Path | None = None,
     truth_frame: TruthFrame | None = None,
+    relight: Path | None = None,
     measure: Callable[[Mesh], Sequence[Measure]] | None = None,
     also: OnView | None = None,
     device: torch.device,
@@ -89,18 +94,21 @@ def score_run(
         run: the run.
         photos: its capture.
         split: the views.
-        truth: a mesh, points, or a folder of normal maps; by default the normal maps that the capture brings.
+        truth: a mesh, points, or a folder of normal maps; by default the normal maps or the true scene that the capture brings.
         truth_frame: the frame of the truth, by default that of the poses for a mesh and points; for normal maps it is found.
+        relight: a lat-long picture of another light, under which the asset is compared with the true scene.
         measure: compares the mesh, in the world, with a truth that is known otherwise.
         also: called with each view.
         device: of the scene.
         display: where the numbers are shown.
 
     Raises:
-        ValueError: there are no views, or the truth cannot be read or lies elsewhere.
+        ValueError: there are no views, or the truth cannot be read or lies elsewhere; or there is nothing that could be relit.
         FileNotFoundError: there is no such truth.
     """
     run.directory.prepare()
+    scene = photos.truth if truth is None else None
+    asset = _lit_asset(run, scene, relight)
     notes: list[str] = []
 
     def note(sentence: str) -> None:
@@ -108,6 +116,9 @@ def score_run(
         display.say(f"note: {sentence}")
 
     views = views_to_evaluate(photos, split)
+    if scene is not None:
+        truth, truth_frame = scene.mesh, None
+        note(f"the truth is {scene.mesh}, of which the photos were rendered")
     known = _read(run, photos, views, truth, truth_frame)
     mesh = _mesh(run, photos)
     if known.surface is not None and known.place is not None:
@@ -139,6 +150,9 @@ def score_run(
             measures += () if measure is None else measure(mesh)
         if known.surface is not None:
             measures += distance_measures(mesh.transformed(run.source_from_world), known.surface)
+    if scene is not None and asset is not None:
+        light = None if relight is None else _other_light(run, relight)
+        measures += material_measures(asset, true_asset(scene, run.source_from_world), photos, views, light, device, display)
     for sentence in sentences(found for found in measures if found.group):
         display.say(sentence)
     record = run.record if split == "test" else dataclasses.replace(run.record, measures=())
@@ -153,6 +167,29 @@ def score_run(
     if split == "test" and run.record.is_finished:
         _update(run, photos, scores, rows, mesh)
     return scores
+
+
+def _lit_asset(run: OpenRun, scene: KnownScene | None, relight: Path | None) -> Asset | None:
+    """Return the asset of a run, if its material can be compared with that of a known scene.
+
+    Raises:
+        ValueError: it has none, or there is no such scene, and another light is given.
+    """
+    if relight is not None:
+        checked_suffix(relight)
+        if scene is None:
+            raise ValueError(
+                f"--relight {relight} compares with the scene that photos were rendered of, and this capture brings none; "
+                "`unrender capture` makes one that does, and `unrender relight` renders without a comparison"
+            )
+        return lit_asset(run)
+    asset = None if scene is None else run.scene.asset()
+    return None if asset is None or asset.material is None or asset.is_empty else asset
+
+
+def _other_light(run: OpenRun, file: Path) -> Relit:
+    x, y, z = run.record.input.up
+    return Relit(file.stem, read_environment(file, LIGHT_SIZE, upright(run.source_from_world, (x, y, z))))
 
 
 def photos_of(run: OpenRun, capture: Capture | Path | None) -> Capture:

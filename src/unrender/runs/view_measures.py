@@ -143,8 +143,8 @@ def color_measures(mesh: Mesh, views: Sequence[KeptView], capture: Capture, grou
         inside = capture.mask(kept.view).to(device) > 127 if capture.has_masks else covered
         counts = torch.ones_like(inside) if capture.ignored is None else ~capture.ignored[kept.view].to(device)
         both = covered & kept.opaque.to(device) & counts
-        against_rendering.append(_psnr(color[both], kept.color.to(device)[both].float() / 255))
-        against_photo.append(_psnr(color[inside & counts], truth[inside & counts]))
+        against_rendering.append(psnr_of_colors(color[both], kept.color.to(device)[both].float() / 255))
+        against_photo.append(psnr_of_colors(color[inside & counts], truth[inside & counts]))
     where = "photos inside the mask" if capture.has_masks else "photos"
     found = (("color against the rendering", _mean(against_rendering)), (f"color against the {where}", _mean(against_photo)))
     return tuple(Measure(name, value, "dB", digits=2, group=group, better="higher") for name, value in found if value is not None)
@@ -159,7 +159,7 @@ def seen_colors(mesh: Mesh, tree: TriangleTree, camera: Cameras) -> tuple[Float[
     return torch.where(covered[..., None], color, 1.0), covered
 
 
-def _psnr(color: Float[Tensor, "pixels 3"], truth: Float[Tensor, "pixels 3"]) -> float | None:
+def psnr_of_colors(color: Float[Tensor, "pixels 3"], truth: Float[Tensor, "pixels 3"]) -> float | None:
     """Return the PSNR of colors, at most that of 8 bits; None for no pixels."""
     if not len(color):
         return None

@@ -34,9 +34,21 @@ def read_environment(path: str | Path, size: int = 512, source_from_world: Float
         ValueError: the suffix is another, or the file is no such picture.
         OSError: the file cannot be read.
     """
-    path = Path(path)
+    return EnvironmentLight(cube_from_latlong(read_latlong(Path(path)), size, source_from_world))
+
+
+def read_latlong(path: Path) -> Float[Tensor, "height width 3"]:
+    """Read the linear light of a lat-long picture (.hdr or .exr).
+
+    Raises:
+        ValueError: the suffix is another, the file is no such picture, or a value is not finite.
+        OSError: the file cannot be read.
+    """
     picture = {".hdr": read_hdr, ".exr": read_exr}[checked_suffix(path)](path)
-    return EnvironmentLight(cube_from_latlong(picture, size, source_from_world))
+    broken = int((~picture.isfinite()).any(-1).sum())
+    if broken:
+        raise ValueError(f"{path} has {broken} pixels whose light is not a finite number; write the picture again without them")
+    return picture
 
 
 def write_environment(path: str | Path, environment: EnvironmentLight, source_from_world: Float[Tensor, "4 4"], height: int = 256) -> None:
