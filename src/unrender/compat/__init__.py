@@ -1,7 +1,7 @@
 """Stand-ins for modules of other projects, so that programs written for them run on this package.
 
 >>> import unrender.compat
->>> unrender.compat.install()                       # ``import nvdiffrast.torch``, ``import tinycudann`` now work where neither is installed
+>>> unrender.compat.install()                       # ``import nvdiffrast.torch``, ``tinycudann`` and ``nerfacc`` work now
 True
 
 To run a program without editing it: ``python -m unrender.compat PROGRAM.py ARGUMENTS``. ``docs/nvdiffrast.md`` and
@@ -28,11 +28,22 @@ _STAND_INS = {
     "nvdiffrast": "unrender.compat.nvdiffrast",
     "nvdiffrast.torch": "unrender.compat.nvdiffrast.torch",
     "nvdiffrast.torch.ops": "unrender.compat.nvdiffrast.torch.ops",
+    "nerfacc": "unrender.compat.nerfacc",
+    "nerfacc.data_specs": "unrender.compat.nerfacc.data_specs",
+    "nerfacc.estimators": "unrender.compat.nerfacc.estimators",
+    "nerfacc.estimators.occ_grid": "unrender.compat.nerfacc.estimators.occ_grid",
+    "nerfacc.estimators.prop_net": "unrender.compat.nerfacc.estimators.prop_net",
+    "nerfacc.grid": "unrender.compat.nerfacc.grid",
+    "nerfacc.losses": "unrender.compat.nerfacc.losses",
+    "nerfacc.pack": "unrender.compat.nerfacc.pack",
+    "nerfacc.pdf": "unrender.compat.nerfacc.pdf",
+    "nerfacc.scan": "unrender.compat.nerfacc.scan",
+    "nerfacc.volrend": "unrender.compat.nerfacc.volrend",
     "tinycudann": "unrender.compat.tinycudann",
     "tinycudann.modules": "unrender.compat.tinycudann.modules",
 }
 """Names that programs import, and the modules that replace them."""
-_PACKAGES = ("nvdiffrast", "tinycudann")
+_PACKAGES = ("nerfacc", "nvdiffrast", "tinycudann")
 
 SETTINGS = "UNRENDER_COMPAT"
 """The environment variable that child processes read: "on", and the options of the command, separated by commas."""
@@ -85,7 +96,7 @@ def _is_installed(package: str) -> bool:
 
 
 def install(*, replace: bool = False, cuda_on_cpu: bool = False) -> bool:
-    """Make ``import nvdiffrast.torch`` and ``import tinycudann`` import the modules of :mod:`unrender.compat` in this process.
+    """Make ``import nvdiffrast.torch``, ``tinycudann`` and ``nerfacc`` import the modules of :mod:`unrender.compat` in this process.
 
     This imports nothing yet, and writes nothing to disk. Packages that are installed are not replaced.
 

@@ -1,4 +1,4 @@
-"""Run a program written for nvdiffrast or tiny-cuda-nn, unchanged: ``python -m unrender.compat PROGRAM.py ARGUMENTS``.
+"""Run a program written for nvdiffrast, tiny-cuda-nn or nerfacc, unchanged: ``python -m unrender.compat PROGRAM.py ARGUMENTS``.
 
 On a machine without CUDA, what it puts on a GPU stays on the CPU. Processes that it starts run in the same way.
 """
@@ -15,7 +15,7 @@ usage: python -m unrender.compat [--strict] [--no-cuda] PROGRAM.py [ARGUMENTS]
        python -m unrender.compat [--strict] [--no-cuda] -m MODULE [ARGUMENTS]
        python -m unrender.compat [--strict] [--no-cuda] -c CODE [ARGUMENTS]
 
-Run a program written for nvdiffrast or tiny-cuda-nn and a GPU, unchanged, on this machine.
+Run a program written for nvdiffrast, tiny-cuda-nn or nerfacc and a GPU, unchanged, on this machine.
 
   --strict   refuse what nvdiffrast refuses: other types than float32, mip levels of odd sides
   --no-cuda  let torch.cuda.is_available() be False, for programs that have their own way without a GPU
