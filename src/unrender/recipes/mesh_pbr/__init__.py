@@ -10,33 +10,38 @@ fixed mesh with textures. Parts that are known are locked: ``material`` is the f
 around a mesh whose shape and material are.
 
 - ``config``: settings and presets
+- ``nvdiffrec``: the configurations of nvdiffrec as presets
 - ``shapes``: the unknown shapes
 - ``appearance``: the unknown materials
 - ``scene``: shape, material and light together
 - ``loop``: the training loop
 
-All but ``config`` are imported when first used, because they need PyTorch.
+The last four are imported when first used, because they need PyTorch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from unrender.recipes.mesh_pbr import config as _config
 from unrender.recipes.mesh_pbr.config import (
     ASSET_PRESETS,
     LIGHT_PRESETS,
     MATERIAL_PRESETS,
-    PRESETS,
     SHAPES,
     Cubes,
     FittedSurface,
     MeshPbrConfig,
     Tetrahedra,
 )
+from unrender.recipes.mesh_pbr.nvdiffrec import CONFIGURATIONS
 
 if TYPE_CHECKING:
     from unrender.recipes.mesh_pbr.loop import fit, load_scene
     from unrender.recipes.mesh_pbr.scene import MeshPbrScene
+
+PRESETS = {**_config.PRESETS, **CONFIGURATIONS}
+"""All presets by name."""
 
 __all__ = [
     "ASSET_PRESETS",

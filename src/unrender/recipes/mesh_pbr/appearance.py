@@ -1,12 +1,14 @@
 """The unknown materials: a field in space, or textures. Both return one tensor of channels.
 
-The channels are linear base color (3), roughness, metallic, and normal in tangent space (3), which a field in space lacks.
+The channels are linear base color (3), roughness, metallic, and normal in tangent space (3), which a field in space lacks; and opacity,
+which only translucent textures have.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ from unrender.shading.gbuffer import GBuffer
 
 _IN_SPACE = 5
 """Channels of a field in space."""
+_CHANNELS = 8
+"""Channels of opaque textures."""
 _STRAIGHT_UP = (0.0, 0.0, 1.0)
 _TEXTURES = ("base_color", "roughness_metallic", "normal")
 """The textures of a material."""
@@ -29,14 +33,18 @@ _TEXTURES = ("base_color", "roughness_metallic", "normal")
 
 def limits(materials: Materials) -> tuple[Tensor, Tensor, Tensor]:
     """Return the smallest, the largest and the first value of each channel."""
-    low = [*[materials.smallest_base_color] * 3, materials.smallest_roughness, 0.0, -1.0, -1.0, 0.0]
-    high = [*[materials.largest_base_color] * 3, 1.0, materials.largest_metallic, 1.0, 1.0, 1.0]
-    start = [0.5, 0.5, 0.5, 0.6, 0.05 * materials.largest_metallic, *_STRAIGHT_UP]
+    low = [*[materials.smallest_base_color] * 3, materials.smallest_roughness, 0.0, -1.0, -1.0, 0.0, 0.0]
+    high = [*[materials.largest_base_color] * 3, 1.0, materials.largest_metallic, 1.0, 1.0, 1.0, 1.0]
+    start = [0.5, 0.5, 0.5, 0.6, 0.05 * materials.largest_metallic, *_STRAIGHT_UP, _OPACITY]
     return torch.tensor(low), torch.tensor(high), torch.tensor(start)
 
 
+_OPACITY = 0.9
+"""Opacity of a texture at first: below one, where it would have no gradient."""
 _CLOSE = 0.01
 """Standard deviation of the offsets to close points, in world units."""
+_CLOSE_TEXELS = 0.005
+"""The same in textures, as a share of their side."""
 
 
 class Appearance(nn.Module, ABC):
@@ -130,7 +138,7 @@ class KnownMaterial(Appearance):
 def with_straight_normals(texels: Float[Tensor, "height width channels"]) -> Float[Tensor, "height width 8"]:
     """Return baked channels with normals along the surface's own, if they have none."""
     straight = torch.tensor(_STRAIGHT_UP, device=texels.device).expand(*texels.shape[:2], 3)
-    return torch.cat([texels, straight], -1)[..., : _IN_SPACE + 3]
+    return torch.cat([texels, straight], -1)[..., :_CHANNELS]
 
 
 class InTextures(Appearance):
@@ -140,11 +148,27 @@ class InTextures(Appearance):
     low: Tensor
     high: Tensor
 
-    def __init__(self, materials: Materials, texels: Float[Tensor, "height width 8"] | None = None) -> None:
-        """Begin with baked textures; None for some whose state will be loaded."""
+    def __init__(
+        self,
+        materials: Materials,
+        texels: Float[Tensor, "height width 8"] | None = None,
+        *,
+        neighbors: bool = False,
+        translucent: bool = False,
+    ) -> None:
+        """Begin with baked textures; None for some whose state will be loaded.
+
+        Args:
+            materials: limits and size.
+            texels: channels without an opacity.
+            neighbors: whether texels are expected to be like those nearby, instead of the baked ones.
+            translucent: whether there is a channel of opacity.
+        """
         super().__init__()
-        low, high, start = limits(materials)
-        size = materials.texture_size
+        low, high, start = (values[: _CHANNELS + translucent] for values in limits(materials))
+        size, self._neighbors = materials.texture_size, neighbors
+        if texels is not None and translucent:
+            texels = torch.cat([texels, torch.full_like(texels[..., :1], _OPACITY)], -1)
         self.texels = nn.Parameter(start.expand(size, size, -1).clone() if texels is None else texels.detach().clone())
         self.register_buffer("baked", self.texels.detach().clone())
         self.register_buffer("low", low)
@@ -155,7 +179,11 @@ class InTextures(Appearance):
 
     def expected(self, surface: GBuffer, generator: torch.Generator) -> Float[Tensor, "views height width channels"]:
         """Return the baked channels: differences between close texels would smooth each chart by itself, and show its border."""
-        return looked_up(self.baked, surface)
+        if not self._neighbors:
+            return looked_up(self.baked, surface)
+        assert surface.uv is not None
+        offsets = torch.randn(surface.uv.shape, generator=generator, device=surface.uv.device)
+        return looked_up(self.texels, replace(surface, uv=surface.uv.detach() + _CLOSE_TEXELS * offsets))
 
     def base_color_of_vertices(self, mesh: Mesh) -> Float[Tensor, "vertices 3"]:
         return looked_up_at_vertices(self.texels[..., :3], mesh)

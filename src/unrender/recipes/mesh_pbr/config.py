@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from unrender.recipes.clock import check_budget
-from unrender.recipes.schedules import Ramp
+from unrender.recipes.schedules import Ramp, exponential, warm_up
 from unrender.recipes.settings import HashLevels
 from unrender.words import Photometric
 
@@ -89,13 +89,33 @@ class Materials:
 
 
 @dataclass(frozen=True)
+class Imaging:
+    """How pictures are made of a scene."""
+
+    samples: int = 1
+    """Samples along each side of a pixel."""
+    layers: int = 1
+    """Surfaces behind each other that are seen in the second pass; with more than one, textures have an opacity."""
+    light_axes: Literal["world", "camera"] = "world"
+    """Whether the light stays with the world, or turns with the camera, as in photos of a turntable."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.samples <= 8 or not 1 <= self.layers <= 16:
+            raise ValueError(f"samples is {self.samples} and layers {self.layers}; give 1 to 8 samples and 1 to 16 layers")
+
+
+@dataclass(frozen=True)
 class PbrLosses:
     """Losses and their weights."""
 
     picture_loss: Photometric = "logl1"
     """Loss of the colors, in linear light."""
+    within_masks: bool = False
+    """Compare colors times the mask, instead of colors before a random background."""
     mask: float = 1.0
     """Weight of the squared difference of opacity and mask."""
+    first_mask_l1: float = 0.0
+    """Weight of the absolute difference of opacity and mask in the first pass, which replaces the squared one; 0 for the latter."""
     sign_changes: Ramp = (0.2, 0.01, 0.0, 0.25)
     """Weight of the cross entropy of neighboring distances of different signs, which removes floaters and inner surfaces."""
     deviation: float = 0.25
@@ -104,19 +124,23 @@ class PbrLosses:
     """Weight of differences of the base color between close points, in the first pass."""
     smooth_gloss: Ramp = (0.0, 0.03, 0.0, 0.1)
     """Weight of differences of roughness and metallic between close points, in the first pass."""
+    keep_to: Literal["baked", "neighbors"] = "baked"
+    """What texels are kept close to in the second pass: those that were baked, or those nearby."""
     keep: Ramp = 0.005
-    """Weight of differences of the base color from the baked one, in the second pass."""
+    """Weight of differences of the base color from it."""
     keep_gloss: Ramp = 0.03
-    """Weight of differences of roughness and metallic from the baked ones, in the second pass."""
+    """Weight of differences of roughness and metallic from it."""
     white_light: float = 0.005
     """Weight of the difference of the light's channels from their mean."""
     laplacian: Ramp = (1e4, 1e3, 0.0, 1.0)
-    """Weight of uneven moves of the vertices, in the second pass."""
+    """Weight of uneven vertices, in the second pass."""
+    laplacian_of: Literal["moves", "positions"] = "moves"
+    """What is to be even: the moves of the vertices since the beginning of the pass, or their positions."""
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Learning rates of Adam, which fall to a tenth over each pass."""
+    """Learning rates of Adam."""
 
     position_rate: float = 3e-4
     """Of vertices, in world units."""
@@ -128,6 +152,27 @@ class Rates:
     """Of texels."""
     light_rate: float = 0.1
     """Of the logarithms of the light's texels."""
+    second_light_rate: float | None = None
+    """The same in the second pass; 0 keeps the light of the first one. By default the same."""
+    final_rate: float = 0.1
+    """Rates at the end of each pass, as a share of those at its begin."""
+    first_warm_up: float = 0.02
+    """Share of the first pass over which the rates rise."""
+    second_warm_up: float = 0.02
+    """Share of the second pass over which they rise."""
+    shape_betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the moments of Adam for the shape."""
+    other_betas: tuple[float, float] = (0.9, 0.99)
+    """The same for material and light."""
+
+    def factor(self, fraction: float, *, first: bool) -> float:
+        """Return the factor of all rates at a fraction of the first or the second pass."""
+        over = self.first_warm_up if first else self.second_warm_up
+        return exponential(self.final_rate, fraction) * warm_up(fraction, over=over)
+
+    def of_second_pass(self) -> Rates:
+        """Return the rates of the second pass, with its light rate as the light rate."""
+        return self if self.second_light_rate is None else replace(self, light_rate=self.second_light_rate)
 
 
 @dataclass(frozen=True)
@@ -148,6 +193,7 @@ class MeshPbrConfig:
     faces: int = 20_000
     """Largest number of triangles of the textured mesh."""
     materials: Materials = Materials()
+    imaging: Imaging = Imaging()
     losses: PbrLosses = PbrLosses()
     rates: Rates = Rates()
     windows: int = 1

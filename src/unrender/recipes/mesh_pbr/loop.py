@@ -17,8 +17,8 @@ from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.inputs import FittedRun
-from unrender.recipes.mesh_pbr.appearance import InTextures, KnownMaterial
-from unrender.recipes.mesh_pbr.config import FittedSurface, MeshPbrConfig
+from unrender.recipes.mesh_pbr.appearance import InSpace, InTextures, KnownMaterial
+from unrender.recipes.mesh_pbr.config import FittedSurface, MeshPbrConfig, PbrLosses
 from unrender.recipes.mesh_pbr.scene import (
     MeshPbrScene,
     Watching,
@@ -33,7 +33,7 @@ from unrender.recipes.mesh_pbr.scene import (
 from unrender.recipes.neus import loop as neus
 from unrender.recipes.neus.config import PRESETS as SURFACES
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
-from unrender.recipes.schedules import exponential, ramp, warm_up
+from unrender.recipes.schedules import ramp
 from unrender.recipes.windows import WindowBatch, WindowSampler
 from unrender.render.asset import Asset
 from unrender.render.lit import LitScene
@@ -42,8 +42,6 @@ from unrender.render.scene import Scene
 
 _SURFACE_PHASES = 2
 """Number of phases of ``neus``, which come first."""
-_FINAL_RATE = 0.1
-"""Learning rates at the end of a pass, as a share of those at its begin."""
 
 
 def fit(
@@ -156,21 +154,25 @@ def _fit_pass(
     """Run one pass: Adam over everything that the scene does not know."""
     generator = torch.Generator(device).manual_seed(seed)
     windows = WindowSampler(capture, device, largest_side=config.largest_side, side=config.window)
-    optimizer = Adam(scene.parameter_groups(config.rates), lr=config.rates.material_rate, betas=(0.9, 0.99), eps=1e-15)
+    in_space = isinstance(scene.appearance, InSpace)
+    rates = config.rates if in_space else config.rates.of_second_pass()
+    optimizer = Adam(scene.parameter_groups(rates), lr=rates.material_rate, betas=rates.other_betas, eps=1e-15)
     fitting = Fitting(scene, optimizer, start.clock, start.observer, generator=generator, parts={"windows": windows})
     if start.resume is not None:
         fitting.restore(start.resume)
     material_known = isinstance(scene.appearance, KnownMaterial)
     for _ in fitting:
         fraction = start.clock.fraction
-        fitting.set_learning_rate(exponential(_FINAL_RATE, fraction) * warm_up(fraction, over=0.02))
+        fitting.set_learning_rate(rates.factor(fraction, first=in_space))
         batch = windows.draw(config.windows, generator)
         background = torch.rand(batch.color.shape, generator=generator, device=device)
         scene.gray_light = fraction < light_first
         watching = None if material_known else Watching(scene.appearance, generator, fixed=scene.gray_light)
         mesh = scene.shape.mesh()
         rendering = scene.render(mesh, batch.cameras, background, watching or scene.values)
-        losses, error = _picture_losses(config, batch, rendering, background, masked=capture.has_masks)
+        losses, error = _picture_losses(
+            config.losses, batch, rendering, background, masked=capture.has_masks, mask_l1=config.losses.first_mask_l1 if in_space else 0.0
+        )
         if watching is not None:
             losses |= _material_losses(config, scene, watching, fraction)
         if scene.light_log is not None:
@@ -182,20 +184,21 @@ def _fit_pass(
 
 
 def _picture_losses(
-    config: MeshPbrConfig, batch: WindowBatch, rendering: Rendering, background: Tensor, *, masked: bool
+    losses: PbrLosses, batch: WindowBatch, rendering: Rendering, background: Tensor, *, masked: bool, mask_l1: float
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return the losses of the pictures, and the mean squared error of their sRGB values.
 
     Without masks, only the pixels that the surface covers are compared.
     """
-    losses = config.losses
     counts = batch.counts if masked else batch.counts & (rendering.opacity.detach() > 0.5)
     alpha = batch.alpha[..., None]
     truth = (alpha * batch.color + (1 - alpha) * background).reshape(-1, 3)
     color, weight = rendering.color.reshape(-1, 3), counts.reshape(-1).float()
-    terms = {"picture": photometric(losses.picture_loss)(color, truth, weight)}
+    inside = alpha.reshape(-1, 1) if losses.within_masks else 1.0
+    terms = {"picture": photometric(losses.picture_loss)(color * inside, truth * inside, weight)}
     if masked:
-        terms |= {"mask": losses.mask * weighted_mean((rendering.opacity - batch.alpha).reshape(-1, 1).square(), weight)}
+        off = (rendering.opacity - batch.alpha).reshape(-1, 1)
+        terms["mask"] = weighted_mean(mask_l1 * off.abs() if mask_l1 > 0 else losses.mask * off.square(), weight)
     with torch.no_grad():
         return terms, mse(srgb_from_linear(color.clamp(0, 1)), srgb_from_linear(truth.clamp(0, 1)), weight)
 

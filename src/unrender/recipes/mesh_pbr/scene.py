@@ -18,7 +18,7 @@ from unrender.numerics import normalized
 from unrender.recipes.fitting import scene_state
 from unrender.recipes.inputs import FittedRun
 from unrender.recipes.mesh_pbr.appearance import Appearance, InSpace, InTextures, KnownMaterial, with_straight_normals
-from unrender.recipes.mesh_pbr.config import Cubes, FittedSurface, MeshPbrConfig, Rates, Tetrahedra
+from unrender.recipes.mesh_pbr.config import Cubes, FittedSurface, Imaging, MeshPbrConfig, Rates, Tetrahedra
 from unrender.recipes.mesh_pbr.shapes import CubicShape, KnownShape, MeshShape, Shape, TetrahedralShape
 from unrender.recipes.pixels import picture_background
 from unrender.recipes.visual_hull import box_of_object, seen_cells, surface_of_hull
@@ -64,10 +64,11 @@ class MeshPbrScene(Scene):
         known_light: bool = False,
         *,
         masked: bool,
+        imaging: Imaging,
     ) -> None:
         """Begin with a shape, a material and the radiance of the light, which may be known."""
         super().__init__()
-        self.shape, self.appearance = shape, appearance
+        self.shape, self.appearance, self._imaging = shape, appearance, imaging
         self.gray_light = False
         """Whether the light has no color, as long as the material is gray: it would take over that of surfaces that face it."""
         self.light_log = None if known_light else nn.Parameter(light.detach().clamp_min(1e-4).log())
@@ -114,11 +115,23 @@ class MeshPbrScene(Scene):
 
     def render(self, mesh: Mesh, cameras: Cameras, background: Tensor, values: Callable[[GBuffer], PbrValues]) -> Rendering:
         """Render the mesh of this step with gradients."""
-        return render_surface(mesh, MetallicRoughness(values), [self._arriving(mesh)], cameras, background=background, depth_range=DEPTHS)
+        return render_surface(
+            mesh,
+            MetallicRoughness(values),
+            [self._arriving(mesh, cameras)],
+            cameras,
+            background=background,
+            samples=self._imaging.samples,
+            layers=self._imaging.layers if isinstance(self.appearance, InTextures) else 1,
+            depth_range=DEPTHS,
+        )
 
-    def _arriving(self, mesh: Mesh) -> Light:
+    def _arriving(self, mesh: Mesh, cameras: Cameras) -> Light:
         """Return the light, with the shadows of a mesh whose triangles stay the same."""
         light = self._convolved_light()
+        if self._imaging.light_axes == "camera":
+            camera_from_world = cameras.world_from_camera[:, :3, :3].transpose(1, 2).to(light.irradiance)
+            return replace(light, environment=replace(light.environment, light_from_world=camera_from_world))
         if not isinstance(self.shape, MeshShape | KnownShape) or len(mesh.vertices) > MOST_SHADOWED_VERTICES:
             return light
         if self._transport is None or self._transport.free.device != self.device:
@@ -143,14 +156,15 @@ class MeshPbrScene(Scene):
             mesh = self.shape.mesh()
             if mesh.is_empty:
                 return Asset.empty()
-            environment = EnvironmentLight(self.radiance())
+            # A light that turns with the camera has no axes in the world.
+            environment = EnvironmentLight(self.radiance()) if self._imaging.light_axes == "world" else None
             if isinstance(self.appearance, KnownMaterial):
                 return Asset(mesh, self.appearance.material(), environment)
             if not isinstance(self.appearance, InTextures):
                 mesh = mesh.largest_component() if largest_only else mesh
                 return Asset(mesh, environment=environment)
-            color, gloss, normal = self.appearance.texels.detach().split((3, 2, 3), dim=-1)
-            return Asset(mesh, PbrMaterial(color, gloss, normalized(normal)), environment)
+            color, gloss, normal, opacity = self.appearance.texels.detach().tensor_split((3, 5, 8), dim=-1)
+            return Asset(mesh, PbrMaterial(torch.cat([color, opacity], -1), gloss, normalized(normal)), environment)
 
 
 class Watching:
@@ -178,8 +192,9 @@ class Watching:
 
 def values_of(channels: Float[Tensor, "views height width channels"]) -> PbrValues:
     """Return the channels of a material by their meaning; those of a field in space have no normals."""
-    normal = channels[..., 5:] if channels.shape[-1] > 5 else None
-    return PbrValues(channels[..., :3], channels[..., 3], channels[..., 4], normal)
+    normal = channels[..., 5:8] if channels.shape[-1] > 5 else None
+    opacity = channels[..., 8] if channels.shape[-1] > 8 else None
+    return PbrValues(channels[..., :3], channels[..., 3], channels[..., 4], normal, opacity)
 
 
 def given_parts(run: FittedRun | None) -> Asset:
@@ -227,7 +242,7 @@ def scene_in_space(
         margin = _MARGIN * (box[1] - box[0]).max()
         box = torch.stack([box[0] - margin, box[1] + margin])
     appearance = InSpace(config.materials, box, generator)
-    return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=masked).to(device)
+    return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=masked, imaging=config.imaging).to(device)
 
 
 def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, device: torch.device) -> MeshPbrScene:
@@ -237,8 +252,14 @@ def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, dev
     appearance: Appearance = KnownMaterial(given.material)
     if "material" not in config.lock:
         size = config.materials.texture_size
-        appearance = InTextures(config.materials, with_straight_normals(baked(shape.mesh(), appearance.channels, size)))
-    return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=capture.has_masks).to(device)
+        appearance = _in_textures(config, with_straight_normals(baked(shape.mesh(), appearance.channels, size)))
+    return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=capture.has_masks, imaging=config.imaging).to(device)
+
+
+def _in_textures(config: MeshPbrConfig, texels: Float[Tensor, "height width 8"] | None = None) -> InTextures:
+    """Return textures as the settings want them; None for some whose state will be loaded."""
+    neighbors, translucent = config.losses.keep_to == "neighbors", config.imaging.layers > 1
+    return InTextures(config.materials, texels, neighbors=neighbors, translucent=translucent)
 
 
 def _bare(mesh: Mesh) -> Mesh:
@@ -280,15 +301,15 @@ def scene_in_textures(scene: MeshPbrScene, config: MeshPbrConfig) -> MeshPbrScen
         mesh = unwrapped(plain.simplified(config.faces), resolution=size)
         shape = MeshShape(mesh)
     texels = with_straight_normals(baked(mesh, scene.appearance.channels, size))
-    light, known = scene.radiance(), scene.light_log is None
-    textured = MeshPbrScene(shape, InTextures(config.materials, texels), light, known, masked=bool(scene.has_masks))
+    light, known = scene.radiance(), scene.light_log is None or config.rates.second_light_rate == 0
+    textured = MeshPbrScene(shape, _in_textures(config, texels), light, known, masked=bool(scene.has_masks), imaging=config.imaging)
     return textured.to(scene.device)
 
 
 def load_pbr_scene(config: MeshPbrConfig, tensors: Mapping[str, Tensor], device: torch.device) -> MeshPbrScene:
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
-    scene = MeshPbrScene(_shape_in(state), _appearance_in(state, config), *_light_in(state), masked=True)
+    scene = MeshPbrScene(_shape_in(state), _appearance_in(state, config), *_light_in(state), masked=True, imaging=config.imaging)
     scene.load_state_dict(state)
     return scene.to(device)
 
@@ -306,7 +327,7 @@ def _appearance_in(state: Mapping[str, Tensor], config: MeshPbrConfig) -> Appear
         return KnownMaterial.from_state(_under("appearance.", state))
     if "appearance.field.table" in state:
         return InSpace(config.materials, state["appearance.field.box"], torch.Generator())
-    return InTextures(config.materials)
+    return _in_textures(config)
 
 
 def _light_in(state: Mapping[str, Tensor]) -> tuple[Tensor, bool]:

@@ -82,10 +82,11 @@ class MeshShape(Shape):
 
     def regularization(self, losses: PbrLosses, fraction: float) -> dict[str, Tensor]:
         weight = ramp(losses.laplacian, fraction)
-        return {"laplacian": weight * uniform_laplacian(self.vertices - self.start, self.faces)}
+        uneven = self.vertices - self.start if losses.laplacian_of == "moves" else self.vertices
+        return {"laplacian": weight * uniform_laplacian(uneven, self.faces)}
 
     def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
-        return [{"params": [self.vertices], "lr": rates.position_rate, "weight_decay": 0.0}]
+        return [{"params": [self.vertices], "lr": rates.position_rate, "betas": rates.shape_betas, "weight_decay": 0.0}]
 
 
 class KnownShape(Shape):
@@ -173,7 +174,7 @@ class TetrahedralShape(LatticeShape):
         return {"sign_changes": ramp(losses.sign_changes, fraction) * sign_changes(self.distances, self.lattice.edges)}
 
     def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
-        return [{"params": [self.distances, self.moves], "lr": rates.distance_rate, "weight_decay": 0.0}]
+        return [{"params": [self.distances, self.moves], "lr": rates.distance_rate, "betas": rates.shape_betas, "weight_decay": 0.0}]
 
 
 class CubicShape(LatticeShape):
@@ -208,7 +209,14 @@ class CubicShape(LatticeShape):
         return {"sign_changes": changes, "deviation": losses.deviation * self._deviation}
 
     def parameter_groups(self, rates: Rates) -> list[dict[str, Any]]:
-        return [{"params": [self.distances, self.moves, self.weights], "lr": rates.distance_rate, "weight_decay": 0.0}]
+        return [
+            {
+                "params": [self.distances, self.moves, self.weights],
+                "lr": rates.distance_rate,
+                "betas": rates.shape_betas,
+                "weight_decay": 0.0,
+            }
+        ]
 
 
 def _sampled(grid: Float[Tensor, "Z Y X"], points: Float[Tensor, "points 3"]) -> Float[Tensor, " points"]:
