@@ -168,7 +168,7 @@ def sentence_about(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
     [
         (["train", "nerfacto"], "unrender fit RECIPE INPUT"),
         (["ns-train"], "unrender fit RECIPE INPUT"),
-        (["view"], "there is no viewer"),
+        (["view"], "there is no live viewer"),
         (["process-data", "images"], "COLMAP"),
         (["ns-eval"], "unrender eval RUN"),
         (["ns-export"], "unrender export RUN"),
@@ -180,7 +180,7 @@ def sentence_about(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         (["fit", "nerf", "x", "--max_num_iterations", "3"], "use --steps N"),
         (["fit", "neus", "x", "--output-dir", "y"], "use --out DIR"),
         (["fit", "neus", "x", "--load-config", "y"], "use --config RUN/run.json"),
-        (["fit", "neus", "x", "--vis", "viewer"], "there is no viewer"),
+        (["fit", "neus", "x", "--vis", "viewer"], "there is no live viewer"),
         (["fit", "neus", "x", "--no-masks"], "use --masks none"),
         (["fit", "neus", "x", "-m", "y"], "use --out DIR"),
         (["fit", "neus", "x", "--pipeline.model.sdf", "y"], "settings have flat names"),

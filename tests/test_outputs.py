@@ -72,7 +72,18 @@ def nan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Fitting, "take_step", lambda self, losses, **rest: original(self, {"rgb": losses["rgb"] * float("nan")}, **rest))
 
 
-FILES = {"run.json", "history.jsonl", "checkpoints", "metrics.json", "renders", "mesh.ply", "mesh.glb", "video.mp4", "report.html"}
+FILES = {
+    "run.json",
+    "history.jsonl",
+    "checkpoints",
+    "metrics.json",
+    "renders",
+    "mesh.ply",
+    "mesh.glb",
+    "viewer.html",
+    "video.mp4",
+    "report.html",
+}
 
 
 def left_by(way: str) -> tuple[object, RunDirectory]:

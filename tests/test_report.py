@@ -94,7 +94,7 @@ def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(tmp_path: Path
     page.feed(text)
     assert page.open == []
     files = {address for address in page.addresses if not address.startswith("data:")}
-    assert {"mesh.glb", "mesh.ply", "metrics.json", "run.json", "history.jsonl", "renders", "video.mp4"} == files
+    assert {"mesh.glb", "mesh.ply", "viewer.html", "metrics.json", "run.json", "history.jsonl", "renders", "video.mp4"} == files
     assert all((run.path / file).exists() for file in files)
     assert not re.search(r"https?://", text)
     words = " ".join(page.text)

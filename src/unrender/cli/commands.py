@@ -47,6 +47,7 @@ from unrender.runs.output_words import EMPTY_MESH, LONGEST_STEM, offset_sentence
 from unrender.runs.outputs import extract_asset, write_light
 from unrender.runs.protocols import DtuTruth, dtu, nerf_synthetic, read_dtu_truth, scan_of
 from unrender.runs.read_options import ReadOptions
+from unrender.runs.report_writing import write_viewer
 from unrender.runs.scores import metrics_of
 from unrender.runs.scoring import photos_of, score_run
 from unrender.runs.session import Job, RunResult, check_folder, run_job
@@ -128,6 +129,7 @@ def results_of(run: RunResult, directory: RunDirectory) -> dict[str, Any]:
         "run": directory.record_file,
         "metrics": directory.metrics_file,
         "mesh": directory.mesh_file("glb"),
+        "viewer": directory.viewer_file,
         "video": directory.video_file,
         "report": directory.report_file,
     }
@@ -319,6 +321,7 @@ def export_run(
     up: AxisOrVector | None,
     all_parts: bool,
     faces: int | None,
+    viewer: bool,
     capture: Path | None,
     out: Path | None,
     env: Path | None,
@@ -347,6 +350,7 @@ def export_run(
         asset = simplified(asset, faces, display)
     known, source_from_world = opened.record.input.up, torch.tensor(opened.record.input.source_from_world, dtype=torch.float64)
     asset = asset.with_source_up(direction or (known[0], known[1], known[2]), source_from_world)
+    page, shown = out.with_suffix(".html") if viewer else None, asset
     if frame != "normalized":
         asset = asset.transformed(source_from_world)
     axes = (axes or "y-up") if frame == "upright" else None
@@ -361,8 +365,12 @@ def export_run(
     display.say(f"{out}: {vertices:,} vertices, {triangles:,} faces, {_frame_sentence(frame, axes, asset.mesh)}")
     if (far := offset_sentence(asset.mesh)) is not None:
         display.say(f"note: {far}")
+    if page is not None:
+        write_viewer(page, shown, photos, opened.record)
+        display.say(f"{page}: the surface for a browser")
     results = {
         "file": str(out),
+        "viewer": None if page is None else str(page),
         "environment": None if env is None else str(env),
         "vertices": vertices,
         "faces": triangles,

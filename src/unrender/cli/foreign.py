@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 _FIT = "unrender fit RECIPE INPUT"
-_NO_VIEWER = "there is no viewer; a run's report.html shows its pictures, and `unrender render RUN` writes a video"
+_NO_VIEWER = (
+    "there is no live viewer; a run's viewer.html shows its surface, its report.html all of it, and `unrender render RUN` writes a video"
+)
 _POSES = (
     "poses of plain photos are not estimated; solve them with COLMAP or `ns-process-data images`, then `unrender fit RECIPE FOLDER`, where "
     "FOLDER holds images/ and sparse/, or transforms.json"

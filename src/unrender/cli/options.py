@@ -188,6 +188,8 @@ class ExportOptions:
     """Keep every connected component that the photos show instead of the largest one."""
     faces: int | None = styled(None, metavar="N", text="as extracted")
     """Simplify the mesh to about this many triangles."""
+    viewer: bool = False
+    """Write a page too that shows the surface in a browser, beside the file: mesh.html beside mesh.glb."""
     capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)
     """The photos, which give the colors, if they have moved."""
     out: Path | None = styled(None, metavar="FILE", text="RUN/mesh.FORMAT")

@@ -7,6 +7,7 @@
 ``metrics.json``     PSNR and SSIM of the held-out views
 ``renders/``         every held-out view: color, depth, normal; one view during the fit, as ``progress_060s.png``
 ``mesh.ply, .glb``   the surface with its material, in the frame of the input
+``viewer.html``      the surface, to be turned in a browser
 ``environment.hdr``  the environment light, for recipes that estimate it
 ``video.mp4``        an orbit
 ``prediction.png``   the fitted picture, for recipes that fit one; beside truth and error in ``comparison.png``
@@ -218,6 +219,10 @@ class RunDirectory:
     @property
     def report_file(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def viewer_file(self) -> Path:
+        return self.path / "viewer.html"
 
     def mesh_file(self, suffix: str) -> Path:
         """Return the file of the surface in one of the mesh formats."""

@@ -57,7 +57,7 @@ from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.output_words import EMPTY_MESH, file_stem, mesh_sentence, offset_sentence
 from unrender.runs.picture_scores import picture_measures, write_picture_metrics
 from unrender.runs.report import PictureRow, ViewRow
-from unrender.runs.report_writing import write_report
+from unrender.runs.report_writing import write_report, write_viewer
 from unrender.runs.scores import score_measures, score_sentence, write_measures, write_metrics
 from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
 from unrender.runs.view_measures import ViewMeasures
@@ -213,7 +213,7 @@ class MetricsWriter(OutputWriter):
 
 
 class AssetWriter(OutputWriter):
-    """The surface with its material as ``mesh.ply`` and ``mesh.glb``, and the environment light, if the recipe estimates one."""
+    """The surface with its material as ``mesh.ply``, ``mesh.glb`` and ``viewer.html``, and the light, if the recipe estimates one."""
 
     name = "mesh"
     needs_photos = False
@@ -221,10 +221,10 @@ class AssetWriter(OutputWriter):
     def files(self, directory: RunDirectory) -> tuple[Path, ...]:
         names = [*SUFFIXES, *FILES_OF_MATERIALS]
         exported = [directory.path / f"{stem}{name}" for stem in ("mesh", "mesh_normalized") for name in names]
-        return *exported, directory.environment_file
+        return *exported, directory.environment_file, directory.viewer_file
 
     def missing(self, directory: RunDirectory) -> bool:
-        written = all(directory.mesh_file(suffix).exists() for suffix in ("ply", "glb"))
+        written = all(file.exists() for file in (directory.mesh_file("ply"), directory.mesh_file("glb"), directory.viewer_file))
         return not written or all(measure.group != MESH_GROUP for measure in directory.read_record().measures)
 
     def write(self, results: Results) -> None:
@@ -242,6 +242,8 @@ class AssetWriter(OutputWriter):
         for suffix in ("ply", "glb"):
             with parts.part():
                 moved.export(directory.mesh_file(suffix))
+        with parts.part():
+            write_viewer(directory.viewer_file, asset, results.capture, results.record)
         results.display.say(mesh_sentence(asset))
         if (far := offset_sentence(moved.mesh)) is not None:
             results.remark(far)

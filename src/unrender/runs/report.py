@@ -20,18 +20,15 @@ from unrender.runs.evaluation import Evaluation, ViewScore
 from unrender.runs.figures import BLUE_TO_YELLOW, DARK_TO_HOT, LARGEST_ERROR, Picture, color_source, data_uri, mesh_picture
 from unrender.runs.material_figures import Captioned, chart_count, environment_picture, material_pictures, texture_pictures
 from unrender.runs.measures import grouped
-from unrender.runs.mesh_viewer import viewer
 from unrender.runs.surface_measures import DISTANCE_GROUP
-from unrender.runs.viewpoint import ELEVATION, UPRIGHT, Viewpoint
+from unrender.runs.viewer import STYLE, VIEWER_STYLE, viewer
+from unrender.runs.viewpoint import ELEVATION, WITHOUT_PHOTOS, Viewpoint
 
 LARGEST_EMBEDDED_VIDEO = 15 * 2**20
 """Largest embedded video, in bytes; a larger one is linked."""
 
 COMPLETE = ("finished", "time budget reached")
 """Outcomes of fits that used their whole budget."""
-
-_SIDES = (20.0, 200.0)
-"""Azimuths of the pictures of a surface without photos, in degrees."""
 
 _PICTURE_SIDE = 640
 """Longest side of a fitted picture in pixels."""
@@ -150,7 +147,7 @@ def build_report(report: Report) -> str:
     body = "\n".join(section for section in sections if section)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body><main>\n{body}\n"
+        f"<title>{html.escape(title)}</title><style>{STYLE}{VIEWER_STYLE}{_STYLE}</style></head>\n<body><main>\n{body}\n"
         f"<footer>unrender {html.escape(record.versions.get('unrender', ''))}</footer></main></body></html>\n"
     )
 
@@ -195,11 +192,8 @@ def _result(report: Report) -> str:
     """Show the surface and the video side by side, or the one that there is."""
     shown, asset = [], report.asset
     if asset is not None and not asset.is_empty:
-        viewpoint, azimuths = report.viewpoint or (UPRIGHT, _SIDES)
-        still = data_uri(
-            mesh_picture(asset.mesh, azimuths[0], ELEVATION, viewpoint=viewpoint, color=color_source(asset), size=560), largest_side=560
-        )
-        shown.append(f"<div><h2>Surface</h2>{viewer(asset, viewpoint, still=still)}</div>")
+        viewpoint, azimuths = report.viewpoint or WITHOUT_PHOTOS
+        shown.append(f"<div><h2>Surface</h2>{viewer(asset, viewpoint, azimuths[0])}</div>")
     video = _video(report.video)
     if video:
         shown.append(f"<div><h2>Video</h2>{video}</div>")
@@ -336,7 +330,7 @@ def _surface(report: Report) -> str:
     if asset.material is not None and asset.material.base_color is not None and mesh.uvs is not None:
         height, width = asset.material.base_color.shape[:2]
         facts[4:4] = [("texture", f"{width} × {height}"), ("charts", f"{chart_count(mesh):,}")]
-    viewpoint, azimuths = report.viewpoint or (UPRIGHT, _SIDES)
+    viewpoint, azimuths = report.viewpoint or WITHOUT_PHOTOS
     color = color_source(asset)
     pictures = ""
     for label, source in (("shape", None), ("color", color)) if color is not None else (("shape", None),):
@@ -353,7 +347,7 @@ def _material(report: Report) -> str:
     asset = report.asset
     if asset is None or asset.is_empty:
         return ""
-    viewpoint, azimuths = report.viewpoint or (UPRIGHT, _SIDES)
+    viewpoint, azimuths = report.viewpoint or WITHOUT_PHOTOS
     on_surface, textures, light = material_pictures(asset, viewpoint, azimuths[0]), texture_pictures(asset), environment_picture(asset)
     if not on_surface and light is None:
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -14,7 +15,8 @@ from unrender.runs.evaluation import Evaluation, truth_of
 from unrender.runs.figures import color_picture, data_uri, read_picture
 from unrender.runs.milestones import PREVIEW_SIDE, followed_view, stacked
 from unrender.runs.report import Course, FileLink, PictureRow, Report, ViewRow, build_report
-from unrender.runs.viewpoint import viewpoint_of
+from unrender.runs.viewer import viewer_page
+from unrender.runs.viewpoint import WITHOUT_PHOTOS, viewpoint_of
 
 
 def write_report(
@@ -42,6 +44,12 @@ def write_report(
     write_text(directory.report_file, build_report(report))
 
 
+def write_viewer(file: Path, asset: Asset, capture: Capture | None, record: RunRecord) -> None:
+    """Write the page that shows the surface of a run, ``asset`` in the normalized world."""
+    viewpoint, azimuths = WITHOUT_PHOTOS if capture is None else viewpoint_of(capture, asset.mesh.up)
+    write_text(file, viewer_page(asset, viewpoint, azimuths[0], title=f"{record.recipe} · {record.input.name}"))
+
+
 def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
     """Collect the progress pictures, color above normal, with their photo; None if there are none."""
     stages = tuple((seconds, data_uri(stacked(read_picture(directory.stage_file(seconds))))) for seconds in directory.stages())
@@ -55,7 +63,8 @@ def course_of(directory: RunDirectory, capture: Capture) -> Course | None:
 def written_files(directory: RunDirectory) -> tuple[FileLink, ...]:
     """Return the files of a run that are there, for the links of its report."""
     listed = (
-        (directory.mesh_file("glb"), "the mesh for viewers and Blender"),
+        (directory.viewer_file, "the surface on a page of its own"),
+        (directory.mesh_file("glb"), "the mesh for other viewers and Blender"),
         (directory.mesh_file("ply"), "the mesh in the frame of the input"),
         (directory.environment_file, "the environment light"),
         (directory.video_file, "the video"),

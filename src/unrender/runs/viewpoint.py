@@ -63,6 +63,9 @@ class Viewpoint:
 UPRIGHT = Viewpoint(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 0.0, 0.0]))
 """+Z is up, seen from +X."""
 
+WITHOUT_PHOTOS = (UPRIGHT, (20.0, 200.0))
+"""Where to look at a surface from that no photos show, and the azimuths of two pictures of it, in degrees."""
+
 
 def viewpoint_of(capture: Capture, up: tuple[float, float, float]) -> tuple[Viewpoint, tuple[float, float]]:
     """Return where to look at the surface of a capture from, and the azimuths of two pictures of it.
