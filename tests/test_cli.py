@@ -107,7 +107,8 @@ def test_a_fit_leaves_everything_in_its_folder(run: Run) -> None:
     folder = Path("runs/tiny-ball")
     names = {path.name for path in folder.iterdir() if path.name != ".lock"}
     assert names == {
-        "run.json", "metrics.json", "history.jsonl", "checkpoints", "renders", "mesh.ply", "mesh.glb", "video.mp4", "report.html",
+        "run.json", "metrics.json", "history.jsonl", "checkpoints", "renders", "mesh.ply", "mesh.glb", "viewer.html", "video.mp4",
+        "report.html",
     }  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())
     assert list(metrics) == [
@@ -423,7 +424,7 @@ def test_results_are_one_json_object_and_quiet_commands_print_nothing(run: Run, 
         "fit": ["fit", "tiny", "ball", "--out", "here", "--preset", "quick"],
         "eval": ["eval", "here"],
         "render": ["render", "here", "--frames", 2, "--downscale", 2],
-        "export": ["export", "here", "--format", "ply", "--out", "a.ply"],
+        "export": ["export", "here", "--format", "ply", "--out", "a.ply", "--viewer"],
     }
     found: dict[str, dict[str, Any]] = {}
     for name, words in commands.items():
@@ -436,6 +437,7 @@ def test_results_are_one_json_object_and_quiet_commands_print_nothing(run: Run, 
     assert found["eval"]["psnr"] == metrics["psnr"] and found["eval"]["file"] == "here/metrics.json"
     assert found["render"]["count"] == 2 and Path(found["render"]["video"]).exists()
     assert (found["export"]["vertices"], found["export"]["faces"], found["export"]["file"]) == (6, 8, "a.ply")
+    assert found["export"]["viewer"] == "a.html" and "8 triangles" in Path("a.html").read_text(encoding="utf-8")
     code, out, err = run("export", "ball", "--json")
     assert code == 1 and "holds no run" in json.loads(out)["error"] and "holds no run" in one_sentence(err)
 

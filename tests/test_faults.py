@@ -40,7 +40,7 @@ from unrender.runs.session import RunConflictError, run_job
 fit_any: Any = unrender.api.fit
 """Takes recipes of the tests too, which the annotations of ``fit`` do not know."""
 
-OUTPUTS = {"metrics.json", "mesh.ply", "mesh.glb", "video.mp4", "report.html"}
+OUTPUTS = {"metrics.json", "mesh.ply", "mesh.glb", "viewer.html", "video.mp4", "report.html"}
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ _MOST_FACES = 300_000
 """A mesh of more triangles is coarsened for the report: about five bytes a triangle remain after packing."""
 _MOST_FACES_ALONE = 2_000_000
 """Of a page of its own."""
-_STILL = 560
+_STILL = 320
 """Pixels along a side of the picture for browsers that cannot draw."""
 
 _FOLDER = Path(__file__).parent
