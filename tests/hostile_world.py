@@ -21,9 +21,9 @@ from torch import Tensor
 
 from unrender.cameras import Cameras, LensModel, Rays
 from unrender.ops import encodings, raster, rays
-from unrender.ops.encodings import Adam, HashGrid
+from unrender.ops.encodings import Adam, HashGrid, RmsProp
 from unrender.ops.raster import Raster, TriangleTree, edge_topology, rasterize
-from unrender.ops.rays import OccupancyGrid, Samples
+from unrender.ops.rays import OccupancyGrid, Samples, VoxelGrid, voxel_grid
 from unrender.transforms import look_at
 
 FAMILIES: tuple[ModuleType, ...] = (encodings, rays, raster)
@@ -40,7 +40,8 @@ def public_callables() -> dict[str, Callable[..., Any]]:
                 found[name] = value
             elif inspect.isclass(value):
                 found[name] = value
-                for member, what in vars(value).items():
+                own = [base for base in reversed(value.__mro__) if base.__module__.startswith("unrender")]
+                for member, what in {member: what for base in own for member, what in vars(base).items()}.items():
                     if member.startswith("_"):
                         continue
                     if isinstance(what, classmethod):
@@ -154,6 +155,21 @@ class World:
             parameter.grad = self.rand(*parameter.shape, low=-1.0)
         return Adam(parameters, lr=0.1)
 
+    @cached_property
+    def root_optimizer(self) -> RmsProp:
+        parameters = [torch.nn.Parameter(self.rand(40)), torch.nn.Parameter(self.rand(3, 5))]
+        for parameter in parameters:
+            parameter.grad = self.rand(*parameter.shape, low=-1.0)
+        return RmsProp(parameters, lr=0.1)
+
+    @cached_property
+    def voxels(self) -> VoxelGrid:
+        return voxel_grid(self.rand(3, 7, 4) > 0.5)
+
+    @cached_property
+    def rows(self) -> int:
+        return self.voxels.vertices.shape[0]
+
     def uv(self, columns: int) -> Tensor:
         return self.rand(self.views, self.height, self.width, columns, low=-1.0, high=2.0)
 
@@ -253,6 +269,29 @@ GENERATORS: dict[str, Generate] = {
     "decay": lambda w: w.pick(0.0, 0.95),
     "cells": lambda w: w.pick(None, 5, 10_000),
     "OccupancyGrid.set_from_values.values": lambda w: w.rand(w.occupancy.values.shape[0]),
+    # voxels
+    "used": lambda w: w.rand(3, 7, 4) > 0.5,
+    "positive": lambda w: w.rand(w.rows) > 0.5,
+    "rows": lambda w: w.voxels.rows,
+    "clearance": lambda w: w.voxels.clearance,
+    "places": lambda w: w.voxels.places,
+    "corners": lambda w: w.voxels.corners,
+    "VoxelGrid.cells": lambda w: w.voxels.cells,
+    "VoxelGrid.vertices": lambda w: w.voxels.vertices,
+    "render_voxels.grid": lambda w: w.voxels,
+    "render_voxels.density": lambda w: w.rand(w.rows, low=-1.0, high=5.0),
+    "render_voxels.near": lambda w: w.pick(0.0, 1.0),
+    "harmonics": lambda w: w.rand(w.rows, w.pick(3, 12, 27), low=-1.0),
+    "stop": lambda w: w.pick(0.0, 0.1),
+    "largest_weights.grid": lambda w: w.voxels,
+    "largest_weights.density": lambda w: w.rand(w.rows, high=5.0),
+    "largest_weights.near": lambda w: w.pick(0.0, 1.0),
+    "add_voxel_variation.grid": lambda w: w.voxels,
+    "add_voxel_variation.values": lambda w: torch.ones(w.rows, 4),
+    "add_voxel_variation.gradient": lambda w: torch.ones(w.rows, 4),
+    "add_voxel_variation.begin": lambda w: w.pick(0, 1),
+    "add_voxel_variation.end": lambda w: w.pick(3, w.rows),
+    "beta": lambda w: w.pick(0.0, 0.95),
     # meshes and pictures
     "vertices": lambda w: w.rand(w.vertex_count, 3, low=-1.0),
     "faces": lambda w: w.faces,
@@ -296,7 +335,9 @@ INSTANCES: dict[str, Generate] = {
     "Adam": lambda w: w.optimizer,
     "HashGrid": lambda w: w.hash_grid,
     "OccupancyGrid": lambda w: w.occupancy,
+    "RmsProp": lambda w: w.root_optimizer,
     "Samples": lambda w: w.samples,
+    "VoxelGrid": lambda w: w.voxels,
 }
 """An object of each class that has methods."""
 
@@ -354,8 +395,8 @@ def mutated(value: Any, random: Random) -> Any:
         return {**value, key: mutated(value[key], random)}
     if isinstance(value, OccupancyGrid):
         return mutated_grid(value, random)
-    if isinstance(value, Adam):
-        return mutated_adam(value, random)
+    if isinstance(value, Adam | RmsProp):
+        return mutated_optimizer(value, random)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         field = random.choice([field.name for field in dataclasses.fields(value)])
         return remade(value, **{field: mutated(getattr(value, field), random)})
@@ -399,13 +440,13 @@ def mutated_grid(grid: OccupancyGrid, random: Random) -> Any:
     return grid
 
 
-def mutated_adam(optimizer: Adam, random: Random) -> Any:
+def mutated_optimizer(optimizer: Adam | RmsProp, random: Random) -> Any:
     """State and gradients as a program may have loaded or set them."""
     parameter = random.choice(optimizer.param_groups[0]["params"])
     how = random.randrange(4)
     if how == 0:
         optimizer.step()
-        name = random.choice(["exp_avg", "exp_avg_sq"])
+        name = random.choice(sorted(optimizer.state[parameter].keys() - {"step"}))
         optimizer.state[parameter][name] = mutated_tensor(optimizer.state[parameter][name], random)
     elif how == 1:
         parameter.grad = torch.zeros(parameter.shape).to_sparse()

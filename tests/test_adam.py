@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrender.ops.encodings import Adam, all_finite
+from unrender.ops.encodings import Adam, RmsProp, all_finite
 
 
 def _run(make, gradients: list[torch.Tensor], start: torch.Tensor) -> torch.Tensor:
@@ -66,3 +66,30 @@ def test_one_number_that_is_not_finite_is_found(size: int, value: float) -> None
         wrong = numbers.clone()
         wrong[place] = value
         assert not bool(all_finite(wrong))
+
+
+def test_rms_prop_is_that_of_its_formula_and_leaves_untouched_entries_alone():
+    generator = torch.Generator().manual_seed(0)
+    gradients = [torch.randn(1000, generator=generator) * (torch.rand(1000, generator=generator) > 0.7) for _ in range(5)]
+    parameter = torch.nn.Parameter(torch.randn(1000, generator=generator))
+    values, moment = parameter.detach().clone().double(), torch.zeros(1000, dtype=torch.float64)
+    optimizer = RmsProp([parameter], lr=0.1)
+    for gradient in gradients:
+        g = gradient.double()
+        moment = torch.where(g == 0, moment, torch.where(moment == 0, g**2, 0.95 * moment + 0.05 * g**2))
+        values -= torch.where(g == 0, 0.0, 0.1 * g / (moment.sqrt() + 1e-8))
+        parameter.grad = gradient
+        before = parameter.detach().clone()
+        optimizer.step()
+        assert torch.equal(parameter.detach()[gradient == 0], before[gradient == 0])
+    torch.testing.assert_close(parameter.detach().double(), values, rtol=1e-5, atol=1e-6)
+    before = parameter.detach().clone()
+    optimizer.step(skip=torch.ones(1))
+    assert torch.equal(parameter.detach(), before)
+
+
+def test_rms_prop_refuses_what_it_cannot_do():
+    parameter = torch.nn.Parameter(torch.zeros(3))
+    for options in ({"beta": 1.0}, {"lr": -1.0}, {"eps": float("nan")}):
+        with pytest.raises(ValueError, match="RmsProp takes"):
+            RmsProp([parameter], **{"lr": 0.1, **options})

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from unrender.captures.capture import Capture
 from unrender.devices import keeping_freed_memory, pytorch_on_one_thread
 from unrender.geometry.mesh import Mesh
-from unrender.ops.encodings import Adam, all_finite
+from unrender.ops.encodings import all_finite
+from unrender.ops.encodings.adam import SkippingOptimizer
 from unrender.recipes.clock import Clock
 from unrender.recipes.state import Stateful, flatten_state, unflatten_state
 from unrender.render.asset import Asset
@@ -153,8 +154,8 @@ class Fitting:
         self._observer = observer
         self._report_every = report_every
         self._base_rates = [] if optimizer is None else [group["lr"] for group in optimizer.param_groups]
-        # Our Adam skips a step on the device, without a synchronization; other optimizers are only called for finite steps.
-        self._skipping = optimizer if isinstance(optimizer, Adam) else None
+        # Our own optimizers skip a step on the device, without a synchronization; other optimizers are only called for finite steps.
+        self._skipping = optimizer if isinstance(optimizer, SkippingOptimizer) else None
         device = next((tensor.device for tensor in (*scene.parameters(), *scene.buffers())), torch.device("cpu"))
         self._skipped = torch.zeros((), device=device)
         self._in_a_row = torch.zeros((), device=device)
@@ -231,7 +232,7 @@ class Fitting:
         """
         if callable(losses) and self._skipping is None:
             self._step_by_closure(losses, further)
-        else:  # our Adam needs no closure
+        else:  # our own optimizers need no closure
             self._step_once(losses() if callable(losses) else losses, further)
         self.record(error=error, held_out_error=held_out_error, counts=counts)
 

@@ -104,6 +104,11 @@ class PixelSampler:
             self._cameras = self._cameras.to(device)
         self._device = device
 
+    @property
+    def count(self) -> int:
+        """Number of pixels of all training views."""
+        return self._photos.count
+
     def draw(self, count: int, generator: torch.Generator, cameras: Cameras | None = None) -> PixelBatch:
         """Draw pixels with their rays; the same generator state gives the same pixels.
 

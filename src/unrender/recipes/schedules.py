@@ -34,6 +34,15 @@ def exponential(end: float, fraction: float, *, after: float = 0.0) -> float:
     return float(end ** linear(0.0, 1.0, fraction, over=(after, 1.0)))
 
 
+def geometric(start: float, end: float, fraction: float) -> float:
+    """Interpolate geometrically from ``start`` to ``end`` over the budget.
+
+    >>> round(geometric(100.0, 1.0, 0.5), 6)
+    10.0
+    """
+    return start * exponential(end / start, fraction)
+
+
 def steps_down(factor: float, fraction: float, *, at: tuple[float, ...]) -> float:
     """Start at one and multiply by ``factor`` at each milestone.
 

@@ -5,6 +5,12 @@
     image: weights from density, marched through an occupancy grid;
     losses: photometric, distortion.
 
+``plenoxels``
+    unknowns: density and spherical harmonics of sparse voxels;
+    image: weights from density, trilinear, no network;
+    losses: mean squared error, total variation, sparsity, light either passed or not;
+    refined from coarse to fine, pruned at each refinement.
+
 ``neus``
     unknowns: signed distance (dense grids or hash grid), color network, sharpness, surroundings where the scene is unbounded;
     image: weights from the logistic CDF of the distance, marched near the surface;
@@ -32,7 +38,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from unrender.recipes import image, mesh_pbr, nerf, neus
+from unrender.recipes import image, mesh_pbr, nerf, neus, plenoxels
 from unrender.recipes.kinds import CAPTURE, CAPTURE_OR_RUN, PICTURE, Input, InputKind
 from unrender.recipes.settings import override
 from unrender.words import suggestion
@@ -196,6 +202,14 @@ NERF: Recipe[nerf.NerfConfig, Capture] = Recipe(
     load_scene=later(lambda: nerf.load_scene),
     input=CAPTURE,
 )
+PLENOXELS: Recipe[plenoxels.PlenoxelsConfig, Capture] = Recipe(
+    name="plenoxels",
+    summary="a radiance field of voxels without a network: new views, fast on a CPU",
+    presets=plenoxels.PRESETS,
+    fit=later(lambda: plenoxels.fit),
+    load_scene=later(lambda: plenoxels.load_scene),
+    input=CAPTURE,
+)
 NEUS: Recipe[neus.NeusConfig, Capture] = Recipe(
     name="neus",
     summary="a surface, the zero level of a signed distance",
@@ -245,7 +259,7 @@ IMAGE: Recipe[image.ImageConfig, Picture] = Recipe(
 
 def recipes() -> dict[str, Recipe[Any, Any]]:
     """Return every recipe by its name."""
-    return {recipe.name: recipe for recipe in (NERF, NEUS, MESH_PBR, ASSET, MATERIAL, LIGHT, IMAGE)}
+    return {recipe.name: recipe for recipe in (NERF, PLENOXELS, NEUS, MESH_PBR, ASSET, MATERIAL, LIGHT, IMAGE)}
 
 
 def find_recipe(name: str, table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any, Any]:

@@ -1,8 +1,8 @@
-"""Encodings of points and directions, small perceptrons, and an optimizer that skips untouched entries."""
+"""Encodings of points and directions, small perceptrons, and optimizers that skip untouched entries."""
 
 from __future__ import annotations
 
-from unrender.ops.encodings.adam import Adam, all_finite
+from unrender.ops.encodings.adam import Adam, RmsProp, all_finite
 from unrender.ops.encodings.contraction import contract, uncontract
 from unrender.ops.encodings.frequency_encoding import frequency_encode
 from unrender.ops.encodings.grid_bending import add_grid_bending
@@ -15,6 +15,7 @@ from unrender.ops.encodings.spherical_harmonics_encoding import spherical_harmon
 __all__ = [
     "Adam",
     "HashGrid",
+    "RmsProp",
     "add_grid_bending",
     "all_finite",
     "contract",

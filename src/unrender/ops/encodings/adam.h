@@ -1,4 +1,4 @@
-// One update of Adam: the loop over entries of ops/encodings/adam.py.
+// One update of Adam or RMSProp: the loops over entries of ops/encodings/adam.py.
 
 // section: update
 // The update of one number, or of a vector of them.
@@ -32,6 +32,22 @@ for (int k = begin; k < end; k += 16) {
     for (int j = k; j < last; j++) UPDATE(float, sqrtf)
 }
 #undef UPDATE
+
+// section: root_update
+// The second moment of an entry begins with its first gradient.
+for (int k = begin; k < end; k += 16) {
+    const int last = k + 16 < end ? k + 16 : end;
+    unsigned touched = 0;
+    for (int j = k; j < last; j++) touched |= *(const unsigned*)(gradient.data + j);
+    if (!(touched & 0x7fffffffu)) continue;
+    for (int j = k; j < last; j++) {
+        const float g = gradient.data[j], before = second_moment.data[j], square = g * g;
+        const float moment = before == 0.f ? square : rule.beta * before + (1.f - rule.beta) * square;
+        const bool changed = g != 0.f;
+        second_moment.data[j] = changed ? moment : before;
+        parameter.data[j] -= changed ? rule.rate * g / (sqrtf(moment) + rule.epsilon) : 0.f;
+    }
+}
 
 // section: finite
 // Whether no number from begin to end is infinite or NaN, whose exponents are all ones.

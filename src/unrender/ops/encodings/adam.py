@@ -1,12 +1,14 @@
-"""Adam for grids and tables, of which a step touches few entries.
+"""Adam and RMSProp for grids and tables, of which a step touches few entries.
 
 A dense step reads and writes four numbers per entry, 28 bytes, and is bound by memory bandwidth on a CPU. Here a run of 16 entries whose
 gradients and first moments are all zero is skipped after reading these: its update is exactly zero. (Its second moment does not decay
-meanwhile, so the next update of such an entry is slightly shorter.)
+meanwhile, so the next update of such an entry is slightly shorter.) RMSProp, which has no first moment, skips entry by entry: of those
+without a gradient it changes nothing.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, no_type_check
 
@@ -74,6 +76,46 @@ def _update_kernel(
         _update(rule, begin, wp.min(count, begin + block), parameter, gradient, first_moment, second_moment)
 
 
+class _RootRule:
+    """The constants of one update of RMSProp."""
+
+    beta: wp.float32
+    rate: wp.float32
+    epsilon: wp.float32
+
+
+RootRule = wp.struct(_RootRule)
+
+
+@no_type_check
+@wp.func_native(_CPP.root_update)
+def _root_update(
+    rule: RootRule,
+    begin: int,
+    end: int,
+    parameter: wp.array(dtype=wp.float32),
+    gradient: wp.array(dtype=wp.float32),
+    second_moment: wp.array(dtype=wp.float32),
+): ...
+
+
+@no_type_check
+@wp.kernel
+def _root_update_kernel(
+    first: int,
+    rule: RootRule,
+    count: int,
+    block: int,
+    skip: wp.array(dtype=wp.float32),
+    parameter: wp.array(dtype=wp.float32),
+    gradient: wp.array(dtype=wp.float32),
+    second_moment: wp.array(dtype=wp.float32),
+):
+    begin = (first + wp.tid()) * block
+    if skip[0] == 0.0:
+        _root_update(rule, begin, wp.min(count, begin + block), parameter, gradient, second_moment)
+
+
 @no_type_check
 @wp.func_native(_CPP.finite)
 def _finite(item: int, begin: int, end: int, values: wp.array(dtype=wp.float32), result: wp.array(dtype=wp.float32)): ...
@@ -108,7 +150,105 @@ def all_finite(tensor: Tensor) -> Tensor:
     return result.bool().all()
 
 
-class Adam(torch.optim.Optimizer):
+class SkippingOptimizer(torch.optim.Optimizer, ABC):
+    """An optimizer that skips what a step does not touch, and whole steps on the device."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], defaults: dict[str, Any]) -> None:
+        given = self._takes.items(parameters, "parameters")
+        if not given:
+            raise ValueError(f"{self._takes.verb} takes at least one parameter, got an empty list")
+        self._check_options(defaults)
+        super().__init__(given, defaults)
+
+    @property
+    def _takes(self) -> Arguments:
+        return Arguments(type(self).__name__)
+
+    @staticmethod
+    @abstractmethod
+    def _check_options(options: dict[str, Any]) -> None:
+        """Require options within their ranges, those that are given."""
+
+    @abstractmethod
+    def _rule(self, group: dict[str, Any], number: int) -> Any:
+        """Return the constants of the step of this number, counted from one, for a parameter group."""
+
+    @abstractmethod
+    def _kernel(self) -> tuple[Any, tuple[str, ...]]:
+        """Return the kernel of an update, and the names of the moments that it takes."""
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters with options of its own.
+
+        Raises:
+            ValueError: as the class.
+        """
+        takes = self._takes
+        group = takes.instance(param_group, "a group", dict)
+        self._check_options(group)
+        given = group.get("params")
+        known = {id(parameter) for other in self.param_groups for parameter in other["params"]}
+        for item in [given] if isinstance(given, Tensor) else takes.items(given, "the parameters of a group"):
+            parameter = item[1] if isinstance(item, tuple) and len(item) == 2 else item  # PyTorch also takes (name, parameter)
+            if not isinstance(parameter, Tensor) or parameter.dtype != torch.float32 or not parameter.is_leaf:
+                found = "one that was computed" if isinstance(parameter, Tensor) and not parameter.is_leaf else describe(parameter)
+                raise ValueError(f"{takes.verb} takes float32 leaves as parameters, got {found}")
+            if id(parameter) in known:
+                raise ValueError(f"{takes.verb} takes each parameter once, got one in two places")
+            known.add(id(parameter))
+        super().add_param_group({**group, "params": given if isinstance(given, Tensor) else list(given)})  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def step(self, closure: None = None, *, skip: Tensor | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update every parameter that has a gradient.
+
+        Args:
+            closure: None; gradients must be computed before.
+            skip: a tensor of one number on the device; if it is not zero, nothing is updated. A step with a NaN is thus skipped without
+            synchronization.
+
+        Raises:
+            ValueError: for a closure, a ``skip`` that is not one float32, or a gradient or moment that does not fit its parameter.
+        """
+        if closure is not None:
+            raise ValueError(f"{self._takes.verb} takes None as closure, got a function: compute the gradients before the step")
+        for group in self.param_groups:
+            rules: dict[int, Any] = {}  # by number of the step, which a group's parameters share unless one was added later
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    number = self._next_number(parameter)
+                    if number not in rules:
+                        rules[number] = self._rule(group, number)
+                    self._update(parameter, parameter.grad, rules[number], skip)
+
+    def _next_number(self, parameter: Tensor) -> int:
+        """Count a step of a parameter, from one; make its state before the first."""
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())
+            for name in self._kernel()[1]:
+                state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
+        state["step"] += 1
+        return int(state["step"])
+
+    def _update(self, parameter: Tensor, gradient: Tensor, rule: Any, skip: Tensor | None) -> None:
+        state, takes = self.state[parameter], self._takes
+        kernel, moments = self._kernel()
+        ready = takes.float32(parameter.detach(), "a parameter", parameter.shape).contiguous()
+        gradient = takes.float32(gradient, "its gradient", parameter.shape).contiguous()
+        for name in moments:  # a loaded state may be anything
+            state[name] = takes.float32(state[name], f"its {name}", parameter.shape).contiguous()
+        unless = gradient.new_zeros(1) if skip is None else takes.float32(skip, "skip", (), (1,)).reshape(1)
+        count = parameter.numel()
+        block = -(-blocks(count, _BLOCK, parameter.device)[1] // _RUN) * _RUN
+        items = -(-count // block)
+        flat = [tensor.view(-1) for tensor in (ready, gradient, *(state[name] for name in moments))]
+        launch(kernel, items, [rule, count, block, unless, *flat], parameter.device, chunks=items)
+        if not parameter.is_contiguous():
+            parameter.copy_(ready)
+
+
+class Adam(SkippingOptimizer):
     """Adam with decoupled weight decay (Kingma and Ba 2015; Loshchilov and Hutter 2019) that skips untouched entries.
 
     m ← β₁ m + (1 - β₁) g,   v ← β₂ v + (1 - β₂) g²,   θ ← (1 - λ lr) θ - lr m̂ / (√v̂ + ε), with bias-corrected m̂ and v̂.
@@ -134,104 +274,77 @@ class Adam(torch.optim.Optimizer):
         eps: float = 1e-15,
         weight_decay: float = 0.0,
     ) -> None:
-        given = Arguments("Adam").items(parameters, "parameters")
-        if not given:
-            raise ValueError("Adam takes at least one parameter, got an empty list")
-        _check_options({"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        super().__init__(given, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        super().__init__(parameters, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group of parameters with options of its own.
-
-        Raises:
-            ValueError: as the class.
-        """
+    @staticmethod
+    def _check_options(options: dict[str, Any]) -> None:
         takes = Arguments("Adam")
-        group = takes.instance(param_group, "a group", dict)
-        _check_options(group)
-        given = group.get("params")
-        known = {id(parameter) for other in self.param_groups for parameter in other["params"]}
-        for item in [given] if isinstance(given, Tensor) else takes.items(given, "the parameters of a group"):
-            parameter = item[1] if isinstance(item, tuple) and len(item) == 2 else item  # PyTorch also takes (name, parameter)
-            if not isinstance(parameter, Tensor) or parameter.dtype != torch.float32 or not parameter.is_leaf:
-                found = "one that was computed" if isinstance(parameter, Tensor) and not parameter.is_leaf else describe(parameter)
-                raise ValueError(f"Adam takes float32 leaves as parameters, got {found}")
-            if id(parameter) in known:
-                raise ValueError("Adam takes each parameter once, got one in two places")
-            known.add(id(parameter))
-        super().add_param_group({**group, "params": given if isinstance(given, Tensor) else list(given)})  # pyright: ignore[reportArgumentType]
+        for name in ("lr", "eps", "weight_decay"):
+            if name in options:
+                takes.number(options[name], name, 0.0)
+        if "betas" in options:
+            betas = takes.items(options["betas"], "betas")
+            if len(betas) != 2:
+                raise ValueError(f"Adam takes two numbers as betas, got {len(betas)}")
+            for beta in betas:
+                if takes.number(beta, "each of betas", 0.0, 1.0) == 1:
+                    raise ValueError("Adam takes numbers below 1 as betas, got 1")
 
-    @torch.no_grad()
-    def step(self, closure: None = None, *, skip: Tensor | None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Update every parameter that has a gradient.
+    def _kernel(self) -> tuple[Any, tuple[str, ...]]:
+        return _update_kernel, ("exp_avg", "exp_avg_sq")
 
-        Args:
-            closure: None; gradients must be computed before.
-            skip: a tensor of one number on the device; if it is not zero, nothing is updated. A step with a NaN is thus skipped without
-            synchronization.
-
-        Raises:
-            ValueError: for a closure, a ``skip`` that is not one float32, or a gradient or moment that does not fit its parameter.
-        """
-        if closure is not None:
-            raise ValueError("Adam takes None as closure, got a function: compute the gradients before the step")
-        for group in self.param_groups:
-            rules: dict[int, Any] = {}  # by number of the step, which a group's parameters share unless one was added later
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    number = self._next_number(parameter)
-                    if number not in rules:
-                        rules[number] = _rule(group, number)
-                    self._step(parameter, parameter.grad, rules[number], skip)
-
-    def _next_number(self, parameter: Tensor) -> int:
-        """Count a step of a parameter, from one; make its state before the first."""
-        state = self.state[parameter]
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-            state["exp_avg_sq"] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-        state["step"] += 1
-        return int(state["step"])
-
-    def _step(self, parameter: Tensor, gradient: Tensor, rule: Any, skip: Tensor | None) -> None:
-        state = self.state[parameter]
-        takes = Arguments("Adam")
-        ready = takes.float32(parameter.detach(), "a parameter", parameter.shape).contiguous()
-        gradient = takes.float32(gradient, "its gradient", parameter.shape).contiguous()
-        for name in ("exp_avg", "exp_avg_sq"):  # a loaded state may be anything
-            state[name] = takes.float32(state[name], f"its {name}", parameter.shape).contiguous()
-        unless = gradient.new_zeros(1) if skip is None else takes.float32(skip, "skip", (), (1,)).reshape(1)
-        count = parameter.numel()
-        block = -(-blocks(count, _BLOCK, parameter.device)[1] // _RUN) * _RUN
-        items = -(-count // block)
-        flat = [tensor.view(-1) for tensor in (ready, gradient, state["exp_avg"], state["exp_avg_sq"])]
-        launch(_update_kernel, items, [rule, count, block, unless, *flat], parameter.device, chunks=items)
-        if not parameter.is_contiguous():
-            parameter.copy_(ready)
+    def _rule(self, group: dict[str, Any], number: int) -> Any:
+        rule = Rule()
+        rule.beta_1, rule.beta_2 = group["betas"]
+        rule.decay = 1 - group["lr"] * group["weight_decay"]
+        rule.step_size = group["lr"] / (1 - group["betas"][0] ** number)
+        rule.root_scale = (1 - group["betas"][1] ** number) ** -0.5
+        rule.epsilon = group["eps"]
+        return rule
 
 
-def _check_options(options: dict[str, Any]) -> None:
-    """Require options within their ranges, those that are given."""
-    takes = Arguments("Adam")
-    for name in ("lr", "eps", "weight_decay"):
-        if name in options:
-            takes.number(options[name], name, 0.0)
-    if "betas" in options:
-        betas = takes.items(options["betas"], "betas")
-        if len(betas) != 2:
-            raise ValueError(f"Adam takes two numbers as betas, got {len(betas)}")
-        for beta in betas:
-            if takes.number(beta, "each of betas", 0.0, 1.0) == 1:
-                raise ValueError("Adam takes numbers below 1 as betas, got 1")
+class RmsProp(SkippingOptimizer):
+    """RMSProp (Hinton 2012) that changes nothing of an entry whose gradient is zero, neither its value nor its second moment.
 
+    v ← g² if v = 0, else β v + (1 - β) g²;   θ ← θ - lr g / (√v + ε)
 
-def _rule(group: dict[str, Any], number: int) -> Any:
-    """Return the ``Rule`` of a parameter group for its step of this number."""
-    rule = Rule()
-    rule.beta_1, rule.beta_2 = group["betas"]
-    rule.decay = 1 - group["lr"] * group["weight_decay"]
-    rule.step_size = group["lr"] / (1 - group["betas"][0] ** number)
-    rule.root_scale = (1 - group["betas"][1] ** number) ** -0.5
-    rule.epsilon = group["eps"]
-    return rule
+    The second moment of an entry begins with its first gradient, whenever that comes, so the first update has the length of the learning
+    rate. Source: Fridovich-Keil et al. 2022 (Plenoxels).
+
+    Args:
+        parameters: float32 parameters, or groups of them with their own options, as PyTorch's optimizers take them.
+        lr: learning rate.
+        beta: β, decay of the second moment per step.
+        eps: ε, added to its root.
+
+    Raises:
+        ValueError: for a parameter that is not a float32 leaf, or an option out of its range.
+
+    >>> values = nn.Parameter(torch.zeros(3))
+    >>> values.grad = torch.tensor([2.0, -0.5, 0.0])
+    >>> RmsProp([values], lr=0.25).step()
+    >>> values.tolist()
+    [-0.25, 0.25, 0.0]
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter] | Iterable[dict[str, Any]], *, lr: float, beta: float = 0.95, eps: float = 1e-8
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "beta": beta, "eps": eps})
+
+    @staticmethod
+    def _check_options(options: dict[str, Any]) -> None:
+        takes = Arguments("RmsProp")
+        for name in ("lr", "eps"):
+            if name in options:
+                takes.number(options[name], name, 0.0)
+        if "beta" in options and takes.number(options["beta"], "beta", 0.0, 1.0) == 1:
+            raise ValueError("RmsProp takes a number below 1 as beta, got 1")
+
+    def _kernel(self) -> tuple[Any, tuple[str, ...]]:
+        return _root_update_kernel, ("square_avg",)
+
+    def _rule(self, group: dict[str, Any], number: int) -> Any:
+        rule = RootRule()
+        rule.beta, rule.rate, rule.epsilon = group["beta"], group["lr"], group["eps"]
+        return rule

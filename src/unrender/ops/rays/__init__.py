@@ -1,4 +1,4 @@
-"""Samples along rays: occupancy, marching, weights, compositing."""
+"""Samples along rays: occupancy, marching, weights, compositing; rays through voxels."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from unrender.ops.rays.ray_ranges import prune, ray_range
 from unrender.ops.rays.samples import Samples
 from unrender.ops.rays.sdf_weights import sdf_alpha, weights_from_sdf
 from unrender.ops.rays.visibility import Opacity, attenuate, attenuate_lazily, prune_hidden, visible
+from unrender.ops.rays.voxel_variation import add_voxel_variation
+from unrender.ops.rays.voxels import VoxelGrid, largest_weights, render_voxels, voxel_grid
 from unrender.ops.rays.weights import weights_from_alpha, weights_from_density
 
 __all__ = [
@@ -19,23 +21,28 @@ __all__ = [
     "OccupancyGrid",
     "Opacity",
     "Samples",
+    "VoxelGrid",
     "aabb_intersection",
+    "add_voxel_variation",
     "attenuate",
     "attenuate_lazily",
     "composite",
     "distortion",
     "grid_surface",
     "grid_visible",
+    "largest_weights",
     "march",
     "opacity_and_distance",
     "prune",
     "prune_hidden",
     "ray_chunks",
     "ray_range",
+    "render_voxels",
     "rendering_capacity",
     "samples_taken",
     "sdf_alpha",
     "visible",
+    "voxel_grid",
     "weights_from_alpha",
     "weights_from_density",
     "weights_from_sdf",
