@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from unrender import load
 from unrender.captures.rendered import cameras_around
@@ -16,7 +17,7 @@ from unrender.cli.program import main
 from unrender.files.hdr import write_hdr
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalized
-from unrender.render.asset import Asset, PbrMaterial
+from unrender.render.asset import Asset, PbrMaterial, read_asset
 from unrender.render.lit import LitScene
 from unrender.runs import capturing
 from unrender.runs.display import Display
@@ -203,3 +204,35 @@ def test_a_scaled_color_is_the_true_one_and_errors_of_gloss_are_told(folder: Pat
     same = material_measures(truth, truth, photos, photos.split.test, Relit("sky", light), CPU, Display.quiet())
     assert {measure.name: measure.value for measure in same}["PSNR of sRGB"] == 100
     assert values["PSNR of sRGB"] < 60 and values["PSNR of linear light"] < 60
+
+
+@pytest.mark.slow
+def test_a_fit_of_the_photos_is_measured_exported_and_inserted(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run, other, known = folder / "run", sky(folder / "other.hdr", seed=5), textured_box().mesh
+    Mesh(known.vertices, known.faces).welded().export(folder / "bare.ply")
+    small = ["--steps", "4", "--texture-size", "64", "--light-size", "8", "--faces", "400", "--levels", "4", "--log2-entries", "10"]
+    small += ["--lock", "shape"]
+    given = ["--mesh", str(folder / "bare.ply"), "--out", str(run), "--device", "cpu", "--quiet"]
+    assert main(["fit", "mesh-pbr", str(folder / "capture"), *given, *small]) == 0
+    capfd.readouterr()
+    assert main(["eval", str(run), "--relight", str(other), "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)
+    names = {measure["name"]: measure["value"] for measure in found["measures"]}
+    assert names["Chamfer"] < 2 and {"error of roughness inside the mask", "PSNR of sRGB", "PSNR of linear light"} <= names.keys()
+    assert any("truth/mesh.glb" in note for note in found["notes"])
+    assert (
+        main(["export", str(run), "--format", "obj", "--out", str(folder / "box.obj"), "--env", str(folder / "light.hdr"), "--quiet"]) == 0
+    )
+    assert read_asset(folder / "box.obj").material is not None and read_environment(folder / "light.hdr", 8).texels.shape == (6, 8, 8, 3)
+    for words, sentence in (
+        (["--photo", "test_001"], ""),
+        (["--photo", str(folder / "capture/images/test_001.png"), "--at", "20", "30", "--size", "10", "--env", str(other)], ""),
+        (["--photo", "nothing"], "no photo of capture"),
+        (["--photo", "test_001", "--size", "-1"], "--size is -1"),
+        (["--photo", "test_001", "--camera", str(folder / "capture/transforms.json")], "leave out --camera"),
+        (["--photo", "test_001", "--out", str(folder / "x.gif")], "no picture file"),
+    ):
+        assert main(["insert", str(run), *words, "--quiet"]) == bool(sentence)
+        assert sentence in capfd.readouterr().err
+    with Image.open(run / "inserted/test_001.png") as picture:
+        assert picture.size == (40, 40)

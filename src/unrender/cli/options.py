@@ -169,6 +169,38 @@ class RelightOptions:
 
 
 @dataclass(frozen=True)
+class InsertOptions:
+    """Render the object of a run into a photo, under the recovered light, with its shadow on the ground."""
+
+    run: Path = styled(metavar="RUN", positional=True)
+    """Folder of a run whose mesh has a material."""
+    photo: Path = styled(metavar="FILE|NAME")
+    """A photo of the capture, by its name, or another picture file."""
+    at: tuple[float, float] | None = styled(None, metavar="X Y", text="its own place, or below the middle of another photo")
+    """Pixel where the middle of its base stands, counted from the top left."""
+    size: float | None = styled(None, metavar="PIXELS", text="its own size, or 40 % of another photo")
+    """Height of the object in the photo."""
+    turn: float = styled(0.0, metavar="DEGREES")
+    """Turn the object about the upward direction, counterclockwise seen from above; the light stays."""
+    env: Path | None = styled(None, metavar="FILE", text="the recovered one")
+    """Another light: a lat-long picture of all directions, HDR or EXR."""
+    exposure: float | None = styled(None, metavar="FACTOR", text="1; with --env 99 % of the object below white")
+    """Factor of the light."""
+    shadow: bool = True
+    """Darken the ground under and beside the object."""
+    camera: Path | None = styled(None, metavar="FILE", text="level ground and --tilt")
+    """JSON with the camera of a photo from elsewhere: transform_matrix and fl_x in the frame of the poses, as in a transforms.json."""
+    tilt: float = styled(20.0, metavar="DEGREES")
+    """By how much the camera of a photo without one looks down."""
+    out: Path | None = styled(None, metavar="FILE", text="RUN/inserted/NAME.png")
+    """The picture to write, PNG or JPEG."""
+    capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)
+    """The photos, if they have moved."""
+    device: str | None = styled(None, metavar="DEVICE", text=_DEVICE)
+    """cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """Extract the surface and write it with its material or vertex colors."""
 

@@ -24,6 +24,7 @@ from unrender.cli.options import (
     EvalOptions,
     ExportOptions,
     FitOptions,
+    InsertOptions,
     MaskOptions,
     OutputOptions,
     PhotographOptions,
@@ -49,6 +50,7 @@ unrender turns posed photos into relightable 3D, on any machine.
   unrender eval RUN                    PSNR and SSIM of the held-out views; --truth measures the surface
   unrender render RUN                  pictures and a video along a camera path
   unrender relight RUN --env FILE      pictures and a video under another light
+  unrender insert RUN --photo FILE     the object in a photo, with its shadow
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
   unrender capture MESH --env FILE     photos of a mesh under a light, as a capture with the truth beside it
   unrender convert CAPTURE             a capture in the layout of Blender, nerfstudio, COLMAP, NeuS or LLFF
@@ -284,6 +286,12 @@ def _relight_command() -> Callable[..., Ending]:
     return relight_run
 
 
+def _insert_command() -> Callable[..., Ending]:
+    from unrender.cli.insert_command import insert_object
+
+    return insert_object
+
+
 def _capture_command() -> Callable[..., Ending]:
     from unrender.cli.capture_command import capture_mesh
 
@@ -349,6 +357,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "eval": plain_command("eval", EvalOptions, lambda: _commands().evaluate_run),
     "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
     "relight": plain_command("relight", RelightOptions, _relight_command),
+    "insert": plain_command("insert", InsertOptions, _insert_command),
     "export": plain_command("export", ExportOptions, lambda: _commands().export_run),
     "capture": plain_command("capture", PhotographOptions, _capture_command),
     "convert": plain_command("convert", ConvertOptions, _convert),
