@@ -213,7 +213,7 @@ def test_no_arguments_print_an_overview_with_an_example(capfd: pytest.CaptureFix
     ("line", "point", "expected"),
     [
         ("unrender ex", 1, ["export"]),
-        ("unrender fit ne", 2, ["nerf", "neus"]),
+        ("unrender fit ne", 2, ["nerf", "nerf-mlp", "neus"]),
         ("unrender fit neus x --max-s", 4, ["--max-seconds"]),
         ("unrender fit neus x --field ", 5, ["grid", "hash"]),
         ("unrender export r --format g", 4, ["glb"]),

@@ -22,6 +22,7 @@ from unrender.cli.options import (
     RelightOptions,
     RenderOptions,
     Shell,
+    StudyOptions,
 )
 from unrender.cli.values import choices
 from unrender.recipes.table import Recipe
@@ -38,6 +39,7 @@ _KINDS: dict[str, type[Any]] = {
     "insert": InsertOptions,
     "export": ExportOptions,
     "convert": ConvertOptions,
+    "study": StudyOptions,
     "doctor": DoctorOptions,
 }
 

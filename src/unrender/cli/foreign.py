@@ -34,7 +34,8 @@ COMMANDS: dict[str, str] = _by_word(
 """Commands of others and the sentence with ours."""
 
 RECIPES: dict[str, str] = _by_word(
-    ("nerfacto instant-ngp ngp vanilla-nerf mipnerf mip-nerf tensorf zipnerf depth-nerfacto radiance", "nerf"),
+    ("vanilla-nerf nerf-pytorch", "nerf-mlp"),
+    ("nerfacto instant-ngp ngp mipnerf mip-nerf tensorf zipnerf depth-nerfacto radiance", "nerf"),
     ("neus-facto neus2 volsdf monosdf neuralangelo bakedsdf unisurf sdf surface idr", "neus"),
 )
 """Methods of others and the recipe that is most like them."""

@@ -18,6 +18,9 @@ UpAxes = Literal["y-up", "z-up"]
 AxisOrVector = tuple[float, float, float] | Literal["x", "y", "z", "-x", "-y", "-z"]
 Shell = Literal["bash", "zsh", "fish"]
 
+StudyName = Literal["encodings", "ntk", "fourier"]
+"""What Fourier features do to positions; how wide networks learn; what an encoding does to a picture."""
+
 _CAPTURE = "where it was when it was fitted"
 _DEVICE = "the first GPU, else the CPU"
 
@@ -104,6 +107,24 @@ class CheckOptions:
     """A folder of posed photos."""
     out: Path | None = styled(None, metavar="DIR", text="runs/check-NAME")
     """Folder for check.html and check.png."""
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Run a small experiment and write one page with its pictures, numbers and an explanation."""
+
+    study: StudyName = styled(metavar="STUDY", positional=True)
+    """encodings (what Fourier features do to positions), ntk (how wide networks learn) or fourier (what they do to a picture)."""
+    picture: Path | None = styled(None, metavar="FILE", text="a made picture")
+    """A photograph for fourier, of whose middle square 256 x 256 pixels are made."""
+    steps: int = 1_000
+    """Steps of each fit of fourier."""
+    out: Path | None = styled(None, metavar="DIR", text="runs/study-STUDY")
+    """Folder of the page, and of the fits of fourier."""
+    device: str | None = styled(None, metavar="DEVICE", text=_DEVICE)
+    """cpu, cuda or cuda:1, for fourier."""
+    seed: int = 0
+    """Seed of all random numbers."""
 
 
 @dataclass(frozen=True)

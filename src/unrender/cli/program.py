@@ -31,6 +31,7 @@ from unrender.cli.options import (
     PosesOptions,
     RelightOptions,
     RenderOptions,
+    StudyOptions,
 )
 from unrender.cli.terminal import Ending, print_error, print_json, replace_unknown_characters
 from unrender.devices import DeviceError
@@ -54,12 +55,14 @@ unrender turns posed photos into relightable 3D, on any machine.
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
   unrender capture MESH --env FILE     photos of a mesh under a light, as a capture with the truth beside it
   unrender convert CAPTURE             a capture in the layout of Blender, nerfstudio, COLMAP, NeuS or LLFF
+  unrender study STUDY                 encodings, ntk or fourier: a small experiment, explained on one page
   unrender doctor                      what this machine can do, and what is wrong with it
   unrender completion SHELL            completion for bash, zsh or fish
 
-RECIPE is asset (a relightable mesh), mesh-pbr, material, light, neus (a surface), nerf (a radiance field) or image (a
-picture in a network). INPUT is a folder in one of the layouts of NeRF-synthetic, instant-ngp, nerfstudio, NeuS, COLMAP,
-LLFF and others, or plain photos or a video, whose poses are then solved first; for image it is a picture.
+RECIPE is asset (a relightable mesh), mesh-pbr, material, light, neus (a surface), nerf (a radiance field), plenoxels,
+nerf-mlp (the original NeRF) or image (a picture in a network). INPUT is a folder in one of the layouts of NeRF-synthetic,
+instant-ngp, nerfstudio, NeuS, COLMAP, LLFF and others, or plain photos or a video, whose poses are then solved first; for
+image it is a picture.
 RUN is the folder that `unrender fit` wrote.
 
 Example:
@@ -78,6 +81,7 @@ _RESUMES = {
     **dict.fromkeys(("fit", "demo"), "; the same command resumes from the last checkpoint"),
     "poses": "; the same command goes on with the stage that was stopped",
     "capture": "; the same command goes on with the photos that are missing",
+    "study": "; the same command goes on with the fit that was stopped",
     "mask": "; no mask was written, and the same command goes on with what another program made",
 }
 """What follows an interruption, by command."""
@@ -298,6 +302,12 @@ def _capture_command() -> Callable[..., Ending]:
     return capture_mesh
 
 
+def _study_command() -> Callable[..., Ending]:
+    from unrender.cli.study_command import run_study
+
+    return run_study
+
+
 def _poses_command() -> Callable[..., Ending]:
     from unrender.cli.poses_command import solve_command
 
@@ -360,6 +370,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "insert": plain_command("insert", InsertOptions, _insert_command),
     "export": plain_command("export", ExportOptions, lambda: _commands().export_run),
     "capture": plain_command("capture", PhotographOptions, _capture_command),
+    "study": plain_command("study", StudyOptions, _study_command),
     "convert": plain_command("convert", ConvertOptions, _convert),
     "doctor": doctor_command,
     "completion": completion_command,

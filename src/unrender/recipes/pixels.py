@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -175,6 +175,17 @@ class PixelSampler:
         if len(cameras) != self._total_views:
             raise ValueError(f"draw takes the cameras of all {self._total_views} views of the capture, got {len(cameras)}")
         return (cameras.downscaled(self._downscale) if self._downscale > 1 else cameras).rays(views, pixels)
+
+
+def central_part(capture: Capture, share: float) -> Capture:
+    """Return a capture of which only the middle of each photo is drawn, this share of its width and height."""
+    masks = []
+    for view, (width, height) in enumerate(capture.cameras.sizes.tolist()):
+        outside = torch.ones(height, width, dtype=torch.bool)
+        left, top = round(width * (1 - share) / 2), round(height * (1 - share) / 2)
+        outside[top : max(top + 1, height - top), left : max(left + 1, width - left)] = False
+        masks.append(outside if capture.ignored is None else outside | capture.ignored[view].reshape(height, width))
+    return replace(capture, ignored=Images.of(masks))
 
 
 class RayCount:

@@ -11,6 +11,11 @@
     losses: mean squared error, total variation, sparsity, light either passed or not;
     refined from coarse to fine, pruned at each refinement.
 
+``nerf-mlp``
+    unknowns: a coarse and a fine perceptron of frequency-encoded positions and directions;
+    image: weights from density, stratified and importance samples;
+    losses: mean squared error of both.
+
 ``neus``
     unknowns: signed distance (dense grids or hash grid), color network, sharpness, surroundings where the scene is unbounded;
     image: weights from the logistic CDF of the distance, marched near the surface;
@@ -38,7 +43,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from unrender.recipes import image, mesh_pbr, nerf, neus, plenoxels
+from unrender.recipes import image, mesh_pbr, nerf, nerf_mlp, neus, plenoxels
 from unrender.recipes.kinds import CAPTURE, CAPTURE_OR_RUN, PICTURE, Input, InputKind
 from unrender.recipes.settings import override
 from unrender.words import suggestion
@@ -202,6 +207,14 @@ NERF: Recipe[nerf.NerfConfig, Capture] = Recipe(
     load_scene=later(lambda: nerf.load_scene),
     input=CAPTURE,
 )
+NERF_MLP: Recipe[nerf_mlp.NerfMlpConfig, Capture] = Recipe(
+    name="nerf-mlp",
+    summary="the original NeRF: a radiance field in two perceptrons",
+    presets=nerf_mlp.PRESETS,
+    fit=later(lambda: nerf_mlp.fit),
+    load_scene=later(lambda: nerf_mlp.load_scene),
+    input=CAPTURE,
+)
 PLENOXELS: Recipe[plenoxels.PlenoxelsConfig, Capture] = Recipe(
     name="plenoxels",
     summary="a radiance field of voxels without a network: new views, fast on a CPU",
@@ -259,7 +272,7 @@ IMAGE: Recipe[image.ImageConfig, Picture] = Recipe(
 
 def recipes() -> dict[str, Recipe[Any, Any]]:
     """Return every recipe by its name."""
-    return {recipe.name: recipe for recipe in (NERF, PLENOXELS, NEUS, MESH_PBR, ASSET, MATERIAL, LIGHT, IMAGE)}
+    return {recipe.name: recipe for recipe in (NERF, NERF_MLP, PLENOXELS, NEUS, MESH_PBR, ASSET, MATERIAL, LIGHT, IMAGE)}
 
 
 def find_recipe(name: str, table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any, Any]:

@@ -91,6 +91,25 @@ def render_in_chunks(rays: Rays, render: Callable[[Rays], Rendering]) -> Renderi
         return concatenated([render(chunk) for chunk in ray_chunks(rays)])
 
 
+def normals_from_density(
+    density: Callable[[Float[Tensor, "points 3"]], Float[Tensor, " points"]], rays: Rays, rendering: Rendering, step: float
+) -> Float[Tensor, "rays 3"]:
+    """Compute opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences.
+
+    Args:
+        density: or any function that grows with it, of points of the world.
+        rays: one for each pixel.
+        rendering: along them.
+        step: distance of the differences, in world units.
+    """
+    distance = rendering.distance / rendering.opacity.clamp_min(1e-6)
+    places = rays.origins + distance[:, None] * rays.directions
+    offsets = torch.eye(3, device=places.device) * step
+    taps = torch.cat([places + offset for offset in (*offsets, *-offsets)])
+    ahead, back = density(taps).reshape(2, 3, -1)
+    return torch.nn.functional.normalize((back - ahead).t(), dim=-1) * rendering.opacity[:, None]
+
+
 @torch.no_grad()
 def color_vertices(
     mesh: Mesh,

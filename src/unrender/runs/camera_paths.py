@@ -12,6 +12,7 @@ from torch import Tensor
 from unrender.cameras import Cameras, arc_cameras, interpolated_cameras, orbit_cameras, spiral_cameras
 from unrender.captures.capture import Capture
 from unrender.color import linear_from_srgb
+from unrender.forward_facing import faces_forward
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalized
 from unrender.render.scene import Scene, SurfaceColor
@@ -34,9 +35,6 @@ MOST_VIDEO_RAYS = 1_500_000
 _WIDEST_GAP = math.radians(150.0)
 """Largest angle between neighboring cameras of a capture from all sides, seen from above."""
 
-_FORWARD = math.radians(20.0)
-"""Nine of ten cameras of a forward-facing capture look less far than this from their mean direction."""
-
 _INWARD = 0.7
 """Cosine between the optical axis and the direction to the middle from which a camera looks inward."""
 
@@ -58,13 +56,6 @@ def showing_path(capture: Capture, frames: int) -> Cameras:
     if float(gaps.max()) < _WIDEST_GAP and _looks_inward(cameras):
         return orbit_cameras(cameras, frames)
     return interpolated_cameras(cameras, frames) if capture.unbounded else arc_cameras(cameras, frames)
-
-
-def faces_forward(cameras: Cameras) -> bool:
-    """Tell whether several cameras look in nearly one direction, as for forward-facing captures."""
-    forward = cameras.world_from_camera[:, :3, 2]
-    cosines = forward @ normalized(forward.mean(0))
-    return len(cameras) > 2 and float(torch.quantile(cosines, 0.1)) > math.cos(_FORWARD)
 
 
 def _looks_inward(cameras: Cameras) -> bool:

@@ -42,7 +42,7 @@ from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import RayScene
-from unrender.render.volume import FieldSamples, color_vertices, render_volume
+from unrender.render.volume import FieldSamples, color_vertices, normals_from_density, render_volume
 
 _UNSEEN = 1e-4
 """Samples below this weight do not change an 8-bit pixel, even a hundred of them on one ray."""
@@ -117,16 +117,8 @@ class NerfScene(RayScene):
     def render_chunk(self, rays: Rays) -> Rendering:
         samples = self.march(rays, None, rendering_capacity(rays, self.samples_per_ray))
         rendering, _ = render_volume(self.evaluate_visible, samples, rays, torch.full_like(rays.origins, self.background))
-        return replace(rendering, normal=self._normals(rays, rendering))
-
-    def _normals(self, rays: Rays, rendering: Rendering) -> Tensor:
-        """Compute opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences."""
-        distance = rendering.distance / rendering.opacity.clamp_min(1e-6)
-        places = rays.origins + distance[:, None] * rays.directions
-        offsets = torch.eye(3, device=places.device) * (2 * self.step)
-        taps = torch.cat([places + offset for offset in (*offsets, *-offsets)])
-        ahead, back = self.field.density(taps)[1][:, 0].reshape(2, 3, -1)
-        return torch.nn.functional.normalize((back - ahead).t(), dim=-1) * rendering.opacity[:, None]
+        normal = normals_from_density(lambda points: self.field.density(points)[1][:, 0], rays, rendering, 2 * self.step)
+        return replace(rendering, normal=normal)
 
     @torch.no_grad()
     def median_distance(self, rays: Rays) -> Float[Tensor, " rays"]:

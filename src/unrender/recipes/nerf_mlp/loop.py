@@ -1,0 +1,104 @@
+"""The training loop of ``nerf-mlp``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from unrender.captures.capture import Capture
+from unrender.captures.upright import upward_direction
+from unrender.color import over
+from unrender.forward_facing import NdcFrame, faces_forward
+from unrender.losses.photometric import mse
+from unrender.ops.encodings import Adam
+from unrender.recipes.clock import Clock
+from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
+from unrender.recipes.nerf_mlp.config import NerfMlpConfig, Space
+from unrender.recipes.nerf_mlp.scene import NerfMlpScene as NerfMlpScene
+from unrender.recipes.nerf_mlp.scene import Place, place_of
+from unrender.recipes.pixels import PixelSampler, central_part, draw_background
+from unrender.recipes.schedules import exponential, linear
+
+_NEAREST = 0.25
+"""Where samples begin in open scenes, as a share of the usual distance of the cameras from the middle of the scene."""
+
+_BEFORE_POINTS = 0.9
+"""Depth of the near plane as a share of that of the nearest points."""
+
+
+def place_in(capture: Capture, space: Space | None, near: float | None) -> Place:
+    """Choose where samples of a capture lie; see :class:`NerfMlpConfig`.
+
+    Args:
+        capture: the photos.
+        space: None chooses by the capture.
+        near: None chooses by the capture.
+    """
+    cameras = capture.cameras.select(capture.split.train)
+    if space is None:
+        space = "cube" if not capture.unbounded else "ndc" if faces_forward(cameras) else "disparity"
+    if space != "ndc":
+        return Place(space, near or _NEAREST * max(1.0, float(cameras.positions.norm(dim=1).median())))
+    near = near or _nearest_depth(capture, NdcFrame.of(cameras, 1.0))
+    return Place(space, near, NdcFrame.of(cameras, near))
+
+
+def _nearest_depth(capture: Capture, frame: NdcFrame) -> float:
+    """Return a depth in front of the known points or, without any, in front of the region of interest."""
+    into_camera = frame.camera_from_world[2].to(torch.float32)
+    middle = float(into_camera[3])
+    if capture.points is not None and len(capture.points) > 0:
+        depths = capture.points.float() @ into_camera[:3] + into_camera[3]
+        depths = depths[depths > 0]
+        if len(depths) > 0:
+            return _BEFORE_POINTS * float(depths.quantile(0.01))
+    return max(middle - 1.0, _NEAREST * abs(middle), 1e-2)
+
+
+def load_scene(config: NerfMlpConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NerfMlpScene:
+    """Rebuild the scene of a snapshot."""
+    state = scene_state(tensors)
+    scene = NerfMlpScene(config, place_of(state), masked=bool(state["has_masks"]), generator=torch.Generator())
+    scene.load_state_dict(state)
+    scene.active_octaves = float(state["open_octaves"])
+    return scene.to(device)
+
+
+def fit(
+    capture: Capture,
+    config: NerfMlpConfig,
+    *,
+    device: torch.device,
+    seed: int,
+    resume: Mapping[str, Tensor] | None = None,
+    observer: Observer | None = None,
+) -> FitResult:
+    """Fit two perceptrons to the training views of a capture."""
+    generator = torch.Generator(device).manual_seed(seed)
+    clock = Clock(config.steps, config.max_seconds)
+    place = place_in(capture, None if config.space == "auto" else config.space, config.near)
+    scene = NerfMlpScene(config, place, masked=capture.has_masks, generator=torch.Generator().manual_seed(seed)).to(device)
+    scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
+    pixels = PixelSampler(capture, device)
+    middle = pixels if config.precrop_until == 0 else PixelSampler(central_part(capture, config.precrop), device)
+    networks = [*scene.coarse.parameters(), *scene.fine.parameters()]
+    optimizer = Adam(networks, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-7)
+    fitting = Fitting(scene, optimizer, clock, observer, generator=generator, parts={"pixels": pixels, "middle_pixels": middle})
+    if resume is not None:
+        fitting.restore(resume)
+
+    for _ in fitting:
+        fraction = clock.fraction
+        fitting.set_learning_rate(exponential(config.final_rate, fraction))
+        octaves = float(config.network.octaves)
+        scene.open_octaves_to(linear(0.0, octaves, fraction, over=(0.0, config.coarse_to_fine)) if config.coarse_to_fine > 0 else octaves)
+
+        batch = (middle if fraction < config.precrop_until else pixels).draw(config.rays, generator)
+        background = draw_background(config.background, batch.color, generator)
+        truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
+        coarse, fine = scene.render(batch.rays, background, generator, config.density_noise)
+        error = mse(fine.color, truth)
+        fitting.take_step({"fine": error, "coarse": mse(coarse.color, truth)}, error=error)
+    return fitting.result(capture.source_from_world, up=upward_direction(capture))
