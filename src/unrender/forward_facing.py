@@ -93,7 +93,7 @@ class NdcFrame:
         return Rays(begin, direction / length[:, None]), length
 
     def distances(self, rays: Rays, along: Float[Tensor, " rays"]) -> Float[Tensor, " rays"]:
-        """Return the distances in the world, along the rays of the world, of points at these lengths along their rays in NDC.
+        """Return the distances along rays of the world of points at these lengths along their rays in NDC.
 
         A point o + t d of a ray that begins on the near plane is at the share t' = t d_z / (o_z + t d_z) of its ray in NDC.
         """

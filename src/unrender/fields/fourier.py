@@ -28,7 +28,9 @@ def basic_frequencies(axes: int) -> Float[Tensor, "axes axes"]:
 
 
 def positional_frequencies(rows: int, axes: int, octaves: float) -> Float[Tensor, "rows axes"]:
-    """Return frequencies along the axes only, b_k = 2^(s k / (m - 1)) - 1 with k = 0 .. m - 1 and m = rows / axes.
+    """Return frequencies along the axes only, evenly spread in octaves.
+
+    They are b_k = 2^(s k / (m - 1)) - 1 with k from 0 to m - 1 and m = rows / axes.
 
     Args:
         rows: number of frequencies; a multiple of ``axes``.

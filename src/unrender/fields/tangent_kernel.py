@@ -23,8 +23,8 @@ def relu_kernel(cosines: Float[Tensor, "*shape"], hidden_layers: int) -> Float[T
     With κ₀(u) = (π - acos u) / π, κ₁(u) = (u (π - acos u) + √(1 - u²)) / π and Σ = Θ = u at first, each hidden layer maps
     Θ to κ₁(Σ) + Θ κ₀(Σ), and Σ to κ₁(Σ).
 
-    >>> relu_kernel(torch.tensor([1.0, 0.0, -1.0]), 1).round(decimals=4).tolist()
-    [2.0, 0.3183, 0.0]
+    >>> relu_kernel(torch.tensor([1.0, 0.0, -1.0]), 1).round(decimals=4)
+    tensor([2.0000, 0.3183, 0.0000])
     """
     covariance = cosines.clamp(-1.0, 1.0)
     kernel = covariance
@@ -99,7 +99,7 @@ def residuals_at(
 def predictions_at(
     between: Float[Tensor, "tests points"], kernel: Float[Tensor, "points points"], targets: Float[Tensor, " points"], time: float
 ) -> Float[Tensor, " tests"]:
-    """Compute what a network that began as zero predicts, K_test K⁻¹ (1 - exp(-K s)) y with s = η t; float64.
+    """Compute what a network that began as zero predicts: K_test K⁻¹ (1 - exp(-K s)) y, in float64.
 
     Args:
         between: kernel between the test and the training points.
@@ -113,9 +113,9 @@ def predictions_at(
 
 
 def circulance_error(kernel: Float[Tensor, "points points"]) -> float:
-    """Return how far a kernel on a ring of points is from depending on their offset alone, as a share of its diagonal.
+    """Return how far a kernel on a ring of points is from depending on their offset alone.
 
-    It is the largest difference between an entry and the mean over all pairs at the same offset.
+    As a share of its diagonal, it is the largest difference between an entry and the mean over all pairs at the same offset.
 
     >>> circulance_error(torch.tensor([[2.0, 1.0], [1.0, 2.0]])), circulance_error(torch.tensor([[1.0, 0.0], [0.0, 3.0]]))
     (0.0, 0.5)

@@ -85,7 +85,7 @@ _MOST_POINTS = 2**16
 
 
 def picture_points(height: int, width: int) -> Float[Tensor, "pixels 2"]:
-    """Return the centers of the pixels of a picture, row by row, as (x, y) in units of its longer side.
+    """Return the centers of pixels, row by row, as (x, y) in units of the longer side of their picture.
 
     >>> picture_points(1, 2).tolist()
     [[0.25, 0.25], [0.75, 0.25]]

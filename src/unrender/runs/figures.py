@@ -97,7 +97,7 @@ def _over_gray(picture: Picture, opacity: Shaped[ndarray, "height width"]) -> Pi
     return np.round(picture * share + 128.0 * (1.0 - share)).astype(np.uint8)
 
 
-def side_by_side(pictures: Sequence[Picture], gap: int = 8) -> UInt8[ndarray, "height total_width 3"]:
+def side_by_side(pictures: Sequence[UInt8[ndarray, "height _ 3"]], gap: int = 8) -> UInt8[ndarray, "height total_width 3"]:
     """Put pictures of one height beside each other, with white between them.
 
     >>> side_by_side([np.zeros((1, 2, 3), np.uint8), np.ones((1, 1, 3), np.uint8)], gap=1)[0, :, 0].tolist()

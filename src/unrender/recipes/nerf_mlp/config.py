@@ -108,11 +108,11 @@ _QUICK = replace(_PAPER, steps=200_000, fine_samples=64, precrop_until=0.0025)
 
 PRESETS: dict[str, NerfMlpConfig] = {
     "cpu": NerfMlpConfig(
-        steps=2_000,
+        steps=6_000,
         network=FrequencySettings(
             octaves=8,
             direction_octaves=2,
-            trunk=(64, 64),
+            trunk=(64, 64, 64),
             skip=0,
             geometry_features=31,
             color_hidden=(32,),
@@ -121,7 +121,7 @@ PRESETS: dict[str, NerfMlpConfig] = {
         rays=512,
         coarse_samples=32,
         fine_samples=32,
-        learning_rate=5e-3,
+        learning_rate=1e-2,
     ),
     "gpu": _QUICK,
     "quick": _QUICK,

@@ -89,7 +89,8 @@ class NerfMlpScene(RayScene):
         self.register_buffer("open_octaves", torch.tensor(float(config.network.octaves)))
         self.active_octaves = float(config.network.octaves)
         """Octaves of positions that are not masked."""
-        self._kind, self._near = place.space, place.near
+        self._kind: Space = place.space
+        self._near = place.near
 
     @property
     def place(self) -> Place:
@@ -124,7 +125,7 @@ class NerfMlpScene(RayScene):
         return coarse, fine
 
     def _hitting(self, near: Float[Tensor, " rays"], far: Float[Tensor, " rays"]) -> Int[Tensor, " hits"] | None:
-        """Return the rays that meet the cube; None for all, and on a GPU, which would have to wait for their number."""
+        """Return the rays that meet the cube; None for all, as on a GPU, which would wait for their number."""
         if self._kind != "cube" or not on_cpu(near.device):
             return None
         return torch.nonzero(far > near)[:, 0]

@@ -68,7 +68,7 @@ VARIANTS = (
 
 
 def dead_leaves(side: int, seed: int) -> Picture:
-    """Make a picture with the statistics of photographs: discs of all sizes that hide each other, with shading and fine texture.
+    """Make a picture with the statistics of photographs: discs of all sizes that hide each other.
 
     The number of discs of radius r falls as 1 / r³, which gives edges at every scale (Lee, Mumford and Huang 2001).
     """

@@ -86,7 +86,7 @@ class ModeDecay:
 
 
 def measure_modes(width: int, steps: int, seed: int) -> tuple[Descent, list[ModeDecay]]:
-    """Train a wide network on a signal that has all modes of its kernel alike, and measure how fast each decays.
+    """Train a wide network on a signal with all modes of its kernel alike, and measure how fast each decays.
 
     The rate of a mode is measured from the start until theory says that a third of it is left, or until the end.
     """
@@ -110,7 +110,7 @@ def measure_modes(width: int, steps: int, seed: int) -> tuple[Descent, list[Mode
 
 
 def wave_errors(inputs: Float[Tensor, "points columns"], width: int, steps: int, seed: int) -> tuple[list[int], dict[int, list[float]]]:
-    """Train on a sum of waves, and return what is missing of each at some steps, as a share of it."""
+    """Train on a sum of waves; return which share of each is missing at some steps."""
     generator = torch.Generator().manual_seed(seed)
     positions = ring(len(inputs))[:, 0]
     waves = {cycles: torch.sin(2 * math.pi * cycles * positions) for cycles in _FREQUENCIES}
