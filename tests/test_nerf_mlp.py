@@ -82,8 +82,10 @@ def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(changes: dict, capture: Ca
 
 def scene_of(capture: Capture, **changes: object) -> nerf_mlp.NerfMlpScene:
     config = override(TINY, **changes)
-    place = place_in(capture, None if config.space == "auto" else config.space, config.near)
-    return nerf_mlp.NerfMlpScene(config, place, masked=capture.has_masks, generator=torch.Generator().manual_seed(0))
+    place = place_in(capture, config.sampling.space, config.sampling.near)
+    return nerf_mlp.NerfMlpScene(
+        config.network, config.sampling, place, masked=capture.has_masks, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def test_rays_that_miss_the_cube_show_the_background_and_the_others_are_unchanged(capture: Capture) -> None:
@@ -119,15 +121,15 @@ def test_masked_octaves_have_no_effect() -> None:
 
 
 def test_the_space_follows_the_capture(capture: Capture) -> None:
-    assert place_in(capture, None, None).space == "cube"
+    assert place_in(capture, "auto", None).space == "cube"
     around = open_air(capture)
-    assert place_in(around, None, None).space == "disparity" and place_in(around, None, 0.7).near == 0.7
+    assert place_in(around, "auto", None).space == "disparity" and place_in(around, "auto", 0.7).near == 0.7
     cameras = forward_facing()
     facing = Capture.from_tensors(torch.zeros(9, 48, 64, 3, dtype=torch.uint8), cameras, unbounded=True)
-    place = place_in(facing, None, None)
+    place = place_in(facing, "auto", None)
     assert place.space == "ndc" and place.ndc is not None and 0.1 < place.near < 3.0
     near_points = replace(facing, points=torch.tensor([[0.0, -1.0, 0.0], [0.0, 5.0, 0.0]]))
-    assert place_in(near_points, None, None).near == pytest.approx(0.9 * 2.0, abs=0.2)
+    assert place_in(near_points, "auto", None).near == pytest.approx(0.9 * 2.0, abs=0.2)
 
 
 def test_at_first_only_the_middle_of_the_photos_is_drawn(capture: Capture) -> None:

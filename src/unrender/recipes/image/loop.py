@@ -41,9 +41,10 @@ class ImageScene(PictureScene):
 
     def __init__(self, config: ImageConfig, *, generator: torch.Generator) -> None:
         super().__init__()
-        frequencies = frequencies_of(config.encoding, config.fourier, generator)
+        encoding = config.encoding
+        frequencies = frequencies_of(encoding, config.fourier, generator)
         self.register_buffer("frequencies", frequencies)
-        self.grid = config.hash.grid() if config.encoding == "hash" else None
+        self.grid = config.hash.grid() if encoding == "hash" else None
         self.table = None if self.grid is None else nn.Parameter(self.grid.initial_table(generator))
         inputs = self.grid.columns if self.grid is not None else max(2, 2 * len(frequencies))
         self.network = Perceptron((inputs, *config.hidden, 3), generator)
@@ -89,22 +90,23 @@ def fit(
         raise ValueError(f"the picture {picture.name} has {width} x {height} pixels; it must have at least 2 x 2, to hold some out")
     points, colors = picture_points(height, width).to(device), picture.srgb.reshape(-1, 3).to(device)
     fitted, held_out = (where.reshape(-1).nonzero()[:, 0].to(device) for where in (picture.is_fitted, picture.is_held_out))
-    held_out = held_out[:: -(-len(held_out) // config.batch)]
+    batch, rate = config.batch, config.learning_rate
+    held_out = held_out[:: -(-len(held_out) // batch)]
     generator = torch.Generator(device).manual_seed(seed)
     scene = ImageScene(config, generator=torch.Generator().manual_seed(seed)).to(device)
-    groups = [{"params": list(scene.network.parameters()), "lr": config.learning_rate}]
-    groups += [] if scene.table is None else [{"params": [scene.table], "lr": _TABLE_RATE * config.learning_rate}]
+    groups = [{"params": list(scene.network.parameters()), "lr": rate}]
+    groups += [] if scene.table is None else [{"params": [scene.table], "lr": _TABLE_RATE * rate}]
     clock = Clock(config.steps, config.max_seconds)
-    fitting = Fitting(scene, Adam(groups, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-8), clock, observer, generator=generator)
+    fitting = Fitting(scene, Adam(groups, lr=rate, betas=(0.9, 0.999), eps=1e-8), clock, observer, generator=generator)
     if resume is not None:
         fitting.restore(resume)
-    encoded = _Encoded(scene, points, fitted) if len(fitted) <= config.batch else None
+    encoded = _Encoded(scene, points, fitted) if len(fitted) <= batch else None
 
     for step in fitting:
         if encoded is not None:
             color, truth = scene.of_features(encoded.features()), colors[fitted]
         else:
-            drawn = fitted[torch.randint(len(fitted), (config.batch,), generator=generator, device=device)]
+            drawn = fitted[torch.randint(len(fitted), (batch,), generator=generator, device=device)]
             color, truth = scene.color(points[drawn]), colors[drawn]
         loss = mse(color, truth)
         measured = _error(scene, points, colors, held_out) if step % _MEASURED_EVERY == 0 else None

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from unrender.recipes.nerf_mlp.config import PRESETS, FrequencySettings, NerfMlpConfig
+from unrender.recipes.nerf_mlp.config import PRESETS, FrequencySettings, NerfMlpConfig, RaySettings
 
 if TYPE_CHECKING:
     from unrender.recipes.nerf_mlp.loop import fit, load_scene
     from unrender.recipes.nerf_mlp.scene import NerfMlpScene
 
-__all__ = ["PRESETS", "FrequencySettings", "NerfMlpConfig", "NerfMlpScene", "fit", "load_scene"]
+__all__ = ["PRESETS", "FrequencySettings", "NerfMlpConfig", "NerfMlpScene", "RaySettings", "fit", "load_scene"]
 
 
 def __getattr__(name: str) -> Any:

@@ -59,14 +59,9 @@ class FrequencySettings:
 
 
 @dataclass(frozen=True)
-class NerfMlpConfig:
-    """Settings of the ``nerf-mlp`` recipe. Shares are fractions of the budget, 0 to 1."""
+class RaySettings:
+    """The rays and samples of a step."""
 
-    steps: int | None = 500_000
-    """Optimizer steps; every schedule spans them. None if ``max_seconds`` alone ends the fit."""
-    max_seconds: float | None = None
-    """Seconds of training, after which the fit ends even if steps are left; schedules run faster accordingly."""
-    network: FrequencySettings = FrequencySettings()
     rays: int = 1024
     """Rays of a step."""
     coarse_samples: int = 64
@@ -79,21 +74,14 @@ class NerfMlpConfig:
     """Where samples begin without masks, in world units; by default in front of what the photos show."""
     background: Background = "random"
     """Background while fitting; a random color per ray forces the opacity to be right."""
-    learning_rate: float = 5e-4
-    """Learning rate of Adam at the start."""
-    final_rate: float = 0.1
-    """Final learning rate as a share of the first; it falls exponentially."""
     density_noise: float = 0.0
     """Standard deviation of noise added to the raw density while fitting, against fog in photos without masks; published: 1."""
-    coarse_to_fine: float = 0.0
-    """Share of the budget over which the octaves of positions join one after the other (BARF); 0 has all from the start."""
     precrop: float = 0.5
     """Share of width and height of the photos from whose middle pixels are drawn at first."""
     precrop_until: float = 0.0
     """Share of the budget for which ``precrop`` holds."""
 
     def __post_init__(self) -> None:
-        check_budget(self.steps, self.max_seconds)
         for name in ("rays", "coarse_samples", "fine_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -103,8 +91,29 @@ class NerfMlpConfig:
             raise ValueError(f"precrop is {self.precrop}; it must be above 0 and at most 1")
 
 
-_PAPER = NerfMlpConfig(background="white", precrop_until=0.001)
-_QUICK = replace(_PAPER, steps=200_000, fine_samples=64, precrop_until=0.0025)
+@dataclass(frozen=True)
+class NerfMlpConfig:
+    """Settings of the ``nerf-mlp`` recipe. Shares are fractions of the budget, 0 to 1."""
+
+    steps: int | None = 500_000
+    """Optimizer steps; every schedule spans them. None if ``max_seconds`` alone ends the fit."""
+    max_seconds: float | None = None
+    """Seconds of training, after which the fit ends even if steps are left; schedules run faster accordingly."""
+    network: FrequencySettings = FrequencySettings()
+    sampling: RaySettings = RaySettings()
+    learning_rate: float = 5e-4
+    """Learning rate of Adam at the start."""
+    final_rate: float = 0.1
+    """Final learning rate as a share of the first; it falls exponentially."""
+    coarse_to_fine: float = 0.0
+    """Share of the budget over which the octaves of positions join one after the other (BARF); 0 has all from the start."""
+
+    def __post_init__(self) -> None:
+        check_budget(self.steps, self.max_seconds)
+
+
+_PAPER = NerfMlpConfig(sampling=RaySettings(background="white", precrop_until=0.001))
+_QUICK = replace(_PAPER, steps=200_000, sampling=RaySettings(fine_samples=64, background="white", precrop_until=0.0025))
 
 PRESETS: dict[str, NerfMlpConfig] = {
     "cpu": NerfMlpConfig(
@@ -118,9 +127,7 @@ PRESETS: dict[str, NerfMlpConfig] = {
             color_hidden=(32,),
             density="softplus",
         ),
-        rays=512,
-        coarse_samples=32,
-        fine_samples=32,
+        sampling=RaySettings(rays=512, coarse_samples=32, fine_samples=32),
         learning_rate=1e-2,
     ),
     "gpu": _QUICK,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -28,16 +29,16 @@ _BEFORE_POINTS = 0.9
 """Depth of the near plane as a share of that of the nearest points."""
 
 
-def place_in(capture: Capture, space: Space | None, near: float | None) -> Place:
-    """Choose where samples of a capture lie; see :class:`NerfMlpConfig`.
+def place_in(capture: Capture, space: Space | Literal["auto"], near: float | None) -> Place:
+    """Choose where samples of a capture lie; see :class:`~unrender.recipes.nerf_mlp.config.RaySettings`.
 
     Args:
         capture: the photos.
-        space: None chooses by the capture.
+        space: "auto" chooses by the capture.
         near: None chooses by the capture.
     """
     cameras = capture.cameras.select(capture.split.train)
-    if space is None:
+    if space == "auto":
         space = "cube" if not capture.unbounded else "ndc" if faces_forward(cameras) else "disparity"
     if space != "ndc":
         return Place(space, near or _NEAREST * max(1.0, float(cameras.positions.norm(dim=1).median())))
@@ -60,7 +61,7 @@ def _nearest_depth(capture: Capture, frame: NdcFrame) -> float:
 def load_scene(config: NerfMlpConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NerfMlpScene:
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
-    scene = NerfMlpScene(config, place_of(state), masked=bool(state["has_masks"]), generator=torch.Generator())
+    scene = NerfMlpScene(config.network, config.sampling, place_of(state), masked=bool(state["has_masks"]), generator=torch.Generator())
     scene.load_state_dict(state)
     scene.active_octaves = float(state["open_octaves"])
     return scene.to(device)
@@ -77,28 +78,28 @@ def fit(
 ) -> FitResult:
     """Fit two perceptrons to the training views of a capture."""
     generator = torch.Generator(device).manual_seed(seed)
-    clock = Clock(config.steps, config.max_seconds)
-    place = place_in(capture, None if config.space == "auto" else config.space, config.near)
-    scene = NerfMlpScene(config, place, masked=capture.has_masks, generator=torch.Generator().manual_seed(seed)).to(device)
+    network, sampling, clock = config.network, config.sampling, Clock(config.steps, config.max_seconds)
+    rate, last_rate, opening = config.learning_rate, config.final_rate, config.coarse_to_fine
+    place, weights_generator = place_in(capture, sampling.space, sampling.near), torch.Generator().manual_seed(seed)
+    scene = NerfMlpScene(network, sampling, place, masked=capture.has_masks, generator=weights_generator).to(device)
     scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
     pixels = PixelSampler(capture, device)
-    middle = pixels if config.precrop_until == 0 else PixelSampler(central_part(capture, config.precrop), device)
+    middle = pixels if sampling.precrop_until == 0 else PixelSampler(central_part(capture, sampling.precrop), device)
     networks = [*scene.coarse.parameters(), *scene.fine.parameters()]
-    optimizer = Adam(networks, lr=config.learning_rate, betas=(0.9, 0.999), eps=1e-7)
+    optimizer = Adam(networks, lr=rate, betas=(0.9, 0.999), eps=1e-7)
     fitting = Fitting(scene, optimizer, clock, observer, generator=generator, parts={"pixels": pixels, "middle_pixels": middle})
     if resume is not None:
         fitting.restore(resume)
 
     for _ in fitting:
         fraction = clock.fraction
-        fitting.set_learning_rate(exponential(config.final_rate, fraction))
-        octaves = float(config.network.octaves)
-        scene.open_octaves_to(linear(0.0, octaves, fraction, over=(0.0, config.coarse_to_fine)) if config.coarse_to_fine > 0 else octaves)
+        fitting.set_learning_rate(exponential(last_rate, fraction))
+        scene.open_octaves_to(linear(0.0, float(network.octaves), fraction, over=(0.0, opening)))
 
-        batch = (middle if fraction < config.precrop_until else pixels).draw(config.rays, generator)
-        background = draw_background(config.background, batch.color, generator)
+        batch = (middle if fraction < sampling.precrop_until else pixels).draw(sampling.rays, generator)
+        background = draw_background(sampling.background, batch.color, generator)
         truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
-        coarse, fine = scene.render(batch.rays, background, generator, config.density_noise)
+        coarse, fine = scene.render(batch.rays, background, generator, sampling.density_noise)
         error = mse(fine.color, truth)
         fitting.take_step({"fine": error, "coarse": mse(coarse.color, truth)}, error=error)
     return fitting.result(capture.source_from_world, up=upward_direction(capture))

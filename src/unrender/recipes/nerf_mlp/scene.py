@@ -18,7 +18,7 @@ from unrender.forward_facing import NdcFrame
 from unrender.geometry.isosurface import extract_surface
 from unrender.ops.encodings import contract
 from unrender.ops.rays import Samples, aabb_intersection, weights_from_density
-from unrender.recipes.nerf_mlp.config import NerfMlpConfig, Space
+from unrender.recipes.nerf_mlp.config import FrequencySettings, RaySettings, Space
 from unrender.recipes.pixels import picture_background
 from unrender.render.asset import Asset
 from unrender.render.hierarchical import importance_samples, merged_edges, samples_between, stratified_edges
@@ -74,20 +74,22 @@ class Place:
 class NerfMlpScene(RayScene):
     """A radiance field of two perceptrons; pictures show the fine one."""
 
-    def __init__(self, config: NerfMlpConfig, place: Place, *, masked: bool, generator: torch.Generator) -> None:
+    def __init__(
+        self, network: FrequencySettings, sampling: RaySettings, place: Place, *, masked: bool, generator: torch.Generator
+    ) -> None:
         super().__init__()
-        self.coarse, self.fine = config.network.field(generator), config.network.field(generator)
-        self.softplus = config.network.density == "softplus"
-        self.coarse_samples, self.fine_samples = config.coarse_samples, config.fine_samples
-        self.background = picture_background(config.background, masked=masked)
+        self.coarse, self.fine = network.field(generator), network.field(generator)
+        self.softplus = network.density == "softplus"
+        self.coarse_samples, self.fine_samples = sampling.coarse_samples, sampling.fine_samples
+        self.background = picture_background(sampling.background, masked=masked)
         """Gray value behind the scene in pictures."""
         self.register_buffer("has_masks", torch.tensor(masked))
         self.register_buffer("space", torch.tensor(_SPACES.index(place.space)))
         self.register_buffer("near", torch.tensor(place.near))
         self.register_buffer("ndc_camera", torch.eye(4) if place.ndc is None else place.ndc.camera_from_world)
         self.register_buffer("ndc_scale", torch.ones(2) if place.ndc is None else place.ndc.scale)
-        self.register_buffer("open_octaves", torch.tensor(float(config.network.octaves)))
-        self.active_octaves = float(config.network.octaves)
+        self.register_buffer("open_octaves", torch.tensor(float(network.octaves)))
+        self.active_octaves = float(network.octaves)
         """Octaves of positions that are not masked."""
         self._kind: Space = place.space
         self._near = place.near
