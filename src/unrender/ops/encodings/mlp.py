@@ -1,6 +1,6 @@
 """Small multilayer perceptrons with ReLU between the layers, fused on a CPU.
 
-These networks are tiny (16 to 64 units), so the general path (one GEMM, one bias, one ReLU at a time) spends its time
+These networks are tiny (16 to 128 units), so the general path (one GEMM, one bias, one ReLU at a time) spends its time
 writing activations to memory and reading them back. On a CPU all layers of 32 samples run inside the first-level cache, and the
 backward pass recomputes the activations instead of storing them. On other devices the same function is a chain of PyTorch GEMMs.
 
@@ -13,6 +13,7 @@ Layout: inputs and outputs are transposed views of feature-major [features, samp
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, no_type_check
 
 import torch
@@ -28,7 +29,7 @@ from unrender.ops.kernels.native import native_sections
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
-_WIDEST = 64
+_WIDEST = 128
 """Units of the widest layer of the fused path, whose buffers are on the stack of a thread."""
 _LAYERS = 4
 """Largest number of layers of the fused path."""
@@ -44,10 +45,8 @@ _CPP = native_sections(__file__, "mlp.h")
 
 
 class _Network:
-    """The sizes of a perceptron, and the addresses of its packed float32 weights (see :func:`_pack`)."""
+    """The sizes of a perceptron; ``size`` is that of its packed weights (see :func:`_pack`)."""
 
-    rows: wp.uint64
-    columns: wp.uint64
     size: wp.int32
     layers: wp.int32
     inputs: wp.int32
@@ -69,12 +68,15 @@ class _Rays:
 
 
 Rays = wp.struct(_Rays)
+_NO_RAYS = Rays()
 
 
 @no_type_check
 @wp.func_native(_CPP.forward)
 def _forward_chunk(
     network: Network,
+    row_weights: wp.uint64,
+    column_weights: wp.uint64,
     rays: Rays,
     count: int,
     begin: int,
@@ -88,6 +90,8 @@ def _forward_chunk(
 @wp.func_native(_CPP.backward)
 def _backward_chunk(
     network: Network,
+    row_weights: wp.uint64,
+    column_weights: wp.uint64,
     rays: Rays,
     count: int,
     begin: int,
@@ -106,6 +110,8 @@ def _backward_chunk(
 def _forward_kernel(
     first: int,
     network: Network,
+    row_weights: wp.uint64,
+    column_weights: wp.uint64,
     rays: Rays,
     count: int,
     chunk_size: int,
@@ -113,7 +119,7 @@ def _forward_kernel(
     y: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * chunk_size
-    _forward_chunk(network, rays, count, begin, wp.min(count, begin + chunk_size), x, y)
+    _forward_chunk(network, row_weights, column_weights, rays, count, begin, wp.min(count, begin + chunk_size), x, y)
 
 
 @no_type_check
@@ -121,6 +127,8 @@ def _forward_kernel(
 def _backward_kernel(
     first: int,
     network: Network,
+    row_weights: wp.uint64,
+    column_weights: wp.uint64,
     rays: Rays,
     count: int,
     chunk_size: int,
@@ -133,7 +141,7 @@ def _backward_kernel(
     chunk = first + wp.tid()
     begin = chunk * chunk_size
     end = wp.min(count, begin + chunk_size)
-    _backward_chunk(network, rays, count, begin, end, chunk, x, grad_y, with_inputs, grad_x, grad_weights)
+    _backward_chunk(network, row_weights, column_weights, rays, count, begin, end, chunk, x, grad_y, with_inputs, grad_x, grad_weights)
 
 
 def _padded(size: int) -> int:
@@ -148,9 +156,12 @@ def _pack(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, 
     rows, columns = [], []
     for weight, bias in zip(weights, biases, strict=True):
         outputs, inputs = weight.shape
-        padded = F.pad(weight, (0, _padded(inputs) - inputs, 0, _padded(outputs) - outputs))
-        rows += [padded.t().reshape(-1), F.pad(bias, (0, _padded(outputs) - outputs))]
-        columns.append(padded.reshape(-1))
+        matrix, row = weight, bias
+        if outputs % _VECTOR or inputs % _VECTOR:
+            matrix = F.pad(weight, (0, _padded(inputs) - inputs, 0, _padded(outputs) - outputs))
+            row = F.pad(bias, (0, _padded(outputs) - outputs))
+        rows += [matrix.t().reshape(-1), row]
+        columns.append(matrix.reshape(-1))
     return torch.cat(rows), torch.cat(columns)
 
 
@@ -166,13 +177,19 @@ def _unpack(packed: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
     return gradients
 
 
-def _network(weights: Sequence[Tensor], rows: Tensor, columns: Tensor) -> Any:
-    """Return the ``Network`` of some layers and their packed weights, which must outlive the launch."""
+@lru_cache(maxsize=64)
+def _network(*widths: int) -> Any:
+    """Return the ``Network`` of the widths of all layers, that of the input first."""
     network = Network()
-    network.rows, network.columns, network.size = rows.data_ptr(), columns.data_ptr(), rows.shape[0]
-    network.layers, network.inputs = len(weights), weights[0].shape[1]
-    network.units = wp.vec4i(*(weight.shape[0] for weight in weights), *([_VECTOR] * (_LAYERS - len(weights))))
+    network.size = sum((_padded(inputs) + 1) * _padded(outputs) for inputs, outputs in zip(widths, widths[1:], strict=False))
+    network.layers, network.inputs = len(widths) - 1, widths[0]
+    network.units = wp.vec4i(*widths[1:], *([_VECTOR] * (_LAYERS + 1 - len(widths))))
     return network
+
+
+def _described(weights: Sequence[Tensor], packed: tuple[Tensor, Tensor]) -> list[Any]:
+    """Return sizes and addresses of the weights as kernels take them; the packed weights must outlive the launch."""
+    return [_network(weights[0].shape[1], *(weight.shape[0] for weight in weights)), packed[0].data_ptr(), packed[1].data_ptr()]
 
 
 def _padded_rows(per_ray: Tensor) -> Tensor:
@@ -187,14 +204,16 @@ class _FusedMlp(torch.autograd.Function):
         packed = _pack(weights, biases)
         count = x.shape[1]
         y = x.new_empty(weights[-1].shape[0], count)
-        rays = Rays()
+        rays = _NO_RAYS
         if per_ray is not None and ray_index is not None:
+            rays = Rays()
             added = _padded_rows(per_ray)
             rays.count, rays.added, rays.index = per_ray.shape[0], added.data_ptr(), ray_index.data_ptr()
         chunks = -(-count // _CHUNK)
-        arguments = [_network(weights, *packed), rays, count, _CHUNK, x.view(-1), y.view(-1)]
+        arguments = [*_described(weights, packed), rays, count, _CHUNK, x.view(-1), y.view(-1)]
         launch(_forward_kernel, chunks, arguments, x.device, chunks=chunks)
         ctx.save_for_backward(x, per_ray, ray_index, *parameters)
+        ctx.packed = packed
         return y
 
     @staticmethod
@@ -202,21 +221,21 @@ class _FusedMlp(torch.autograd.Function):
         x, per_ray, ray_index, *parameters = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _gradients_of_chain(ctx.needs_input_grad, grad_y, x, per_ray, ray_index, *parameters)
-        weights, biases = parameters[0::2], parameters[1::2]
-        packed = _pack(weights, biases)
+        weights, packed = parameters[0::2], ctx.packed
         count = x.shape[1]
         chunks = -(-count // _CHUNK)
         with_inputs = ctx.needs_input_grad[0]
         grad_x = torch.empty_like(x) if with_inputs else x.new_empty(1)
         grad_weights = x.new_empty(chunks, packed[0].shape[0])
-        rays, grad_rays, carries = Rays(), None, None
+        rays, grad_rays, carries = _NO_RAYS, None, None
         if per_ray is not None:
+            rays = Rays()
             added, carries = _padded_rows(per_ray), x.new_empty(chunks, _padded(per_ray.shape[1]))
             grad_rays = torch.zeros_like(added)
             rays.count, rays.added, rays.index = per_ray.shape[0], added.data_ptr(), ray_index.data_ptr()
             rays.gradients, rays.carries = grad_rays.data_ptr(), carries.data_ptr()
         ready = grad_y.contiguous()
-        arguments = [_network(weights, *packed), rays, count, _CHUNK, x.view(-1), ready.view(-1), with_inputs]
+        arguments = [*_described(weights, packed), rays, count, _CHUNK, x.view(-1), ready.view(-1), with_inputs]
         launch(_backward_kernel, chunks, [*arguments, grad_x.view(-1), grad_weights.view(-1)], x.device, chunks=chunks)
         grad_per_ray = None
         if per_ray is not None and grad_rays is not None and carries is not None:
@@ -269,7 +288,7 @@ def mlp(
 
     h_0 = inputs, h_1 = relu(W_1 h_0 + b_1 + per_ray[ray_index]), h_l = relu(W_l h_{l-1} + b_l), result = W_L h_{L-1} + b_L. Differentiable
     any number of times; a backward pass with ``create_graph=True`` takes the general path. The fused path is for a CPU, float32 and at most
-    4 layers of at most 64 units. The result is the transposed view of an [outputs, samples] buffer; inputs that are such a view are read
+    4 layers of at most 128 units. The result is the transposed view of an [outputs, samples] buffer; inputs that are such a view are read
     without a copy.
 
     Args:
