@@ -16,7 +16,7 @@ from trimesh.visual.material import PBRMaterial, SimpleMaterial
 from trimesh.visual.texture import TextureVisuals
 
 from unrender.color import linear_from_srgb
-from unrender.geometry.mesh import Mesh
+from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.numerics import normalized
 from unrender.ops.raster import texture
 from unrender.render.asset import Asset, PbrMaterial, read_asset
@@ -264,3 +264,23 @@ def test_normals_of_a_glb_are_turned_with_its_node(tmp_path: Path) -> None:
         normals = read_asset(tmp_path / "solid.glb").mesh.normals
         assert normals is not None and mesh.normals is not None
         torch.testing.assert_close(normals, mesh.normals, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_hard_edges_of_an_obj_are_kept_where_it_is_rendered(backwards: bool, tmp_path: Path) -> None:
+    rows = [f"v {x} {y} {z}" for x in (0, 1) for y in (0, 1) for z in (0, 1)]
+    sides = {(-1, 0, 0): (1, 2, 4, 3), (1, 0, 0): (5, 7, 8, 6), (0, -1, 0): (1, 5, 6, 2), (0, 1, 0): (3, 4, 8, 7), (0, 0, -1): (1, 3, 7, 5)}
+    sides[0, 0, 1] = (2, 6, 8, 4)
+    rows += [f"vn {x} {y} {z}" for x, y, z in sides]
+    for number, corners in enumerate(sides.values(), 1):
+        named = ((corner - 9, number - 7) if backwards else (corner, number) for corner in corners)
+        rows.append("f " + " ".join(f"{corner}//{normal}" for corner, normal in named))
+    (tmp_path / "cube.obj").write_text("\n".join(rows))
+    hard, plain = read_asset(tmp_path / "cube.obj").mesh, read_mesh(tmp_path / "cube.obj")
+    assert len(hard.vertices) == 24 and len(plain.vertices) == 8 and plain.normals is None and hard.normals is not None
+    a, b, c = hard.vertices[hard.faces].unbind(1)
+    flat = normalized(torch.linalg.cross(b - a, c - a))
+    torch.testing.assert_close(hard.normals[hard.faces], flat[:, None].expand(-1, 3, -1))
+    ball = Mesh(plain.vertices, plain.faces).with_vertex_normals()
+    ball.export(tmp_path / "smooth.obj")
+    assert len(read_asset(tmp_path / "smooth.obj").mesh.vertices) == 8

@@ -127,21 +127,21 @@ def read(path: Path, *, own_axes: bool = False) -> MeshArrays:
         FileNotFoundError: there is no such file.
         MeshFileError: the file has no triangles or cannot be parsed.
     """
-    arrays = read_with_materials(path, own_axes=own_axes)._replace(materials=None)
+    arrays = read_with_materials(path, own_axes=own_axes, split=False)._replace(materials=None)
     is_partly = arrays.uv_faces is not None and bool((arrays.uv_faces < 0).any())
     return arrays._replace(uvs=None, uv_faces=None, tangents=None) if is_partly else arrays
 
 
-def read_with_materials(path: Path, *, own_axes: bool = False) -> MeshArrays:
+def read_with_materials(path: Path, *, own_axes: bool = False, split: bool = True) -> MeshArrays:
     """Read a mesh with the number of each triangle's material, and with texture coordinates that some corners have.
 
-    See :func:`read`.
+    See :func:`read`. ``split`` repeats vertices of an OBJ for each of their normals.
     """
     data, suffix = read_regular(path), path.suffix.lower()
     try:
         with np.errstate(all="ignore"):  # results that are not finite are found by the checks
             if suffix == ".obj":
-                return read_obj(data, own_axes=own_axes)
+                return read_obj(data, own_axes=own_axes, split=split)
             if suffix == ".ply":
                 return read_ply(data, own_axes=own_axes)
             if suffix in (".glb", ".gltf"):

@@ -22,6 +22,9 @@ from unrender.files.mesh_files.polygons import triangulated
 _LARGEST_ROW = 2**31 - 1
 """Upper limit on the rows of one kind in a file."""
 
+_DIGITS = 5
+"""Decimals to which normals are equal."""
+
 _HEADER = 4096
 """Bytes at the beginning of a file that are searched for its frame."""
 
@@ -37,9 +40,12 @@ class _Text(NamedTuple):
     corners: Int[np.ndarray, " corners"]
     uv_corners: Int[np.ndarray, " corners"] | None
     """Rows of ``coordinates``, −1 for a corner without one; None if no corner has one."""
+    normals: Float[np.ndarray, "normals 3"]
+    normal_corners: Int[np.ndarray, " corners"] | None
+    """Rows of ``normals``; None unless every corner has one."""
 
 
-def read_obj(data: bytes, *, own_axes: bool) -> MeshArrays:
+def read_obj(data: bytes, *, own_axes: bool, split: bool = False) -> MeshArrays:
     """Read the ``v``, ``vt``, ``f`` and ``usemtl`` lines of an OBJ.
 
     Colors are read only where every vertex has one.
@@ -47,6 +53,7 @@ def read_obj(data: bytes, *, own_axes: bool) -> MeshArrays:
     Args:
         data: the file.
         own_axes: keep the axes of the file, even if it tells those of the mesh.
+        split: read normals (``vn``) too, and repeat a vertex for each of its normals: there are hard edges then.
     """
     frame = None
     if not own_axes:
@@ -64,7 +71,23 @@ def read_obj(data: bytes, *, own_axes: bool) -> MeshArrays:
     polygon = np.repeat(np.arange(len(text.sizes)), text.sizes)[triangles[:, 0]]
     arrays = MeshArrays(text.positions[:, :3], text.corners[triangles], colors, uvs=uvs, uv_faces=uv_faces, up=Y_UP)
     arrays = checked(arrays._replace(materials=_materials_of_polygons(data, len(text.sizes))[polygon]))
+    if split and text.normal_corners is not None:
+        arrays = _with_normals(arrays, text.normals, text.normal_corners[triangles])
     return arrays if frame is None else frame.applied(arrays)
+
+
+def _with_normals(arrays: MeshArrays, normals: Float[np.ndarray, "normals 3"], normal_faces: Int[np.ndarray, "faces 3"]) -> MeshArrays:
+    """Return a mesh with one normal for each vertex, where a vertex of several normals is repeated; unchanged if one has no direction."""
+    lengths = np.linalg.norm(normals, axis=1)
+    used = np.unique(normal_faces)
+    if not (np.isfinite(lengths[used]) & (lengths[used] > 0)).all():
+        return arrays
+    units = (normals / np.where(lengths > 0, lengths, 1.0)[:, None]).round(_DIGITS)
+    distinct, rows = np.unique(units, axis=0, return_inverse=True)
+    pairs, faces = np.unique(arrays.faces.astype(np.int64) * len(distinct) + rows.reshape(-1)[normal_faces], return_inverse=True)
+    vertex, normal = np.divmod(pairs, len(distinct))
+    colors = None if arrays.colors is None else arrays.colors[vertex]
+    return arrays._replace(vertices=arrays.vertices[vertex], faces=faces.reshape(-1, 3), colors=colors, normals=distinct[normal])
 
 
 _USES = re.compile(rb"^[ \t]*(?:usemtl[ \t]+([^\r\n]*?)[ \t]*|f[ \t][^\r\n]*)\r?$", re.MULTILINE)
@@ -124,12 +147,15 @@ def _quick(data: bytes) -> _Text | None:
         return None
     coordinates = np.pad(coordinates, ((0, 0), (0, 1))) if coordinates.shape[1] == 1 else coordinates[:, :2]
     corners = _corners(faces)
+    normals = _table([line[3:] for line in lines if line[:3] == b"vn "])
     if corners is None:
         return None
-    sizes, rows, uv_rows = corners
+    sizes, rows, uv_rows, normal_rows = corners
+    if normals is None or normals.shape[1] != 3 or (normal_rows is not None and int(normal_rows.max()) >= len(normals)):
+        normals, normal_rows = np.zeros((0, 3)), None
     if int(rows.max()) >= len(positions) or (uv_rows is not None and int(uv_rows.max()) >= len(coordinates)):
         return None
-    return _Text(positions, coordinates, sizes, rows, uv_rows)
+    return _Text(positions, coordinates, sizes, rows, uv_rows, normals, normal_rows)
 
 
 def _table(lines: list[bytes], columns: int = 3) -> Float[np.ndarray, "rows columns"] | None:
@@ -156,7 +182,10 @@ def numbers_in(text: bytes, kind: type[np.float64] | type[np.int64]) -> np.ndarr
 
 def _corners(
     faces: list[bytes],
-) -> tuple[Int[np.ndarray, " faces"], Int[np.ndarray, " corners"], Int[np.ndarray, " corners"] | None] | None:
+) -> (
+    tuple[Int[np.ndarray, " faces"], Int[np.ndarray, " corners"], Int[np.ndarray, " corners"] | None, Int[np.ndarray, " corners"] | None]
+    | None
+):
     """Parse faces whose corners are all of one form: v, v/t, v//n or v/t/n, counted from 1."""
     sizes = np.array([line.count(b" ") + 1 for line in faces])
     if int(sizes.min()) < 3:
@@ -182,7 +211,8 @@ def _corners(
     if numbers is None or numbers.size != width * count or int(numbers.min()) < 1 or int(numbers.max()) > _LARGEST_ROW:
         return None
     numbers = numbers.reshape(-1, width) - 1
-    return sizes, numbers[:, 0], numbers[:, 1] if slashes and not bare else None
+    uv_rows, normal_rows = numbers[:, 1] if slashes and not bare else None, numbers[:, -1] if slashes == 2 else None
+    return sizes, numbers[:, 0], uv_rows, normal_rows
 
 
 class _Lines(NamedTuple):
@@ -191,17 +221,18 @@ class _Lines(NamedTuple):
     positions: list[list[float]]
     """x, y, z, and whatever follows."""
     coordinates: list[tuple[float, float]]
-    corners: list[tuple[int, int | None]]
-    """Rows of position and texture coordinate."""
+    normals: list[tuple[float, float, float]]
+    corners: list[tuple[int, int | None, int | None]]
+    """Rows of position, texture coordinate and normal."""
     sizes: list[int]
     numbers: list[int]
     """Line of each face."""
-    known: dict[str, tuple[int, int | None]]
+    known: dict[str, tuple[int, int | None, int | None]]
     """Cache of parsed corners that do not depend on earlier lines."""
 
 
 def _line_by_line(data: bytes) -> _Text:
-    text = _Lines([], [], [], [], [], {})
+    text = _Lines([], [], [], [], [], [], {})
     begun = ""
     data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     for number, line in enumerate(data.decode("utf-8", "replace").split("\n"), 1):
@@ -221,12 +252,17 @@ def _line_by_line(data: bytes) -> _Text:
     if any(corner[1] is not None for corner in text.corners):
         uv_rows = np.array([-1 if corner[1] is None else corner[1] for corner in text.corners], np.int64)
         _check_rows(text, uv_rows, len(text.coordinates), "texture coordinate")
+    normal_rows = np.array([-1 if corner[2] is None else corner[2] for corner in text.corners], np.int64)
+    if not ((normal_rows >= 0) & (normal_rows < len(text.normals))).all():
+        normal_rows = None
     return _Text(
         np.array([row[:columns] for row in text.positions], np.float64).reshape(-1, columns),
         np.array(text.coordinates, np.float64).reshape(-1, 2),
         np.array(text.sizes, np.int64),
         rows,
         uv_rows,
+        np.array(text.normals, np.float64).reshape(-1, 3),
+        normal_rows,
     )
 
 
@@ -248,6 +284,8 @@ def _add_line(text: _Lines, words: list[str], number: int) -> None:
         if len(words) < 2:
             raise ValueError("a texture coordinate has at least one number")
         text.coordinates.append((float(words[1]), float(words[2]) if len(words) > 2 else 0.0))
+    elif kind == "vn" and len(words) > 3:
+        text.normals.append((float(words[1]), float(words[2]), float(words[3])))
     elif kind == "f":
         if len(words) < 4:
             raise ValueError("a face has at least three corners")
@@ -257,11 +295,12 @@ def _add_line(text: _Lines, words: list[str], number: int) -> None:
         text.numbers.append(number)
 
 
-def _corner(text: _Lines, word: str) -> tuple[int, int | None]:
+def _corner(text: _Lines, word: str) -> tuple[int, int | None, int | None]:
     """Parse ``v``, ``v/t``, ``v//n`` or ``v/t/n``, counted from 1, or backwards from the latest row with −1."""
     names = word.split("/")
     coordinate = _row(names[1], len(text.coordinates)) if len(names) > 1 and names[1] else None
-    corner = _row(names[0], len(text.positions)), coordinate
+    normal = _row(names[2], len(text.normals)) if len(names) > 2 and names[2] else None
+    corner = _row(names[0], len(text.positions)), coordinate, normal
     if "-" not in word:
         text.known[word] = corner
     return corner
