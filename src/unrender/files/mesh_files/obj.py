@@ -77,7 +77,10 @@ def read_obj(data: bytes, *, own_axes: bool, split: bool = False) -> MeshArrays:
 
 
 def _with_normals(arrays: MeshArrays, normals: Float[np.ndarray, "normals 3"], normal_faces: Int[np.ndarray, "faces 3"]) -> MeshArrays:
-    """Return a mesh with one normal for each vertex, where a vertex of several normals is repeated; unchanged if one has no direction."""
+    """Return a mesh with one normal for each vertex; a vertex of several normals is repeated.
+
+    A mesh with a normal of no direction is returned unchanged.
+    """
     lengths = np.linalg.norm(normals, axis=1)
     used = np.unique(normal_faces)
     if not (np.isfinite(lengths[used]) & (lengths[used] > 0)).all():
