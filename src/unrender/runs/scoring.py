@@ -183,8 +183,10 @@ def _lit_asset(run: OpenRun, scene: KnownScene | None, relight: Path | None) -> 
                 "`unrender capture` makes one that does, and `unrender relight` renders without a comparison"
             )
         return lit_asset(run)
-    asset = None if scene is None else run.scene.asset()
-    return None if asset is None or asset.material is None or asset.is_empty else asset
+    if scene is None or not run.directory.environment_file.exists():
+        return None  # a surface without a material would be extracted in vain
+    asset = run.scene.asset()
+    return None if asset.material is None or asset.is_empty else asset
 
 
 def _other_light(run: OpenRun, file: Path) -> Relit:

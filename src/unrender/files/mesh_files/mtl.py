@@ -92,7 +92,10 @@ def _texts(library: str, path: Path) -> Iterator[tuple[str, str]]:
     words = library.split()
     names = words if len(words) > 1 and not _is_there(library, path) and all(_is_there(word, path) for word in words) else [library]
     for name in names:
-        yield name, _data(name, path).decode("utf-8", "replace")
+        try:
+            yield name, _data(name, path).decode("utf-8", "replace")
+        except MeshFileError as error:
+            raise MeshFileError(f"{error}, or take out the line mtllib to read it without a material") from error
 
 
 def _is_there(name: str, path: Path) -> bool:
