@@ -291,6 +291,9 @@ GENERATORS: dict[str, Generate] = {
     "add_voxel_variation.gradient": lambda w: torch.ones(w.rows, 4),
     "add_voxel_variation.begin": lambda w: w.pick(0, 1),
     "add_voxel_variation.end": lambda w: w.pick(3, w.rows),
+    "render_multi_sphere.image": lambda w: w.rand(w.pick(1, 3), 2, 4, 4, low=-1.0, high=3.0),
+    "unit": lambda w: w.pick(1.0, 30.0),
+    "arriving": lambda w: w.pick(None, w.rand(w.ray_count)),
     "beta": lambda w: w.pick(0.0, 0.95),
     # meshes and pictures
     "vertices": lambda w: w.rand(w.vertex_count, 3, low=-1.0),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from unrender.captures.capture import Capture
+from unrender.captures.images import Images
 from unrender.demo import make_demo_capture
 from unrender.recipes import plenoxels
 from unrender.recipes.fitting import Fitting, Progress
@@ -42,10 +43,13 @@ def test_a_short_fit_learns_the_scene_refines_and_prunes(capture: Capture) -> No
     assert not mesh.is_empty and mesh.colors is not None
 
 
-@pytest.mark.parametrize("stop_at", [1, 19])
-def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(stop_at: int, capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("stop_at", "open_air"), [(1, False), (19, False), (19, True)])
+def test_a_fit_resumed_from_a_snapshot_ends_bit_equal(
+    stop_at: int, open_air: bool, capture: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Step 1 lies before the refinement, step 19 behind it and between two searches for empty cells."""
-    config = override(SMALL, steps=24, beta=1e-4, sparsity=1e-5)
+    capture = replace(capture, has_masks=False, unbounded=True) if open_air else capture
+    config = override(SMALL, steps=24, beta=1e-4, sparsity=1e-5, layers=3, rows=8)
     whole = plenoxels.fit(capture, config, device=CPU, seed=3)
     snapshots: list[dict[str, torch.Tensor]] = []
 
@@ -95,6 +99,20 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
             override(SMALL, **settings)
 
 
-def test_surroundings_are_refused(capture: Capture) -> None:
-    with pytest.raises(ValueError, match="shows its surroundings"):
-        plenoxels.fit(replace(capture, has_masks=False, unbounded=True), SMALL, device=CPU, seed=0)
+def test_surroundings_are_learned_where_there_are_no_masks(capture: Capture) -> None:
+    gray = torch.tensor([200, 200, 200, 255], dtype=torch.uint8).expand(12, 40, 40, 4)
+    open_air = replace(capture, has_masks=False, unbounded=True, photos=Images.stacked(gray))
+    config = override(SMALL, steps=40, layers=4, rows=16)
+    scene = plenoxels.fit(open_air, config, device=CPU, seed=0).scene
+    assert isinstance(scene, plenoxels.PlenoxelsScene) and scene.around is not None
+    color = scene.render_view(capture.cameras, 0).color
+    assert float((color - 200 / 255).abs().mean()) < 0.1
+    without = plenoxels.fit(open_air, override(config, steps=1, layers=0), device=CPU, seed=0).scene
+    assert isinstance(without, plenoxels.PlenoxelsScene) and without.around is None
+
+
+def test_voxels_around_which_there_is_more_fill_the_unit_ball(capture: Capture) -> None:
+    used = seen_vertices(replace(capture, has_masks=False), (16, 16, 16), CPU, within_ball=True)
+    axis = torch.linspace(-1, 1, 17).square()
+    radius = (axis[:, None, None] + axis[:, None] + axis).sqrt()
+    assert not used[radius > 1.13].any() and bool(used[radius < 0.9].any())

@@ -6,7 +6,7 @@
     losses: photometric, distortion.
 
 ``plenoxels``
-    unknowns: density and spherical harmonics of sparse voxels;
+    unknowns: density and spherical harmonics of sparse voxels, a multi-sphere image where the scene is unbounded;
     image: weights from density, trilinear, no network;
     losses: mean squared error, total variation, sparsity, light either passed or not;
     refined from coarse to fine, pruned at each refinement.

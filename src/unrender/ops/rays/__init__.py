@@ -7,6 +7,7 @@ from unrender.ops.rays.compositing import composite, opacity_and_distance
 from unrender.ops.rays.distortion import distortion
 from unrender.ops.rays.grid_surface import grid_surface, grid_visible
 from unrender.ops.rays.marching import aabb_intersection, march
+from unrender.ops.rays.multi_sphere import render_multi_sphere
 from unrender.ops.rays.occupancy import OccupancyGrid
 from unrender.ops.rays.ray_ranges import prune, ray_range
 from unrender.ops.rays.samples import Samples
@@ -37,6 +38,7 @@ __all__ = [
     "prune_hidden",
     "ray_chunks",
     "ray_range",
+    "render_multi_sphere",
     "render_voxels",
     "rendering_capacity",
     "samples_taken",

@@ -1,7 +1,8 @@
 """``plenoxels``: a radiance field of sparse voxels without a network (Fridovich-Keil et al. 2022).
 
-Unknowns: density and spherical harmonics at the vertices of a grid. Image: as ``nerf``, from trilinear interpolation. Losses: mean squared
-error, total variation, sparsity. The grid is refined from coarse to fine, and what no view sees is pruned.
+Unknowns: density and spherical harmonics at the vertices of a grid; around unbounded scenes, layers of a multi-sphere image. Image: as
+``nerf``, from trilinear interpolation. Losses: mean squared error, total variation, sparsity, light either passed or not. The grid is
+refined from coarse to fine, and what no view sees is pruned.
 
     draw pixels → walk along their rays, over empty cells → composite → loss → gradients of the touched vertices → RMSProp
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from unrender.recipes.clock import check_budget
@@ -77,7 +77,29 @@ class VoxelLosses:
 
 
 @dataclass(frozen=True)
-class VoxelRays:
+class SphereSettings:
+    """What lies beyond the unit ball, for captures without masks that show surroundings: a multi-sphere image."""
+
+    layers: int = 64
+    """Spheres, at equal distances in 1 / radius; with 0 there is nothing beyond the voxels."""
+    rows: int = 1024
+    """Rows of each layer, which has twice as many columns."""
+    sphere_rate: float = 0.1
+    """Learning rate of its colors, at the start; that of densities is 30 times as large."""
+    sphere_final: float = 1.7e-3
+    """Learning rate of its colors, at the end."""
+    sphere_variation: float = 1e-3
+    """Weight of its total variation."""
+    voxels_from: float = 0.0
+    """Share of the budget from which the voxels learn too."""
+
+    def __post_init__(self) -> None:
+        if self.layers < 0 or self.rows < 2:
+            raise ValueError(f"there are {self.layers} layers of {self.rows} rows; give 0 layers or more, and at least 2 rows")
+
+
+@dataclass(frozen=True)
+class VoxelSampling:
     """The rays of a step."""
 
     rays: int = 5000
@@ -110,7 +132,8 @@ class PlenoxelsConfig:
     voxels: VoxelSettings = VoxelSettings()
     rates: VoxelRates = VoxelRates()
     losses: VoxelLosses = VoxelLosses(variation_until=0.3)
-    sampling: VoxelRays = VoxelRays()
+    surroundings: SphereSettings = SphereSettings()
+    sampling: VoxelSampling = VoxelSampling()
 
     def __post_init__(self) -> None:
         check_budget(self.steps, self.max_seconds)
@@ -118,13 +141,56 @@ class PlenoxelsConfig:
 
 _CPU = PlenoxelsConfig(
     steps=4_000,
-    voxels=VoxelSettings(stages=((0.0, 64, 64, 64), (0.2, 128, 128, 128)), sh_degree=1),
+    voxels=VoxelSettings(stages=((0.0, 64, 64, 64), (0.2, 128, 128, 128)), sh_degree=2, step=1.0),
     rates=VoxelRates(density_delay=0.05, density_final=1.0, color_rate=2e-2),
     losses=VoxelLosses(variation=1e-5, color_variation=1e-3),
-    sampling=VoxelRays(rays=4096, most_rays=2**15, target_samples=2**17, stop=1e-3, background="random"),
+    surroundings=SphereSettings(layers=16, rows=256),
+    sampling=VoxelSampling(rays=4096, most_rays=2**15, target_samples=2**17, stop=1e-3, background="random"),
 )
 
-_PUBLISHED = PlenoxelsConfig()
+_SYN = PlenoxelsConfig()
+_LLFF = replace(
+    _SYN,
+    voxels=VoxelSettings(stages=((0.0, 256, 256, 128), (0.3, 512, 512, 128), (0.6, 1408, 1156, 128)), prune="density", prune_density=5.0),
+    losses=VoxelLosses(variation=5e-4, color_variation=5e-3, sparsity=1e-12),
+    surroundings=SphereSettings(layers=0),
+)
+_TNT = PlenoxelsConfig(
+    steps=102_400,
+    voxels=VoxelSettings(
+        stages=((0.0, 128, 128, 128), (0.25, 256, 256, 256), (0.5, 512, 512, 512), (0.75, 640, 640, 640)), prune_weight=1.28
+    ),
+    rates=VoxelRates(density_final=2.2, density_delay=0.146, color_final=4.5e-4),
+    losses=VoxelLosses(variation=5e-5, color_variation=5e-3, sparsity=1e-11, beta=1e-5),
+)
+_THREE = ((0.0, 128, 128, 128), (0.25, 256, 256, 256), (0.5, 512, 512, 512))
+_CUSTOM = replace(
+    _TNT,
+    voxels=replace(_TNT.voxels, stages=_THREE),
+    rates=replace(_TNT.rates, density_delay=0.0),
+    losses=VoxelLosses(variation=5e-3, color_variation=5e-3, variation_decay=0.5, sparsity=1e-11, beta=1e-5),
+    surroundings=SphereSettings(sphere_variation=5e-3, voxels_from=1000 / 102_400),
+    sampling=VoxelSampling(near=0.35),
+)
+_CUSTOM_ALT = replace(
+    _TNT,
+    voxels=replace(_TNT.voxels, stages=((0.0, 128, 128, 128), (0.375, 256, 256, 256), (0.75, 512, 512, 512))),
+    rates=replace(_TNT.rates, density_delay=35_000 / 102_400),
+    surroundings=SphereSettings(voxels_from=50 / 102_400),
+)
 
-PRESETS: dict[str, PlenoxelsConfig] = {"cpu": _CPU, "gpu": _PUBLISHED, "plenoxels-syn": _PUBLISHED}
-"""``cpu`` is made for two cores; ``gpu`` is the published configuration, for NeRF-synthetic."""
+PRESETS: dict[str, PlenoxelsConfig] = {
+    "cpu": _CPU,
+    "gpu": _SYN,
+    "plenoxels-syn": _SYN,
+    "plenoxels-llff": _LLFF,
+    "plenoxels-tnt": _TNT,
+    "plenoxels-custom": _CUSTOM,
+    "plenoxels-custom-alt": _CUSTOM_ALT,
+    "plenoxels-co3d": replace(
+        _CUSTOM,
+        voxels=_TNT.voxels,
+        losses=VoxelLosses(variation=5e-5, color_variation=5e-3, variation_decay=0.5, sparsity=1e-11, beta=1e-5),
+    ),
+}
+"""``cpu`` is made for two cores; the others are the published configurations, of which ``gpu`` is that for NeRF-synthetic."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from unrender.captures.capture import Capture
 from unrender.captures.upright import upward_direction
 from unrender.color import over
+from unrender.fields.multi_sphere import MultiSphere
 from unrender.fields.voxels import VoxelField
 from unrender.losses.photometric import mse
 from unrender.ops.encodings import RmsProp
@@ -20,7 +21,7 @@ from unrender.ops.rays import OccupancyGrid
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.pixels import PixelSampler, RayCount, draw_background
-from unrender.recipes.plenoxels.config import PlenoxelsConfig, VoxelLosses, VoxelRates
+from unrender.recipes.plenoxels.config import PlenoxelsConfig, SphereSettings, VoxelLosses, VoxelRates, VoxelSettings
 from unrender.recipes.plenoxels.scene import PlenoxelsScene
 from unrender.recipes.schedules import geometric
 
@@ -28,8 +29,8 @@ _FIND_EMPTY_EVERY = 16
 """Steps between two searches for empty cells."""
 _LARGEST_SEEN = 128
 """Cells along an axis of the grid in which cells are found that no view sees."""
-_PRUNING_RAYS = 2**20
-"""Rays of the training views whose weights decide what is pruned."""
+_RAYS_PER_FACE = 64
+"""Rays of the training views, for each cell of a side of the grid, whose weights decide what is pruned."""
 _PRUNING_BATCH = 2**14
 _MARGIN = 2
 """Cells around visible ones that are kept too, into which a surface may move."""
@@ -44,23 +45,23 @@ def fit(
     resume: Mapping[str, Tensor] | None = None,
     observer: Observer | None = None,
 ) -> FitResult:
-    """Fit voxels to the training views of a capture.
-
-    Raises:
-        ValueError: the capture shows surroundings, which voxels over a cube do not reach.
-    """
-    if capture.unbounded and not capture.has_masks:
-        raise ValueError(f"plenoxels fits what lies in a cube, but {capture.name} shows its surroundings; make masks, or fit nerf")
-    sampling, losses, clock = config.sampling, config.losses, Clock(config.steps, config.max_seconds)
+    """Fit voxels to the training views of a capture, and a multi-sphere image to the surroundings that they show."""
+    voxels, sampling, losses, spheres = config.voxels, config.sampling, config.losses, config.surroundings
+    clock, rates = Clock(config.steps, config.max_seconds), config.rates
     generator = torch.Generator(device).manual_seed(seed)
-    stages = config.voxels.stages
-    used = torch.zeros(2, 2, 2, dtype=torch.bool, device=device) if resume is not None else seen_vertices(capture, stages[0][1:], device)
-    field = VoxelField(used, bands=config.voxels.sh_degree + 1, density=config.voxels.first_density)
-    scene = PlenoxelsScene(config, field, masked=capture.has_masks).to(device)
+    stages = voxels.stages
+    around = _surroundings(capture, spheres, device)
+    used = torch.zeros(2, 2, 2, dtype=torch.bool, device=device)
+    if resume is None:
+        used = seen_vertices(capture, stages[0][1:], device, within_ball=around is not None)
+    field = VoxelField(used, bands=voxels.sh_degree + 1, density=voxels.first_density)
+    scene = PlenoxelsScene(voxels, sampling, field, around, masked=capture.has_masks).to(device)
     scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
     pixels = PixelSampler(capture, device)
     ray_count = RayCount(sampling.rays, sampling.most_rays, sampling.target_samples)
-    optimizer = RmsProp([{"params": [field.density]}, {"params": [field.harmonics]}], lr=0.0)
+    groups = [{"params": [field.density]}, {"params": [field.harmonics]}]
+    groups += [] if around is None else [{"params": [around.image]}]
+    optimizer = RmsProp(groups, lr=0.0)
     fitting = Fitting(scene, optimizer, clock, observer, generator=generator, parts={"rays": ray_count, "pixels": pixels})
     if resume is not None:
         fitting.restore(resume)
@@ -70,18 +71,22 @@ def fit(
         number = max(k for k, (start, *_) in enumerate(stages) if fraction >= start)
         if tuple(field.grid.rows.shape) != _vertices(stages[number][1:]):
             before = [field.density, field.harmonics]
-            _refine(scene, config, stages[number][1:], pixels, generator)
+            _refine(scene, voxels, stages[number][1:], pixels, generator)
             fitting.exchange(before, [field.density, field.harmonics])
         if step % _FIND_EMPTY_EVERY == 0:
             field.find_empty()
-        for group, rate in zip(optimizer.param_groups, rates_at(config.rates, fraction), strict=True):
+        now = list(rates_at(rates, fraction))
+        if around is not None:
+            now = [rate * (fraction >= spheres.voxels_from) for rate in now]
+            now.append(geometric(spheres.sphere_rate, spheres.sphere_final, fraction))
+        for group, rate in zip(optimizer.param_groups, now, strict=True):
             group["lr"] = rate
 
         batch = pixels.draw(ray_count.rays, generator)
         rays, count = batch.rays, batch.color.shape[0]
         offsets = torch.rand(count, generator=generator, device=device)
-        seen = field.render(rays, step=scene.step, near=scene.near, offsets=offsets, stop=scene.stop)
-        taken = seen.samples.sum()
+        seen = scene.see(rays, offsets)
+        taken = seen.voxels.samples.sum()
         ray_count.observe(taken)
         background = draw_background(sampling.background, batch.color, generator)
         truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
@@ -89,28 +94,46 @@ def fit(
         error = mse(color, truth)
         terms = {"rgb": error}
         if losses.sparsity > 0:
-            terms["sparsity"] = losses.sparsity * seen.sparsity.mean()
+            terms["sparsity"] = losses.sparsity * seen.voxels.sparsity.mean()
         if losses.beta > 0:
-            light = seen.light.clamp(1e-5, 1 - 1e-5)
+            light = seen.voxels.light.clamp(1e-5, 1 - 1e-5)
             terms["beta"] = losses.beta * (light.log() + (1 - light).log()).mean()
         fitting.take_step(
             terms,
-            further=_variation(field, losses, fraction, number, step),
+            further=partial(_regularize, scene, losses, spheres.sphere_variation, fraction, number, step),
             error=error,
             counts={"rays": count, "samples": taken, "voxels": field.row_count},
         )
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)
 
 
-def seen_vertices(capture: Capture, cells: tuple[int, ...], device: torch.device) -> Bool[Tensor, "Z Y X"]:
-    """Return the vertices of a grid around the cells that training views see; with masks, those within the visual hull."""
+def _surroundings(capture: Capture, settings: SphereSettings, device: torch.device) -> MultiSphere | None:
+    """Return the multi-sphere image of a capture that shows surroundings."""
+    if not capture.unbounded or capture.has_masks or settings.layers == 0:
+        return None
+    return MultiSphere(settings.layers, settings.rows).to(device)
+
+
+def seen_vertices(capture: Capture, cells: tuple[int, ...], device: torch.device, *, within_ball: bool = False) -> Bool[Tensor, "Z Y X"]:
+    """Return the vertices of a grid around the cells that training views see; with masks, those within the visual hull.
+
+    Args:
+        capture: the photos.
+        cells: of the grid along x, y and z.
+        device: of the result.
+        within_ball: leave out what lies beyond the unit ball.
+    """
     seen = OccupancyGrid(min(_LARGEST_SEEN, 16 * -(-max(cells) // 16))).to(device)
     masks = [capture.mask(view) for view in range(len(capture))] if capture.has_masks else None
     seen.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
     cube = seen.seen.view(1, 1, *([seen.resolution] * 3)).float()
     centers = torch.nn.functional.interpolate(cube, size=_vertices(cells), mode="nearest")[0, 0]
     around = torch.nn.functional.max_pool3d(centers[None], 3, 1, 1)[0]
-    return around > 0
+    used = around > 0
+    if within_ball:
+        axes = [torch.linspace(-1, 1, size, device=device).square() for size in used.shape]
+        used &= axes[0][:, None, None] + axes[1][:, None] + axes[2] <= (1 + 2 / max(cells)) ** 2
+    return used
 
 
 def _vertices(cells: tuple[int, ...]) -> tuple[int, int, int]:
@@ -119,16 +142,15 @@ def _vertices(cells: tuple[int, ...]) -> tuple[int, int, int]:
     return z + 1, y + 1, x + 1
 
 
-def _refine(
-    scene: PlenoxelsScene, config: PlenoxelsConfig, cells: tuple[int, ...], pixels: PixelSampler, generator: torch.Generator
-) -> None:
+def _refine(scene: PlenoxelsScene, voxels: VoxelSettings, cells: tuple[int, ...], pixels: PixelSampler, generator: torch.Generator) -> None:
     """Prune what no view sees, and interpolate the rest on a finer grid."""
-    voxels, field = config.voxels, scene.field
+    field = scene.field
     if voxels.prune == "density":
         field.keep(field.dense_vertices(voxels.prune_density, margin=_MARGIN))
     elif voxels.prune == "weight":
         weights = torch.zeros(field.grid.rows.shape, device=field.density.device)
-        for _ in range(min(_PRUNING_RAYS, pixels.count) // _PRUNING_BATCH + 1):
+        rays_needed = min(_RAYS_PER_FACE * max(field.grid.rows.shape) ** 2, pixels.count)
+        for _ in range(-(-rays_needed // _PRUNING_BATCH)):
             rays = pixels.draw(_PRUNING_BATCH, generator).rays
             weights = torch.maximum(weights, field.largest_weights(rays, step=scene.step, near=scene.near))
         field.keep(field.visible_vertices(weights, voxels.prune_weight / cells[2], margin=_MARGIN))
@@ -143,9 +165,14 @@ def rates_at(rates: VoxelRates, fraction: float) -> tuple[float, float]:
     return rising * geometric(rates.density_rate, rates.density_final, fraction), geometric(rates.color_rate, rates.color_final, fraction)
 
 
-def _variation(field: VoxelField, losses: VoxelLosses, fraction: float, stage: int, step: int) -> partial[dict[str, Tensor]] | None:
-    """Return the regularization of a step; None after the last one with it."""
-    factor = losses.variation_decay**stage
-    if fraction >= losses.variation_until:
-        return None
-    return partial(field.regularize, step, density=factor * losses.variation, color=factor * losses.color_variation)
+def _regularize(
+    scene: PlenoxelsScene, losses: VoxelLosses, around_weight: float, fraction: float, stage: int, step: int
+) -> dict[str, Tensor]:
+    """Add the gradients of the total variation, and return the terms."""
+    terms: dict[str, Tensor] = {}
+    if fraction < losses.variation_until:
+        factor = losses.variation_decay**stage
+        terms |= scene.field.regularize(step, density=factor * losses.variation, color=factor * losses.color_variation)
+    if scene.around is not None and around_weight > 0:
+        terms |= scene.around.regularize(step, density=around_weight, color=around_weight)
+    return terms

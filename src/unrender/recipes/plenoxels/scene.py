@@ -4,42 +4,67 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from unrender.cameras import Rays
+from unrender.fields.multi_sphere import MultiSphere
 from unrender.fields.voxels import VoxelField
 from unrender.geometry.isosurface import extract_surface
+from unrender.ops.rays.voxels import VoxelRays
 from unrender.recipes.fitting import scene_state
 from unrender.recipes.pixels import picture_background
-from unrender.recipes.plenoxels.config import PlenoxelsConfig
+from unrender.recipes.plenoxels.config import PlenoxelsConfig, VoxelSampling, VoxelSettings
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import RayScene
 from unrender.render.volume import color_vertices
 
 
-class PlenoxelsScene(RayScene):
-    """A field of voxels."""
+class Seen(NamedTuple):
+    """What rays see of a scene, over black."""
 
-    def __init__(self, config: PlenoxelsConfig, field: VoxelField, *, masked: bool) -> None:
+    color: Float[Tensor, "rays 3"]
+    light: Float[Tensor, " rays"]
+    """Share of the light that passes everything."""
+    distance: Float[Tensor, " rays"]
+    voxels: VoxelRays
+
+
+class PlenoxelsScene(RayScene):
+    """A field of voxels, and around it, where the photos show surroundings, a multi-sphere image."""
+
+    def __init__(
+        self, voxels: VoxelSettings, sampling: VoxelSampling, field: VoxelField, around: MultiSphere | None, *, masked: bool
+    ) -> None:
         super().__init__()
-        sampling = config.sampling
         self.field = field
+        self.around = around
         self.register_buffer("has_masks", torch.tensor(masked))
-        self.step = config.voxels.step
+        self.step = voxels.step
         """Distance between samples, in cells."""
         self.near = sampling.near
         self.stop = sampling.stop
         self.background = picture_background(sampling.background, masked=masked)
         """Gray value behind the scene in pictures."""
 
+    def see(self, rays: Rays, offsets: Tensor | None = None) -> Seen:
+        """Render rays; ``offsets`` place the first sample of each ray in its first step."""
+        voxels = self.field.render(rays, step=self.step, near=self.near, offsets=offsets, stop=self.stop)
+        if self.around is None:
+            return Seen(voxels.color, voxels.light, voxels.distance, voxels)
+        behind = self.around.render(rays, arriving=voxels.light, stop=self.stop)
+        color = voxels.color + voxels.light[:, None] * behind.color
+        return Seen(color, voxels.light * behind.light, voxels.distance + voxels.light * behind.distance, voxels)
+
     def render_chunk(self, rays: Rays) -> Rendering:
-        found = self.field.render(rays, step=self.step, near=self.near, stop=self.stop)
+        found = self.see(rays)
         color = found.color + found.light[:, None] * self.background
-        opacity = 1 - found.light
-        return Rendering(color, opacity, found.distance, self._normals(rays, found.distance, opacity), "srgb")
+        normal = self._normals(rays, found.voxels.distance, 1 - found.voxels.light)
+        return Rendering(color, 1 - found.light, found.distance, normal, "srgb")
 
     def _normals(self, rays: Rays, distance: Tensor, opacity: Tensor) -> Tensor:
         """Compute opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences."""
@@ -63,7 +88,10 @@ class PlenoxelsScene(RayScene):
 def load_scene(config: PlenoxelsConfig, tensors: Mapping[str, Tensor], device: torch.device) -> PlenoxelsScene:
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
-    nothing = VoxelField(torch.zeros(2, 2, 2, dtype=torch.bool), bands=config.voxels.sh_degree + 1)
-    scene = PlenoxelsScene(config, nothing, masked=bool(state["has_masks"]))
+    voxels = config.voxels
+    nothing = VoxelField(torch.zeros(2, 2, 2, dtype=torch.bool), bands=voxels.sh_degree + 1)
+    image = state.get("around.image")
+    around = None if image is None else MultiSphere(*image.shape[:2])
+    scene = PlenoxelsScene(voxels, config.sampling, nothing, around, masked=bool(state["has_masks"]))
     scene.load_state_dict(state)
     return scene.to(device)
