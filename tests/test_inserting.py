@@ -19,6 +19,7 @@ from unrender.render.lit import LitScene
 from unrender.runs.inserting import Background, inserted, plain_photo, posed_photo, standing
 from unrender.shading.cubes import cube_directions
 from unrender.shading.ground_shadows import ground_shadow
+from unrender.shading.latlong import turned
 from unrender.shading.lights import EnvironmentLight
 from unrender.transforms import look_at
 
@@ -161,3 +162,16 @@ def test_an_object_without_light_of_its_own_is_rendered_without_a_shadow() -> No
     stands, _ = standing(replace(block(), environment=None), photo, at=None, size=None, turn=0.0)
     with_shadow, without = (inserted(stands, photo, exposure=1.0, shadow=shadow, device=CPU) for shadow in (True, False))
     assert torch.equal(with_shadow, without)
+
+
+def test_a_turned_light_comes_from_the_turned_direction() -> None:
+    generator = torch.Generator().manual_seed(3)
+    light = EnvironmentLight(
+        torch.nn.functional.interpolate(torch.rand(6, 3, 2, 2, generator=generator), (64, 64), mode="bilinear").permute(0, 2, 3, 1)
+    )
+    directions = torch.randn(1, 1, 200, 3, generator=generator)
+    x, y, z = directions.unbind(-1)
+    a = math.radians(40.0)
+    there = torch.stack([math.cos(a) * x - math.sin(a) * y, math.sin(a) * x + math.cos(a) * y, z], -1)
+    before, after = light.radiance(directions), turned(light, a).radiance(there)
+    assert float((before - after).abs().mean()) < 0.01 and float((before - light.radiance(there)).abs().mean()) > 0.05

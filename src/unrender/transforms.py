@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -129,17 +127,15 @@ def similarity(center: Float[Tensor, " 3"], radius: float, rotation: Float[Tenso
     return matrix
 
 
-def upright(matrix: Float[Tensor, "4 4"], up: tuple[float, float, float], turn: float = 0.0) -> Float[Tensor, "4 4"]:
-    """Follow a similarity by the smallest rotation of ``up`` to +Z, and a turn about +Z in radians.
+def upright(matrix: Float[Tensor, "4 4"], up: tuple[float, float, float]) -> Float[Tensor, "4 4"]:
+    """Follow a similarity by the smallest rotation of ``up`` to +Z.
 
     >>> (upright(torch.eye(4), (0.0, -1.0, 0.0))[2, :3] + 0.0).round(decimals=5).abs().tolist()
     [0.0, 1.0, 0.0]
     """
     straight = rotation_between(torch.tensor(up, dtype=torch.float64), torch.tensor([0.0, 0.0, 1.0], dtype=torch.float64))
-    cosine, sine = math.cos(turn), math.sin(turn)
-    about = torch.tensor([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
     turned_matrix = matrix.double().clone()
-    turned_matrix[:3] = (about @ straight) @ turned_matrix[:3]
+    turned_matrix[:3] = straight @ turned_matrix[:3]
     return turned_matrix.to(matrix.dtype)
 
 

@@ -20,7 +20,7 @@ from unrender.runs.figures import color_picture, write_picture
 from unrender.runs.inserting import Background, inserted, plain_photo, posed_photo, standing, view_named, view_of
 from unrender.runs.opening import OpenRun, open_run
 from unrender.runs.relighting import exposure_of, lit_asset
-from unrender.shading.latlong import LIGHT_SIZE, checked_suffix, read_environment
+from unrender.shading.latlong import LIGHT_SIZE, checked_suffix, read_environment, turned
 from unrender.transforms import inverse_similarity, upright
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -34,6 +34,7 @@ def insert_object(
     at: tuple[float, float] | None,
     size: float | None,
     turn: float,
+    turn_light: float,
     env: Path | None,
     exposure: float | None,
     shadow: bool,
@@ -50,9 +51,11 @@ def insert_object(
         ("--exposure", exposure, exposure is None or 0 < exposure < math.inf),
         ("--tilt", tilt, -90 < tilt < 90),
         ("--turn", turn, math.isfinite(turn)),
+        ("--turn-light", turn_light, math.isfinite(turn_light)),
     ):
         if not right:
-            raise ValueError(f"{name} is {value}; give a finite number{', from -90 to 90' if name == '--tilt' else ' above zero'}")
+            limits = {"--tilt": " from -90 to 90", "--size": " above zero", "--exposure": " above zero"}.get(name, "")
+            raise ValueError(f"{name} is {value}; give a finite number{limits}")
     if env is not None:
         checked_suffix(env)
     opened = open_run(run, table.recipes(), target)
@@ -61,6 +64,8 @@ def insert_object(
         x, y, z = opened.record.input.up
         with display.task("reading the light"):
             asset = replace(asset, environment=read_environment(env, LIGHT_SIZE, upright(opened.source_from_world, (x, y, z))))
+    if turn_light != 0 and asset.environment is not None:
+        asset = replace(asset, environment=turned(asset.environment, math.radians(turn_light)))
     background = _background(opened, photo, camera, tilt, capture, display)
     stands, background = standing(asset, background, at=at, size=size, turn=turn)
     if exposure is None:

@@ -203,6 +203,8 @@ class InsertOptions:
     """Height of the object in the photo."""
     turn: float = styled(0.0, metavar="DEGREES")
     """Turn the object about the upward direction, counterclockwise seen from above; the light stays."""
+    turn_light: float = styled(0.0, metavar="DEGREES")
+    """Turn the light likewise, until shadows fall as those of the photo."""
     env: Path | None = styled(None, metavar="FILE", text="the recovered one")
     """Another light: a lat-long picture of all directions, HDR or EXR."""
     exposure: float | None = styled(None, metavar="FACTOR", text="1; with --env 99 % of the object below white")

@@ -154,6 +154,7 @@ def _linear(file: Path) -> Float[Tensor, "height width 3"]:
     return linear_from_srgb(rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:]))
 
 
+@torch.no_grad()
 def standing(
     asset: Asset, photo: Background, *, at: tuple[float, float] | None, size: float | None, turn: float
 ) -> tuple[Standing, Background]:
@@ -173,7 +174,7 @@ def standing(
     Raises:
         ValueError: the pixel does not show the ground, or the object would be out of sight.
     """
-    low, high = asset.mesh.bounding_box.detach().double().cpu().unbind(0)
+    low, high = asset.mesh.bounding_box.double().cpu().unbind(0)
     base = torch.stack([0.5 * (low[0] + high[0]), 0.5 * (low[1] + high[1]), low[2]])
     angle = math.radians(turn)
     about = torch.tensor([[math.cos(angle), -math.sin(angle), 0], [math.sin(angle), math.cos(angle), 0], [0, 0, 1]], dtype=torch.float64)

@@ -6,6 +6,8 @@ it. The pixel at the fraction u of the width and v of the height shows the direc
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -35,6 +37,19 @@ def read_environment(path: str | Path, size: int = 512, source_from_world: Float
         OSError: the file cannot be read.
     """
     return EnvironmentLight(cube_from_latlong(read_latlong(Path(path)), size, source_from_world))
+
+
+def turned(environment: EnvironmentLight, angle: float) -> EnvironmentLight:
+    """Turn an environment about +Z by an angle in radians, counterclockwise seen from above.
+
+    >>> bright = EnvironmentLight(torch.tensor([1.0, 0, 0, 0, 0, 0]).view(6, 1, 1, 1).expand(6, 1, 1, 3))  # light from +X
+    >>> turned(bright, torch.pi / 2).texels[:, 0, 0, 0].round(decimals=4).abs().tolist()
+    [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]
+    """
+    texels = environment.texels
+    x, y, z = cube_directions(texels.shape[1], texels.dtype, texels.device).unbind(-1)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    return replace(environment, texels=environment.radiance(torch.stack([cosine * x + sine * y, cosine * y - sine * x, z], -1)))
 
 
 def read_latlong(path: Path) -> Float[Tensor, "height width 3"]:
