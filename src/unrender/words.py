@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     # An editor sees misspelled ones; at run time the error suggests the nearest.
-    RecipeName: TypeAlias = Literal["asset", "image", "light", "material", "mesh-pbr", "nerf", "nerf-mlp", "neus", "plenoxels"]
+    RecipeName: TypeAlias = Literal["asset", "deform", "image", "light", "material", "mesh-pbr", "nerf", "nerf-mlp", "neus", "plenoxels"]
 else:
     RecipeName = str
 

@@ -59,10 +59,10 @@ unrender turns posed photos into relightable 3D, on any machine.
   unrender doctor                      what this machine can do, and what is wrong with it
   unrender completion SHELL            completion for bash, zsh or fish
 
-RECIPE is asset (a relightable mesh), mesh-pbr, material, light, neus (a surface), nerf (a radiance field), plenoxels,
-nerf-mlp (the original NeRF) or image (a picture in a network). INPUT is a folder in one of the layouts of NeRF-synthetic,
-instant-ngp, nerfstudio, NeuS, COLMAP, LLFF and others, or plain photos or a video, whose poses are then solved first; for
-image it is a picture.
+RECIPE is asset (a relightable mesh), mesh-pbr, material, light, deform (a template mesh), neus (a surface), nerf (a
+radiance field), plenoxels, nerf-mlp (the original NeRF) or image (a picture in a network). INPUT is a folder in one of the
+layouts of NeRF-synthetic, instant-ngp, nerfstudio, NeuS, COLMAP, LLFF and others, or plain photos or a video, whose poses
+are then solved first; for image it is a picture.
 RUN is the folder that `unrender fit` wrote.
 
 Example:

@@ -93,3 +93,63 @@ def mean_edge_length(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "
     corners = vertices.index_select(0, faces.long().reshape(-1)).view(-1, 3, 3)
     lengths = (corners - corners.roll(1, 1)).norm(dim=-1)
     return lengths.mean() if len(faces) else lengths.sum()
+
+
+def edge_length_change(
+    vertices: Float[Tensor, "vertices 3"], start: Float[Tensor, "vertices 3"], edges: Int[Tensor, "edges 2"]
+) -> Float[Tensor, ""]:
+    """Average the squared change of the lengths of edges, beside a common factor.
+
+    (l / l̄ - m / m̄)², with l and m the length of an edge now and at first, and l̄ and m̄ their means. Zero without edges.
+
+    >>> square = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0]])
+    >>> sides = torch.tensor([[0, 1], [1, 2]])
+    >>> edge_length_change(3 * square, square, sides).item(), edge_length_change(square * torch.tensor([3.0, 1, 1]), square, sides).item()
+    (0.0, 0.25)
+    """
+    if len(edges) == 0:
+        return 0 * vertices.sum()
+    now, first = (
+        _along(positions, edges).square().sum(-1).clamp_min(torch.finfo(vertices.dtype).tiny).sqrt() for positions in (vertices, start)
+    )
+    return (now / now.mean() - first / first.mean()).square().mean()
+
+
+def as_rigid_as_possible(
+    vertices: Float[Tensor, "vertices 3"], start: Float[Tensor, "vertices 3"], edges: Int[Tensor, "edges 2"]
+) -> Float[Tensor, ""]:
+    """Average |d - R e|² over the edges around each vertex.
+
+    d and e are an edge now and at first. R is the rotation of the vertex with the smallest sum, which is zero where its surroundings moved
+    rigidly. It minimizes the sum, so the gradient is that with R fixed. Zero without edges.
+
+    Args:
+        vertices: positions now.
+        start: positions at first.
+        edges: the vertices of each edge, once.
+
+    Source: Sorkine and Alexa, As-rigid-as-possible surface modeling, 2007, with equal weights.
+
+    >>> corner = torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
+    >>> spokes = torch.tensor([[0, 1], [0, 2], [0, 3]])
+    >>> quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    >>> [round(as_rigid_as_possible(moved, corner, spokes).item(), 4) for moved in (corner @ quarter, 2 * corner)]
+    [0.0, 1.0]
+    """
+    if len(edges) == 0:
+        return 0 * vertices.sum()
+    both = torch.cat([edges, edges.flip(1)]).long()
+    now, first = _along(vertices, both), _along(start, both)
+    with torch.no_grad():
+        covariance = vertices.new_zeros(len(vertices), 9).index_add(0, both[:, 0], (now[:, :, None] * first[:, None, :]).flatten(1))
+        u, _, vh = torch.linalg.svd(covariance.view(-1, 3, 3))
+        sign = torch.ones_like(u[:, 0])
+        sign[:, 2] = torch.det(u @ vh).sign()
+        rotation = (u * sign[:, None]) @ vh
+    turned = (rotation.index_select(0, both[:, 0]) @ first[..., None])[..., 0]
+    return (now - turned).square().sum(-1).mean()
+
+
+def _along(positions: Float[Tensor, "vertices 3"], edges: Int[Tensor, "edges 2"]) -> Float[Tensor, "edges 3"]:
+    a, b = edges.long().unbind(1)
+    return positions.index_select(0, b) - positions.index_select(0, a)

@@ -33,6 +33,11 @@
     image: the perceptron at the centers of the pixels;
     losses: mean squared error of every other pixel along each axis.
 
+``deform``
+    unknowns: handles of a cage around a template mesh, and its vertices;
+    image: rasterized, antialiased;
+    losses: mask, Laplacian, as rigid as possible, lengths of edges.
+
 Each recipe is a function that contains its training loop; this table tells the rest of the package how to use it. The functions, and with
 them PyTorch, are imported when they are called.
 """
@@ -43,7 +48,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, Protocol, TypeVar, runtime_checkable
 
-from unrender.recipes import image, mesh_pbr, nerf, nerf_mlp, neus, plenoxels
+from unrender.recipes import deform, image, mesh_pbr, nerf, nerf_mlp, neus, plenoxels
 from unrender.recipes.kinds import CAPTURE, CAPTURE_OR_RUN, PICTURE, Input, InputKind
 from unrender.recipes.settings import override
 from unrender.words import suggestion
@@ -268,11 +273,21 @@ IMAGE: Recipe[image.ImageConfig, Picture] = Recipe(
     input=PICTURE,
     outputs=("picture",),
 )
+DEFORM: Recipe[deform.DeformConfig, Capture | FittedRun] = Recipe(
+    name="deform",
+    summary="a template mesh, moved until its outlines fit the masks",
+    presets=deform.PRESETS,
+    fit=later(lambda: deform.fit),
+    load_scene=later(lambda: deform.load_scene),
+    input=CAPTURE_OR_RUN,
+    undistorted=True,
+)
 
 
 def recipes() -> dict[str, Recipe[Any, Any]]:
     """Return every recipe by its name."""
-    return {recipe.name: recipe for recipe in (NERF, NERF_MLP, PLENOXELS, NEUS, MESH_PBR, ASSET, MATERIAL, LIGHT, IMAGE)}
+    rows = (NERF, NERF_MLP, PLENOXELS, NEUS, MESH_PBR, ASSET, MATERIAL, LIGHT, DEFORM, IMAGE)
+    return {recipe.name: recipe for recipe in rows}
 
 
 def find_recipe(name: str, table: Mapping[str, Recipe[Any, Any]]) -> Recipe[Any, Any]:

@@ -67,7 +67,8 @@ def fit(
     field = None if run is None or isinstance(run.scene, LitScene | MeshPbrScene) else run.scene
     has_mesh = field is not None or not known.is_empty
     _check_lock(config, known, capture.name, has_mesh=has_mesh)
-    textured = not known.is_empty and ("material" in config.lock or has_textures(known))
+    lock = config.lock
+    textured = not known.is_empty and ("material" in lock or has_textures(known))
     surface_first = not has_mesh and isinstance(config.shape, FittedSurface)
     if not (capture.has_masks or surface_first or has_mesh):
         raise CaptureError(
@@ -77,7 +78,7 @@ def fit(
     surface = neus.phases_of(capture, SURFACES["cpu" if device.type == "cpu" else "gpu"], device=device, seed=seed)
     before = config.shape.surface_share if surface_first and isinstance(config.shape, FittedSurface) else 0.0
     first = 0.0 if textured else (1 - before) * config.first_share
-    light_first = 0.0 if known.environment is not None and "light" in config.lock else config.light_first
+    light_first = 0.0 if known.environment is not None and "light" in lock else config.light_first
 
     def begun(previous: Scene | None) -> MeshPbrScene:
         return scene_in_space(capture, config, known, field if previous is None else previous, device=device, seed=seed)
@@ -104,7 +105,7 @@ def fit(
     phases = (
         *(Phase(phase.name, before * phase.share, phase.fit) for phase in surface),
         Phase("materials in space" if before or has_mesh else "shape and materials in space", first, pass_in_space),
-        Phase("light" if "material" in config.lock else "textures", 1 - before - first, pass_in_textures),
+        Phase("light" if "material" in lock else "textures", 1 - before - first, pass_in_textures),
     )
     return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
 
@@ -155,7 +156,8 @@ def _fit_pass(
     generator = torch.Generator(device).manual_seed(seed)
     windows = WindowSampler(capture, device, largest_side=config.largest_side, side=config.window)
     in_space = isinstance(scene.appearance, InSpace)
-    rates = config.rates if in_space else config.rates.of_second_pass()
+    terms, rates = config.losses, config.rates
+    rates = rates if in_space else rates.of_second_pass()
     optimizer = Adam(scene.parameter_groups(rates), lr=rates.material_rate, betas=rates.other_betas, eps=1e-15)
     fitting = Fitting(scene, optimizer, start.clock, start.observer, generator=generator, parts={"windows": windows})
     if start.resume is not None:
@@ -171,13 +173,13 @@ def _fit_pass(
         mesh = scene.shape.mesh()
         rendering = scene.render(mesh, batch.cameras, background, watching or scene.values)
         losses, error = _picture_losses(
-            config.losses, batch, rendering, background, masked=capture.has_masks, mask_l1=config.losses.first_mask_l1 if in_space else 0.0
+            terms, batch, rendering, background, masked=capture.has_masks, mask_l1=terms.first_mask_l1 if in_space else 0.0
         )
         if watching is not None:
-            losses |= _material_losses(config, scene, watching, fraction)
+            losses |= _material_losses(terms, scene, watching, fraction)
         if scene.light_log is not None:
-            losses |= {"white_light": config.losses.white_light * white_balance(scene.light_log.exp())}
-        losses |= scene.shape.regularization(config.losses, fraction)
+            losses |= {"white_light": terms.white_light * white_balance(scene.light_log.exp())}
+        losses |= scene.shape.regularization(terms, fraction)
         fitting.take_step(losses, error=error, counts={"triangles": mesh.faces.shape[0]})
         scene.project()
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=scene.shape.mesh().is_empty)
@@ -203,9 +205,8 @@ def _picture_losses(
         return terms, mse(srgb_from_linear(color.clamp(0, 1)), srgb_from_linear(truth.clamp(0, 1)), weight)
 
 
-def _material_losses(config: MeshPbrConfig, scene: MeshPbrScene, watching: Watching, fraction: float) -> dict[str, Tensor]:
+def _material_losses(losses: PbrLosses, scene: MeshPbrScene, watching: Watching, fraction: float) -> dict[str, Tensor]:
     """Return the terms that prefer smooth materials, or the baked ones."""
-    losses = config.losses
     color, gloss = watching.differences()
     if isinstance(scene.appearance, InTextures):
         return {"keep": ramp(losses.keep, fraction) * color, "keep_gloss": ramp(losses.keep_gloss, fraction) * gloss}

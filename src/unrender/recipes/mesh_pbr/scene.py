@@ -236,8 +236,9 @@ def scene_in_space(
     if mesh.is_empty:
         shape, box = _shape_of_hull(capture, config, device)
     else:
-        simple = mesh if "shape" in config.lock and not given.is_empty else _bare(mesh).simplified(config.faces)
-        shape = KnownShape(simple) if "shape" in config.lock else MeshShape(simple)
+        is_known = "shape" in config.lock
+        simple = mesh if is_known and not given.is_empty else _bare(mesh).simplified(config.faces)
+        shape = KnownShape(simple) if is_known else MeshShape(simple)
         box = mesh.bounding_box.cpu()
         margin = _MARGIN * (box[1] - box[0]).max()
         box = torch.stack([box[0] - margin, box[1] + margin])
@@ -248,9 +249,10 @@ def scene_in_space(
 def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, device: torch.device) -> MeshPbrScene:
     """Return the scene that begins with a mesh and its material."""
     assert given.material is not None
-    shape = KnownShape(given.mesh) if "shape" in config.lock else MeshShape(given.mesh.welded())
+    lock = config.lock
+    shape = KnownShape(given.mesh) if "shape" in lock else MeshShape(given.mesh.welded())
     appearance: Appearance = KnownMaterial(given.material)
-    if "material" not in config.lock:
+    if "material" not in lock:
         size = config.materials.texture_size
         appearance = _in_textures(config, with_straight_normals(baked(shape.mesh(), appearance.channels, size)))
     return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=capture.has_masks, imaging=config.imaging).to(device)
@@ -269,10 +271,11 @@ def _bare(mesh: Mesh) -> Mesh:
 
 def _light_of(given: Asset, config: MeshPbrConfig) -> tuple[Float[Tensor, "6 size size 3"], bool]:
     """Return the light to begin with, and whether it is known."""
+    size = config.light_size
     if given.environment is None:
-        return torch.full((6, config.light_size, config.light_size, 3), config.start_light), False
+        return torch.full((6, size, size, 3), config.start_light), False
     known = "light" in config.lock
-    return given.environment.texels if known else reduced(given.environment.texels, config.light_size), known
+    return given.environment.texels if known else reduced(given.environment.texels, size), known
 
 
 def _shape_of_hull(capture: Capture, config: MeshPbrConfig, device: torch.device) -> tuple[Shape, Float[Tensor, "2 3"]]:
