@@ -204,8 +204,8 @@ class MeshPbrConfig:
     """Photos are averaged over blocks of pixels until they are at most this large."""
     light_size: int = 32
     """Texels along an edge of the cube map of the light."""
-    start_light: float = 0.7
-    """Radiance of the light at first, the same from everywhere."""
+    start_light: float | None = None
+    """Radiance of the light at first, the same from everywhere; by default, that under which base colors are about 0.5."""
 
     def __post_init__(self) -> None:
         check_budget(self.steps, self.max_seconds)

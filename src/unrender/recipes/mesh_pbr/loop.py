@@ -42,6 +42,8 @@ from unrender.render.scene import Scene
 
 _SURFACE_PHASES = 2
 """Number of phases of ``neus``, which come first."""
+_WHITE = 0.99
+"""Linear value from which a channel of a photo counts as clipped, and opacity from which it shows the object alone."""
 
 
 def fit(
@@ -190,12 +192,14 @@ def _picture_losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Return the losses of the pictures, and the mean squared error of their sRGB values.
 
-    Without masks, only the pixels that the surface covers are compared.
+    Without masks, only the pixels that the surface covers are compared. A channel that is white in a photo may be of any greater radiance.
     """
     counts = batch.counts if masked else batch.counts & (rendering.opacity.detach() > 0.5)
     alpha = batch.alpha[..., None]
     truth = (alpha * batch.color + (1 - alpha) * background).reshape(-1, 3)
+    clipped = ((batch.color > _WHITE) & (alpha > _WHITE)).reshape(-1, 3)
     color, weight = rendering.color.reshape(-1, 3), counts.reshape(-1).float()
+    color = torch.where(clipped, torch.minimum(color, truth), color)
     inside = alpha.reshape(-1, 1) if losses.within_masks else 1.0
     terms = {"picture": photometric(losses.picture_loss)(color * inside, truth * inside, weight)}
     if masked:

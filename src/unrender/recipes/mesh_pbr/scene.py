@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture
+from unrender.color import linear_from_srgb
 from unrender.fields.grid_sdf import sphere_distance
 from unrender.geometry.mesh import Mesh
+from unrender.geometry.smoothing import smoothed
 from unrender.geometry.unwrapping import unwrapped
 from unrender.numerics import normalized
 from unrender.recipes.fitting import scene_state
@@ -38,10 +40,18 @@ _RESOLUTION = 256
 """Cells along a side of the region of interest, with which a fitted surface is extracted."""
 
 
+_SMOOTHING = 0.5
+"""Strength with which bumps of a few edges are taken from the surface of a field: they would blur its reflections."""
 _HULL = 96
 """Cells along a side of the visual hull."""
 _BALL = 0.7
 """Radius of the ball with which a shape begins that masks do not bound, in world units."""
+_START_COLOR = 0.5
+"""Base color that the object has under the first light, on average."""
+_PHOTOS = 8
+"""Photos whose radiance is averaged."""
+_DARKEST = 0.01
+"""Smallest radiance of the object that is believed."""
 _MARGIN = 0.05
 """Share of its longest side by which the box of the materials is wider than the mesh."""
 
@@ -238,12 +248,13 @@ def scene_in_space(
     else:
         is_known = "shape" in config.lock
         simple = mesh if is_known and not given.is_empty else _bare(mesh).simplified(config.faces)
+        simple = smoothed(simple, _SMOOTHING) if given.is_empty and not is_known else simple
         shape = KnownShape(simple) if is_known else MeshShape(simple)
         box = mesh.bounding_box.cpu()
         margin = _MARGIN * (box[1] - box[0]).max()
         box = torch.stack([box[0] - margin, box[1] + margin])
     appearance = InSpace(config.materials, box, generator)
-    return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=masked, imaging=config.imaging).to(device)
+    return MeshPbrScene(shape, appearance, *_light_of(given, config, capture), masked=masked, imaging=config.imaging).to(device)
 
 
 def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, device: torch.device) -> MeshPbrScene:
@@ -255,7 +266,7 @@ def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, dev
     if "material" not in lock:
         size = config.materials.texture_size
         appearance = _in_textures(config, with_straight_normals(baked(shape.mesh(), appearance.channels, size)))
-    return MeshPbrScene(shape, appearance, *_light_of(given, config), masked=capture.has_masks, imaging=config.imaging).to(device)
+    return MeshPbrScene(shape, appearance, *_light_of(given, config, capture), masked=capture.has_masks, imaging=config.imaging).to(device)
 
 
 def _in_textures(config: MeshPbrConfig, texels: Float[Tensor, "height width 8"] | None = None) -> InTextures:
@@ -269,13 +280,25 @@ def _bare(mesh: Mesh) -> Mesh:
     return Mesh(mesh.vertices.detach(), mesh.faces.long()).to("cpu")
 
 
-def _light_of(given: Asset, config: MeshPbrConfig) -> tuple[Float[Tensor, "6 size size 3"], bool]:
+def _light_of(given: Asset, config: MeshPbrConfig, capture: Capture) -> tuple[Float[Tensor, "6 size size 3"], bool]:
     """Return the light to begin with, and whether it is known."""
     size = config.light_size
     if given.environment is None:
-        return torch.full((6, size, size, 3), config.start_light), False
+        radiance = _radiance(capture) / _START_COLOR if config.start_light is None else config.start_light
+        return torch.full((6, size, size, 3), radiance), False
     known = "light" in config.lock
     return given.environment.texels if known else reduced(given.environment.texels, size), known
+
+
+def _radiance(capture: Capture) -> float:
+    """Return the mean radiance of the object in a few photos."""
+    views = capture.split.train[:: max(1, len(capture.split.train) // _PHOTOS)]
+    total, weight = 0.0, 0.0
+    for view in views:
+        rgba = capture.photos[view].float() / 255
+        total += float((linear_from_srgb(rgba[..., :3]) * rgba[..., 3:]).mean(-1).sum())
+        weight += float(rgba[..., 3].sum())
+    return max(total / max(weight, 1.0), _DARKEST)
 
 
 def _shape_of_hull(capture: Capture, config: MeshPbrConfig, device: torch.device) -> tuple[Shape, Float[Tensor, "2 3"]]:
