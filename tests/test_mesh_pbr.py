@@ -79,6 +79,21 @@ def test_a_fit_resumed_in_either_pass_ends_bit_equal(start: str, stop_at: int, c
         assert torch.equal(value, resumed.scene.state_dict()[name]), name
 
 
+def test_the_material_stays_as_it_is_while_the_light_is_gray(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unrender.recipes.mesh_pbr.loop.Fitting", partial(Fitting, report_every=0.0))
+    kept: dict[int, dict[str, torch.Tensor]] = {}
+
+    def watch(progress: Progress) -> None:
+        kept[progress.step] = progress.snapshot()
+
+    mesh_pbr.fit(begun(capture, ball()), override(SMALL, steps=20, light_first=0.6), device=CPU, seed=1, observer=watch)
+    material = [name for name in kept[1] if "appearance.field" in name and kept[1][name].is_floating_point()]
+    assert material and all(torch.equal(kept[1][name], kept[5][name]) for name in material)
+    assert not all(torch.equal(kept[5][name], kept[9][name]) for name in material)
+    light = next(name for name in kept[1] if name.endswith("light_log"))
+    assert not torch.equal(kept[1][light], kept[5][light])
+
+
 @pytest.mark.parametrize("shape", [mesh_pbr.Tetrahedra(resolution=10), mesh_pbr.Cubes(resolution=10)])
 def test_a_lattice_finds_the_ball_and_textures_explain_its_photos(shape: mesh_pbr.Tetrahedra | mesh_pbr.Cubes, capture: Capture) -> None:
     config = replace(override(SMALL, steps=100), shape=shape)

@@ -120,9 +120,9 @@ class PbrLosses:
     """Weight of the cross entropy of neighboring distances of different signs, which removes floaters and inner surfaces."""
     deviation: float = 0.25
     """Weight of the regularizer that keeps the vertices of cubes inside their cells."""
-    smooth: Ramp = (0.0, 0.03, 0.0, 0.1)
+    smooth: Ramp = (0.0, 0.03, 0.2, 0.4)
     """Weight of differences of the base color between close points, in the first pass."""
-    smooth_gloss: Ramp = (0.0, 0.03, 0.0, 0.1)
+    smooth_gloss: Ramp = (0.0, 0.03, 0.2, 0.4)
     """Weight of differences of roughness and metallic between close points, in the first pass."""
     keep_to: Literal["baked", "neighbors"] = "baked"
     """What texels are kept close to in the second pass: those that were baked, or those nearby."""

@@ -171,7 +171,7 @@ def _fit_pass(
         batch = windows.draw(config.windows, generator)
         background = torch.rand(batch.color.shape, generator=generator, device=device)
         scene.gray_light = fraction < light_first
-        watching = None if material_known else Watching(scene.appearance, generator, fixed=scene.gray_light)
+        watching = None if material_known or scene.gray_light else Watching(scene.appearance, generator)
         mesh = scene.shape.mesh()
         rendering = scene.render(mesh, batch.cameras, background, watching or scene.values)
         losses, error = _picture_losses(

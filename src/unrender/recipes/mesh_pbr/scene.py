@@ -151,8 +151,9 @@ class MeshPbrScene(Scene):
         return shadowed(light, self._transport, base_color)
 
     def values(self, surface: GBuffer) -> PbrValues:
-        """Return the material at surface points."""
-        return values_of(self.appearance.channels(surface))
+        """Return the material at surface points; it is an unknown only after the light has been gray."""
+        channels = self.appearance.channels(surface)
+        return values_of(channels.detach() if self.gray_light else channels)
 
     @torch.no_grad()
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
@@ -180,9 +181,9 @@ class MeshPbrScene(Scene):
 class Watching:
     """Returns the material in a training step, and remembers how far it is from what is expected."""
 
-    def __init__(self, appearance: Appearance, generator: torch.Generator, *, fixed: bool) -> None:
-        """Watch a material; a fixed one gets no gradients from the picture."""
-        self._appearance, self._generator, self._fixed = appearance, generator, fixed
+    def __init__(self, appearance: Appearance, generator: torch.Generator) -> None:
+        """Watch a material."""
+        self._appearance, self._generator = appearance, generator
         self._color: list[Tensor] = []
         self._gloss: list[Tensor] = []
 
@@ -193,7 +194,7 @@ class Watching:
         count = surface.covered.sum().clamp_min(1)
         self._color.append(difference[..., :3].sum() / (3 * count))
         self._gloss.append(difference[..., 3:5].sum() / (2 * count))
-        return values_of(here.detach() if self._fixed else here)
+        return values_of(here)
 
     def differences(self) -> tuple[Tensor, Tensor]:
         """Return the mean differences of base color, and of roughness and metallic."""
