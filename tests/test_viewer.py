@@ -133,6 +133,7 @@ def test_the_light_of_a_page_is_that_of_the_renderer() -> None:
     unpacked.columns(6, 4, 2)
     unpacked.columns(6, 1, 1)
     unpacked.columns(6, 1, 4)
+    unpacked.columns(6, 4, 1)
     light = prefiltered(asset.environment)
     cubes = [unpacked.light(size) for size in page["light"]["sizes"]]
     assert tuple(page["light"]["levels"]) == light.roughness and len(cubes) == 1 + len(light.roughness)
@@ -162,6 +163,7 @@ def test_light_of_any_strength_fits_into_shared_exponents() -> None:
     unpacked = Unpacked(page)
     unpacked.columns(page["vertices"], 5, 2)
     unpacked.columns(3 * page["faces"], 1, 4)
+    unpacked.columns(page["vertices"], 4, 1)
     unpacked.light(page["light"]["sizes"][0])
     first = unpacked.light(8)
     assert ((first - light).abs() / light.amax(-1, keepdim=True)).max() < 1 / 512

@@ -1,6 +1,7 @@
 // Shows the asset of the page: unpacks it, draws it with WebGL 2, and turns it with pointer, touch and keys.
 //
-// Lit assets are shaded as the renderer does (split sum): color = base (1 - metallic) irradiance + P(r, roughness) (F0 A + B).
+// Lit assets are shaded as the renderer does (split sum): color = base (1 - metallic) irradiance + P(r, roughness) (F0 A + B), scaled by
+// the shadows at the vertices. As the light is turned by 45 degrees, these become those of light from everywhere.
 (async () => {
   "use strict";
   const viewer = document.querySelector(".viewer"), canvas = viewer.querySelector("canvas"), alone = document.body.classList.contains("alone");
@@ -31,6 +32,7 @@
     attributes.handedness = [rows(count, 1, Uint8Array), 1];
   }
   const corners = rows(3 * asset.faces, 1, Uint32Array);
+  if (asset.strongest) attributes.shadow = [rows(count, 4, Uint8Array), 4]; // factors of diffuse light, and openness
   const cubes = asset.lit ? light.sizes.map((size) => rows(6 * size * size, 1, Uint32Array)) : [];
   const reflectance = asset.lit ? rows(asset.reflectance ** 2, 2, Uint16Array) : null;
   buffer = null;
@@ -44,7 +46,7 @@
   const DISTANCE = 4; // of the eye from the target; the asset fits into a ball of radius one
   const MODES = ["lit", "color", "roughness", "metallic", "normals", "shape", "wireframe"];
   const levels = asset.lit ? light.levels : [];
-  const defined = [asset.lit && "LIT", asset.colors && "COLORS", asset.uvBox && "PLACES", ...Object.keys(textures).map((name) => name.toUpperCase() + "_TEXTURE")];
+  const defined = [asset.lit && "LIT", asset.strongest && "SHADOWS", asset.colors && "COLORS", asset.uvBox && "PLACES", ...Object.keys(textures).map((name) => name.toUpperCase() + "_TEXTURE")];
   const head = "#version 300 es\nprecision highp float; precision highp int; precision highp sampler2D; precision highp samplerCube;\n"
     + defined.filter(Boolean).map((name) => `#define ${name}\n`).join("");
   const ENCODED = `
@@ -54,24 +56,24 @@
     }`;
   const VERTEX = `
     uniform mat4 clip_from_page; uniform vec3 low, extent; uniform vec4 places;
-    in vec3 position, tint; in vec2 place, normal, tangent; in float handedness;
-    out vec3 point, color, outward; out vec4 along; centroid out vec2 uv; // at silhouettes too it stays on the triangle
+    in vec3 position, tint; in vec2 place, normal, tangent; in float handedness; in vec4 shadow;
+    out vec3 point, color, outward; out vec4 along, shade; centroid out vec2 uv; // at silhouettes too it stays on the triangle
     vec3 direction(vec2 square) { // of an octahedron unfolded to a square
       vec2 s = 2.0 * square - 1.0;
       float z = 1.0 - abs(s.x) - abs(s.y);
       return normalize(vec3(z < 0.0 ? (1.0 - abs(s.yx)) * mix(vec2(-1.0), vec2(1.0), greaterThanEqual(s, vec2(0.0))) : s, z));
     }
     void main() {
-      point = low + position * extent;
+      point = low + position * extent; shade = shadow;
       color = mix(pow((tint + 0.055) / 1.055, vec3(2.4)), tint / 12.92, lessThan(tint, vec3(0.04045)));
       outward = direction(normal); along = vec4(direction(tangent), handedness < 0.5 ? -1.0 : 1.0); uv = places.xy + place * places.zw;
       gl_Position = clip_from_page * vec4(point, 1.0);
     }`;
   const FRAGMENT = `
-    uniform int mode; uniform vec3 eye; uniform float exposure, rough, metal; uniform mat3 light_from_page, view_from_page;
+    uniform int mode; uniform vec3 eye; uniform float exposure, rough, metal, turned; uniform mat3 light_from_page, view_from_page;
     uniform sampler2D color_texture, gloss_texture, normal_texture, reflectance; uniform samplerCube irradiance;
     ${levels.map((_, k) => `uniform samplerCube level${k};`).join(" ")}
-    in vec3 point, color, outward; in vec4 along; centroid in vec2 uv;
+    in vec3 point, color, outward; in vec4 along, shade; centroid in vec2 uv;
     out vec4 shown;
     ${ENCODED}
     #ifdef LIT
@@ -91,6 +93,7 @@
       #ifdef COLOR_TEXTURE
       vec4 found = texture(color_texture, uv);
       base = found.rgb; opacity = found.a;
+      if (opacity < 0.02) discard;
       #endif
       #ifdef GLOSS_TEXTURE
       vec2 gloss = texture(gloss_texture, uv).gb;
@@ -120,9 +123,13 @@
         float cosine = dot(normal, viewer);
         vec2 ab = texture(reflectance, (vec2(clamp(cosine, 0.0001, 1.0), r) * ${asset.reflectance - 1}.0 + 0.5) / ${asset.reflectance}.0).xy;
         vec3 f0 = mix(vec3(0.04), base, m);
-        vec3 light = base * (1.0 - m) * textureLod(irradiance, light_from_page * normal, 0.0).rgb
-          + blurred(light_from_page * (2.0 * cosine * normal - viewer), r) * (f0 * ab.x + ab.y);
-        shown = vec4(encoded(exposure * light), opacity);
+        vec3 diffuse = base * (1.0 - m) * textureLod(irradiance, light_from_page * normal, 0.0).rgb;
+        vec3 specular = blurred(light_from_page * (2.0 * cosine * normal - viewer), r) * (f0 * ab.x + ab.y);
+        #ifdef SHADOWS
+        diffuse *= mix(${(asset.strongest ?? 1).toFixed(6)} * shade.rgb, shade.aaa, turned); // other light casts other shadows
+        specular *= clamp(pow(max(clamp(cosine, 0.0, 1.0) + shade.a, 0.0001), exp2(-16.0 * r * r - 1.0)) - 1.0 + shade.a, 0.0, 1.0);
+        #endif
+        shown = vec4(encoded(exposure * (diffuse + specular)), opacity);
       }
       #endif
     }`;
@@ -244,6 +251,7 @@
   }
   function draw() {
     waiting = false;
+    if (gl.isContextLost()) return;
     const scale = Math.min(window.devicePixelRatio || 1, 2);
     const width = Math.max(1, Math.round(canvas.clientWidth * scale)), height = Math.max(1, Math.round(canvas.clientHeight * scale));
     if (canvas.width !== width || canvas.height !== height) { canvas.width = width; canvas.height = height; }
@@ -277,7 +285,10 @@
     gl.uniform3f(surface.at("eye"), ...eye);
     gl.uniform1f(surface.at("exposure"), view.mode === "lit" ? 2 ** view.exposure : 1);
     gl.uniform1i(surface.at("mode"), mode);
-    if (asset.lit) gl.uniformMatrix3fv(surface.at("light_from_page"), false, towardsLight);
+    if (asset.lit) {
+      gl.uniformMatrix3fv(surface.at("light_from_page"), false, towardsLight);
+      gl.uniform1f(surface.at("turned"), Math.min(Math.abs(view.light) / 45, 1));
+    }
     gl.polygonOffset(1, 1);
     if (view.mode === "wireframe") gl.enable(gl.POLYGON_OFFSET_FILL);
     gl.bindBuffer(gl.ELEMENT_ARRAY_BUFFER, surface.triangles);
@@ -292,7 +303,7 @@
     }
   }
   function redraw() {
-    if (!waiting) { waiting = true; requestAnimationFrame(() => { if (!gl.isContextLost()) draw(); }); }
+    if (!waiting) { waiting = true; requestAnimationFrame(draw); }
   }
   const within = (low, value, high) => Math.min(high, Math.max(low, value));
   function turn(yaw, pitch) {
@@ -382,7 +393,7 @@
     ? (alone ? "Drag to turn, pinch to zoom, two fingers move." : "Drag sideways to turn, pinch to zoom, two fingers move.")
     : `Drag to turn, ${alone ? "scroll" : "click and scroll"} to zoom, drag with Shift or the right button to move, double-click to reset.`;
   viewer.classList.add("live");
-  new ResizeObserver(redraw).observe(canvas);
+  new ResizeObserver(draw).observe(canvas); // at once: the old picture would be stretched for a frame
   if (alone) window.addEventListener("hashchange", follow);
   if (alone) follow();
   else show();

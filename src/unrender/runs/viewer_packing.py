@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import gzip
 import io
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from torch import Tensor
 from unrender.color import srgb_from_linear
 from unrender.geometry.mesh import Mesh
 from unrender.render.asset import Asset, PbrMaterial
+from unrender.render.lit import MOST_SHADOWED_VERTICES, base_color_of_vertices
 from unrender.runs.figures import color_picture, data_uri
 from unrender.runs.viewpoint import ELEVATION, Viewpoint
 from unrender.shading.cubes import cube_directions, reduced
 from unrender.shading.lights import EnvironmentLight, PrefilteredLight, prefiltered
 from unrender.shading.reflectance import directional_albedo
+from unrender.shading.shadows import light_transport, shadowed
 
 _LARGEST_LIGHT = 64
 """Texels along an edge of the cube maps of the light: a mirror shows 1.4 degrees."""
@@ -78,14 +81,19 @@ def packed(asset: Asset, viewpoint: Viewpoint, *, most_faces: int, lossless: boo
     planes += _planes(corners.numpy().astype(np.uint32)[:, None])
     if lit:
         environment = asset.environment or EnvironmentLight(torch.ones(6, _PLAIN_LIGHT, _PLAIN_LIGHT, 3))
-        roughness, cubes = _cubes(environment)
+        cubes, levels = _cubes(environment)
+        if (shadows := _shadows(asset)) is not None:
+            strongest = max(float(shadows[:, :3].max()), 1.0)
+            described["strongest"] = strongest
+            shadows = shadows[vertex] / torch.tensor([strongest, strongest, strongest, 1.0])
+            planes += _planes((shadows.clamp(0, 1) * 255).round().byte().numpy())
         light_from_page = page_from_world.T
         if environment.light_from_world is not None:
             light_from_page = environment.light_from_world[0].detach().double().cpu() @ light_from_page
         described |= {
             "roughness": material.roughness,
             "metallic": material.metallic,
-            "light": {"fromPage": light_from_page.T.flatten().tolist(), "levels": roughness, "sizes": [cube.shape[1] for cube in cubes]},
+            "light": {"fromPage": light_from_page.T.flatten().tolist(), "levels": levels, "sizes": [cube.shape[1] for cube in cubes]},
             "reflectance": _REFLECTANCE,
         }
         planes += [plane for cube in cubes for plane in _planes(_shared_exponents(cube.reshape(-1, 3).numpy())[:, None])]
@@ -173,11 +181,27 @@ def _shared_exponents(light: Float[ndarray, "rows 3"]) -> UInt[ndarray, " rows"]
     return mantissas[:, 0] | mantissas[:, 1] << 9 | mantissas[:, 2] << 18 | (exponent + 15).astype(np.uint32) << 27
 
 
-def _cubes(environment: EnvironmentLight) -> tuple[tuple[float, ...], list[Float[Tensor, "6 _ _ 3"]]]:
-    """Return the roughness of the levels of an environment, and as cube maps its irradiance and the levels."""
+def _cubes(environment: EnvironmentLight) -> tuple[list[Float[Tensor, "6 _ _ 3"]], tuple[float, ...]]:
+    """Return as cube maps the irradiance of an environment and its levels, and the roughness of these."""
+    light = _convolved(environment)
+    return [light.irradiance, *(_level(light, level) for level in range(len(light.roughness)))], light.roughness
+
+
+def _convolved(environment: EnvironmentLight) -> PrefilteredLight:
     with torch.no_grad():
-        light = prefiltered(EnvironmentLight(reduced(environment.texels.detach().float().cpu(), _LARGEST_LIGHT)))
-        return light.roughness, [light.irradiance, *(_level(light, level) for level in range(len(light.roughness)))]
+        return prefiltered(EnvironmentLight(reduced(environment.texels.detach().float().cpu(), _LARGEST_LIGHT)))
+
+
+@lru_cache(maxsize=1)  # a run shows its asset on two pages
+def _shadows(asset: Asset) -> Float[Tensor, "vertices 4"] | None:
+    """Return how shadows and reflections scale the diffuse light at each vertex, and its openness; None for light without shadows."""
+    light, mesh = asset.environment, asset.mesh.to("cpu")
+    if light is None or light.light_from_world is not None or len(mesh.vertices) > MOST_SHADOWED_VERTICES:
+        return None
+    with torch.no_grad():
+        color = base_color_of_vertices(asset.mesh, asset.material or PbrMaterial()).float().cpu()
+        scaled = shadowed(_convolved(light), light_transport(mesh), color)
+        return torch.cat([scaled.shares, scaled.openness], -1)
 
 
 def _level(light: PrefilteredLight, level: int) -> Float[Tensor, "6 size size 3"]:
