@@ -7,7 +7,8 @@ textures, ``specular`` 0.5 (F0 = 0.04), under the same cube map as a lat-long pi
 difference as PNG, and the PSNR of the sRGB pixels more than one pixel inside of the silhouette is printed. What remains has these causes:
 
 - *split sum*: we blur the light with the lobe seen along the normal and scale it by a table; Mitsuba integrates the product;
-- *occlusion*: we render no shadows and no light from one part of the surface to another; ``--depth 2`` leaves Mitsuba the shadows alone;
+- *occlusion*: our shadows and the light from one part of the surface to another are interpolated between vertices, and scale the specular
+  light by an estimate; ``--depth 2`` leaves Mitsuba the shadows alone;
 - *diffuse*: ours is Lambert's, that of ``principled`` is Burley's, darker by a few per cent where it is seen at grazing angles and
   smooth, and brighter where it is rough;
 - *normal map*: Mitsuba takes the tangent of each triangle, we those of the vertices (MikkTSpace), and where the mapped normal turns away
@@ -65,7 +66,8 @@ def main() -> None:
     cameras, scene = ring(given.views, given.side), LitScene(asset)
     for view in range(given.views):
         seen = scene.render_view(cameras, view)
-        ours, inside = seen.srgb.clamp(0, 1).double().numpy(), binary_erosion(seen.opacity.numpy() > 0.999, iterations=2)
+        ours = seen.srgb.clamp(0, 1).double().numpy()
+        inside: ndarray = binary_erosion(seen.opacity.numpy() > 0.999, iterations=2)
         theirs = seen_by_mitsuba(asset, cameras[view], samples=given.samples, depth=given.depth)
         print(f"view {view}: {decibels(ours, theirs, inside):.2f} dB, {(ours - theirs)[inside].mean():+.4f} in the mean", flush=True)
         for name, picture in (("ours", ours), ("mitsuba", theirs), ("difference", 4 * np.abs(ours - theirs))):

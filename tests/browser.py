@@ -76,7 +76,18 @@ def served(folder: Path) -> Iterator[str]:
 
 
 def seen_by_chromium(address: str, width: int, height: int, folder: Path) -> tuple[ndarray, list[str]]:
-    """Return the picture of a page [height, width, 3], 0 to 1, and what the page wrote to the console."""
+    """Return the picture of a page [height, width, 3], 0 to 1, and what the page wrote to the console.
+
+    A page of one color has not drawn yet, because the browser's clock runs ahead of its other threads: then it is opened again.
+    """
+    for _ in range(3):
+        picture, console = _seen_once(address, width, height, folder)
+        if np.ptp(picture) > 0:
+            return picture, console
+    return _seen_once(address, width, height, folder)
+
+
+def _seen_once(address: str, width: int, height: int, folder: Path) -> tuple[ndarray, list[str]]:
     shot = folder / "shot.png"
     shot.unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="unrender-chromium-") as profile:

@@ -203,7 +203,7 @@ def decibels(ours: ndarray, theirs: ndarray, inside: ndarray) -> float:
 
 @pytest.mark.slow
 def test_three_renders_our_glb_as_we_do(shiny: Asset, tmp_path: Path) -> None:
-    """Without tone mapping; its light is blurred by 256 samples, and rough metals get the light of later reflections too."""
+    """It blurs the light by a limited number of samples, and adds the light of further reflections to rough metals."""
     view = camera(256)
     _, inside = rendered(shiny, view)
     assert decibels(without_shadows(shiny, view), seen_by_three(shiny, view, tmp_path), inside) > 28
@@ -255,10 +255,9 @@ def test_three_lights_a_normal_that_points_up_from_above(tmp_path: Path) -> None
 
 def seen_in_page(asset: Asset, folder: Path, side: int, hash: str) -> ndarray:
     """Return the canvas of the page of an asset, of which nothing but the canvas is left."""
-    page = viewer_page(asset, UPRIGHT, 0.0, title="asset").replace("</style>", "header, .controls { display: none !important }</style>", 1)
-    (folder / "page.html").write_text(
-        page.replace(".viewer canvas {", ".viewer canvas { background: black !important;", 1), encoding="utf-8"
-    )
+    hidden = "header, .controls, .viewer > img { display: none !important } .viewer canvas { background: black !important }</style>"
+    page = viewer_page(asset, UPRIGHT, 0.0, title="asset").replace("</style>", hidden, 1)
+    (folder / "page.html").write_text(page, encoding="utf-8")
     picture, console = seen_by_chromium(f"{(folder / 'page.html').as_uri()}#{hash}", side, side, folder)
     assert console == []
     return picture
