@@ -22,7 +22,8 @@ from PIL import Image
 
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--hide-scrollbars", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist", "--force-device-scale-factor=1", "--enable-logging=stderr", "--virtual-time-budget=20000",
+    "--ignore-gpu-blocklist", "--force-device-scale-factor=1", "--enable-logging=stderr", "--virtual-time-budget=60000",
+    "--run-all-compositor-stages-before-draw",
 )  # fmt: skip
 
 
@@ -80,7 +81,7 @@ def seen_by_chromium(address: str, width: int, height: int, folder: Path) -> tup
 
     A page of one color has not drawn yet, because the browser's clock runs ahead of its other threads: then it is opened again.
     """
-    for _ in range(3):
+    for _ in range(5):
         picture, console = _seen_once(address, width, height, folder)
         if np.ptp(picture) > 0:
             return picture, console
