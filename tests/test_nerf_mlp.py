@@ -10,10 +10,11 @@ import torch
 
 from test_hierarchical import forward_facing
 from unrender.cameras import Rays
-from unrender.captures.capture import Capture
+from unrender.captures.capture import Capture, Split
 from unrender.captures.images import Images
-from unrender.demo import make_demo_capture
+from unrender.demo import AnalyticScene, make_demo_capture, photo_of, render_demo_views
 from unrender.fields.frequency_radiance import FrequencyRadiance
+from unrender.losses.metrics import psnr
 from unrender.recipes import nerf_mlp
 from unrender.recipes.fitting import Fitting, Progress
 from unrender.recipes.nerf_mlp.loop import place_in
@@ -130,6 +131,21 @@ def test_the_space_follows_the_capture(capture: Capture) -> None:
     assert place.space == "ndc" and place.ndc is not None and 0.1 < place.near < 3.0
     near_points = replace(facing, points=torch.tensor([[0.0, -1.0, 0.0], [0.0, 5.0, 0.0]]))
     assert place_in(near_points, "auto", None).near == pytest.approx(0.9 * 2.0, abs=0.2)
+
+
+def test_a_forward_facing_scene_is_learned_in_ndc_at_its_true_distance() -> None:
+    cameras, held_out = forward_facing(spread=1.0).downscaled(2), 4
+    color, opacity = render_demo_views(AnalyticScene(), cameras)
+    photos = photo_of(color, opacity).float() / 255
+    photos = photos[..., :3] * photos[..., 3:] + 0.5 * (1 - photos[..., 3:])
+    split = Split(tuple(view for view in range(9) if view != held_out), (held_out,), "the middle one is held out")
+    facing = Capture.from_tensors((photos * 255).round().to(torch.uint8), cameras, unbounded=True, split=split)
+    scene = nerf_mlp.fit(facing, override(TINY, steps=150), device=CPU, seed=0).scene
+    assert isinstance(scene, nerf_mlp.NerfMlpScene) and scene.place.space == "ndc"
+    rendering, truth = scene.render_view(cameras, held_out), photos[held_out]
+    assert float(psnr(rendering.color, truth)) > float(psnr(photos[1], truth)) + 5  # than the photo from beside it
+    seen = (opacity[held_out] > 0.95) & (rendering.opacity > 0.9)
+    assert 2.2 < float(rendering.distance[seen].median()) < 3.2  # the cameras are 3 units away
 
 
 def test_at_first_only_the_middle_of_the_photos_is_drawn(capture: Capture) -> None:
