@@ -14,7 +14,7 @@ from unrender.files.atomic import write_text
 from unrender.runs.check_figure import check_picture
 from unrender.runs.figures import Picture, write_picture
 
-_STYLE = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("report.css", "check.css"))
+_STYLE = "".join(Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.css", "report.css", "check.css"))
 
 _LABELS: dict[Severity, str] = {"ok": "good", "warning": "warning", "broken": "broken"}
 _MOST_ROWS = 400

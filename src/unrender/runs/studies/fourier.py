@@ -181,16 +181,16 @@ def _study(given: Picture, outcomes: Sequence[Outcome], steps: int, *, made: boo
                 "A network of the coordinates alone learns slow changes first, and within any number of steps that one would wait for "
                 "the picture stays a blur. One cycle along each axis helps little. With many frequencies it becomes sharp: along the axes "
                 "(positional), or in all directions (Gaussian), which treats edges of all directions alike.",
-                (f'<div class="row" tabindex="0" role="region" aria-label="pictures">{figures}</div>', scores),
+                (f'<div class="row" tabindex="0" role="region" aria-label="pictures">{figures}</div>',),
             ),
             StudySection(
                 "One number decides",
                 "σ, the spread of Gaussian frequencies, sets how far apart positions must be to be strangers to the network. If it is "
                 "small, neighbors look alike and the picture is a blur; if it is large, every fitted pixel is learned by itself, and what "
-                "lies between them is noise: fitted pixels still gain where held-out ones lose.\n\nThe best σ grows with the number of "
-                "fitted pixels along a side, because there is finer detail to tell apart: for 256 of them it is near 10 (Tancik et al. "
-                f"2020), for the {height // 2} here it is lower.",
-                (sweep,),
+                "lies between them is noise. Held-out pixels lose first; in the end fitted ones do too, because no pixel helps another.\n\n"
+                "The best σ grows with the number of fitted pixels along a side, because there is finer detail to tell apart: for 256 of "
+                f"them it is near 10 (Tancik et al. 2020), for the {height // 2} here it is lower.",
+                (sweep, scores),
             ),
         ),
         (

@@ -10,7 +10,7 @@ from pathlib import Path
 from unrender.files.atomic import write_text
 from unrender.runs.measures import Measure
 
-_STYLE = Path(__file__).parents[1].joinpath("report.css").read_text(encoding="utf-8")
+_STYLE = "".join(Path(__file__).parents[1].joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "report.css"))
 
 
 @dataclass(frozen=True)
