@@ -340,7 +340,7 @@
       const is = pair();
       zoom(is.apart / was.apart);
       move(is.x - was.x, is.y - was.y);
-    } else if (pointers.size === 1) (event.shiftKey || event.buttons > 1 ? move : (x, y) => turn(-0.01 * x, 0.01 * y))(dx, dy);
+    } else if (pointers.size === 1) (event.shiftKey || event.buttons > 1 ? move : (x, y) => turn(0.01 * x, 0.01 * y))(dx, dy);
   });
   for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, (event) => pointers.delete(event.pointerId));
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
@@ -354,7 +354,7 @@
     const arrow = arrows[event.key];
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (arrow && event.shiftKey) move(20 * arrow[0], 20 * arrow[1]);
-    else if (arrow) turn(-0.1 * arrow[0], 0.1 * arrow[1]);
+    else if (arrow) turn(0.1 * arrow[0], 0.1 * arrow[1]);
     else if (event.key === "+" || event.key === "=") zoom(1.1);
     else if (event.key === "-") zoom(1 / 1.1);
     else if (event.key === "Home") reset();
