@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 COLOR = torch.tensor([0.7, 0.35, 0.2])
 SMALL = override(
     mesh_pbr.MeshPbrConfig(shape=mesh_pbr.Tetrahedra(resolution=10)), steps=8, levels=4, log2_entries=10, finest_resolution=32,
-    texture_size=64, window=40, light_size=8, faces=400,
+    texture_size=64, window=40, light_size=8, faces=400, first_share=0.5, light_first=0.2,
 )  # fmt: skip
 
 

@@ -120,9 +120,9 @@ class PbrLosses:
     """Weight of the cross entropy of neighboring distances of different signs, which removes floaters and inner surfaces."""
     deviation: float = 0.25
     """Weight of the regularizer that keeps the vertices of cubes inside their cells."""
-    smooth: Ramp = (0.0, 0.03, 0.2, 0.4)
+    smooth: Ramp = 0.1
     """Weight of differences of the base color between close points, in the first pass."""
-    smooth_gloss: Ramp = (0.0, 0.03, 0.2, 0.4)
+    smooth_gloss: Ramp = 0.03
     """Weight of differences of roughness and metallic between close points, in the first pass."""
     keep_to: Literal["baked", "neighbors"] = "baked"
     """What texels are kept close to in the second pass: those that were baked, or those nearby."""
@@ -186,9 +186,9 @@ class MeshPbrConfig:
     lock: tuple[Part, ...] = ()
     """Parts that stay as they are given: shape, material, light. A light that is not given is fitted."""
     shape: Tetrahedra | Cubes | FittedSurface = Cubes()
-    first_share: float = 0.5
+    first_share: float = 0.7
     """Share of the first pass in what the surface leaves of the budget: shape or materials in space; the rest is for textures."""
-    light_first: float = 0.2
+    light_first: float = 0.5
     """Share of the first pass in which the material stays gray: the light then explains what shading it can."""
     faces: int = 20_000
     """Largest number of triangles of the textured mesh."""
