@@ -13,10 +13,14 @@ import pytest
 DOCS = Path(__file__).parents[1] / "docs"
 SESSIONS = re.compile(r"^```python\n(>>> .*?)^```$", re.MULTILINE | re.DOTALL)
 LINKS = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-PAGES = sorted(page for page in (*DOCS.glob("*.md"), *DOCS.parent.glob("*.md")))
+PAGES = sorted((*DOCS.glob("*.md"), *(DOCS / "learn").glob("*.md"), *DOCS.parent.glob("*.md")))
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if SESSIONS.search(page.read_text(encoding="utf-8"))], ids=lambda page: page.name)
+def _name(page: Path) -> str:
+    return str(page.relative_to(DOCS.parent))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if SESSIONS.search(page.read_text(encoding="utf-8"))], ids=_name)
 def test_examples_print_what_they_say(page: Path) -> None:
     sessions = "\n".join(SESSIONS.findall(page.read_text(encoding="utf-8")))
     test = doctest.DocTestParser().get_doctest(sessions, {}, page.name, str(page), 0)
@@ -25,7 +29,7 @@ def test_examples_print_what_they_say(page: Path) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_links_between_pages_lead_somewhere(page: Path) -> None:
     links = [link for link in LINKS.findall(page.read_text(encoding="utf-8")) if "://" not in link]
     assert [link for link in links if not (page.parent / link).exists()] == []
@@ -59,7 +63,8 @@ def test_notebooks_are_kept_without_outputs(notebook: Path) -> None:
 
 
 def test_pictures_are_small() -> None:
-    assert [path.name for path in (DOCS / "images").iterdir() if path.stat().st_size > 300_000] == []
+    pictures = [*(DOCS / "images").iterdir(), *(DOCS / "learn" / "images").iterdir()]
+    assert [path.name for path in pictures if path.stat().st_size > 300_000] == []
 
 
 def test_the_citation_has_the_version_of_the_package() -> None:

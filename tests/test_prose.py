@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "unrender"
-SOURCES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "examples").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")])
+PROGRAMS = ("examples", "benchmarks", "docs/learn")
+SOURCES = sorted([*PACKAGE.rglob("*.py"), *(path for folder in PROGRAMS for path in (ROOT / folder).glob("*.py"))])
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "learn").glob("*.md"), *ROOT.glob("*.md")])
 TESTS = sorted((ROOT / "tests").glob("*.py"))
 
 NO_VERB = frozenset(
