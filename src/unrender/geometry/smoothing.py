@@ -30,9 +30,7 @@ def smoothed(mesh: Mesh, strength: float) -> Mesh:
         raise ValueError(f"a mesh cannot be smoothed with strength {strength}; give a number from 0 on")
     if mesh.is_empty or strength == 0:
         return mesh
-    faces, count = mesh.faces.cpu().numpy().astype(np.int64), len(mesh.vertices)
-    edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
-    edges = np.unique(np.sort(edges, 1), axis=0)
+    edges, count = mesh.edges()[0], len(mesh.vertices)
     rows, columns = np.concatenate([edges, edges[:, ::-1]]).T
     neighbors = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
     laplacian = diags(np.asarray(neighbors.sum(1)).reshape(-1)) - neighbors

@@ -399,7 +399,12 @@ def clock_of(tensors: Mapping[str, Tensor]) -> tuple[int, float]:
 
 def scene_state(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the scene's ``state_dict`` from a snapshot."""
-    return {name.removeprefix("scene."): value for name, value in tensors.items() if name.startswith("scene.")}
+    return tensors_under("scene.", tensors)
+
+
+def tensors_under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def parameters_of(optimizer: Optimizer) -> list[Tensor]:

@@ -19,7 +19,7 @@ from unrender.losses.weighting import weighted_mean
 from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
 from unrender.recipes.deform.config import DeformConfig, DeformLosses
-from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
+from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state, tensors_under
 from unrender.recipes.inputs import FittedRun
 from unrender.recipes.mesh_pbr.appearance import KnownMaterial
 from unrender.recipes.mesh_pbr.shapes import KnownShape
@@ -122,12 +122,12 @@ def fit(
     asset = given.scene.asset(_RESOLUTION) if isinstance(given, FittedRun) else Asset.empty()
     if asset.is_empty:
         raise ValueError(f"{given.name} comes without a template; give one with --mesh FILE, in the frame of the poses")
-    scene = _scene_of(asset, config, masked=capture.has_masks).to(device)
     if not capture.has_masks:
         raise CaptureError(
             f"{capture.name} has no masks, whose outlines a template is fitted to; make some with `unrender mask`, or let `unrender fit "
             "mesh-pbr` move its vertices by the colors"
         )
+    scene = _scene_of(asset, config, masked=capture.has_masks).to(device)
     template = scene.template.mesh()
     edges = torch.from_numpy(template.edges()[0]).to(device)
     edge = float(mean_edge_length(template.vertices, template.faces))
@@ -174,11 +174,8 @@ def _scene_of(asset: Asset, config: DeformConfig, *, masked: bool) -> DeformScen
 def load_scene(config: DeformConfig, tensors: Mapping[str, Tensor], device: torch.device) -> DeformScene:
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-    template, material = KnownShape.from_state(under("template.")), KnownMaterial.from_state(under("material."))
+    template = KnownShape.from_state(tensors_under("template.", state))
+    material = KnownMaterial.from_state(tensors_under("material.", state))
     scene = DeformScene(template, material, handles=round(len(state["handles"]) ** (1 / 3)), masked=True)
     scene.load_state_dict(state)
     return scene.to(device)

@@ -17,7 +17,7 @@ from unrender.geometry.mesh import Mesh
 from unrender.geometry.smoothing import smoothed
 from unrender.geometry.unwrapping import unwrapped
 from unrender.numerics import normalized
-from unrender.recipes.fitting import scene_state
+from unrender.recipes.fitting import scene_state, tensors_under
 from unrender.recipes.inputs import FittedRun
 from unrender.recipes.mesh_pbr.appearance import Appearance, InSpace, InTextures, KnownMaterial, with_straight_normals
 from unrender.recipes.mesh_pbr.config import Cubes, FittedSurface, Imaging, MeshPbrConfig, Rates, Tetrahedra
@@ -38,8 +38,6 @@ from unrender.shading.shadows import LightTransport, light_transport, shadowed
 
 _RESOLUTION = 256
 """Cells along a side of the region of interest, with which a fitted surface is extracted."""
-
-
 _SMOOTHING = 0.5
 """Strength with which bumps of a few edges are taken from the surface of a field: they would blur its reflections."""
 _HULL = 96
@@ -54,8 +52,6 @@ _DARKEST = 0.01
 """Smallest radiance of the object that is believed."""
 _MARGIN = 0.05
 """Share of its longest side by which the box of the materials is wider than the mesh."""
-
-
 _BEYOND = 1e-3
 """Share of the picture by which texture coordinates may leave it."""
 
@@ -346,12 +342,12 @@ def _shape_in(state: Mapping[str, Tensor]) -> Shape:
         x, y, z = state["shape.cells"].tolist()
         kind = CubicShape if "shape.weights" in state else TetrahedralShape
         return kind((x, y, z), state["shape.box"])
-    return KnownShape.from_state(_under("shape.", state)) if "shape.normals" in state else MeshShape()
+    return KnownShape.from_state(tensors_under("shape.", state)) if "shape.normals" in state else MeshShape()
 
 
 def _appearance_in(state: Mapping[str, Tensor], config: MeshPbrConfig) -> Appearance:
     if "appearance.factors" in state:
-        return KnownMaterial.from_state(_under("appearance.", state))
+        return KnownMaterial.from_state(tensors_under("appearance.", state))
     if "appearance.field.table" in state:
         return InSpace(config.materials, state["appearance.field.box"], torch.Generator())
     return _in_textures(config)
@@ -359,8 +355,3 @@ def _appearance_in(state: Mapping[str, Tensor], config: MeshPbrConfig) -> Appear
 
 def _light_in(state: Mapping[str, Tensor]) -> tuple[Tensor, bool]:
     return (state["known_light"], True) if "known_light" in state else (torch.ones_like(state["light_log"]), False)
-
-
-def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, without it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

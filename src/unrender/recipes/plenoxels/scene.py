@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from unrender.recipes.plenoxels.config import PlenoxelsConfig, VoxelSampling, Vo
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import RayScene
-from unrender.render.volume import color_vertices
+from unrender.render.volume import color_vertices, normals_from_density
 
 
 class Seen(NamedTuple):
@@ -63,16 +64,9 @@ class PlenoxelsScene(RayScene):
     def render_chunk(self, rays: Rays) -> Rendering:
         found = self.see(rays)
         color = found.color + found.light[:, None] * self.background
-        normal = self._normals(rays, found.voxels.distance, 1 - found.voxels.light)
-        return Rendering(color, 1 - found.light, found.distance, normal, "srgb")
-
-    def _normals(self, rays: Rays, distance: Tensor, opacity: Tensor) -> Tensor:
-        """Compute opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences."""
-        places = rays.origins + (distance / opacity.clamp_min(1e-6))[:, None] * rays.directions
-        offsets = torch.eye(3, device=places.device) * self.field.cell
-        taps = torch.cat([places + offset for offset in (*offsets, *-offsets)])
-        ahead, back = self.field.density_at(taps).reshape(2, 3, -1)
-        return torch.nn.functional.normalize((back - ahead).t(), dim=-1) * opacity[:, None]
+        rendering = Rendering(color, 1 - found.light, found.distance, torch.zeros_like(color), "srgb")
+        voxels = replace(rendering, opacity=1 - found.voxels.light, distance=found.voxels.distance)
+        return replace(rendering, normal=normals_from_density(self.field.density_at, rays, voxels, self.field.cell))
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
         """Return the surface on which a cell absorbs half of the light, colored as the fitted views see it."""
