@@ -93,6 +93,8 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         ({"stages": ((0.0, 8, 8, 1),)}, "at least 2 cells"),
         ({"sh_degree": 3}, "0, 1 or 2"),
         ({"step": 0.0}, "positive"),
+        ({"density_rate": 0.0}, "density_rate is 0.0; it must be a positive number"),
+        ({"sphere_final": -1.0}, "sphere_final is -1.0; it must be a positive number"),
         ({"rays": 0}, "at least 1"),
     ):
         with pytest.raises(ValueError, match=text):

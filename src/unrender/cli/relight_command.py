@@ -26,6 +26,8 @@ def relight_run(
     for name, value in (("--frames", frames), ("--fps", fps)):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if not math.isfinite(turn):
+        raise ValueError(f"--turn is {turn}; give a finite number")
     opened = open_run(run, table.recipes(), target)
     opened.directory.prepare()
     asset = lit_asset(opened)

@@ -211,6 +211,8 @@ class MeshPbrConfig:
         check_budget(self.steps, self.max_seconds)
         if not 0 <= self.first_share < 1:
             raise ValueError(f"first_share is {self.first_share}; it is a share of the budget, from 0 to below 1")
+        if not 0 <= self.light_first < 1:
+            raise ValueError(f"light_first is {self.light_first}; it is a share of the first pass, from 0 to below 1")
         for name in ("faces", "windows", "window", "largest_side", "light_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -57,6 +58,9 @@ class VoxelRates:
     color_final: float = 2e-4
     """Of the spherical harmonics, at the end."""
 
+    def __post_init__(self) -> None:
+        _check_positive(self, "density_rate", "density_final", "color_rate", "color_final")
+
 
 @dataclass(frozen=True)
 class VoxelLosses:
@@ -96,6 +100,13 @@ class SphereSettings:
     def __post_init__(self) -> None:
         if self.layers < 0 or self.rows < 2:
             raise ValueError(f"there are {self.layers} layers of {self.rows} rows; give 0 layers or more, and at least 2 rows")
+        _check_positive(self, "sphere_rate", "sphere_final")
+
+
+def _check_positive(settings: VoxelRates | SphereSettings, *names: str) -> None:
+    for name in names:
+        if not 0 < getattr(settings, name) < math.inf:
+            raise ValueError(f"{name} is {getattr(settings, name)}; it must be a positive number")
 
 
 @dataclass(frozen=True)
