@@ -59,7 +59,8 @@ def true_asset(scene: KnownScene, source_from_world: Float[Tensor, "4 4"]) -> As
         ValueError: the file cannot be read.
         OSError: likewise.
     """
-    return read_asset(scene.mesh).transformed(inverse_similarity(source_from_world.double()))
+    asset = read_asset(scene.mesh).transformed(inverse_similarity(source_from_world.double()))
+    return replace(asset, mesh=replace(asset.mesh, vertices=asset.mesh.vertices.float()))
 
 
 def material_measures(
