@@ -152,7 +152,7 @@ def test_a_texture_that_repeats_is_unrolled(tmp_path: Path) -> None:
 
 def test_an_obj_has_the_material_beside_it(tmp_path: Path) -> None:
     Image.new("RGB", (2, 2), (188, 0, 255)).save(tmp_path / "color.png")
-    (tmp_path / "one.mtl").write_text("newmtl other\nPr 0.1\nnewmtl skin\nPr 0.5\nPm 0.25\nmap_Kd color.png\n")
+    (tmp_path / "one.mtl").write_text("newmtl other\nPr 0.1\nnewmtl skin\n\tPr\t0.5\nPm 0.25\nmap_Kd color.png\n")
     lines = "mtllib one.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl skin\nf 1/1 2/2 3/3\n"
     (tmp_path / "one.obj").write_text(lines)
     read = read_asset(tmp_path / "one.obj").material

@@ -116,7 +116,7 @@ def _entries(text: str) -> dict[str, _Entry]:
     found: dict[str, _Entry] = {}
     entry = _Entry({}, {})
     for line in text.splitlines():
-        key, _, value = line.strip().partition(" ")
+        key, value = (*line.split(maxsplit=1), "", "")[:2]
         value = value.strip()
         if key == "newmtl":
             entry = _Entry({}, {})
