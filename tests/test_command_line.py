@@ -169,7 +169,7 @@ def sentence_about(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         (["train", "nerfacto"], "unrender fit RECIPE INPUT"),
         (["ns-train"], "unrender fit RECIPE INPUT"),
         (["view"], "there is no live viewer"),
-        (["process-data", "images"], "COLMAP"),
+        (["process-data", "images"], "unrender poses PHOTOS"),
         (["ns-eval"], "unrender eval RUN"),
         (["ns-export"], "unrender export RUN"),
         (["fit", "nerfacto", "x"], "unrender fit nerf INPUT"),

@@ -6,10 +6,7 @@ _FIT = "unrender fit RECIPE INPUT"
 _NO_VIEWER = (
     "there is no live viewer; a run's viewer.html shows its surface, its report.html all of it, and `unrender render RUN` writes a video"
 )
-_POSES = (
-    "poses of plain photos are not estimated; solve them with COLMAP or `ns-process-data images`, then `unrender fit RECIPE FOLDER`, where "
-    "FOLDER holds images/ and sparse/, or transforms.json"
-)
+_POSES = "for the poses of plain photos or of a video: unrender poses PHOTOS; `unrender fit RECIPE PHOTOS` solves them by itself"
 _RESUME = f"a stopped fit resumes when the same command is given again: {_FIT} --out RUN"
 NO_SPLATS = "`unrender fit nerf INPUT` fits new views, `unrender fit neus INPUT` a surface; there are no Gaussian splats"
 
