@@ -145,15 +145,6 @@ def test_a_second_derivative_that_is_missing_is_refused(verb: str) -> None:
         gradient.sum().backward()
 
 
-@pytest.mark.cpu
-def test_a_second_derivative_of_the_fused_perceptron_is_refused() -> None:
-    weights, biases = layers()
-    x = points().requires_grad_()
-    (gradient,) = torch.autograd.grad(mlp(x, weights, biases).sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="mlp has a first derivative only"):
-        gradient.sum().backward()
-
-
 @pytest.mark.parametrize("verb", TWICE)
 def test_a_third_derivative_is_refused(verb: str) -> None:
     x = points().requires_grad_()
