@@ -24,6 +24,7 @@ from unrender.recipes.inputs import FittedRun
 from unrender.recipes.settings import override
 from unrender.render.asset import Asset
 from unrender.render.lit import LitScene
+from unrender.shading.lights import EnvironmentLight
 from unrender.transforms import rotation_between
 
 CPU = torch.device("cpu")
@@ -96,6 +97,7 @@ def test_rigid_moves_cost_nothing_and_others_have_the_true_gradient() -> None:
     assert float(as_rigid_as_possible(moved, start, edges).detach()) > 1e-3
     assert torch.autograd.gradcheck(lambda vertices: as_rigid_as_possible(vertices, start, edges), moved)
     assert torch.autograd.gradcheck(lambda vertices: edge_length_change(vertices, start, edges), moved)
+    assert as_rigid_as_possible(torch.where(start > 0, torch.nan, start), start, edges).isnan()
 
 
 def test_a_resumed_fit_ends_bit_equal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +122,9 @@ def test_what_a_template_cannot_be_fitted_to_is_one_sentence(tmp_path: Path, cap
     capture = photographed(Asset(box()), cameras_around(8))
     with pytest.raises(ValueError, match=r"ball comes without a template; give one with --mesh FILE"):
         deform.fit(capture, SMALL, device=CPU, seed=0)
+    lit = replace(begun(capture, Asset(ball())), environment=EnvironmentLight(torch.ones(6, 4, 4, 3)))
+    with pytest.raises(ValueError, match="a light has no part in that; leave --env out"):
+        deform.fit(lit, SMALL, device=CPU, seed=0)
     with pytest.raises(CaptureError, match=r"ball has no masks.*unrender mask"):
         fitted(replace(capture, has_masks=False), Asset(ball()))
     folder, far = write_blender(tmp_path / "photos"), ball(6)

@@ -284,3 +284,19 @@ def test_hard_edges_of_an_obj_are_kept_where_it_is_rendered(backwards: bool, tmp
     ball = Mesh(plain.vertices, plain.faces).with_vertex_normals()
     ball.export(tmp_path / "smooth.obj")
     assert len(read_asset(tmp_path / "smooth.obj").mesh.vertices) == 8
+
+
+def test_obj_files_whose_names_differ_in_unusual_letters_keep_their_own_textures(tmp_path: Path) -> None:
+    square = Mesh(
+        torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]),
+        torch.tensor([[0, 1, 2], [0, 2, 3]]),
+        uvs=torch.tensor([[0.0, 1], [1, 1], [1, 0], [0, 0]]),
+        uv_faces=torch.tensor([[0, 1, 2], [0, 2, 3]]),
+    )
+    names = ("a b", "a_b", "椅子", "机")
+    for number, name in enumerate(names):
+        Asset(square, PbrMaterial(base_color=torch.full((4, 4, 3), 0.2 * number))).export(tmp_path / f"{name}.obj")
+    for number, name in enumerate(names):
+        material = read_asset(tmp_path / f"{name}.obj").material
+        assert material is not None and material.base_color is not None
+        assert float((material.base_color - 0.2 * number).abs().max()) < 0.01

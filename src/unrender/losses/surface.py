@@ -142,7 +142,7 @@ def as_rigid_as_possible(
     now, first = _along(vertices, both), _along(start, both)
     with torch.no_grad():
         covariance = vertices.new_zeros(len(vertices), 9).index_add(0, both[:, 0], (now[:, :, None] * first[:, None, :]).flatten(1))
-        u, _, vh = torch.linalg.svd(covariance.view(-1, 3, 3))
+        u, _, vh = torch.linalg.svd(covariance.view(-1, 3, 3).nan_to_num())  # vertices that are not finite give a loss that is not
         sign = torch.ones_like(u[:, 0])
         sign[:, 2] = torch.det(u @ vh).sign()
         rotation = (u * sign[:, None]) @ vh

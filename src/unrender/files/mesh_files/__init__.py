@@ -18,6 +18,7 @@ This package uses arrays, not :class:`unrender.geometry.mesh.Mesh`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 from pathlib import Path
@@ -93,7 +94,7 @@ def write(path: Path, arrays: MeshArrays, *, rotation: Float[np.ndarray, "3 3"],
         elif material is None:
             data = obj_bytes(turned, frame)
         else:
-            stem = re.sub(r"[^A-Za-z0-9.-]+", "_", path.stem)  # programs end the names in these files at a blank
+            stem = _plain_name(path.stem)
             files, library = mtl_files(material, stem, _MATERIAL), f"{stem}.mtl"
             turned = turned if material.base_color is None else turned._replace(colors=None)
             data, beside = obj_bytes(turned, frame, (library, _MATERIAL)), {**files.pictures, library: files.mtl}
@@ -101,6 +102,16 @@ def write(path: Path, arrays: MeshArrays, *, rotation: Float[np.ndarray, "3 3"],
     for name, content in beside.items():
         write_bytes(path.with_name(name), content)
     write_bytes(path, data)
+
+
+def _plain_name(stem: str) -> str:
+    """Return a name for the files beside an OBJ, where programs end names at a blank and differ in other letters.
+
+    >>> _plain_name("chair"), _plain_name("my chair")
+    ('chair', 'my_chair-2661bd')
+    """
+    plain = re.sub(r"[^A-Za-z0-9.-]+", "_", stem)
+    return plain if plain == stem else f"{plain}-{hashlib.sha1(stem.encode(errors='surrogateescape')).hexdigest()[:6]}"
 
 
 def check_writable(path: Path) -> None:

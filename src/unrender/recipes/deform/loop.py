@@ -116,12 +116,14 @@ def fit(
 
     Raises:
         CaptureError: the capture has no masks.
-        ValueError: there is no template.
+        ValueError: there is no template, or there is a light.
     """
     capture, losses = given.capture if isinstance(given, FittedRun) else given, config.losses
     asset = given.scene.asset(_RESOLUTION) if isinstance(given, FittedRun) else Asset.empty()
     if asset.is_empty:
         raise ValueError(f"{given.name} comes without a template; give one with --mesh FILE, in the frame of the poses")
+    if isinstance(given, FittedRun) and given.environment is not None:
+        raise ValueError("a template is fitted to masks, and a light has no part in that; leave --env out")
     if not capture.has_masks:
         raise CaptureError(
             f"{capture.name} has no masks, whose outlines a template is fitted to; make some with `unrender mask`, or let `unrender fit "
