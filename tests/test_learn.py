@@ -12,7 +12,7 @@ import pytest
 
 LEARN = Path(__file__).parents[1] / "docs" / "learn"
 NUMBER = re.compile(r"-?\d+\.\d+")
-CHEAP = ("volume_rendering", "hash_grids", "neus_weights")
+CHEAP = ("volume_rendering", "hash_grids", "neus_weights", "missing_gradient")
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,15 @@ from unrender.fields.fourier import fourier_features, gaussian_frequencies, simi
 from unrender.fields.tangent_kernel import kernel_modes, relu_kernel
 from unrender.numerics import normalized
 from unrender.ops.encodings import HashGrid
+from unrender.ops.raster import antialias, rasterize
 from unrender.ops.rays import Samples
 from unrender.reference.sdf_weights import weights_from_sdf
 from unrender.reference.weights import weights_from_density
 from unrender.runs.charts import Curve, Level, Mark, line_chart
+from unrender.shading.bsdf import ggx_specular
+from unrender.shading.cubes import cube_directions, solid_angles
+from unrender.shading.lights import EnvironmentLight, prefiltered
+from unrender.shading.reflectance import directional_albedo
 from unrender.spherical_harmonics import real_spherical_harmonics
 
 _COLORS = ("#14877a", "#d2672c", "#6d83e0", "#a5771a")
@@ -136,9 +141,108 @@ def neus_weights() -> str:
     return chart(curves, title="Weight per length, sharpness 10", x_label="distance along the ray", marks=[Mark("surface", 1.0)])
 
 
+def split_sum() -> str:
+    """Draw what a rough plane reflects of half a sky, exact and by the split sum."""
+    towards = normalized(cube_directions(64))
+    sky = (towards[..., 2:] > 0).float().expand(-1, -1, -1, 3).contiguous()
+    light, angles = prefiltered(EnvironmentLight(sky)), torch.linspace(0, 85, 35)
+    normal, roughness = torch.tensor([0.0, 0.0, 1.0]), torch.full((1, 1, 1), 0.5)
+    exact, split = [], []
+    for angle in angles.deg2rad():
+        viewer = torch.stack([torch.sin(angle), torch.zeros(()), torch.cos(angle)])
+        shape = towards.shape
+        rough = roughness.expand(shape[:-1])
+        reflected = ggx_specular(normal.expand(shape), viewer.expand(shape), towards, rough, torch.full(shape, 0.04))
+        exact.append((reflected * sky * solid_angles(64)[..., None]).sum((0, 1, 2))[0])
+        a, b = directional_albedo(viewer[2].view(1, 1, 1), roughness)
+        mirrored = (2 * viewer[2] * normal - viewer).view(1, 1, 1, 3)
+        split.append(light.blurred(mirrored, roughness)[0, 0, 0, 0] * (0.04 * a + b)[0, 0, 0])
+    curves = [_curve("exact", angles, torch.stack(exact)), _curve("split sum", angles, torch.stack(split))]
+    return chart(curves, title="A plane of roughness 0.5 under the upper half of a white sky", x_label="degrees between normal and viewer")
+
+
+def square(unknowns: Tensor, *, smooth: bool = True) -> Tensor:
+    """Rasterize a square from the place of its middle and its half side, in pixels of a picture of 32 × 32."""
+    signs = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    clip = torch.cat([(signs * unknowns[2] + unknowns[:2]) / 16, torch.zeros(4, 1), torch.ones(4, 1)], 1)
+    faces = torch.tensor([[0, 1, 2], [0, 2, 3]], dtype=torch.int32)
+    raster = rasterize(clip, faces, (32, 32))
+    seen = (raster.face >= 0).float()[..., None]
+    return antialias(seen, raster, clip, faces) if smooth else seen
+
+
+def missing_gradient() -> str:
+    """Draw the area of a square against its half side."""
+    more = torch.linspace(0, 3, 61)
+    curves = [_curve("exact", more, 4 * (8 + more) ** 2)]
+    for name, smooth in (("sampled at centers", False), ("antialiased", True)):
+        areas = [square(torch.tensor([0.0, 0.0, 8 + value]), smooth=smooth).sum() for value in more.tolist()]
+        curves.append(_curve(name, more, torch.stack(areas)))
+    return chart(curves, title="Area of a square, in pixels", x_label="half side, beyond 8 pixels")
+
+
+def custom_gradients() -> str:
+    """Draw the error of central differences of the weight of one interval."""
+    samples = one_ray(torch.tensor([0.0, 0.5]))
+    digits = torch.linspace(0.5, 11, 43)
+    curves = []
+    for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
+        errors = []
+        for step in (10.0**-digits).tolist():
+            ahead, back = (weights_from_density(torch.tensor([1 + sign * step], dtype=dtype), samples) for sign in (1, -1))
+            errors.append(abs(float((ahead - back) / (2 * step)) - 0.5 * math.exp(-0.5)))
+        curves.append(Curve(name, digits.tolist(), errors))
+    return chart(curves, title="Error of a central difference", x_label="n, for a step of 10⁻ⁿ", logarithmic=True)
+
+
+def _errors_of_a_fit(gradient: Callable[[Tensor], Tensor], truth: Tensor) -> list[float]:
+    """Return the largest error of place and half side after each of 80 steps."""
+    unknowns = torch.tensor([0.0, 0.0, 6.0], requires_grad=True)
+    optimizer = torch.optim.Adam([unknowns], lr=0.2)
+    errors = []
+    for step in range(80):
+        errors.append(float((unknowns - truth).detach().abs().max()))
+        optimizer.param_groups[0]["lr"] = 0.2 if step < 50 else 0.02
+        unknowns.grad = gradient(unknowns)
+        optimizer.step()
+    return errors
+
+
+def inverse_rendering() -> str:
+    """Draw the error of a square that is fitted to a picture, by gradients and by differences."""
+    truth = torch.tensor([3.7, -2.4, 8.3])
+
+    def by_gradients(unknowns: Tensor) -> Tensor:
+        return torch.autograd.grad((square(unknowns) - square(truth)).square().sum(), unknowns)[0]
+
+    @torch.no_grad()
+    def by_differences(unknowns: Tensor) -> Tensor:
+        photo, steps = square(truth, smooth=False), torch.eye(3)
+        ahead, back = (
+            torch.stack([(square(unknowns + sign * step, smooth=False) - photo).square().sum() for step in steps]) for sign in (1, -1)
+        )
+        return (ahead - back) / 2
+
+    steps = torch.arange(80.0)
+    fits = {"antialiased, gradients": by_gradients, "sampled at centers, differences of two pixels": by_differences}
+    curves = [Curve(name, steps.tolist(), _errors_of_a_fit(gradient, truth)) for name, gradient in fits.items()]
+    return chart(curves, title="Largest error of place and half side, in pixels", x_label="step", logarithmic=True)
+
+
 FIGURES: dict[str, Callable[[], str]] = {
     drawn.__name__: drawn
-    for drawn in (volume_rendering, positional_encoding, neural_tangent_kernel, hash_grids, spherical_harmonics, neus_weights)
+    for drawn in (
+        volume_rendering,
+        positional_encoding,
+        neural_tangent_kernel,
+        hash_grids,
+        spherical_harmonics,
+        neus_weights,
+        split_sum,
+        missing_gradient,
+        custom_gradients,
+        inverse_rendering,
+    )
 }
 
 
