@@ -105,7 +105,9 @@ def write(path: Path, arrays: MeshArrays, *, rotation: Float[np.ndarray, "3 3"],
 
 
 def _plain_name(stem: str) -> str:
-    """Return a name for the files beside an OBJ, where programs end names at a blank and differ in other letters.
+    """Return a name for the files beside an OBJ that no program misreads.
+
+    Programs end names at a blank, and differ in letters beyond ASCII.
 
     >>> _plain_name("chair"), _plain_name("my chair")
     ('chair', 'my_chair-2661bd')
