@@ -162,7 +162,7 @@ def split_sum() -> str:
 
 
 def square(unknowns: Tensor, *, smooth: bool = True) -> Tensor:
-    """Rasterize a square from the place of its middle and its half side, in pixels of a picture of 32 × 32."""
+    """Rasterize a square, given the place of its middle and its half side in pixels."""
     signs = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
     clip = torch.cat([(signs * unknowns[2] + unknowns[:2]) / 16, torch.zeros(4, 1), torch.ones(4, 1)], 1)
     faces = torch.tensor([[0, 1, 2], [0, 2, 3]], dtype=torch.int32)
