@@ -21,7 +21,7 @@ from hostile_world import remade
 from unrender.cameras import Rays
 from unrender.devices import as_on_a_gpu
 from unrender.ops.rays import OccupancyGrid, Samples
-from unrender.reference import compositing, grid_surface, sdf_weights, weights
+from unrender.reference import compositing, grid_surface, multi_sphere, sdf_weights, voxels, weights
 from unrender.reference import distortion as plain_distortion
 
 COUNTS = [5, 0, 1, 9]
@@ -46,7 +46,15 @@ RAYS_IN_SPACE = Rays(drawn(RAYS, 3, low=-0.5, high=0.5), torch.nn.functional.nor
 DISTANCES = drawn(3, 4, 5, 1, low=-0.5, high=0.5)
 NONE_BEFORE = torch.zeros(RAYS, dtype=torch.int32)
 
+VOXELS = ops.voxel_grid(drawn(3, 4, 5) > 0.3)
+ROWS = len(VOXELS.vertices)
+DENSITY, HARMONICS, LAYERS = drawn(ROWS, high=5.0), drawn(ROWS, 12, low=-1.0, seed=2), drawn(3, 4, 8, 4, seed=3)
+
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "add_voxel_variation": (
+        ops.add_voxel_variation,
+        {"grid": VOXELS, "values": HARMONICS, "gradient": torch.zeros(ROWS, 12), "begin": 0, "end": ROWS, "scale": 1.0},
+    ),
     "aabb_intersection": (ops.aabb_intersection, {"rays": RAYS_IN_SPACE}),
     "attenuate": (ops.attenuate, {"samples": SAMPLES, "alpha": drawn(SIZE), "light": torch.ones(RAYS), "threshold": 0.1}),
     "attenuate_lazily": (ops.attenuate_lazily, {"samples": SAMPLES, "opacity": lambda part: 0.5 + 0 * part.starts, "threshold": 0.1}),
@@ -57,6 +65,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         ops.grid_visible,
         {"samples": SAMPLES, "rays": RAYS_IN_SPACE, "distances": DISTANCES, "sharpness": torch.tensor(20.0), "anneal": 0.5},
     ),
+    "largest_weights": (ops.largest_weights, {"rays": RAYS_IN_SPACE, "grid": VOXELS, "density": DENSITY, "step": 0.1}),
     "march": (
         ops.march,
         {
@@ -76,11 +85,24 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"samples": SAMPLES, "opacity": lambda part: 0.5 + 0 * part.starts, "threshold": 0.1, "capacity": SIZE},
     ),
     "ray_range": (ops.ray_range, {"samples": SAMPLES, "begin": NONE_BEFORE, "end": SAMPLES.count, "capacity": SIZE}),
+    "render_multi_sphere": (ops.render_multi_sphere, {"rays": RAYS_IN_SPACE, "image": LAYERS, "arriving": torch.ones(RAYS)}),
+    "render_voxels": (
+        ops.render_voxels,
+        {
+            "rays": RAYS_IN_SPACE,
+            "grid": VOXELS,
+            "density": DENSITY,
+            "harmonics": HARMONICS,
+            "step": 0.1,
+            "offsets": drawn(RAYS),
+        },
+    ),
     "sdf_alpha": (
         ops.sdf_alpha,
         {"sdf": drawn(SIZE), "cosine": -drawn(SIZE), "lengths": drawn(SIZE), "sharpness": torch.tensor(20.0), "anneal": 1.0},
     ),
     "visible": (ops.visible, {"samples": SAMPLES, "alpha": drawn(SIZE)}),
+    "voxel_grid": (ops.voxel_grid, {"used": drawn(3, 4, 5) > 0.3}),
     "weights_from_alpha": (ops.weights_from_alpha, {"alpha": drawn(SIZE), "samples": SAMPLES}),
     "weights_from_density": (ops.weights_from_density, {"density": drawn(SIZE), "samples": SAMPLES}),
     "weights_from_sdf": (
@@ -93,12 +115,12 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 """A call of every operation that launches a kernel, with arguments that fit."""
 
 WITHOUT_KERNELS = {
-    *("MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "Samples"),
+    *("MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "Samples", "VoxelGrid"),
     *("ray_chunks", "rendering_capacity", "samples_taken"),
 }
 NOT_DIFFERENTIATED = {
-    *("aabb_intersection", "attenuate", "attenuate_lazily", "grid_visible"),
-    *("march", "prune", "prune_hidden", "ray_range", "visible"),
+    *("aabb_intersection", "add_voxel_variation", "attenuate", "attenuate_lazily", "grid_visible", "largest_weights"),
+    *("march", "prune", "prune_hidden", "ray_range", "visible", "voxel_grid"),
 }
 
 
@@ -133,7 +155,7 @@ HOSTILE = [
     for name, (_, arguments) in CALLS.items()
     for argument, given in arguments.items()
     for wrong, value in broken(given)
-    if not (argument in ("distances", "features") and wrong in ("too short", "too long"))  # grids of any size are right
+    if not (argument in ("distances", "features", "image", "used") and wrong in ("too short", "too long"))  # grids of any size are right
 ]
 
 
@@ -251,6 +273,16 @@ TWICE: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]] = 
         lambda w: compositing.opacity_and_distance(w, SAMPLES),
         [drawn(SIZE)],
     ),
+    "render_multi_sphere": (
+        lambda image: ops.render_multi_sphere(RAYS_IN_SPACE, image).color,
+        lambda image: multi_sphere.render_multi_sphere(RAYS_IN_SPACE, image).color,
+        [LAYERS],
+    ),
+    "render_voxels": (
+        lambda d, h: ops.render_voxels(RAYS_IN_SPACE, VOXELS, d, h, step=0.1).color,
+        lambda d, h: voxels.render_voxels(RAYS_IN_SPACE, VOXELS, d, h, step=0.1).color,
+        [DENSITY, HARMONICS],
+    ),
     "sdf_alpha": (
         lambda f, c, s: ops.sdf_alpha(f, c, LENGTHS, s, 0.5),
         lambda f, c, s: sdf_weights.sdf_alpha(f, c, LENGTHS, s, 0.5),
@@ -279,7 +311,10 @@ TWICE: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]] = 
     ),
 }
 """Every operation that is differentiated, its twin, and inputs."""
-RAISES_TWICE = {"grid_surface", "sdf_alpha", "weights_from_alpha", "weights_from_density", "weights_from_sdf"}
+RAISES_TWICE = {
+    *("grid_surface", "render_multi_sphere", "render_voxels", "sdf_alpha"),
+    *("weights_from_alpha", "weights_from_density", "weights_from_sdf"),
+}
 
 
 def second_derivatives(call: Callable[..., Any], inputs: list[Tensor]) -> list[Tensor]:

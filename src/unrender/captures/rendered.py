@@ -57,7 +57,7 @@ def cameras_around(
 def photo_of(color: Float[Tensor, "*shape 3"], opacity: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape 4"]:
     """Return a photo with alpha: linear light, not multiplied by opacity, becomes sRGB of 8 bits.
 
-    >>> photo_of(torch.tensor([0.214041, 0.0, 2.0]), torch.tensor(1.0)).tolist()
+    >>> photo_of(torch.tensor([0.2158, 0.0, 2.0]), torch.tensor(1.0)).tolist()
     [128, 0, 255, 255]
     """
     levels = torch.cat([srgb_from_linear(color.clamp(0, 1)), opacity[..., None]], -1)
