@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -159,3 +161,28 @@ def inverse_similarity(matrix: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:
 def transformed(points: Float[Tensor, "points 3"], matrix: Float[Tensor, "4 4"]) -> Float[Tensor, "points 3"]:
     """Apply a 4 x 4 matrix to points."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def rigid_motion(twist: Float[Tensor, "*shape 6"]) -> Float[Tensor, "*shape 4 4"]:
+    """Return the rigid motion exp(ξ^) of a twist ξ = (v, ω), differentiable, also at zero.
+
+    ω is the axis of the rotation times its angle; a point x moves with the velocity ω × x + v.
+
+    >>> rigid_motion(torch.tensor([1.0, 2.0, 3.0, 0.0, 0.0, 0.0]))[:3, 3].tolist()
+    [1.0, 2.0, 3.0]
+    """
+    vx, vy, vz, x, y, z = twist.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = ((zero, -z, y, vx), (z, zero, -x, vy), (-y, x, zero, vz), (zero, zero, zero, zero))
+    return torch.linalg.matrix_exp(torch.stack([torch.stack(row, -1) for row in rows], -2))
+
+
+def angle_between(first: Float[Tensor, "3 3"], second: Float[Tensor, "3 3"]) -> float:
+    """Return the angle of the rotation from one orientation to another, in degrees, also exact for small ones.
+
+    >>> quarter = matrix_from_wxyz(torch.tensor([1.0, 0.0, 0.0, 1.0]))
+    >>> round(angle_between(torch.eye(3), quarter), 3)
+    90.0
+    """
+    w, *axis = wxyz_from_matrix(first.double().T @ second.double()).tolist()
+    return math.degrees(2 * math.atan2(math.hypot(*axis), w))

@@ -224,6 +224,30 @@ class InsertOptions:
 
 
 @dataclass(frozen=True)
+class LocateOptions:
+    """Find the camera of a photo against the scene of a run, by gradient descent on its pose."""
+
+    run: Path = styled(metavar="RUN", positional=True)
+    """Folder of a run: a radiance field, a surface, or a mesh with its material."""
+    photo: Path = styled(metavar="FILE|NAME")
+    """A photo of the capture, by its name, or another picture file."""
+    start: str | None = styled(None, metavar="NAME", text="the fitted photo whose rendering is most similar")
+    """The photo of the capture at whose pose the search starts."""
+    pixels: Literal["random", "points", "regions"] = "regions"
+    """Which pixels are compared with a field: any, corners of the photo, or regions around its corners. A mesh is compared in all."""
+    steps: int = 300
+    """Steps of the search."""
+    seed: int = 0
+    """Seed of the pixels that are compared."""
+    out: Path | None = styled(None, metavar="FILE", text="RUN/located/NAME.json")
+    """The camera to write, a frame as in a transforms.json; a picture that shows the search is written beside it."""
+    capture: Path | None = styled(None, metavar="DIR", text=_CAPTURE)
+    """The photos, if they have moved."""
+    device: str | None = styled(None, metavar="DEVICE", text=_DEVICE)
+    """cpu, cuda or cuda:1."""
+
+
+@dataclass(frozen=True)
 class ExportOptions:
     """Extract the surface and write it with its material or vertex colors."""
 

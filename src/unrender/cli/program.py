@@ -25,6 +25,7 @@ from unrender.cli.options import (
     ExportOptions,
     FitOptions,
     InsertOptions,
+    LocateOptions,
     MaskOptions,
     OutputOptions,
     PhotographOptions,
@@ -52,6 +53,7 @@ unrender turns posed photos into relightable 3D, on any machine.
   unrender render RUN                  pictures and a video along a camera path
   unrender relight RUN --env FILE      pictures and a video under another light
   unrender insert RUN --photo FILE     the object in a photo, with its shadow
+  unrender locate RUN --photo FILE     the camera of a photo, found against the fitted scene
   unrender export RUN                  the surface with its material as PLY, OBJ or GLB
   unrender capture MESH --env FILE     photos of a mesh under a light, as a capture with the truth beside it
   unrender convert CAPTURE             a capture in the layout of Blender, nerfstudio, COLMAP, NeuS or LLFF
@@ -296,6 +298,12 @@ def _insert_command() -> Callable[..., Ending]:
     return insert_object
 
 
+def _locate_command() -> Callable[..., Ending]:
+    from unrender.cli.locate_command import locate_photo
+
+    return locate_photo
+
+
 def _capture_command() -> Callable[..., Ending]:
     from unrender.cli.capture_command import capture_mesh
 
@@ -368,6 +376,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Ending]] = {
     "render": plain_command("render", RenderOptions, lambda: _commands().render_run),
     "relight": plain_command("relight", RelightOptions, _relight_command),
     "insert": plain_command("insert", InsertOptions, _insert_command),
+    "locate": plain_command("locate", LocateOptions, _locate_command),
     "export": plain_command("export", ExportOptions, lambda: _commands().export_run),
     "capture": plain_command("capture", PhotographOptions, _capture_command),
     "study": plain_command("study", StudyOptions, _study_command),

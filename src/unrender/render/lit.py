@@ -74,8 +74,11 @@ class LitScene(Scene):
     @torch.no_grad()
     def lit_view(self, cameras: Cameras, view: int) -> Rendering:
         """Render one view in linear light, over black."""
-        camera = cameras[view].to(self._mesh.vertices.device)
-        return render_surface(self._mesh, self._material, [self._light], camera, samples=self._samples, depth_range=DEPTHS)[0]
+        return self.lit_cameras(cameras[view].to(self._mesh.vertices.device))[0]
+
+    def lit_cameras(self, cameras: Cameras) -> Rendering:
+        """Render all views [views, height, width] in linear light, over black, with gradients to the poses."""
+        return render_surface(self._mesh, self._material, [self._light], cameras, samples=self._samples, depth_range=DEPTHS)
 
 
 def over_gray(rendering: Rendering, gray: float) -> Rendering:

@@ -264,8 +264,13 @@ def inserted(
     return srgb_from_linear(mixed.clamp(0, 1))
 
 
-def view_named(photos: Capture, name: str) -> int:
+def view_named(photos: Capture, name: str, option: str = "--photo") -> int:
     """Return the view that a name means: the whole name, its last part, or that without its suffix.
+
+    Args:
+        photos: the capture.
+        name: of a photo.
+        option: that gives it, for the error.
 
     Raises:
         ValueError: no view has it, or several.
@@ -275,5 +280,5 @@ def view_named(photos: Capture, name: str) -> int:
         if len(found) == 1:
             return found[0]
         if found:
-            raise ValueError(f"--photo {name} may be {photos.names[found[0]]} or {photos.names[found[1]]}; give the whole name")
-    raise ValueError(f"--photo {name} is no picture file and no photo of {photos.name}, whose first is {photos.names[0]}")
+            raise ValueError(f"{option} {name} may be {photos.names[found[0]]} or {photos.names[found[1]]}; give the whole name")
+    raise ValueError(f"{option} {name} is no picture file and no photo of {photos.name}, whose first is {photos.names[0]}")
