@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pytest
 
 import unrender.api
+from tiny_captures import write_blender
 from unrender.captures.load import load_capture
 from unrender.captures.options import CaptureOptions
 from unrender.cli import completion, foreign
@@ -118,6 +119,16 @@ def test_a_value_may_be_any_of_its_types() -> None:
         convert(Weight, ["1", "2"])
 
 
+def test_o_is_short_for_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_blender(tmp_path / "photos")
+    for name in ("long", "short"):
+        option = "--out" if name == "long" else "-o"
+        assert main(["convert", str(tmp_path / "photos"), "--to", "nerfstudio", option, str(tmp_path / name)]) == 0
+    assert (tmp_path / "long" / "transforms.json").read_bytes() == (tmp_path / "short" / "transforms.json").read_bytes()
+    capfd.readouterr()
+    assert "`unrender doctor` has no option -o" in sentence_about(["doctor", "-o", "x"], capfd)
+
+
 def test_options_of_fit_are_arguments_in_python() -> None:
     """One vocabulary: the same names and defaults on the command line, in ``fit`` and in ``load``."""
     ours = inspect.signature(unrender.api.fit).parameters
@@ -185,7 +196,7 @@ def sentence_about(words: list[str], capfd: pytest.CaptureFixture[str]) -> str:
         (["fit", "neus", "x", "-m", "y"], "use --out DIR"),
         (["fit", "neus", "x", "--pipeline.model.sdf", "y"], "settings have flat names"),
         (["eval", "--load-config", "config.yml"], "unrender eval RUN"),
-        (["convert", "x", "-o", "y"], "use --out DIR"),
+        (["convert", "x", "--output", "y"], "use --out DIR"),
         (["convert", "-i", "x"], "the capture needs no option: unrender convert CAPTURE"),
         (["fit", "neus", "x", "--config", "a.json", "--preset", "cpu"], "give one of them"),
     ],

@@ -24,7 +24,9 @@ from unrender.words import closest
 T = TypeVar("T")
 _MARK = "unrender"
 SHORT = re.compile(r"-[A-Za-z]\w*")
-"""A short option. There are none, but other programs have them."""
+"""A short option. There is -o alone, but other programs have more."""
+_SHORT_FOR = {"-o": "--out"}
+"""The short options, and what they stand for."""
 
 
 class UsageError(ValueError):
@@ -210,7 +212,7 @@ def _values(options: Sequence[Option], words: Sequence[str], command: str) -> di
             plain = True
         elif not plain and (is_option(word) or SHORT.fullmatch(word)):
             name, equals, value = word.partition("=")
-            option = by_flag.get(name.replace("_", "-"))
+            option = by_flag.get(_SHORT_FOR.get(name, name.replace("_", "-")))
             if option is None:
                 raise unknown_option(name, by_flag, command)
             if option.kind is bool:

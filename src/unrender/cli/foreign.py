@@ -65,7 +65,7 @@ _OF_RUNS: dict[str, str] = _by_word(
 
 
 _OF_CONVERT: dict[str, str] = _by_word(
-    ("-o --output --output-dir --output-path", "use --out DIR"),
+    ("--output --output-dir --output-path", "use --out DIR"),
     ("--format --type --output-type -t", "use --to LAYOUT"),
     ("--data --input --input-path -i", "the capture needs no option: {command} CAPTURE"),
 )
