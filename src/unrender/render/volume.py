@@ -9,6 +9,7 @@ computes the weights itself: :func:`~unrender.ops.rays.weights_from_density` for
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,9 +20,11 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.devices import pytorch_on_one_thread
+from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalized
 from unrender.ops.rays import Samples, composite, opacity_and_distance, ray_chunks
+from unrender.render.asset import Asset
 from unrender.render.rendering import Encoding, Rendering, concatenated
 
 _VERTICES = 2**14
@@ -108,6 +111,33 @@ def normals_from_density(
     taps = torch.cat([places + offset for offset in (*offsets, *-offsets)])
     ahead, back = density(taps).reshape(2, 3, -1)
     return torch.nn.functional.normalize((back - ahead).t(), dim=-1) * rendering.opacity[:, None]
+
+
+def asset_of_density(
+    density: Callable[[Float[Tensor, "points 3"]], Float[Tensor, " points"]],
+    color: Callable[[Float[Tensor, "points 3"], Float[Tensor, "points 3"]], Float[Tensor, "points 3"]],
+    viewpoints: Float[Tensor, "views 3"],
+    *,
+    length: float,
+    resolution: int,
+    largest_only: bool,
+) -> Asset:
+    """Return the surface on which a length absorbs half of the light, colored as the fitted views see it.
+
+    Args:
+        density: of points in world space, in inverse world units.
+        color: as :func:`color_vertices` takes it.
+        viewpoints: positions of the cameras, on the device of the field.
+        length: in world units: about twice the distance of its samples, since a field knows no finer border.
+        resolution: cells along each side of the cube.
+        largest_only: keep only the largest piece.
+    """
+    mesh = extract_surface(density, resolution=resolution, level=math.log(2) / length, keep_above=True, device=viewpoints.device)
+    if mesh.is_empty:
+        return Asset(mesh)
+    left_out = mesh.component_count - 1 if largest_only else 0
+    mesh = (mesh.largest_component() if largest_only else mesh).with_vertex_normals()
+    return Asset(color_vertices(mesh, color, viewpoints), left_out=left_out)
 
 
 @torch.no_grad()

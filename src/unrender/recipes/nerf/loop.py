@@ -16,7 +16,6 @@ from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu, pytorch_on_one_thread
 from unrender.fields.exposure import Exposure
-from unrender.geometry.isosurface import extract_surface
 from unrender.losses.photometric import mse, photometric
 from unrender.ops.rays import (
     MARCHED_PER_TRAINED,
@@ -42,7 +41,7 @@ from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import RayScene
-from unrender.render.volume import FieldSamples, color_vertices, normals_from_density, render_volume
+from unrender.render.volume import FieldSamples, asset_of_density, normals_from_density, render_volume
 
 _UNSEEN = 1e-4
 """Samples below this weight do not change an 8-bit pixel, even a hundred of them on one ray."""
@@ -143,13 +142,7 @@ class NerfScene(RayScene):
             own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
             return self.field.color(self.field.density(points)[1], self.field.encode_directions(directions), own_ray)
 
-        level = math.log(2) / (2 * self.step)
-        mesh = extract_surface(density, resolution=resolution, level=level, keep_above=True, device=self.field.table.device)
-        if mesh.is_empty:
-            return Asset(mesh)
-        left_out = mesh.component_count - 1 if largest_only else 0
-        mesh = (mesh.largest_component() if largest_only else mesh).with_vertex_normals()
-        return Asset(color_vertices(mesh, color, self.viewpoints), left_out=left_out)
+        return asset_of_density(density, color, self.viewpoints, length=2 * self.step, resolution=resolution, largest_only=largest_only)
 
     def opacity_of_a_step(self, positions: Float[Tensor, "cells 3"]) -> Float[Tensor, " cells"]:
         """Return the optical depth of one step of the march, for the occupancy grid."""

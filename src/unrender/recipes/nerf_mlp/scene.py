@@ -15,7 +15,6 @@ from unrender.cameras import Rays
 from unrender.devices import on_cpu
 from unrender.fields.frequency_radiance import FrequencyRadiance
 from unrender.forward_facing import NdcFrame
-from unrender.geometry.isosurface import extract_surface
 from unrender.ops.encodings import contract
 from unrender.ops.rays import Samples, aabb_intersection, weights_from_density
 from unrender.recipes.nerf_mlp.config import FrequencySettings, RaySettings, Space
@@ -24,7 +23,7 @@ from unrender.render.asset import Asset
 from unrender.render.hierarchical import importance_samples, merged_edges, samples_between, stratified_edges
 from unrender.render.rendering import Rendering, concatenated
 from unrender.render.scene import RayScene
-from unrender.render.volume import FieldSamples, color_vertices, normals_from_density, render_volume
+from unrender.render.volume import FieldSamples, asset_of_density, normals_from_density, render_volume
 
 _SPACES: tuple[Space, ...] = ("cube", "disparity", "ndc")
 """In the order of their numbers in snapshots."""
@@ -197,13 +196,9 @@ class NerfMlpScene(RayScene):
             raw = self.fine.raw(self.place.of_world(points), self.active_octaves)
             return self.fine.color(raw, self.fine.encode_directions(directions), own_ray)
 
-        level, device = math.log(2) / (2 * self._step), self.get_buffer("near").device
-        mesh = extract_surface(self.density, resolution=resolution, level=level, keep_above=True, device=device)
-        if mesh.is_empty:
-            return Asset(mesh)
-        left_out = mesh.component_count - 1 if largest_only else 0
-        mesh = (mesh.largest_component() if largest_only else mesh).with_vertex_normals()
-        return Asset(color_vertices(mesh, color, self.viewpoints), left_out=left_out)
+        return asset_of_density(
+            self.density, color, self.viewpoints, length=2 * self._step, resolution=resolution, largest_only=largest_only
+        )
 
 
 def place_of(state: dict[str, Tensor]) -> Place:

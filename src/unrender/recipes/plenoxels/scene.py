@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,7 +13,6 @@ from torch import Tensor
 from unrender.cameras import Rays
 from unrender.fields.multi_sphere import MultiSphere
 from unrender.fields.voxels import VoxelField
-from unrender.geometry.isosurface import extract_surface
 from unrender.ops.rays.voxels import VoxelRays
 from unrender.recipes.fitting import scene_state
 from unrender.recipes.pixels import picture_background
@@ -22,7 +20,7 @@ from unrender.recipes.plenoxels.config import PlenoxelsConfig, VoxelSampling, Vo
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import RayScene
-from unrender.render.volume import color_vertices, normals_from_density
+from unrender.render.volume import asset_of_density, normals_from_density
 
 
 class Seen(NamedTuple):
@@ -70,13 +68,14 @@ class PlenoxelsScene(RayScene):
 
     def asset(self, resolution: int = 256, *, largest_only: bool = True) -> Asset:
         """Return the surface on which a cell absorbs half of the light, colored as the fitted views see it."""
-        level = math.log(2) / self.field.cell
-        mesh = extract_surface(self.field.density_at, resolution=resolution, level=level, keep_above=True, device=self.field.density.device)
-        if mesh.is_empty:
-            return Asset(mesh)
-        left_out = mesh.component_count - 1 if largest_only else 0
-        mesh = (mesh.largest_component() if largest_only else mesh).with_vertex_normals()
-        return Asset(color_vertices(mesh, self.field.color_at, self.viewpoints), left_out=left_out)
+        return asset_of_density(
+            self.field.density_at,
+            self.field.color_at,
+            self.viewpoints,
+            length=self.field.cell,
+            resolution=resolution,
+            largest_only=largest_only,
+        )
 
 
 def load_scene(config: PlenoxelsConfig, tensors: Mapping[str, Tensor], device: torch.device) -> PlenoxelsScene:
