@@ -20,8 +20,8 @@ from unrender.runs.figures import color_picture, write_picture
 from unrender.runs.inserting import Background, inserted, plain_photo, posed_photo, standing, view_named, view_of
 from unrender.runs.opening import OpenRun, open_run
 from unrender.runs.relighting import exposure_of, lit_asset
-from unrender.shading.latlong import LIGHT_SIZE, checked_suffix, read_environment, turned
-from unrender.transforms import inverse_similarity, upright
+from unrender.shading.latlong import checked_suffix, turned
+from unrender.transforms import inverse_similarity
 
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 
@@ -61,9 +61,8 @@ def insert_object(
     opened = open_run(run, table.recipes(), target)
     asset = lit_asset(opened).to("cpu")
     if env is not None:
-        x, y, z = opened.record.input.up
         with display.task("reading the light"):
-            asset = replace(asset, environment=read_environment(env, LIGHT_SIZE, upright(opened.source_from_world, (x, y, z))))
+            asset = replace(asset, environment=opened.light(env))
     if turn_light != 0 and asset.environment is not None:
         asset = replace(asset, environment=turned(asset.environment, math.radians(turn_light)))
     background = _background(opened, photo, camera, tilt, capture, display)

@@ -14,8 +14,7 @@ from unrender.recipes import table
 from unrender.runs.camera_paths import showing_path
 from unrender.runs.opening import open_run
 from unrender.runs.relighting import lit_asset, relight
-from unrender.shading.latlong import LIGHT_SIZE, read_environment, turned
-from unrender.transforms import upright
+from unrender.shading.latlong import turned
 
 
 def relight_run(
@@ -31,9 +30,8 @@ def relight_run(
     opened = open_run(run, table.recipes(), target)
     opened.directory.prepare()
     asset = lit_asset(opened)
-    x, y, z = opened.record.input.up
     with display.task("reading the light"):
-        environment = read_environment(env, LIGHT_SIZE, upright(opened.source_from_world, (x, y, z)))
+        environment = opened.light(env)
         environment = environment if turn == 0 else turned(environment, math.radians(turn))
     photos = photos_behind(opened, capture, display)
     relit = relight(opened, asset, photos, showing_path(photos, frames), environment, env.stem, target, fps=fps, display=display)

@@ -26,6 +26,9 @@ from unrender.render.scene import Scene
 from unrender.runs.checkpoints import CheckpointError, CheckpointInfo, find_checkpoint
 from unrender.runs.config_json import config_from_json
 from unrender.runs.directory import HistoryLine, RunDirectory, RunRecord
+from unrender.shading.latlong import LIGHT_SIZE, read_environment
+from unrender.shading.lights import EnvironmentLight
+from unrender.transforms import upright
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,17 @@ class OpenRun:
     def source_from_world(self) -> Float[Tensor, "4 4"]:
         """Similarity from the normalized world to the frame of the input (float64)."""
         return torch.tensor(self.record.input.source_from_world, dtype=torch.float64)
+
+    def light(self, file: str | Path) -> EnvironmentLight:
+        """Read a lat-long picture as a light around the run, in the normalized world.
+
+        The upward direction of the run is that of the picture.
+
+        Raises:
+            ValueError: the file holds no picture of a light.
+        """
+        x, y, z = self.record.input.up
+        return read_environment(file, LIGHT_SIZE, upright(self.source_from_world, (x, y, z)))
 
     def asset(self, resolution: int = 256, *, frame: Frame = "source", capture: Capture | None = None) -> Asset:
         """Return the surface with its material or its colors, by default in the frame of the input poses.

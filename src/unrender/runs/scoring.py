@@ -42,8 +42,7 @@ from unrender.runs.surface_measures import (
     world_mesh,
 )
 from unrender.runs.view_measures import ViewMeasures
-from unrender.shading.latlong import LIGHT_SIZE, checked_suffix, read_environment
-from unrender.transforms import upright
+from unrender.shading.latlong import checked_suffix
 from unrender.words import SplitName, TruthFrame
 
 _RESOLUTION = 256
@@ -151,7 +150,7 @@ def score_run(
         if known.surface is not None:
             measures += distance_measures(mesh.transformed(run.source_from_world), known.surface)
     if scene is not None and asset is not None:
-        light = None if relight is None else _other_light(run, relight)
+        light = None if relight is None else Relit(relight.stem, run.light(relight))
         measures += material_measures(asset, true_asset(scene, run.source_from_world), photos, views, light, device, display)
     for sentence in sentences(found for found in measures if found.group):
         display.say(sentence)
@@ -187,11 +186,6 @@ def _lit_asset(run: OpenRun, scene: KnownScene | None, relight: Path | None) -> 
         return None  # a surface without a material would be extracted in vain
     asset = run.scene.asset()
     return None if asset.material is None or asset.is_empty else asset
-
-
-def _other_light(run: OpenRun, file: Path) -> Relit:
-    x, y, z = run.record.input.up
-    return Relit(file.stem, read_environment(file, LIGHT_SIZE, upright(run.source_from_world, (x, y, z))))
 
 
 def photos_of(run: OpenRun, capture: Capture | Path | None) -> Capture:
