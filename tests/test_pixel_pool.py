@@ -148,7 +148,7 @@ def test_the_check_before_a_fit_waits_for_a_few_photos_only(tmp_path: Path) -> N
     watched = replace(capture, photos=replace(capture.photos, waits=tuple(partial(wait, view) for view in range(50))))
     say_summary(watched, Display.quiet())
     assert len(set(asked)) == QUICK_VIEWS and {0, 49} <= set(asked)
-    assert decoded_soon(load_capture(tmp_path / "scan")).photos.count == 50 * 40 * 30
+    assert decoded_soon(load_capture(tmp_path / "scan"), QUICK_VIEWS).photos.count == 50 * 40 * 30
 
 
 def test_photos_with_alpha_are_decoded_at_once(tmp_path: Path) -> None:

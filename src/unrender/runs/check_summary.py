@@ -5,30 +5,44 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unrender.captures.capture import Capture, Split
-from unrender.captures.check.checking import QUICK_VIEWS, check_capture
+from unrender.captures.check.checking import MOST_VIEWS, QUICK_VIEWS, check_capture
 from unrender.captures.check.findings import CheckReport
 from unrender.runs.display import Display
 
 _MOST_LINES = 4
+_OF_MATCHES = ("poses", "focal length", "order", "camera axes", "inverted poses", "mirrored photos", "static background")
+"""What matches between photos tell, better the more photos are compared."""
 
 
 def say_summary(capture: Capture, display: Display) -> None:
     """Print the verdict of a quick check and what it warns of."""
     with display.task("checking the capture"):
-        report = check_capture(decoded_soon(capture), most_views=QUICK_VIEWS)
+        report = quick_check(capture)
     for line in summary_of(report):
         display.say(line)
 
 
-def decoded_soon(capture: Capture) -> Capture:
+def quick_check(capture: Capture) -> CheckReport:
+    """Check some views, and more of them if these do not speak for the capture."""
+    report = check_capture(decoded_soon(capture, QUICK_VIEWS), most_views=QUICK_VIEWS)
+    doubtful = any(
+        finding.severity == "broken" or finding.cause == "features" or (finding.cause in _OF_MATCHES and finding.severity != "ok")
+        for finding in report.findings
+    )
+    if doubtful and len(capture) > QUICK_VIEWS:
+        return check_capture(decoded_soon(capture, MOST_VIEWS), most_views=MOST_VIEWS)
+    return report
+
+
+def decoded_soon(capture: Capture, most: int) -> Capture:
     """Return some views of a capture whose photos are still decoded, evenly spread.
 
     A fit need not wait for all of them.
     """
     count = len(capture)
-    if not capture.photos.waits or count <= QUICK_VIEWS:
+    if not capture.photos.waits or count <= most:
         return capture
-    views = [place * (count - 1) // (QUICK_VIEWS - 1) for place in range(QUICK_VIEWS)]
+    views = [place * (count - 1) // (most - 1) for place in range(most)]
     return replace(
         capture,
         photos=capture.photos.select(views),

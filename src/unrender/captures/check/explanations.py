@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unrender.captures.check.epipolar import Change, VerifiedMatches, agreement, residuals_under
+from unrender.captures.check.evidence import at_least, at_most, ratio_at_least
 from unrender.captures.check.findings import Finding, Severity, named
 from unrender.captures.source import opencv_from
 from unrender.printing import counted
@@ -30,6 +31,8 @@ _FACTORS = torch.exp(torch.linspace(math.log(0.3), math.log(3.3), 49, dtype=torc
 _FOCAL_OFF, _FOCAL_UNSURE = math.log(1.22), math.log(1.08)
 _FOCAL_GAIN, _FOCAL_CLEAR = 1.12, 1.6
 """The residual must be this many times as large as with the best focal length, the second for small differences."""
+_FOCAL_SURE = 1.03
+"""Lower bound of that ratio when pairs are resampled (right cameras at most 1.00; 0.6 times the focal length at least 1.04)."""
 _VIEW_FAILS = 0.3
 """Agreement below which a single view is suspected."""
 _MANY_PAIRS = 0.06
@@ -49,8 +52,8 @@ class Explanation:
     """Mean agreement of the pairs of each view; NaN without pairs."""
     focal: float
     """Factor of the focal length that fits best."""
-    fits: bool
-    """Whether the cameras agree."""
+    fits: bool | None
+    """Whether the cameras agree; None if the matches are too few to be sure that they do not."""
 
 
 def explain(
@@ -83,12 +86,17 @@ def explain(
     turned, inverted, best = _best_turn(matches, poses, source_poses)
     evidence = f"{given:.0%} of the {len(matches.pair):,} consistent matches between {len(matches.pairs)} pairs of photos"
 
-    def broken(finding: Finding, focal: float = 1.0) -> Explanation:
-        return Explanation([finding], given, by_view, focal, False)
+    def broken(finding: Finding, sure: bool, focal: float = 1.0) -> Explanation:
+        if sure:
+            return Explanation([finding], given, by_view, focal, False)
+        sentence = f"perhaps {finding.sentence}; the matches between the photos are too few to be sure"
+        return Explanation([Finding("warning", finding.cause, sentence)], given, by_view, focal, None)
 
-    if best >= _FITS and best > given + _BETTER:
-        return broken(_about_turn(turned, inverted, best, evidence, axes))
-    focal, gain = _best_focal(matches, poses)
+    if float(best.mean()) >= _FITS and float(best.mean()) > given + _BETTER:
+        about = _about_turn(turned, inverted, float(best.mean()), evidence, axes)
+        return broken(about, at_least(best - by_pair) > _BETTER / 2)
+    focal, gain, sure = _best_focal(matches, poses)
+    doubt = ""
     at_best = float(agreement(matches, poses, Change(focal=focal)).mean())
     off = abs(math.log(focal))
     if at_best >= _FITS - 0.1 and at_best > given - 0.05:
@@ -97,35 +105,36 @@ def explain(
         )
         if off > _FOCAL_OFF and gain > _FOCAL_GAIN:
             sentence = f"{share}: correct fl_x, fl_y or camera_angle_x; was it given for another size, in millimeters, or for a crop?"
-            return broken(Finding("broken", "focal length", sentence), focal)
-        if off > _FOCAL_UNSURE and gain > _FOCAL_CLEAR:
+            if sure:
+                return broken(Finding("broken", "focal length", sentence), sure, focal)
+            doubt = f", and they are too few to tell whether the focal length is {focal:.2g} times what is given"
+        elif off > _FOCAL_UNSURE and gain > _FOCAL_CLEAR:
             finding = Finding("warning", "focal length", f"{share}: check the intrinsics")
             return Explanation([finding], given, by_view, focal, True)
     contradicting = float((by_pair < _VIEW_FAILS).double().mean())
-    order = _best_order(matches, poses, names, given) if given < _FITS or contradicting > _MANY_PAIRS else None
+    order = _best_order(matches, poses, names, by_pair) if given < _FITS or contradicting > _MANY_PAIRS else None
     if order is not None:
-        return broken(
-            Finding(
-                "broken",
-                "order",
-                f"{order}: as they are, the cameras explain only {evidence}; put poses and photos into the same order",
-            )
-        )
+        words, surely = order
+        sentence = f"{words}: as they are, the cameras explain only {evidence}; put poses and photos into the same order"
+        return broken(Finding("broken", "order", sentence), surely)
     if given >= _FITS:
-        good = Finding("ok", "poses", f"the cameras explain {evidence}; the focal length fits")
+        good = Finding("warning" if doubt else "ok", "poses", f"the cameras explain {evidence}{doubt or '; the focal length fits'}")
         return Explanation([good, *_about_single_views(by_view, names)], given, by_view, focal, True)
-    if not has_masks and _static_share(matches) > _STATIC:
+    static = _static_matches(matches)
+    if not has_masks and float(static.double().mean()) > _STATIC:
         return broken(
             Finding(
                 "broken",
                 "static background",
                 "most of the photos stays where it is while the cameras move: the object turned before a still background; add masks",
-            )
+            ),
+            at_least(matches.mean_by_pair(static.double())) > _STATIC / 2,
         )
     wrong = _wrong_views(matches, by_pair, len(names))
     if wrong:
         few = named([names[view] for view in wrong])
-        severity: Severity = "broken" if len(wrong) > 0.1 * len(names) else "warning"
+        theirs = torch.isin(matches.pairs, torch.tensor(wrong)).any(1)
+        severity: Severity = "broken" if len(wrong) > 0.1 * len(names) and at_most(by_pair[theirs]) < _FITS else "warning"
         sentence = f"the poses of {counted(len(wrong), 'photo')} contradict the others ({few}): leave them out or solve them again"
         return Explanation([Finding(severity, "poses", sentence)], given, by_view, focal, severity == "warning")
     if given >= _FAILS:
@@ -137,7 +146,8 @@ def explain(
             "poses",
             f"the photos do not belong to their poses: the cameras explain only {evidence}, and no other axes or focal length do: were "
             "photos renamed, sorted or left out after the poses were solved?",
-        )
+        ),
+        at_most(by_pair) < _FITS,
     )
 
 
@@ -164,19 +174,20 @@ def _turns() -> list[Float[Tensor, "3 3"]]:
 
 def _best_turn(
     matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], source_poses: Float[Tensor, "views 4 4"]
-) -> tuple[Change, bool, float]:
-    """Return the change of camera axes that explains most matches, and whether poses are inverted for it.
+) -> tuple[Change, bool, Float[Tensor, " pairs"]]:
+    """Return the change of camera axes that explains most matches.
 
-    Of changes that explain equally many it is the simplest.
+    Whether poses are inverted for it is returned too, and the agreement of each pair. Of changes that explain equally many it is the
+    simplest.
     """
-    best, turned_round, most = Change(), False, -1.0
+    best, turned_round, most = Change(), False, torch.full((len(matches.pairs),), -1.0, dtype=torch.float64)
     back = torch.linalg.inv(source_poses)
     for inverted, mirrored in ((False, False), (False, True), (True, False), (True, True)):
         for turn in _turns():
             change = Change(turn=turn, mirrored=mirrored)
-            share = float(agreement(matches, back if inverted else poses, change).mean())
-            if share > most + 0.02:
-                best, turned_round, most = change, inverted, share
+            shares = agreement(matches, back if inverted else poses, change)
+            if float(shares.mean()) > float(most.mean()) + 0.02:
+                best, turned_round, most = change, inverted, shares
     return best, turned_round, most
 
 
@@ -219,24 +230,34 @@ def _axes_words(words: Sequence[str]) -> str:
     return f"others (+X {words[0]}, +Y {words[1]}, +Z {words[2]} of what was read)"
 
 
-def _best_focal(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"]) -> tuple[float, float]:
-    """Return the factor of the focal length with the least median residual, and how much less it is."""
+def _best_focal(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"]) -> tuple[float, float, bool]:
+    """Return the factor of the focal length with the least median residual.
+
+    How much less that residual is follows, and whether that is sure.
+    """
     medians = torch.stack([residuals_under(matches, poses, Change(focal=float(factor)))[0].median() for factor in _FACTORS])
     k = int(medians.argmin())
-    here = float(residuals_under(matches, poses, Change())[0].median())
     if not 0 < k < len(_FACTORS) - 1:
-        return 1.0, 1.0
-    return float(_FACTORS[k]), here / max(float(medians[k]), 1e-9)
+        return 1.0, 1.0, False
+    here = residuals_under(matches, poses, Change())[0]
+    there = residuals_under(matches, poses, Change(focal=float(_FACTORS[k])))[0]
+    gain = float(here.median()) / max(float(medians[k]), 1e-9)
+    return float(_FACTORS[k]), gain, ratio_at_least(matches, here, there) > _FOCAL_SURE
 
 
-def _static_share(matches: VerifiedMatches) -> float:
-    """Return the share of matches whose two photos show them at the same place."""
+def _static_matches(matches: VerifiedMatches) -> Bool[Tensor, " matches"]:
+    """Tell which matches are at the same place in both photos."""
     apart = (matches.directions[:, 0] - matches.directions[:, 1]).norm(dim=-1) * matches.focal
-    return float((apart < 0.004).double().mean())
+    return apart < 0.004
 
 
-def _best_order(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], names: Sequence[str], given: float) -> str | None:
-    """Return how photos must be sorted for the poses to fit, if one of the usual mistakes was made."""
+def _best_order(
+    matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], names: Sequence[str], by_pair: Float[Tensor, " pairs"]
+) -> tuple[str, bool] | None:
+    """Return how photos must be sorted for the poses to fit, and whether that is sure.
+
+    None if none of the usual mistakes was made.
+    """
     count = len(names)
     by_text = sorted(range(count), key=lambda view: names[view])
     by_number = sorted(range(count), key=lambda view: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", names[view])])
@@ -250,8 +271,11 @@ def _best_order(matches: VerifiedMatches, poses: Float[Tensor, "views 4 4"], nam
         "each pose is listed one place too early": torch.tensor(by_text)[(rank_by_text - 1).clamp(min=0)],
     }
     for words, order in trials.items():
-        if not torch.equal(order, index) and float(agreement(matches, poses, Change(order=order)).mean()) > max(_FITS, given + 0.1):
-            return words
+        if torch.equal(order, index):
+            continue
+        shares = agreement(matches, poses, Change(order=order))
+        if float(shares.mean()) > max(_FITS, float(by_pair.mean()) + 0.1):
+            return words, at_least(shares - by_pair) > 0
     return None
 
 

@@ -28,6 +28,8 @@ _SAME_TURN, _SAME_SHIFT = 2.0, 0.02
 """Degrees, and share of the distance to the scene, by which the poses of equal photos may differ."""
 _FEW_DUPLICATES = 0.04
 """Share of duplicates above which a fit fails."""
+_ALL_ALIKE = 0.6
+"""Share above which rather the object looks alike from all sides, as a plain vase does: copies leave the photos that they replace few."""
 
 _BLURRED = -0.8
 """Ratio of fine to coarse detail, log2 against the median, of a blurred photo (blur of 1.5 pixels: -1 to -2; sharp ones above -0.4)."""
@@ -98,6 +100,12 @@ def about_duplicates(pairs: Sequence[tuple[int, int]], names: Sequence[str]) -> 
     if not pairs:
         return []
     examples = named([f"{names[view]} = {names[earlier]}" for view, earlier in pairs])
+    if len(pairs) > _ALL_ALIKE * len(names):
+        sentence = (
+            f"{len(pairs)} of {len(names)} photos look like another one although their poses differ ({examples}): if they are no copies, "
+            "the object looks alike from these sides, and only its outlines show its shape"
+        )
+        return [Finding("warning", "duplicates", sentence)]
     severe = len(pairs) > max(1, _FEW_DUPLICATES * len(names))
     return [
         Finding(
