@@ -101,6 +101,26 @@ def test_the_views_fill_the_ndc_cube() -> None:
     assert float(ends[:, :2].abs().amax()) <= 1.0 and float(ends[:, 0].max()) > 0.95 and float(ends[:, 1].min()) < -0.95
 
 
+def test_a_frame_that_contains_the_cameras_holds_all_that_they_see() -> None:
+    """The cube just contains every photo from the near plane to infinity, also of a camera that stands aside."""
+    cameras = forward_facing()
+    frame = NdcFrame.of(cameras, near=0.8).containing(cameras)
+    ends = torch.zeros(0, 3)
+    for view in range(len(cameras)):
+        mapped, length = frame.rays(cameras.image_rays(view))
+        ends = torch.cat([ends, mapped.origins, mapped.origins + length[:, None] * mapped.directions])
+    reached = ends[:, :2].abs().amax(0)
+    assert bool((reached <= 1.0).all()) and bool((reached > 0.95).all())  # the centers of pixels lie within the borders
+
+
+def test_directions_in_ndc_are_those_of_the_mapped_rays() -> None:
+    frame = NdcFrame.of(forward_facing(), near=1.2)
+    rays = forward_facing().image_rays(7)
+    some = Rays(rays.origins[::131], rays.directions[::131])
+    points = some.origins + torch.linspace(1.5, 9.0, len(some.origins))[:, None] * some.directions
+    torch.testing.assert_close(frame.directions(points, some.directions), frame.rays(some)[0].directions, atol=1e-5, rtol=1e-4)
+
+
 def test_rays_that_turn_away_stay_finite() -> None:
     frame = NdcFrame.of(forward_facing(), near=1.0)
     back = Rays(torch.zeros(2, 3), normalized(torch.tensor([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])))

@@ -8,11 +8,16 @@ from functools import partial
 import pytest
 import torch
 
-from unrender.captures.capture import Capture
+from test_hierarchical import forward_facing
+from unrender.cameras import Rays
+from unrender.captures.capture import Capture, Split
 from unrender.captures.images import Images
-from unrender.demo import make_demo_capture
+from unrender.demo import AnalyticScene, make_demo_capture, photo_of, render_demo_views
+from unrender.fields.voxels import VoxelField
+from unrender.losses.metrics import psnr
 from unrender.recipes import plenoxels
 from unrender.recipes.fitting import Fitting, Progress
+from unrender.recipes.ndc import ndc_frame
 from unrender.recipes.plenoxels.config import PRESETS, VoxelRates
 from unrender.recipes.plenoxels.loop import rates_at, seen_vertices
 from unrender.recipes.settings import override
@@ -118,3 +123,70 @@ def test_voxels_around_which_there_is_more_fill_the_unit_ball(capture: Capture) 
     axis = torch.linspace(-1, 1, 17).square()
     radius = (axis[:, None, None] + axis[:, None] + axis).sqrt()
     assert not used[radius > 1.13].any() and bool(used[radius < 0.9].any())
+
+
+@pytest.fixture(scope="module")
+def facing() -> Capture:
+    """Nine photos of the demo scene before a gray wall, of which the middle one is held out."""
+    cameras = forward_facing(spread=1.0).downscaled(2)
+    color, opacity = render_demo_views(AnalyticScene(), cameras)
+    photos = photo_of(color, opacity).float() / 255
+    photos = photos[..., :3] * photos[..., 3:] + 0.5 * (1 - photos[..., 3:])
+    split = Split((0, 1, 2, 3, 5, 6, 7, 8), (4,), "the middle one is held out")
+    return Capture.from_tensors((photos * 255).round().to(torch.uint8), cameras, unbounded=True, split=split)
+
+
+def ndc_scene(facing: Capture, cells: tuple[int, int, int] = (8, 8, 16)) -> plenoxels.PlenoxelsScene:
+    """A scene whose voxels are all in use, with the same density everywhere."""
+    frame = ndc_frame(facing).containing(facing.cameras)
+    used = torch.ones([size + 1 for size in reversed(cells)], dtype=torch.bool)
+    field, config = VoxelField(used, bands=1, density=0.4), override(SMALL, step=0.5)
+    return plenoxels.PlenoxelsScene(config.voxels, config.sampling, field, None, masked=False, ndc=frame)
+
+
+def test_rays_and_samples_in_ndc_obey_the_formula(facing: Capture) -> None:
+    """A point (x, y, z) of the mean camera is at (s x / z, s y / z, 1 - 2 n / z), so equal steps are equal steps of 1 / z.
+
+    Fog of one density in NDC therefore lets exp(-density times the length of the ray there) pass; half a cell along z is a sample.
+    """
+    scene, rays = ndc_scene(facing), facing.cameras.image_rays(4)
+    rays = Rays(rays.origins[::23], rays.directions[::23])
+    frame = scene.ndc
+    assert frame is not None
+    in_camera = facing.cameras.world_from_camera[4].inverse()  # parallel cameras around this one, so it is the mean camera
+    depths = frame.near / torch.linspace(1.0, 0.02, 9)  # from the near plane on, evenly in disparity
+    mapped, cosine = scene.in_voxels(rays), rays.directions @ in_camera[2, :3]
+    along = []
+    for depth in depths.tolist():
+        points = rays.origins + (depth / cosine)[:, None] * rays.directions
+        x, y, z = (points @ in_camera[:3, :3].t() + in_camera[:3, 3]).unbind(1)
+        formula = torch.stack([frame.scale[0] * x / z, frame.scale[1] * y / z, 1 - 2 * frame.near / z], 1)
+        along.append(((formula - mapped.origins) * mapped.directions).sum(1))
+        torch.testing.assert_close(mapped.origins + along[-1][:, None] * mapped.directions, formula, atol=1e-4, rtol=0)
+    steps = torch.stack(along).diff(dim=0)
+    torch.testing.assert_close(steps, steps[:1].expand_as(steps), atol=1e-4, rtol=1e-3)
+    seen, length = scene.see(rays), frame.rays(rays)[1]
+    torch.testing.assert_close(seen.light, torch.exp(-0.4 * length), atol=0.02, rtol=0)
+    cells = mapped.directions * torch.tensor([4.0, 4.0, 8.0])
+    expected = length * cells.norm(dim=1) / 0.5
+    assert bool((seen.voxels.samples - expected).abs().max() <= 1)
+
+
+def test_a_forward_facing_scene_is_learned_in_ndc_at_its_true_distance(facing: Capture) -> None:
+    config = override(SMALL, steps=80, stages=((0.0, 16, 16, 16), (0.4, 32, 32, 32)), layers=3, rows=8)
+    scene = plenoxels.fit(facing, config, device=CPU, seed=0).scene
+    assert isinstance(scene, plenoxels.PlenoxelsScene) and scene.ndc is not None and scene.around is None
+    rendering, truth = scene.render_view(facing.cameras, 4), facing.photos[4][..., :3].float() / 255
+    assert float(psnr(rendering.color, truth)) > float(psnr(facing.photos[1][..., :3].float() / 255, truth)) + 3  # than the one beside it
+    middle = (slice(10, 14), slice(14, 18))
+    assert 1.8 < float((rendering.distance / rendering.opacity)[middle].median()) < 3.4  # the cameras are 3 units away
+    kept = {f"scene.{name}": value for name, value in scene.state_dict().items()}
+    again = plenoxels.load_scene(config, kept, CPU).render_view(facing.cameras, 4)
+    assert torch.equal(again.color, rendering.color) and torch.equal(again.normal, rendering.normal)
+
+
+def test_the_space_of_the_voxels_follows_the_capture_or_the_setting(facing: Capture, capture: Capture) -> None:
+    short = override(SMALL, steps=1, layers=2, rows=4)
+    for given, space, inside in ((facing, "auto", True), (facing, "cube", False), (capture, "auto", False)):
+        scene = plenoxels.fit(given, override(short, space=space), device=CPU, seed=0).scene
+        assert isinstance(scene, plenoxels.PlenoxelsScene) and (scene.ndc is not None) == inside

@@ -14,7 +14,7 @@ Source: Mildenhall et al. 2020, "NeRF", appendix C.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,9 @@ _STEEPEST = 1e-3
 
 _FARTHEST = 1.0 - 1e-6
 """Largest share of a ray in NDC, which stands for infinity, whose distance is still finite."""
+
+_ALONG_BORDER = 5
+"""Points along each side of a photo by which it is measured; lines are straight in NDC, and lenses bend them little."""
 
 
 def faces_forward(cameras: Cameras) -> bool:
@@ -72,11 +75,30 @@ class NdcFrame:
         scale = (2 * cameras.intrinsics[:, :2].float() / cameras.sizes.to(poses.device)).amin(0)
         return cls(torch.linalg.inv(pose), scale, near)
 
+    def containing(self, cameras: Cameras) -> NdcFrame:
+        """Return the frame whose cube, from -1 to 1, holds all that these cameras see, as a grid needs it."""
+        farthest = torch.zeros_like(self.scale)
+        for view in range(len(cameras)):
+            camera = cameras[view]
+            steps = torch.linspace(0.0, 1.0, _ALONG_BORDER, device=self.scale.device)
+            sides = [(steps, steps * 0), (steps, steps * 0 + 1), (steps * 0, steps), (steps * 0 + 1, steps)]
+            border = torch.cat([torch.stack(side, dim=1) for side in sides]) * torch.tensor([camera.width, camera.height]).to(steps)
+            mapped, length = self.rays(camera.rays(torch.zeros(len(border), dtype=torch.int64), border))
+            ends = torch.cat([mapped.origins, mapped.origins + length[:, None] * mapped.directions])
+            farthest = torch.maximum(farthest, ends[:, :2].abs().amax(0))
+        return replace(self, scale=self.scale / farthest)
+
     def points(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Map points of the world, which must lie in front of the reference camera."""
         x, y, z = self._in_camera(points).unbind(1)
         z = z.clamp_min(1e-3 * self.near)
         return torch.stack([self.scale[0] * x / z, self.scale[1] * y / z, 1 - 2 * self.near / z], dim=1)
+
+    def directions(self, points: Float[Tensor, "points 3"], directions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+        """Return the unit directions in NDC of rays of the world that pass these points."""
+        (x, y, z), (dx, dy, dz) = self._in_camera(points).unbind(1), (directions @ self.camera_from_world[:3, :3].t()).unbind(1)
+        along = [self.scale[0] * (dx * z - x * dz), self.scale[1] * (dy * z - y * dz), 2 * self.near * dz]
+        return normalized(torch.stack(along, dim=1))
 
     def rays(self, rays: Rays) -> tuple[Rays, Float[Tensor, " rays"]]:
         """Map rays of the world, from the near plane to infinity.

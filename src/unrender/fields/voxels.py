@@ -72,7 +72,7 @@ class VoxelField(nn.Module):
 
     def render(self, rays: Rays, *, step: float, near: float = 0.0, offsets: Tensor | None = None, stop: float = 1e-7) -> VoxelRays:
         """Render rays; ``step`` is in cells."""
-        return render_voxels(rays, self.grid, self.density, self.harmonics, step=step * self.cell, near=near, offsets=offsets, stop=stop)
+        return render_voxels(rays, self.grid, self.density, self.harmonics, step=step, near=near, offsets=offsets, stop=stop)
 
     @torch.no_grad()
     def find_empty(self) -> None:
@@ -141,7 +141,7 @@ class VoxelField(nn.Module):
 
     def largest_weights(self, rays: Rays, *, step: float, near: float = 0.0) -> Float[Tensor, "Z Y X"]:
         """Return the largest weight of a sample in each cell; ``step`` is in cells."""
-        return largest_weights(rays, self.grid, self.density, step=step * self.cell, near=near)
+        return largest_weights(rays, self.grid, self.density, step=step, near=near)
 
     @torch.no_grad()
     def dense_vertices(self, threshold: float, *, margin: int) -> Bool[Tensor, "Z Y X"]:

@@ -59,8 +59,9 @@ def _samples(
     faces = torch.stack([-first / speed, (size - 1 - first) / speed])
     enter, leave = faces.amin(0).amax(1).clamp_min(near), faces.amax(0).amin(1)
     start = torch.full_like(enter, 0.5) if offsets is None else offsets.to(density)
-    number = torch.arange(int(2 * 3**0.5 / step) + 2, dtype=density.dtype)
-    along = enter[:, None] + (number + start[:, None]) * step
+    number = torch.arange(int(float((size - 1).double().norm()) / step) + 2, dtype=density.dtype)
+    delta = step / speed.norm(dim=1, keepdim=True)
+    along = enter[:, None] + (number + start[:, None]) * delta
 
     at = (first[:, None] + along[..., None] * speed[:, None]).clamp_min(0).minimum(size - 1)
     cell = at.floor().long().minimum(size - 2)
@@ -73,7 +74,7 @@ def _samples(
         values = values + share[..., None] * table[row.clamp_min(0)]
 
     def light_of(sigma: Tensor) -> Tensor:
-        return torch.exp(-torch.cat([torch.zeros_like(sigma[:, :1]), sigma.cumsum(1)], 1) * step)
+        return torch.exp(-torch.cat([torch.zeros_like(sigma[:, :1]), sigma.cumsum(1)], 1) * delta)
 
     sigma = torch.where((places >= 0) & (along < leave[:, None]), values[..., 0], 0.0).clamp_min(0)
     sigma = torch.where(light_of(sigma)[:, :-1].detach() >= stop, sigma, 0.0)  # a ray ends behind the first sample that leaves less

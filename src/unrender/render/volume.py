@@ -95,7 +95,10 @@ def render_in_chunks(rays: Rays, render: Callable[[Rays], Rendering]) -> Renderi
 
 
 def normals_from_density(
-    density: Callable[[Float[Tensor, "points 3"]], Float[Tensor, " points"]], rays: Rays, rendering: Rendering, step: float
+    density: Callable[[Float[Tensor, "points 3"]], Float[Tensor, " points"]],
+    rays: Rays,
+    rendering: Rendering,
+    step: float | Float[Tensor, " rays"],
 ) -> Float[Tensor, "rays 3"]:
     """Compute opacity times -∇σ / |∇σ| at the mean distance of each ray, by central differences.
 
@@ -103,11 +106,12 @@ def normals_from_density(
         density: or any function that grows with it, of points of the world.
         rays: one for each pixel.
         rendering: along them.
-        step: distance of the differences, in world units.
+        step: distance of the differences, in world units; one for all rays or for each.
     """
     distance = rendering.distance / rendering.opacity.clamp_min(1e-6)
     places = rays.origins + distance[:, None] * rays.directions
-    offsets = torch.eye(3, device=places.device) * step
+    steps = torch.as_tensor(step, device=places.device).expand(places.shape[0])
+    offsets = torch.eye(3, device=places.device)[:, None] * steps[:, None]
     taps = torch.cat([places + offset for offset in (*offsets, *-offsets)])
     ahead, back = density(taps).reshape(2, 3, -1)
     return torch.nn.functional.normalize((back - ahead).t(), dim=-1) * rendering.opacity[:, None]

@@ -45,9 +45,14 @@ for (int ray = begin; ray < end; ray++) {
     float p[3], q[3], enter = near, leave = 3.0e38f, per_step[3];
     const int size[3] = {size_x, size_y, size_z};
     for (int axis = 0; axis < 3; axis++) {
-        const float scale = 0.5f * (size[axis] - 1), direction = rays.directions.data[3 * ray + axis];
+        const float scale = 0.5f * (size[axis] - 1);
         p[axis] = (rays.origins.data[3 * ray + axis] + 1.f) * scale;
-        q[axis] = direction * scale;
+        q[axis] = rays.directions.data[3 * ray + axis] * scale;
+    }
+    const float speed = sqrtf(q[0] * q[0] + q[1] * q[1] + q[2] * q[2]);
+    const float step = cells_per_step / (speed > 1e-12f ? speed : 1e-12f);
+    steps.data[ray] = step;
+    for (int axis = 0; axis < 3; axis++) {
         per_step[axis] = 1.f / (step * (q[axis] > 1e-12f || q[axis] < -1e-12f ? q[axis] : 1e-12f));
         if (q[axis] > 1e-12f || q[axis] < -1e-12f) {
             const float a = -p[axis] / q[axis], b = ((size[axis] - 1) - p[axis]) / q[axis];
@@ -76,13 +81,13 @@ for (int ray = begin; ray < end; ray++) {
         const int clear = clearance.data[brick];
         if (clear) {
             // Leap to the end of the empty box of bricks around this one.
-            float steps = 1e9f;
+            float leap = 1e9f;
             for (int axis = 0; axis < 3; axis++) {
                 const int edge = ((cell_of[axis] >> 2) + (q[axis] > 0.f ? clear : 1 - clear)) << 2;
                 const float there = (edge - u[axis]) * per_step[axis];
-                if (there >= 0.f && there < steps) steps = there;
+                if (there >= 0.f && there < leap) leap = there;
             }
-            k += steps > 1.f ? (int)steps : 1;
+            k += leap > 1.f ? (int)leap : 1;
             continue;
         }
         const int cell = places.data[cell_of[2] * plane + cell_of[1] * row + cell_of[0]];
@@ -138,6 +143,7 @@ for (int ray = begin; ray < end; ray++) {
 // dL/dsigma = step (T_after c.g - what lies behind it . g) and dL/dc = w g where c > 0.
 for (int ray = begin; ray < end; ray++) {
     const int from = first_sample.data[ray], number = count.data[ray];
+    const float step = steps.data[ray];
     const float gr = of_color.data[3 * ray], gg = of_color.data[3 * ray + 1], gb = of_color.data[3 * ray + 2];
     const float gs = of_sparsity.data[ray];
     float behind = of_light.data[ray] * transmittance.data[ray];

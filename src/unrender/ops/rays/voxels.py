@@ -5,13 +5,14 @@ trilinear interpolation σ(x) and k(x) of the rows, where a vertex without a row
 
     α_i = 1 − exp(−max(0, σ_i) δ),   c_i = max(0, ½ + Σ_b k_ib Y_b),   w_i = α_i Π_{j<i} (1 − α_j),   C = Σ w_i c_i
 
-at points at equal distances δ. One kernel walks along a ray, leaps over cells that absorb nothing, and keeps what the backward pass needs
-of each sample, so nothing is looked up twice. The gradient of the rows is cut into slabs of layers on a CPU, as that of dense grids
-(:mod:`unrender.ops.kernels.grids`): the rows of a layer follow each other.
+at points at equal distances δ, as many cells apart on every ray. One kernel walks along a ray, leaps over cells that absorb nothing, and
+keeps what the backward pass needs of each sample, so nothing is looked up twice. The gradient of the rows is cut into slabs of layers on a
+CPU, as that of dense grids (:mod:`unrender.ops.kernels.grids`): the rows of a layer follow each other.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, no_type_check
@@ -45,8 +46,8 @@ _SLABS = 16
 _ROOMS = (32, 128)
 """Samples that the rays of a block may have on average, where that is enough."""
 _RECORD = 8
-_SMALLEST_STEP = 2**-12
-"""A ray has at most 14,000 samples."""
+_MOST_SAMPLES = 14_000
+"""Of a ray."""
 _BRICK = 4
 """Cells along the side of a brick."""
 _FARTHEST = 15
@@ -70,7 +71,7 @@ def _render(
     rays: RayArrays,
     basis: wp.array(dtype=wp.float32),
     offsets: wp.array(dtype=wp.float32),
-    step: float,
+    cells_per_step: float,
     near: float,
     stop: float,
     most: int,
@@ -80,6 +81,7 @@ def _render(
     room: int,
     records: wp.array(dtype=wp.float32),
     cells: wp.array(dtype=wp.int32),
+    steps: wp.array(dtype=wp.float32),
     first_sample: wp.array(dtype=wp.int32),
     count: wp.array(dtype=wp.int32),
     color: wp.array(dtype=wp.float32),
@@ -99,7 +101,7 @@ def _sample_gradients(
     of_color: wp.array(dtype=wp.float32),
     of_light: wp.array(dtype=wp.float32),
     of_sparsity: wp.array(dtype=wp.float32),
-    step: float,
+    steps: wp.array(dtype=wp.float32),
     begin: int,
     end: int,
     gradients: wp.array(dtype=wp.float32),
@@ -143,7 +145,7 @@ def _render_kernel(
     rays: RayArrays,
     basis: wp.array(dtype=wp.float32),
     offsets: wp.array(dtype=wp.float32),
-    step: float,
+    cells_per_step: float,
     near: float,
     stop: float,
     most: int,
@@ -151,6 +153,7 @@ def _render_kernel(
     block: int,
     records: wp.array(dtype=wp.float32),
     cells: wp.array(dtype=wp.int32),
+    steps: wp.array(dtype=wp.float32),
     first_sample: wp.array(dtype=wp.int32),
     count: wp.array(dtype=wp.int32),
     color: wp.array(dtype=wp.float32),
@@ -161,8 +164,8 @@ def _render_kernel(
     begin = (first + wp.tid()) * block
     end = wp.min(rays.origins.shape[0], begin + block)
     _render(
-        sizes, clearance, places, corners, density, harmonics, rays, basis, offsets, step, near, stop, most, begin, end,
-        begin * room, (end - begin) * room, records, cells, first_sample, count, color, transmittance, distances, sparsity,
+        sizes, clearance, places, corners, density, harmonics, rays, basis, offsets, cells_per_step, near, stop, most, begin,
+        end, begin * room, (end - begin) * room, records, cells, steps, first_sample, count, color, transmittance, distances, sparsity,
     )  # fmt: skip
 
 
@@ -177,13 +180,13 @@ def _sample_gradients_kernel(
     of_color: wp.array(dtype=wp.float32),
     of_light: wp.array(dtype=wp.float32),
     of_sparsity: wp.array(dtype=wp.float32),
-    step: float,
+    steps: wp.array(dtype=wp.float32),
     block: int,
     gradients: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
     end = wp.min(count.shape[0], begin + block)
-    _sample_gradients(records, first_sample, count, transmittance, of_color, of_light, of_sparsity, step, begin, end, gradients)
+    _sample_gradients(records, first_sample, count, transmittance, of_color, of_light, of_sparsity, steps, begin, end, gradients)
 
 
 @no_type_check
@@ -370,6 +373,7 @@ class _Walk(NamedTuple):
 
     records: Tensor
     cells: Tensor
+    steps: Tensor
     first: Tensor
     number: Tensor
 
@@ -380,7 +384,7 @@ class _Render(torch.autograd.Function):
         ctx: Any, density: Tensor, harmonics: Tensor, grid: VoxelGrid, origins: Tensor, directions: Tensor, basis: Tensor, walk: Any
     ) -> Any:
         found, seen = _walked(density, harmonics, grid, origins, directions, basis, walk)
-        ctx.grid, ctx.walk, ctx.found = grid, walk, found
+        ctx.grid, ctx.found = grid, found
         ctx.save_for_backward(density, harmonics, basis, seen.light)
         ctx.set_materialize_grads(True)
         ctx.mark_non_differentiable(seen.distance, seen.samples)
@@ -390,11 +394,11 @@ class _Render(torch.autograd.Function):
     @differentiable_once("render_voxels")
     def backward(ctx: Any, *grads: Tensor) -> Any:
         density, harmonics, basis, light = ctx.saved_tensors
-        grid, walk, found, device = ctx.grid, ctx.walk, ctx.found, density.device
+        grid, found, device = ctx.grid, ctx.found, density.device
         of_color, of_light, of_sparsity = (grad.contiguous().view(-1) for grad in grads[:3])
         count, plain = found.number.shape[0], on_cpu(device)
         gradients = _scratch((found.cells.shape[0], 4), device)
-        per_sample = [*found[:1], found.first, found.number, light, of_color, of_light, of_sparsity, walk.step]
+        per_sample = [*found[:1], found.first, found.number, light, of_color, of_light, of_sparsity, found.steps]
         block, items, chunks = _division(count, device)
         launch(_sample_gradients_kernel, items, [*per_sample, block, gradients.view(-1)], device, chunks=chunks)
         # On a CPU each slab clears its own rows.
@@ -408,6 +412,7 @@ class _Render(torch.autograd.Function):
 
 class _WalkSettings(NamedTuple):
     step: float
+    most: int
     near: float
     stop: float
     offsets: Tensor
@@ -417,9 +422,9 @@ def _walked(
     density: Tensor, harmonics: Tensor, grid: VoxelGrid, origins: Tensor, directions: Tensor, basis: Tensor, walk: _WalkSettings
 ) -> tuple[_Walk, VoxelRays]:
     count, device = origins.shape[0], density.device
-    most = int(2 * 3**0.5 / walk.step) + 2
+    most = walk.most
     first, number = (torch.empty(count, dtype=torch.int32, device=device) for _ in range(2))
-    color, (light, sparsity, distance) = origins.new_empty(count, 3), (origins.new_empty(count) for _ in range(3))
+    color, (steps, light, sparsity, distance) = origins.new_empty(count, 3), (origins.new_empty(count) for _ in range(4))
     block, items, chunks = _division(count, device)
     grids = [_sizes(grid, harmonics), grid.clearance.view(-1), grid.places.view(-1), grid.corners.view(-1), density, harmonics.view(-1)]
     arguments = [*grids, filled(RayArrays, origins=origins, directions=directions), basis.view(-1), walk.offsets]
@@ -430,10 +435,10 @@ def _walked(
         capacity = room << (count - 1).bit_length() if count else 0
         Arguments("render_voxels").count(_RECORD * capacity, "the samples")
         records, cells = _scratch((capacity, _RECORD), device).view(-1), _scratch((capacity,), device).view(torch.int32)
-        results = [records, cells, first, number, color.view(-1), light, distance, sparsity]
+        results = [records, cells, steps, first, number, color.view(-1), light, distance, sparsity]
         launch(_render_kernel, items, [*arguments, room, block, *results], device, chunks=chunks)
         if room == most or not bool((number < 0).any()):
-            return _Walk(records, cells, first, number), VoxelRays(color, light, sparsity, distance, number)
+            return _Walk(records, cells, steps, first, number), VoxelRays(color, light, sparsity, distance, number)
     raise AssertionError("the last room is enough")
 
 
@@ -466,10 +471,12 @@ def _checked(
     harmonics = takes.float32(harmonics, "harmonics", *((number, 3 * bands**2) for bands in _BANDS)).contiguous()
     size = (origins.shape[0], "rays")
     offsets = origins.new_full((size[0],), 0.5) if offsets is None else takes.float32(offsets, "offsets", (size,)).contiguous()
-    limits = takes.number(step, "step", _SMALLEST_STEP), takes.number(near, "near", 0.0), takes.number(stop, "stop", 0.0, 1.0)
+    diagonal = math.dist(voxels.rows.shape, (1, 1, 1))
+    step = takes.number(step, "step", diagonal / _MOST_SAMPLES)
+    limits = takes.number(near, "near", 0.0), takes.number(stop, "stop", 0.0, 1.0)
     bands = int((harmonics.shape[1] // 3) ** 0.5)
     basis = real_spherical_harmonics(directions, bands).contiguous()
-    return origins, directions, voxels, density, harmonics, basis, _WalkSettings(*limits, offsets)
+    return origins, directions, voxels, density, harmonics, basis, _WalkSettings(step, int(diagonal / step) + 2, *limits, offsets)
 
 
 def render_voxels(
@@ -493,7 +500,7 @@ def render_voxels(
         density: of each row; negative where the interpolation is to become zero between vertices.
         harmonics: of each row, for red, green and blue 1, 4 or 9 coefficients each, as
             :func:`unrender.spherical_harmonics.real_spherical_harmonics` orders them.
-        step: the distance δ between samples.
+        step: the distance between samples, in cells along each ray: where cells are not cubes, δ differs between rays.
         near: smallest distance of a sample.
         offsets: where the first sample of each ray lies in its first step, 0 to 1; by default in the middle.
         stop: light at which a ray ends.
@@ -533,7 +540,8 @@ def largest_weights(
     at = torch.arange(int(number.sum()), device=number.device)
     at += torch.repeat_interleave(found.first.long() - (number.cumsum(0) - number), number)
     records = found.records.view(-1, _RECORD)[at]
-    weights = records[:, 7] * (1 - torch.exp(-records[:, 3] * walk.step))
+    steps = torch.repeat_interleave(found.steps, number)
+    weights = records[:, 7] * (1 - torch.exp(-records[:, 3] * steps))
     largest = density.new_zeros(voxels.cells.shape[0])
     largest.scatter_reduce_(0, found.cells[at].long(), weights, "amax")
     placed = density.new_zeros(voxels.rows.numel())

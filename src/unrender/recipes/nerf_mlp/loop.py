@@ -11,22 +11,16 @@ from torch import Tensor
 from unrender.captures.capture import Capture
 from unrender.captures.upright import upward_direction
 from unrender.color import over
-from unrender.forward_facing import NdcFrame, faces_forward
 from unrender.losses.photometric import mse
 from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
+from unrender.recipes.ndc import NEAREST, ndc_frame, suits_ndc
 from unrender.recipes.nerf_mlp.config import NerfMlpConfig, Space
 from unrender.recipes.nerf_mlp.scene import NerfMlpScene as NerfMlpScene
 from unrender.recipes.nerf_mlp.scene import Place, place_of
 from unrender.recipes.pixels import PixelSampler, central_part, draw_background
 from unrender.recipes.schedules import exponential, linear
-
-_NEAREST = 0.25
-"""Where samples begin in open scenes, as a share of the usual distance of the cameras from the middle of the scene."""
-
-_BEFORE_POINTS = 0.9
-"""Depth of the near plane as a share of that of the nearest points."""
 
 
 def place_in(capture: Capture, space: Space | Literal["auto"], near: float | None) -> Place:
@@ -37,25 +31,13 @@ def place_in(capture: Capture, space: Space | Literal["auto"], near: float | Non
         space: "auto" chooses by the capture.
         near: None chooses by the capture.
     """
-    cameras = capture.cameras.select(capture.split.train)
     if space == "auto":
-        space = "cube" if not capture.unbounded else "ndc" if faces_forward(cameras) else "disparity"
-    if space != "ndc":
-        return Place(space, near or _NEAREST * max(1.0, float(cameras.positions.norm(dim=1).median())))
-    near = near or _nearest_depth(capture, NdcFrame.of(cameras, 1.0))
-    return Place(space, near, NdcFrame.of(cameras, near))
-
-
-def _nearest_depth(capture: Capture, frame: NdcFrame) -> float:
-    """Return a depth in front of the known points or, without any, in front of the region of interest."""
-    into_camera = frame.camera_from_world[2].to(torch.float32)
-    middle = float(into_camera[3])
-    if capture.points is not None and len(capture.points) > 0:
-        depths = capture.points.float() @ into_camera[:3] + into_camera[3]
-        depths = depths[depths > 0]
-        if len(depths) > 0:
-            return _BEFORE_POINTS * float(depths.quantile(0.01))
-    return max(middle - 1.0, _NEAREST * abs(middle), 1e-2)
+        space = "cube" if not capture.unbounded else "ndc" if suits_ndc(capture) else "disparity"
+    if space == "ndc":
+        frame = ndc_frame(capture, near)
+        return Place(space, frame.near, frame)
+    cameras = capture.cameras.select(capture.split.train)
+    return Place(space, near or NEAREST * max(1.0, float(cameras.positions.norm(dim=1).median())))
 
 
 def load_scene(config: NerfMlpConfig, tensors: Mapping[str, Tensor], device: torch.device) -> NerfMlpScene:

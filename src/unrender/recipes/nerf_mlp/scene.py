@@ -17,6 +17,7 @@ from unrender.fields.frequency_radiance import FrequencyRadiance
 from unrender.forward_facing import NdcFrame
 from unrender.ops.encodings import contract
 from unrender.ops.rays import Samples, aabb_intersection, weights_from_density
+from unrender.recipes.ndc import in_world
 from unrender.recipes.nerf_mlp.config import FrequencySettings, RaySettings, Space
 from unrender.recipes.pixels import picture_background
 from unrender.render.asset import Asset
@@ -61,13 +62,6 @@ class Place:
     def of_world(self, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
         """Map points of the world to the inputs of the networks."""
         return self.in_field(points) if self.ndc is None else self.ndc.points(points)
-
-    def in_world(self, rendering: Rendering, rays: Rays) -> Rendering:
-        """Return a rendering along the mapped rays with distances along the rays of the world."""
-        if self.ndc is None:
-            return rendering
-        mean = rendering.distance / rendering.opacity.clamp_min(1e-6)
-        return replace(rendering, distance=rendering.opacity * self.ndc.distances(rays, mean))
 
 
 class NerfMlpScene(RayScene):
@@ -163,7 +157,7 @@ class NerfMlpScene(RayScene):
         weights = found.weights.detach().reshape(count, self.coarse_samples)
         edges = merged_edges(edges, importance_samples(edges, weights, self.fine_samples, drawn(self.fine_samples)))
         fine, _ = render_volume(evaluate(self.fine), samples_between(edges), path, background)
-        return coarse, place.in_world(fine, rays)
+        return coarse, in_world(fine, rays, place.ndc)
 
     def _density(self, raw: Float[Tensor, " samples"]) -> Float[Tensor, " samples"]:
         return F.softplus(raw - 1.0) if self.softplus else torch.relu(raw)

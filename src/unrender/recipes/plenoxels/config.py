@@ -121,8 +121,10 @@ class VoxelSampling:
     """Target number of samples of a step with density; the number of rays adapts to it."""
     stop: float = 1e-7
     """Light at which a ray ends."""
+    space: Literal["auto", "cube", "ndc"] = "auto"
+    """What the voxels fill: the world cube, or the normalized device coordinates of a forward-facing capture, as ``auto`` does then."""
     near: float = 0.0
-    """Smallest distance of samples from the camera, in world units."""
+    """Smallest distance of samples from the camera, in world units; with ``ndc`` the depth where the voxels begin, 0 to find it."""
     background: Background = "white"
     """Background while fitting; a random color per ray forces the opacity to be right."""
 

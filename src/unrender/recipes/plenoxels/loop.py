@@ -15,13 +15,15 @@ from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.fields.multi_sphere import MultiSphere
 from unrender.fields.voxels import VoxelField
+from unrender.forward_facing import NdcFrame
 from unrender.losses.photometric import mse
 from unrender.ops.encodings import RmsProp
 from unrender.ops.rays import OccupancyGrid
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
+from unrender.recipes.ndc import ndc_frame, suits_ndc
 from unrender.recipes.pixels import PixelSampler, RayCount, draw_background
-from unrender.recipes.plenoxels.config import PlenoxelsConfig, SphereSettings, VoxelLosses, VoxelRates, VoxelSettings
+from unrender.recipes.plenoxels.config import PlenoxelsConfig, SphereSettings, VoxelLosses, VoxelRates, VoxelSampling, VoxelSettings
 from unrender.recipes.plenoxels.scene import PlenoxelsScene
 from unrender.recipes.schedules import geometric
 
@@ -50,12 +52,15 @@ def fit(
     clock, rates = Clock(config.steps, config.max_seconds), config.rates
     generator = torch.Generator(device).manual_seed(seed)
     stages = voxels.stages
-    around = _surroundings(capture, spheres, device)
+    ndc = _frame(capture, sampling)
+    around = _surroundings(capture, spheres, device) if ndc is None else None
     used = torch.zeros(2, 2, 2, dtype=torch.bool, device=device)
-    if resume is None:
+    if resume is None and ndc is not None:
+        used = torch.ones(_vertices(stages[0][1:]), dtype=torch.bool, device=device)
+    elif resume is None:
         used = seen_vertices(capture, stages[0][1:], device, within_ball=around is not None)
     field = VoxelField(used, bands=voxels.sh_degree + 1, density=voxels.first_density)
-    scene = PlenoxelsScene(voxels, sampling, field, around, masked=capture.has_masks).to(device)
+    scene = PlenoxelsScene(voxels, sampling, field, around, masked=capture.has_masks, ndc=ndc).to(device)
     scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
     pixels = PixelSampler(capture, device)
     ray_count = RayCount(sampling.rays, sampling.most_rays, sampling.target_samples)
@@ -107,6 +112,13 @@ def fit(
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)
 
 
+def _frame(capture: Capture, sampling: VoxelSampling) -> NdcFrame | None:
+    """Return the normalized device coordinates in which the voxels of a forward-facing capture lie."""
+    if not (sampling.space == "ndc" or (sampling.space == "auto" and suits_ndc(capture))):
+        return None
+    return ndc_frame(capture, sampling.near or None).containing(capture.cameras.select(capture.split.train))
+
+
 def _surroundings(capture: Capture, settings: SphereSettings, device: torch.device) -> MultiSphere | None:
     """Return the multi-sphere image of a capture that shows surroundings."""
     if not capture.unbounded or capture.has_masks or settings.layers == 0:
@@ -152,7 +164,7 @@ def _refine(scene: PlenoxelsScene, voxels: VoxelSettings, cells: tuple[int, ...]
         rays_needed = min(_RAYS_PER_FACE * max(field.grid.rows.shape) ** 2, pixels.count)
         for _ in range(-(-rays_needed // _PRUNING_BATCH)):
             rays = pixels.draw(_PRUNING_BATCH, generator).rays
-            weights = torch.maximum(weights, field.largest_weights(rays, step=scene.step, near=scene.near))
+            weights = torch.maximum(weights, field.largest_weights(scene.in_voxels(rays), step=scene.step, near=scene.near))
         field.keep(field.visible_vertices(weights, voxels.prune_weight / cells[2], margin=_MARGIN))
     field.refine(cells)
 
