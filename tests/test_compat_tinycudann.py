@@ -36,15 +36,30 @@ def test_identity_scales_and_shifts() -> None:
 
 
 def test_frequencies_of_one_dimension_stand_together() -> None:
+    """The documentation: x becomes sin(pi x), cos(pi x), sin(2 pi x), cos(2 pi x), ...; then the next dimension follows.
+
+    Of 1/4: sin and cos of pi / 4, both sqrt(1/2), then of pi / 2, 1 and 0. Of 1/2: of pi / 2, 1 and 0, then of pi, 0 and -1.
+    """
     root = math.sqrt(0.5)
     close(encode({"otype": "Frequency", "n_frequencies": 2}, (0.25, 0.5)), [[root, root, 1.0, 0.0, 1.0, 0.0, 0.0, -1.0]])
 
 
 def test_triangle_waves_have_the_period_of_the_sines() -> None:
+    """tri(x) = 2 |x mod 2 - 1| - 1 of 2^k x: 1 at 0, 0 at 1/2, -1 at 1, and again 1 at 2.
+
+    Of 1/4: tri(1/4) = 2 (3/4) - 1 = 1/2, tri(1/2) = 0. Of 1/2: tri(1/2) = 0, tri(1) = -1. Adding 2 or -2 changes nothing.
+    """
+    close(encode({"otype": "TriangleWave", "n_frequencies": 3}, (0.0,), (0.125,)), [[1.0, 1.0, 1.0], [0.75, 0.5, 0.0]])
     close(encode({"otype": "TriangleWave", "n_frequencies": 2}, (0.25, 0.5), (2.25, -1.5)), [[0.5, 0.0, 0.0, -1.0]] * 2)
 
 
 def test_blobs_share_themselves_among_bins_and_wrap_around() -> None:
+    """The kernel 15/16 (1 - u^2)^2 is one bin wide to either side, so at an edge of two bins it lies half in each.
+
+    At 1/2 of [0, 1] in four bins: half in the second, half in the third. At 0: half in the first; the other half lies before 0 and enters
+    the last bin. At 3/8, the middle of the second bin, what lies beyond u = 1/2 on each side: the integral of the kernel from 0 to u is
+    15/16 (u - 2 u^3 / 3 + u^5 / 5), so at 1/2 it is 15/32 (1 - 2/12 + 1/80), and the tail is what is missing to 1/2.
+    """
     tail = 0.5 - 15 / 32 * (1.0 - 2 / 12 + 1 / 80)  # of the kernel beyond u = 1/2
     wanted = [[0.0, 0.5, 0.5, 0.0], [0.5, 0.0, 0.0, 0.5], [tail, 1 - 2 * tail, tail, 0.0]]
     close(encode({"otype": "OneBlob", "n_bins": 4}, (0.5,), (0.0,), (0.375,)), wanted)
@@ -56,6 +71,9 @@ def test_blobs_share_themselves_among_bins_and_wrap_around() -> None:
 def test_harmonics_are_those_of_the_direction_and_orthonormal() -> None:
     found = encode({"otype": "SphericalHarmonics", "degree": 2}, (0.5, 0.8, 0.9))  # the direction (0, 0.6, 0.8)
     close(found, [[0.2820948, -0.4886025 * 0.6, 0.4886025 * 0.8, 0.0]])
+    # By hand for (1, 0, 0): xz, xy and yz vanish, 3 z^2 - 1 = -1, and x^2 - y^2 = 1.
+    band_2 = [0.0, 0.0, -0.3153916, 0.0, 0.5462742]
+    close(encode({"otype": "SphericalHarmonics", "degree": 3}, (1.0, 0.5, 0.5)), [[0.2820948, 0.0, 0.0, -0.4886025, *band_2]])
     heights, weights = (torch.from_numpy(x) for x in np.polynomial.legendre.leggauss(10))
     angles = torch.arange(20, dtype=torch.float64) * (2 * math.pi / 20)
     ring = (1 - heights**2).sqrt()
@@ -67,6 +85,16 @@ def test_harmonics_are_those_of_the_direction_and_orthonormal() -> None:
         encode({"otype": "SphericalHarmonics", "degree": 5}, (0.5, 0.8, 0.9))[0][:16],
         encode({"otype": "SphericalHarmonics"}, (0.5, 0.8, 0.9))[0],
     )
+
+
+def test_harmonics_are_what_tiny_cuda_nn_prints() -> None:
+    """Its output in half precision for the input (2, 2, 2), as a user of nerfstudio published it: polynomials of (3, 3, 3).
+
+    Band 1 is 3 C1 (-1, 1, -1); band 2 is 9 C2 (1, -1), then (27 - 1) C2_ZZ, then -9 C2, then zero.
+    """
+    printed = [2.8198e-01, -1.4658e00, 1.4658e00, -1.4658e00, 9.8359e00, -9.8359e00, 8.2031e00, -9.8359e00, 5.9605e-08]
+    found = torch.tensor(encode({"otype": "SphericalHarmonics", "degree": 3}, (2.0, 2.0, 2.0))[0])
+    torch.testing.assert_close(found, torch.tensor(printed), rtol=2**-10, atol=1e-6)
 
 
 def grid_of(dimensions: int, rows: Tensor | None = None, **keys: Any) -> tcnn.Encoding:
@@ -158,8 +186,8 @@ FORMULAS = {
     "Exponential": math.exp,
     "Sigmoid": lambda x: 1 / (1 + math.exp(-x)),
     "Sine": math.sin,
-    "Squareplus": lambda x: 0.5 * (x + math.sqrt(x * x + 4)),
-    "Softplus": lambda x: math.log(math.exp(x) + 1),
+    "Squareplus": lambda x: 0.5 * (10 * x + math.sqrt(100 * x * x + 4)) / 10,
+    "Softplus": lambda x: math.log(math.exp(10 * x) + 1) / 10,
     "Tanh": math.tanh,
 }
 

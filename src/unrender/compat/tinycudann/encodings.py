@@ -11,8 +11,8 @@ SphericalHarmonics  degree^2                                 real harmonics of t
 Composite           sum of the columns of the nested ones    those of the nested encodings, each of its own dimensions
 =================== ======================================== ==============================================================
 
-``Frequency``: Mildenhall et al. 2020, equation 4. ``TriangleWave``: Müller et al. 2021, "Real-time Neural Radiance Caching for Path
-Tracing". ``OneBlob``: Müller et al. 2019, "Neural Importance Sampling", section 4.3.
+``Frequency``: Mildenhall et al. 2020, equation 4, in the order of tiny-cuda-nn's documentation. ``TriangleWave``: Müller et al. 2021,
+"Real-time Neural Radiance Caching for Path Tracing". ``OneBlob``: Müller et al. 2019, "Neural Importance Sampling".
 """
 
 from __future__ import annotations
