@@ -1,19 +1,85 @@
-"""What a surface starts with: the box of the object, and the features and colors of a radiance field."""
+"""What a surface starts with: depths that agree, the box of the object, and the features and colors of a radiance field."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from unrender.cameras import Cameras, Rays
+from unrender.captures.capture import Capture, Split
+from unrender.captures.rendered import cameras_around
 from unrender.fields.grid_sdf import sphere_distance
 from unrender.fields.perceptron import Perceptron
+from unrender.geometry.first_surface import seen_through
 from unrender.ops.encodings import spherical_harmonics_encode
 from unrender.ops.rays import OccupancyGrid
 from unrender.recipes import nerf, neus
 from unrender.recipes.neus.config import SurfaceStart
+from unrender.recipes.neus.first_surface import surface_of_density
 from unrender.recipes.neus.scene import new_scene
 from unrender.recipes.settings import override
 from unrender.recipes.visual_hull import box_of_object, close_outside
+
+_RADIUS = 0.6
+
+
+def _ball(rays: Rays, deeper: float = 0.0) -> Float[Tensor, " rays"]:
+    """Distance to a ball along unit rays, and as much farther as a mirror image may lie behind it."""
+    middle = -(rays.origins * rays.directions).sum(1)
+    reach = _RADIUS**2 - (rays.origins.square().sum(1) - middle.square())
+    return torch.where(reach > 0, middle - reach.clamp_min(0).sqrt() + deeper, torch.inf)
+
+
+def _cameras() -> Cameras:
+    return cameras_around(12, 32, distance=3.0, field_of_view=math.radians(30), elevations=(0.0, 40.0))
+
+
+def test_depths_of_one_surface_do_not_contradict_each_other() -> None:
+    cameras = _cameras()
+    distances = [_ball(cameras.image_rays(view)).reshape(32, 32) for view in range(12)]
+    # at the outline, half a pixel changes the depth by much more than elsewhere
+    assert seen_through(cameras, distances, tolerance=0.1) < 0.01
+
+
+def test_depths_behind_the_surface_are_seen_through() -> None:
+    cameras = _cameras()
+    shares = []
+    for deeper in (0.0, 0.15, 0.3, 0.45):
+        distances = [_ball(cameras.image_rays(view), deeper).reshape(32, 32) for view in range(12)]
+        shares.append(seen_through(cameras, distances, tolerance=0.06))
+    assert shares == sorted(shares) and shares[-1] > 0.3
+
+
+def test_no_surface_means_no_contradiction() -> None:
+    assert seen_through(_cameras(), [torch.full((32, 32), torch.inf)] * 12, tolerance=0.1) == 0
+
+
+class _Mirror(nerf.NerfScene):
+    """A radiance field that has its surface some way behind a ball in every view."""
+
+    deeper = 0.0
+
+    def median_distance(self, rays: Rays) -> Float[Tensor, " rays"]:
+        return _ball(rays, self.deeper)
+
+
+@pytest.mark.parametrize(("deeper", "useful"), [(0.0, True), (0.45, False)])
+def test_depths_that_contradict_each_other_are_not_fused(deeper: float, useful: bool) -> None:
+    cameras = _cameras()
+    masks = torch.stack([(_ball(cameras.image_rays(view)).isfinite() * 255).to(torch.uint8).reshape(32, 32) for view in range(12)])
+    images = torch.zeros(12, 32, 32, 3, dtype=torch.uint8)
+    capture = Capture.from_tensors(images, cameras, masks=masks, split=Split(tuple(range(12)), (), "none"), name="ball", fingerprint="ball")
+    config = neus.GridField().density(neus.PRESETS["cpu"])
+    scene = _Mirror(config, unbounded=False, masked=True, generator=torch.Generator().manual_seed(0))
+    scene.deeper = deeper
+    fused = surface_of_density(scene, capture, 48)
+    assert (fused is not None) == useful
+    if fused is not None:
+        assert float((fused - sphere_distance(48, _RADIUS)).abs()[sphere_distance(48, _RADIUS).abs() < 0.1].median()) < 2 * 2 / 47
 
 
 def _hull(low: tuple[float, float, float], high: tuple[float, float, float], size: int = 32) -> OccupancyGrid:
@@ -69,10 +135,11 @@ def test_a_surface_starts_with_the_colors_of_its_radiance_field(surroundings: bo
     scene = new_scene(config, SurfaceStart(), surroundings=surroundings, masked=not surroundings, generator=generator)
     scene.start_as(density)
     points = torch.rand(50, 3, generator=generator) * 2 - 1
-    harmonics = spherical_harmonics_encode(torch.nn.functional.normalize(torch.randn(50, 3, generator=generator), dim=1), 4)
+    directions = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator), dim=1)
+    harmonics = spherical_harmonics_encode(directions, 4)
     ray = torch.arange(50, dtype=torch.int32)
     found = scene.surface.sample(points)
     torch.testing.assert_close(
-        scene.color(points, found.normals, found.features, harmonics, ray), density.color(density.features(points), harmonics, ray)
+        scene.color(points, found.normals, found.features, directions, ray), density.color(density.features(points), harmonics, ray)
     )
     assert (scene.around is scene.surface.radiance) == surroundings and (scene.around is None) == (not surroundings)

@@ -241,6 +241,8 @@ class NeusConfig:
     """``grid``: dense grids from coarse to fine, for a CPU; ``hash``: hash grid and perceptron, as published."""
     color_hidden: tuple[int, ...] = (64, 64)
     """Units of the hidden layers of the color network."""
+    reflections: OnOff = "off"
+    """Whether the color network also reads the direction into which the surface mirrors the viewing ray."""
     initial_radius: float = 0.5
     """Radius of the initial sphere, used if there is no visual hull or radiance field."""
     sharpness: SharpnessSettings = SharpnessSettings()
@@ -269,6 +271,7 @@ _CPU = NeusConfig(
     steps=3_500,
     field=GridField(),
     color_hidden=(32, 32),
+    reflections="on",
     sharpness=SharpnessSettings(sharpness=0.36, sharpness_rate=0.2, cosine_anneal=0.5),
     sampling=Sampling(
         samples_per_ray=400,

@@ -68,6 +68,7 @@ class NeusScene(RayScene):
         sampling: Sampling,
         *,
         color_hidden: tuple[int, ...],
+        reflections: bool,
         background_samples: int,
         masked: bool,
         unbounded: bool,
@@ -76,7 +77,10 @@ class NeusScene(RayScene):
     ) -> None:
         super().__init__()
         self.surface = surface
-        self.color_net = Perceptron((3 + 3 + _SH_DEGREE**2 + surface.feature_count, *color_hidden, 3), generator)
+        self.reflections = reflections
+        """Whether the color network reads the mirrored direction and the cosine of incidence."""
+        inputs = (1 + _SH_DEGREE**2 if reflections else 0) + 3 + 3 + surface.feature_count + _SH_DEGREE**2
+        self.color_net = Perceptron((inputs, *color_hidden, 3), generator)
         self.sharpness_log = nn.Parameter(torch.tensor(sharpness.sharpness))
         self.cosine_anneal = sharpness.cosine_anneal
         self.occupancy = OccupancyGrid(sampling.occupancy_resolution)
@@ -134,26 +138,34 @@ class NeusScene(RayScene):
         found = self.surface.along(samples, rays)
         surface = found.surface
         weights = weights_from_sdf(found.middle, found.slope, samples, self.sharpness(), anneal=self.annealing)
-        harmonics = spherical_harmonics_encode(rays.directions, _SH_DEGREE)
-        color = self.color(found.positions, surface.normals, surface.features, harmonics, samples.ray_index)
+        color = self.color(found.positions, surface.normals, surface.features, rays.directions, samples.ray_index)
         return SurfaceSamples(weights, color, surface.normals, surface)
 
     def render(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, SurfaceSamples]:
         """Composite the samples of some rays over a background."""
         return render_volume(self.evaluate, samples, rays, background)
 
-    def color(self, positions: Tensor, normals: Tensor, features: Tensor, harmonics: Tensor, ray_index: Tensor) -> Tensor:
+    def color(self, positions: Tensor, normals: Tensor, features: Tensor, directions: Tensor, ray_index: Tensor) -> Tensor:
         """Return sRGB at positions on the surface.
+
+        With ``reflections`` the network also reads harmonics of the direction d - 2 (d · n) n, into which the ray is mirrored, and d · n
+        (Verbin et al. 2022): the colors of a shiny surface vary slowly with these, but fast with d.
 
         Args:
             positions: [samples, 3].
             normals: [samples, 3].
             features: [samples, features] of the distance field.
-            harmonics: [rays, 16] of the viewing directions.
+            directions: [rays, 3], of unit length.
             ray_index: the ray of each sample.
         """
-        place = torch.cat([positions.t(), normals.t(), features.t()]).t()
-        return torch.sigmoid(self.color_net.along_rays(place, harmonics, ray_index))
+        place = [positions.t(), normals.t(), features.t()]
+        if self.reflections:
+            incoming, normal = directions[ray_index].t(), normals.t()
+            cosine = (incoming * normal).sum(0)
+            mirrored = (incoming - 2 * cosine * normal).t()
+            place = [cosine[None], spherical_harmonics_encode(mirrored, _SH_DEGREE).t(), *place]
+        harmonics = spherical_harmonics_encode(directions, _SH_DEGREE)
+        return torch.sigmoid(self.color_net.along_rays(torch.cat(place).t(), harmonics, ray_index))
 
     def evaluate_around(self, samples: Samples, rays: Rays) -> FieldSamples:
         """Evaluate the radiance field beyond the cube."""
@@ -212,7 +224,7 @@ class NeusScene(RayScene):
         """Return sRGB of points on the surface, each seen along its own direction."""
         own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
         surface = self.surface.sample(points)
-        return self.color(points, surface.normals, surface.features, spherical_harmonics_encode(directions, _SH_DEGREE), own_ray)
+        return self.color(points, surface.normals, surface.features, directions, own_ray)
 
 
 @torch.no_grad()
@@ -251,6 +263,7 @@ def new_scene(config: NeusConfig, start: SurfaceStart, *, surroundings: bool, ma
         config.sharpness,
         config.sampling,
         color_hidden=config.color_hidden,
+        reflections=config.reflections == "on",
         background_samples=config.surroundings.background_samples,
         masked=masked,
         unbounded=surroundings,
