@@ -42,7 +42,8 @@ from unrender.shading.latlong import latlong_from_cube, read_environment
 from unrender.shading.lights import EnvironmentLight
 from unrender.transforms import look_at
 
-mi.set_variant("scalar_rgb")
+if mi.variant() is None:  # another script may have chosen a differentiable one
+    mi.set_variant("scalar_rgb")
 mi.set_log_level(mi.LogLevel.Error)
 
 _FIELD = math.radians(36.0)
@@ -102,28 +103,35 @@ def decibels(ours: ndarray, theirs: ndarray, inside: ndarray) -> float:
 def seen_by_mitsuba(asset: Asset, camera: Cameras, *, samples: int, depth: int) -> ndarray:
     """Return the sRGB picture [height, width, 3] over black that Mitsuba renders of an asset with textures and a light."""
     assert asset.material is not None and asset.environment is not None
-    axes = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]).double())  # its camera looks along +Z too, but has +X to the left and +Y up
-    film = {"type": "hdrfilm", "width": camera.width, "height": camera.height, "pixel_format": "rgb", "rfilter": {"type": "box"}}
-    sensor = {
-        "type": "perspective",
-        "fov": math.degrees(2 * math.atan(camera.width / 2 / float(camera.intrinsics[0, 0]))),
-        "to_world": mi.ScalarTransform4f((camera.world_from_camera[0].double() @ axes).numpy()),
-        "near_clip": 0.05,
-        "film": film,
-        "sampler": {"type": "independent", "sample_count": samples},
-    }
-    latlong = latlong_from_cube(asset.environment.texels, 512).numpy()
-    turned = mi.ScalarTransform4f(_Z_UP) @ mi.ScalarTransform4f().rotate([0, 1, 0], 90)  # its middle is seen along +Z, ours along +X
     scene = {
         "type": "scene",
         "integrator": {"type": "path", "max_depth": depth, "hide_emitters": True},
-        "sensor": sensor,
-        "light": {"type": "envmap", "bitmap": mi.Bitmap(latlong), "to_world": turned},
-        "shape": _shape(asset.mesh, _surface(asset.material)),
+        "sensor": sensor_of(camera, samples, "rgb"),
+        "light": light_of(latlong_from_cube(asset.environment.texels, 512)),
+        "shape": shape_of(asset.mesh, _surface(asset.material)),
     }
     render: Any = mi.render  # its stubs know one variant only
     linear = torch.from_numpy(np.array(render(mi.load_dict(scene), seed=0), dtype=np.float32))
     return srgb_from_linear(linear.clamp(0, 1)).double().numpy()
+
+
+def sensor_of(camera: Cameras, samples: int, channels: str) -> dict[str, Any]:
+    """Return Mitsuba's description of a camera whose optical axis is in the middle of the picture."""
+    axes = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]).double())  # it looks along +Z too, but has +X to the left and +Y up
+    return {
+        "type": "perspective",
+        "fov": math.degrees(2 * math.atan(camera.width / 2 / float(camera.intrinsics[0, 0]))),
+        "to_world": mi.ScalarTransform4f((camera.world_from_camera[0].double() @ axes).numpy()),
+        "near_clip": 0.05,
+        "film": {"type": "hdrfilm", "width": camera.width, "height": camera.height, "pixel_format": channels, "rfilter": {"type": "box"}},
+        "sampler": {"type": "independent", "sample_count": samples},
+    }
+
+
+def light_of(latlong: Tensor) -> dict[str, Any]:
+    """Return Mitsuba's description of a light in a world with +Z up."""
+    turned = mi.ScalarTransform4f(_Z_UP) @ mi.ScalarTransform4f().rotate([0, 1, 0], 90)  # its middle is seen along +Z, ours along +X
+    return {"type": "envmap", "bitmap": mi.Bitmap(latlong.contiguous().numpy()), "to_world": turned}
 
 
 def _surface(material: PbrMaterial) -> dict[str, Any]:
@@ -131,21 +139,22 @@ def _surface(material: PbrMaterial) -> dict[str, Any]:
     roughness, metallic = material.roughness_metallic.split(1, dim=-1)
     surface: dict[str, Any] = {
         "type": "principled",
-        "base_color": _picture(material.base_color[..., :3]),
-        "roughness": _picture(roughness),
-        "metallic": _picture(metallic),
+        "base_color": picture_of(material.base_color[..., :3]),
+        "roughness": picture_of(roughness),
+        "metallic": picture_of(metallic),
         "specular": 0.5,
     }
     if material.normal is not None:
-        surface = {"type": "normalmap", "normalmap": _picture(0.5 * material.normal + 0.5), "bsdf": surface}
+        surface = {"type": "normalmap", "normalmap": picture_of(0.5 * material.normal + 0.5), "bsdf": surface}
     return {"type": "twosided", "bsdf": surface}
 
 
-def _picture(texels: Tensor) -> dict[str, Any]:
+def picture_of(texels: Tensor) -> dict[str, Any]:
+    """Return Mitsuba's description of a texture of an atlas."""
     return {"type": "bitmap", "bitmap": mi.Bitmap(texels.contiguous().numpy()), "raw": True, "wrap_mode": "clamp"}
 
 
-def _shape(mesh: Mesh, surface: dict[str, Any]) -> Any:
+def shape_of(mesh: Mesh, surface: dict[str, Any]) -> Any:
     """Return the mesh with one index for positions and texture coordinates; a vertex at a seam appears several times."""
     assert mesh.uvs is not None and mesh.uv_faces is not None and mesh.normals is not None
     pairs, corners = torch.unique(torch.stack([mesh.faces.long().flatten(), mesh.uv_faces.long().flatten()], 1), dim=0, return_inverse=True)

@@ -26,6 +26,7 @@ from unrender.ops.raster import TriangleTree, cast_rays, interpolate
 from unrender.shading.cubes import cube_directions, reduced, solid_angles
 from unrender.shading.gbuffer import GBuffer
 from unrender.shading.lights import PrefilteredLight
+from unrender.shading.sparse import Entries, SparseMatrix, sparse_matrix
 
 BOUNCES = 2
 """Reflections between parts of the mesh."""
@@ -41,20 +42,20 @@ _AT_ONCE = 2_048
 
 @dataclass(frozen=True)
 class LightTransport:
-    """The light that reaches each vertex of a mesh, from every direction and from other vertices."""
+    """The light that reaches each vertex of a mesh, from every direction and from other vertices.
+
+    Few directions are hidden, so these are stored instead of the visible ones: w V = w − w (1 − V).
+    """
 
     faces: Int[Tensor, "faces 3"]
     free: Float[Tensor, "vertices directions"]
     """Weights w of the directions, as if there were no other parts."""
-    visible: Float[Tensor, "vertices directions"]
-    """V w."""
-    exchanged: tuple[Int[Tensor, " pairs"], Int[Tensor, " pairs"], Float[Tensor, " pairs"]]
-    """Vertex, vertex that it sees, and weight of the directions in which it does."""
-
-    @property
-    def openness(self) -> Float[Tensor, " vertices"]:
-        """Share of the light that arrives at each vertex under a constant environment: its ambient occlusion."""
-        return self.visible.sum(-1)
+    hidden: SparseMatrix
+    """w (1 − V) [vertices, directions]."""
+    exchanged: SparseMatrix
+    """Weight of the directions in which a vertex sees another one from outside [vertices, vertices]."""
+    openness: Float[Tensor, " vertices"]
+    """Share of the light that arrives at each vertex under a constant environment: its ambient occlusion."""
 
 
 @torch.no_grad()
@@ -76,23 +77,24 @@ def light_transport(mesh: Mesh) -> LightTransport:
     free = free / free.sum(-1, keepdim=True).clamp_min(_DARKEST)
     low, high = mesh.bounding_box
     nearest = _NEAREST * float((high - low).max())
-    pairs: list[Tensor] = []
-    weights: list[Tensor] = []
-    visible = free.clone()
+    hidden: list[Entries] = []
+    exchanged: list[Entries] = []
     for start in range(0, len(vertices), _AT_ONCE):
         vertex, direction = free[start : start + _AT_ONCE].nonzero().unbind(-1)
         vertex = vertex + start
         hits = cast_rays(tree, vertices[vertex], directions[direction], min_distance=nearest)
-        hidden = hits.face >= 0
-        vertex, direction, face = vertex[hidden], direction[hidden], hits.face[hidden].long()
-        visible[vertex, direction] = 0
-        corner = hits.barycentrics[hidden].argmax(-1, keepdim=True)
+        blocked = hits.face >= 0
+        vertex, direction, face = vertex[blocked], direction[blocked], hits.face[blocked].long()
+        weight = free[vertex, direction]
+        hidden.append((vertex, direction, weight))
+        corner = hits.barycentrics[blocked].argmax(-1, keepdim=True)
         seen = faces[face].long().gather(-1, corner)[:, 0]
         outside = (normals[seen] * directions[direction]).sum(-1) < 0  # the inner side reflects nothing
-        pairs.append(torch.stack([vertex[outside], seen[outside]]))
-        weights.append(free[vertex, direction][outside])
-    vertex, seen = torch.cat(pairs, -1) if pairs else faces.new_zeros(2, 0).long()
-    return LightTransport(faces, free, visible, (vertex, seen, torch.cat(weights) if weights else free.new_zeros(0)))
+        exchanged.append((vertex[outside], seen[outside], weight[outside]))
+    count = len(vertices)
+    dark = sparse_matrix(hidden, (count, len(directions)), free)
+    openness = (free.sum(-1, keepdim=True) - dark @ free.new_ones(len(directions), 1)).clamp_min(0)[:, 0]
+    return LightTransport(faces, free, dark, sparse_matrix(exchanged, (count, count), free), openness)
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,11 @@ def shadowed(light: PrefilteredLight, transport: LightTransport, base_color: Flo
     if texels.shape[1] != _SIZE:
         texels = light.environment.radiance(cube_directions(_SIZE, device=texels.device))
     radiance = texels.reshape(-1, 3)
-    without, direct = transport.free @ radiance, transport.visible @ radiance
+    without = transport.free @ radiance
+    direct = (without - transport.hidden @ radiance).clamp_min(0)
     with torch.no_grad():
-        vertex, seen, weight = transport.exchanged
         reflected = torch.zeros_like(direct)
         for _ in range(BOUNCES):
-            leaving = base_color.detach() * (direct + reflected)
-            reflected = torch.zeros_like(direct).index_add_(0, vertex, weight[:, None] * leaving[seen])
+            reflected = transport.exchanged @ (base_color.detach() * (direct + reflected))
     shares = (direct + reflected) / without.clamp_min(_DARKEST)
     return ShadowedLight(light, transport.faces, shares, transport.openness[:, None])

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from unrender.geometry.flexicubes import flexicubes
 from unrender.geometry.marching_tets import marching_tets
 from unrender.geometry.mesh import Mesh
+from unrender.geometry.tangents import grouped_coordinates, tangents_of
 from unrender.geometry.tetrahedra import TetrahedralLattice, tetrahedral_lattice
 from unrender.geometry.voxels import VoxelLattice, voxel_lattice
 from unrender.losses.surface import sign_changes, uniform_laplacian
@@ -61,12 +63,15 @@ class MeshShape(Shape):
         self.register_buffer("faces", given.faces.int())
         self.register_buffer("uvs", torch.zeros(0, 2) if given.uvs is None else given.uvs)
         self.register_buffer("uv_faces", torch.zeros(0, 3, dtype=torch.int32) if given.uv_faces is None else given.uv_faces.int())
+        self._grouped: tuple[Tensor, Tensor] | None = None
+        """Texture coordinates, one for each tangent; which corners share one does not depend on where the vertices move."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Resize the tensors to those of a saved state."""
         for name in ("start", "faces", "uvs", "uv_faces"):
             setattr(self, name, torch.empty_like(state_dict[f"{prefix}{name}"], device=self.start.device))
         self.vertices.data = torch.empty_like(state_dict[f"{prefix}vertices"], device=self.start.device)
+        self._grouped = None
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def first_mesh(self) -> Mesh:
@@ -74,11 +79,21 @@ class MeshShape(Shape):
         return Mesh(self.start, self.faces).with_vertex_normals()
 
     def mesh(self) -> Mesh:
-        unwrapped = len(self.uvs) > 0
-        mesh = Mesh(
-            self.vertices, self.faces, uvs=self.uvs if unwrapped else None, uv_faces=self.uv_faces if unwrapped else None
-        ).with_vertex_normals()
-        return mesh.with_tangents() if unwrapped else mesh
+        mesh = Mesh(self.vertices, self.faces).with_vertex_normals()
+        if len(self.uvs) == 0:
+            return mesh
+        assert mesh.normals is not None
+        uvs, uv_faces = self._coordinates()
+        tangents = tangents_of(mesh.vertices, mesh.normals, mesh.faces, uvs, uv_faces)
+        return replace(mesh, uvs=uvs, uv_faces=uv_faces, tangents=tangents)
+
+    def _coordinates(self) -> tuple[Float[Tensor, "groups 2"], Int[Tensor, "faces 3"]]:
+        """Return the texture coordinates as tangents need them, grouped once."""
+        if self._grouped is None or self._grouped[0].device != self.uvs.device:
+            first = self.first_mesh()
+            assert first.normals is not None
+            self._grouped = grouped_coordinates(first.vertices, first.normals, first.faces, self.uvs, self.uv_faces)
+        return self._grouped
 
     def regularization(self, losses: PbrLosses, fraction: float) -> dict[str, Tensor]:
         weight = ramp(losses.laplacian, fraction)
