@@ -126,7 +126,7 @@ def test_no_import_goes_up() -> None:
 
 
 def family_of(module: str) -> str | None:
-    """One of the three families of primitives, or None for any other module."""
+    """One of the three families of primitives, or None for any other module, among them what joins two families."""
     parts = module.split(".")
     return parts[1] if parts[0] == "ops" and len(parts) > 1 and parts[1] in ("encodings", "rays", "raster") else None
 

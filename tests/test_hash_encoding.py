@@ -187,14 +187,14 @@ def test_a_backward_pass_computes_only_what_it_is_asked_for(monkeypatch: pytest.
 
         monkeypatch.setattr(hash_encoding, name, spy)
 
-    for name in ("_gather_sum", "_scatter_sum", "_slope_sum"):
+    for name in ("gather_sum", "scatter_sum", "slope_sum"):
         watch(name)
     encoded = hash_encode(positions, table, SMALL)
     (normal,) = torch.autograd.grad(encoded.sum(), positions, create_graph=True)
-    assert called == ["_gather_sum", "_slope_sum"]
+    assert called == ["gather_sum", "slope_sum"]
     called.clear()
     normal.square().sum().backward(inputs=[table])
-    assert "_slope_sum" not in called and called.count("_scatter_sum") == 1
+    assert "slope_sum" not in called and called.count("scatter_sum") == 1
 
 
 def test_a_normal_trained_through_the_encoding_reaches_its_target():

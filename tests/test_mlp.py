@@ -74,18 +74,19 @@ def test_layers_that_do_not_fit_are_named():
 
 
 @pytest.mark.parametrize("samples", [1, 5000, 9000])
-def test_what_is_added_per_ray_equals_the_twin(samples: int):
+def test_what_the_samples_of_a_ray_share_equals_the_twin(samples: int):
     """Rays of 1 to 3,000 samples, so that chunks begin in the middle of a ray, within one that spans several, and with unused samples."""
-    inputs, weights, biases, cotangent = _case((11, 19, 20, 3), samples)
+    inputs, weights, biases, cotangent = _case((11 + 6, 19, 20, 3), samples)
+    inputs = inputs[:, :11]
     generator = torch.Generator().manual_seed(samples)
     lengths = torch.cat(
         [torch.randint(0, 40, (50,), generator=generator), torch.tensor([3000, 0, 2500]), torch.randint(0, 9, (9,), generator=generator)]
     )
     ray_index = torch.repeat_interleave(torch.arange(62), lengths).int()[:samples]
     ray_index = torch.cat([ray_index, torch.full((samples - ray_index.shape[0],), -1, dtype=torch.int32)])
-    per_ray = torch.randn(62, 19, generator=generator)
-    leaves = [t.requires_grad_() for t in (inputs, per_ray, *weights, *biases)]
-    ours, theirs = mlp(inputs, weights, biases, per_ray, ray_index), twin(inputs, weights, biases, per_ray, ray_index)
+    shared = torch.randn(62, 6, generator=generator)
+    leaves = [t.requires_grad_() for t in (inputs, shared, *weights, *biases)]
+    ours, theirs = mlp(inputs, weights, biases, shared, ray_index), twin(inputs, weights, biases, shared, ray_index)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
     exact = [t.detach().double().requires_grad_() for t in leaves]
     outputs = twin(exact[0], exact[2:5], exact[5:], exact[1], ray_index)
@@ -94,20 +95,20 @@ def test_what_is_added_per_ray_equals_the_twin(samples: int):
         torch.testing.assert_close(a.double(), b, atol=2e-5 * max(1.0, float(b.abs().max())), rtol=1e-4)
 
 
-def test_per_ray_and_ray_index_belong_together():
+def test_shared_inputs_and_ray_index_belong_together():
     _, weights, biases, _ = _case((4, 8, 2), 1)
     with pytest.raises(ValueError, match="both or neither"):
-        mlp(torch.zeros(3, 4), weights, biases, torch.zeros(2, 8))
-    with pytest.raises(ValueError, match=r"\[rays, 8 units\] as per_ray, got float32 \[2, 7\]"):
-        mlp(torch.zeros(3, 4), weights, biases, torch.zeros(2, 7), torch.zeros(3, dtype=torch.int32))
+        mlp(torch.zeros(3, 3), weights, biases, torch.zeros(2, 1))
+    with pytest.raises(ValueError, match=r"\[outputs, 5 inputs\] as weights\[0\], got float32 \[8, 4\]"):
+        mlp(torch.zeros(3, 4), weights, biases, torch.zeros(2, 1), torch.zeros(3, dtype=torch.int32))
 
 
 @pytest.mark.parametrize("samples", [64, 9000])
 @pytest.mark.parametrize("width", [8, 140])
 def test_a_ray_that_does_not_exist_is_none(samples: int, width: int):
     """Neither read nor written, on the fused path and on the other."""
-    inputs, weights, biases, _ = _case((3, width, 2), samples)
-    per_ray = torch.rand(2, width, requires_grad=True)
+    inputs, weights, biases, _ = _case((3 + 2, width, 2), samples)
+    inputs, shared = inputs[:, :3], torch.rand(2, 2, requires_grad=True)
     ray_index = torch.zeros(samples, dtype=torch.int32)
     ray_index[samples // 2 :] = 1
     wild = ray_index.clone()
@@ -115,20 +116,21 @@ def test_a_ray_that_does_not_exist_is_none(samples: int, width: int):
     ray_index[5:9] = -1
     results = []
     for index in (ray_index, wild, wild.long()):
-        outputs = mlp(inputs, weights, biases, per_ray, index)
-        results.append((outputs, *torch.autograd.grad(outputs.square().sum(), per_ray)))
+        outputs = mlp(inputs, weights, biases, shared, index)
+        results.append((outputs, *torch.autograd.grad(outputs.square().sum(), shared)))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
 @pytest.mark.parametrize("sizes", [(5, 16, 3), (4, 140, 2)])
 def test_second_derivatives_equal_those_of_the_twin(sizes: tuple[int, ...]):
-    """On the fused path and on the other: the gradient of a function of the gradient, in inputs, weights, biases and what rays add."""
+    """On the fused path and on the other: the gradient of a function of the gradient, in inputs, weights, biases and what rays share."""
     inputs, weights, biases, cotangent = _case(sizes, 70)
-    per_ray, ray_index = torch.randn(3, sizes[1]), torch.arange(70, dtype=torch.int32) // 25
+    inputs, shared = inputs[:, :2], torch.randn(3, sizes[0] - 2)
+    ray_index = torch.arange(70, dtype=torch.int32) // 25
     results = []
     for dtype, function in ((torch.float32, mlp), (torch.float64, twin)):
-        leaves = [t.detach().to(dtype).requires_grad_() for t in (inputs, per_ray, *weights, *biases)]
+        leaves = [t.detach().to(dtype).requires_grad_() for t in (inputs, shared, *weights, *biases)]
         outputs = function(leaves[0], leaves[2:4], leaves[4:], leaves[1], ray_index)
         first = torch.autograd.grad(outputs.square(), leaves, cotangent.to(dtype), create_graph=True)
         results.append(torch.autograd.grad(torch.stack([g.sin().sum() for g in first]).sum(), leaves))

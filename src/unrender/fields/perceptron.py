@@ -42,10 +42,7 @@ class Perceptron(nn.Module):
         ray_index: Int[Tensor, " samples"],
     ) -> Float[Tensor, "samples outputs"]:
         """Apply the perceptron to ``cat([inputs, shared[ray_index]])``; the first layer processes the shared part once per ray."""
-        first = self.weights[0]
-        own = inputs.shape[1]
-        per_ray = shared @ first[:, own:].t()
-        return mlp(inputs, (first[:, :own], *list(self.weights)[1:]), tuple(self.biases), per_ray, ray_index)
+        return mlp(inputs, tuple(self.weights), tuple(self.biases), shared, ray_index)
 
 
 class _TruncatedExp(torch.autograd.Function):

@@ -8,8 +8,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from unrender.cameras import Rays
 from unrender.fields.perceptron import Perceptron, truncated_exp
-from unrender.ops.encodings import HashGrid, contract, hash_encode, spherical_harmonics_encode
+from unrender.ops.encodings import HashGrid, contract, encoded_mlp, spherical_harmonics_encode
+from unrender.ops.encodings._mlp_cpu import is_fused
+from unrender.ops.encodings.encoded_mlp import Encoded
+from unrender.ops.radiance import see_encoded
+from unrender.ops.rays import Samples
 
 _SH_DEGREE = 4
 _DENSITY_BIAS = -1.0
@@ -45,19 +50,46 @@ class RadianceField(nn.Module):
         self.density_net = Perceptron((grid.columns, *density_hidden, geometry_features), generator)
         self.color_net = Perceptron((geometry_features + _SH_DEGREE**2, *color_hidden, 3), generator)
 
-    def density(self, positions: Float[Tensor, "samples 3"]) -> tuple[Float[Tensor, " samples"], Float[Tensor, "samples geometry"]]:
-        """Compute the density per world unit and the geometry features, whose first is the raw density."""
-        features = self.features(positions)
-        return self.density_of(features), features
+    def density(
+        self, positions: Float[Tensor, "samples 3"], known: Encoded | None = None
+    ) -> tuple[Float[Tensor, " samples"], Float[Tensor, "samples geometry"]]:
+        """Compute the density per world unit and the geometry features, whose first is the raw density.
 
-    def density_of(self, features: Float[Tensor, "samples geometry"]) -> Float[Tensor, " samples"]:
-        """Compute the density per world unit from the geometry features."""
-        return truncated_exp(features[:, 0] + _DENSITY_BIAS)
+        Args:
+            positions: in the world.
+            known: what :meth:`seen` found there; then nothing is computed, and the positions are not read.
+        """
+        weights, biases = tuple(self.density_net.weights), tuple(self.density_net.biases)
+        unit = self.unit(positions) if known is None else known.positions.t()
+        features, raw = encoded_mlp(unit, self.table, self.grid, weights, biases, known=known)
+        return truncated_exp(raw + _DENSITY_BIAS), features
+
+    @property
+    def can_see(self) -> bool:
+        """Whether :meth:`seen` takes the device and the size of this field."""
+        return is_fused(self.grid.columns, list(self.density_net.parameters()))
+
+    @torch.no_grad()
+    def seen(self, samples: Samples, rays: Rays, *, threshold: float) -> tuple[Samples, Encoded]:
+        """Return the samples that light reaches, and the field at them, for :meth:`density_at`; see :func:`see_encoded`. On a CPU.
+
+        Args:
+            samples: along the rays.
+            rays: they lie on.
+            threshold: transmittance at which a ray ends.
+        """
+        weights, biases = tuple(self.density_net.weights), tuple(self.density_net.biases)
+        field = {"unbounded": self.unbounded, "density_bias": _DENSITY_BIAS}
+        return see_encoded(samples, rays, self.table, self.grid, weights, biases, **field, threshold=threshold)
 
     def features(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples geometry"]:
         """Compute the geometry features g(h(x))."""
-        unit = (contract(positions) * 0.25 if self.unbounded else positions * 0.5) + 0.5
-        return self.density_net(hash_encode(unit, self.table, self.grid))
+        return encoded_mlp(self.unit(positions), self.table, self.grid, tuple(self.density_net.weights), tuple(self.density_net.biases))[0]
+
+    def unit(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples 3"]:
+        """Return positions in the unit cube of the hash grid."""
+        inside = contract(positions) if self.unbounded else positions
+        return inside * (0.25 if self.unbounded else 0.5) + 0.5
 
     @property
     def feature_count(self) -> int:

@@ -13,18 +13,18 @@ def mlp(
     inputs: Float[Tensor, "samples features"],
     weights: Sequence[Float[Tensor, "_ _"]],
     biases: Sequence[Float[Tensor, " _"]],
-    per_ray: Float[Tensor, "rays units"] | None = None,
+    shared: Float[Tensor, "rays columns"] | None = None,
     ray_index: Int[Tensor, " samples"] | None = None,
 ) -> Float[Tensor, "samples outputs"]:
     """Apply a perceptron with ReLU between its layers and a linear last layer.
 
-    h_0 = inputs, h_1 = relu(W_1 h_0 + b_1 + per_ray[ray_index]), h_l = relu(W_l h_{l-1} + b_l), result = W_L h_{L-1} + b_L.
+    h_0 = inputs, or (inputs, shared[ray_index]); h_l = relu(W_l h_{l-1} + b_l); result = W_L h_{L-1} + b_L.
     """
     x = inputs
+    if shared is not None and ray_index is not None:
+        x = torch.cat([x, torch.where(ray_index[:, None] >= 0, shared[ray_index.clamp_min(0)], 0.0)], dim=1)
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         x = x @ weight.t() + bias
-        if layer == 0 and per_ray is not None and ray_index is not None:
-            x = x + torch.where(ray_index[:, None] >= 0, per_ray[ray_index.clamp_min(0)], 0.0)
         if layer + 1 < len(weights):
             x = torch.relu(x)
     return x

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unrender.ops.encodings.adam import Adam, RmsProp, all_finite
 from unrender.ops.encodings.contraction import contract, uncontract
+from unrender.ops.encodings.encoded_mlp import encoded_mlp
 from unrender.ops.encodings.frequency_encoding import frequency_encode
 from unrender.ops.encodings.grid_bending import add_grid_bending
 from unrender.ops.encodings.grid_lookup import grid_lookup, grid_lookup_with_jacobian
@@ -19,6 +20,7 @@ __all__ = [
     "add_grid_bending",
     "all_finite",
     "contract",
+    "encoded_mlp",
     "frequency_encode",
     "grid_lookup",
     "grid_lookup_with_jacobian",

@@ -22,7 +22,7 @@ _CPP = native_sections(__file__, "_hash_cpu.h")
 
 @no_type_check
 @wp.func_native(_CPP.gather)
-def _gather(
+def gather(
     level: int,
     begin: int,
     end: int,
@@ -87,7 +87,7 @@ def gather_cpu(
     level = levels - 1 - i // runs  # the finest levels miss the cache most, so they start first
     begin = (i % runs) * run_length
     end = wp.min(begin + run_length, count)
-    _gather(level, begin, end, count, grid, directional, positions, directions, table, result)
+    gather(level, begin, end, count, grid, directional, positions, directions, table, result)
 
 
 @no_type_check

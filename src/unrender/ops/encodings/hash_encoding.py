@@ -18,96 +18,16 @@ Every derivative here is one of three sums over the corners, taken either with t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unrender.devices import on_cpu, thread_count
-from unrender.ops.encodings._hash_cpu import gather_cpu, scatter_cpu, slope_cpu
-from unrender.ops.encodings._hash_cuda import gather_cuda, scatter_cuda, slope_cuda
-from unrender.ops.encodings.hash_grid import HashGrid, kernel_levels
+from unrender.ops.encodings._hash_sums import Lookup, gather_sum, scatter_sum, slope_sum
+from unrender.ops.encodings.hash_grid import HashGrid
 from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
-from unrender.ops.kernels.launch import launch
-from unrender.ops.kernels.work import empty
-
-_SHORTEST_RUN = 256
-"""Smallest number of points of one level for which another thread pays off."""
-
-
-# ---------------------------------------------------------------------------------------------------------------------------------
-# The three sums on tensors. Everything is feature-major here: positions [3, N], encoding and its gradient [columns, N].
-# ---------------------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Lookup:
-    """The first ``levels`` levels of a grid."""
-
-    grid: HashGrid
-    levels: int
-
-    @property
-    def columns(self) -> int:
-        return self.levels * self.grid.features
-
-    def arguments(self, positions: Tensor, directions: Tensor | None) -> list[Any]:
-        """Return the kernel arguments that all sums share: number of points, constants of the levels, points and directions."""
-        along = positions if directions is None else directions  # a placeholder if there are no directions
-        levels = kernel_levels(self.grid, positions.device)
-        return [positions.shape[1], levels, int(directions is not None), positions.view(-1), along.view(-1)]
-
-
-def _run_length(count: int, runs: int) -> int:
-    return max(-(-count // runs), _SHORTEST_RUN)
-
-
-def _gather_sum(lookup: _Lookup, positions: Tensor, table: Tensor, directions: Tensor | None = None) -> Tensor:
-    count, device = positions.shape[1], positions.device
-    result = empty((lookup.columns, count), torch.float32, device)
-    if count == 0:
-        return result
-    arguments = [*lookup.arguments(positions, directions), table.view(-1), result.view(-1)]
-    if not on_cpu(device):
-        launch(gather_cuda, lookup.levels * count, arguments, device)
-        return result
-    run_length = _run_length(count, -(-4 * thread_count() // lookup.levels))
-    runs = -(-count // run_length)
-    items = lookup.levels * runs
-    chunks = max(1, min(items, lookup.levels * count // (8 * _SHORTEST_RUN)))
-    launch(gather_cpu, items, [runs, run_length, lookup.levels, *arguments], device, chunks=chunks)
-    return result
-
-
-def _scatter_sum(lookup: _Lookup, positions: Tensor, grad: Tensor, dtype: torch.dtype, directions: Tensor | None = None) -> Tensor:
-    grid, device = lookup.grid, positions.device
-    arguments = [*lookup.arguments(positions, directions), grad.view(-1)]
-    if not on_cpu(device):
-        result = positions.new_zeros(grid.entries, grid.features)
-        launch(scatter_cuda, lookup.levels * positions.shape[1], [*arguments, result.view(-1)], device)
-        return result.to(dtype)
-    result = empty((grid.entries, grid.features), torch.float32, device)  # the kernel clears a level before it adds to it
-    launch(scatter_cpu, grid.levels, [grid.levels, lookup.levels, *arguments, result.view(-1)], device, chunks=grid.levels)
-    return result
-
-
-def _slope_sum(lookup: _Lookup, positions: Tensor, table: Tensor, grad: Tensor, directions: Tensor | None = None) -> Tensor:
-    count, device = positions.shape[1], positions.device
-    result = torch.empty_like(positions)
-    if count == 0:
-        return result
-    arguments = [lookup.levels, *lookup.arguments(positions, directions), table.view(-1), grad.view(-1), result.view(-1)]
-    if not on_cpu(device):
-        launch(slope_cuda, count, arguments, device)
-        return result
-    run_length = _run_length(count, thread_count())  # long runs: each goes through all tables once
-    runs = -(-count // run_length)
-    launch(slope_cpu, runs, [run_length, *arguments], device, chunks=runs)
-    return result
-
 
 # ---------------------------------------------------------------------------------------------------------------------------------
 # Autograd. PyTorch tells a Function which of its inputs require a gradient, but not which gradients a backward pass needs, and the usual
@@ -132,7 +52,7 @@ class _Join(torch.autograd.Function):
         return grad, grad
 
 
-def _encode(lookup: _Lookup, positions: Tensor, table: Tensor) -> Tensor:
+def _encode(lookup: Lookup, positions: Tensor, table: Tensor) -> Tensor:
     value = _Features.apply(lookup, table, (positions,))
     if torch.is_grad_enabled() and positions.requires_grad:
         value = _Join.apply(value, _FeaturesOfPositions.apply(lookup, positions, (table,)))
@@ -143,11 +63,11 @@ class _Features(torch.autograd.Function):
     """``[columns, N]`` features; differentiates the table."""
 
     @staticmethod
-    def forward(ctx: Any, lookup: _Lookup, table: Tensor, fixed: tuple[Tensor]) -> Tensor:
+    def forward(ctx: Any, lookup: Lookup, table: Tensor, fixed: tuple[Tensor]) -> Tensor:
         (positions,) = fixed
         ctx.lookup, ctx.dtype = lookup, table.dtype
         ctx.save_for_backward(positions)
-        return _gather_sum(lookup, positions, table)
+        return gather_sum(lookup, positions, table)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -159,7 +79,7 @@ class _FeaturesOfPositions(torch.autograd.Function):
     """The same features without their value; differentiates the positions."""
 
     @staticmethod
-    def forward(ctx: Any, lookup: _Lookup, positions: Tensor, fixed: tuple[Tensor]) -> Tensor:
+    def forward(ctx: Any, lookup: Lookup, positions: Tensor, fixed: tuple[Tensor]) -> Tensor:
         (table,) = fixed
         ctx.lookup = lookup
         ctx.save_for_backward(positions, table)
@@ -175,10 +95,10 @@ class _TableGradient(torch.autograd.Function):
     """Gradient of the table, linear in that of the features: its own derivatives are an encoding with the incoming gradient as table."""
 
     @staticmethod
-    def forward(ctx: Any, lookup: _Lookup, positions: Tensor, grad_features: Tensor, dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, lookup: Lookup, positions: Tensor, grad_features: Tensor, dtype: torch.dtype) -> Tensor:
         ctx.lookup = lookup
         ctx.save_for_backward(positions, grad_features)
-        return _scatter_sum(lookup, positions, grad_features, dtype)
+        return scatter_sum(lookup, positions, grad_features, dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -192,7 +112,7 @@ class _TableGradient(torch.autograd.Function):
         )
 
 
-def _position_gradient(lookup: _Lookup, positions: Tensor, table: Tensor, grad_features: Tensor) -> Tensor:
+def _position_gradient(lookup: Lookup, positions: Tensor, table: Tensor, grad_features: Tensor) -> Tensor:
     value = _PositionGradient.apply(lookup, table, grad_features, (positions,))
     if torch.is_grad_enabled() and positions.requires_grad:
         value = _Join.apply(value, _PositionGradientOfPositions.apply(lookup, positions, (table, grad_features)))
@@ -203,11 +123,11 @@ class _PositionGradient(torch.autograd.Function):
     """``[3, N]`` gradient of the positions; differentiates the table and the gradient of the features."""
 
     @staticmethod
-    def forward(ctx: Any, lookup: _Lookup, table: Tensor, grad_features: Tensor, fixed: tuple[Tensor]) -> Tensor:
+    def forward(ctx: Any, lookup: Lookup, table: Tensor, grad_features: Tensor, fixed: tuple[Tensor]) -> Tensor:
         (positions,) = fixed
         ctx.lookup = lookup
         ctx.save_for_backward(positions, table, grad_features)
-        return _slope_sum(lookup, positions, table, grad_features)
+        return slope_sum(lookup, positions, table, grad_features)
 
     @staticmethod
     @differentiable_once("the gradient of hash_encode")
@@ -216,8 +136,8 @@ class _PositionGradient(torch.autograd.Function):
         directions = grad.contiguous()
         return (
             None,
-            _scatter_sum(ctx.lookup, positions, grad_features, table.dtype, directions) if ctx.needs_input_grad[1] else None,
-            _gather_sum(ctx.lookup, positions, table, directions) if ctx.needs_input_grad[2] else None,
+            scatter_sum(ctx.lookup, positions, grad_features, table.dtype, directions) if ctx.needs_input_grad[1] else None,
+            gather_sum(ctx.lookup, positions, table, directions) if ctx.needs_input_grad[2] else None,
             None,
         )
 
@@ -226,7 +146,7 @@ class _PositionGradientOfPositions(torch.autograd.Function):
     """The same gradient without its value; differentiates the positions."""
 
     @staticmethod
-    def forward(ctx: Any, lookup: _Lookup, positions: Tensor, fixed: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(ctx: Any, lookup: Lookup, positions: Tensor, fixed: tuple[Tensor, Tensor]) -> Tensor:
         table, grad_features = fixed
         ctx.lookup = lookup
         ctx.save_for_backward(positions, table, grad_features)
@@ -236,7 +156,7 @@ class _PositionGradientOfPositions(torch.autograd.Function):
     @differentiable_once("the gradient of hash_encode")
     def backward(ctx: Any, grad: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         positions, table, grad_features = ctx.saved_tensors
-        return None, _slope_sum(ctx.lookup, positions, table, grad_features, grad.contiguous()), None
+        return None, slope_sum(ctx.lookup, positions, table, grad_features, grad.contiguous()), None
 
 
 def hash_encode(
@@ -284,4 +204,4 @@ def hash_encode(
     table = takes.tensor(table, "table", dtypes, ((grid.entries, "entries"), (grid.features, "features")))
     levels = grid.levels if active_levels is None else takes.integer(active_levels, "active_levels", 1, grid.levels)
     takes.count(grid.columns * len(positions), "the encoding")
-    return _encode(_Lookup(grid, levels), positions.t().contiguous(), table.contiguous()).t()
+    return _encode(Lookup(grid, levels), positions.t().contiguous(), table.contiguous()).t()

@@ -141,6 +141,7 @@ for (int p0 = begin; p0 < end; p0 += PANEL) {
     const int taken = end - p0 < PANEL ? end - p0 : PANEL;
     read_panel(x.data, inputs, width[0], p0, taken, inputs_of_panel);
     read_panel(grad_y.data, outputs, width[layers], p0, taken, slopes_of_panel);
+    if (grad_first) for (int j = 0; j < taken; j++) slopes_of_panel[j] += ((const float*)grad_first)[p0 + j];
     for (int n0 = p0; n0 < p0 + taken; n0 += BLOCK) {
         // use: forward_block
         turn(slopes_of_panel + (n0 - p0), STEP, width[layers], BLOCK, delta, width[layers]);

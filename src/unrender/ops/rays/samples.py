@@ -148,7 +148,8 @@ class Samples:
     def positions(self, rays: Rays) -> Float[Tensor, "samples 3"]:
         """Return the middle of each interval in the world, x = origin + t direction; zero in the unused tail.
 
-        Differentiable in the origins and directions of the rays, not in the distances.
+        Differentiable in the origins and directions of the rays, not in the distances. The result is the transposed view of a [3, samples]
+        buffer.
 
         Raises:
             ValueError: the rays do not match the samples in number, shape, type or device.
@@ -229,11 +230,11 @@ def _positions_kernel(
     ray = samples.ray_index[i]
     if ray < 0 or ray >= origins.shape[0]:
         for c in range(3):
-            positions[i, c] = 0.0
+            positions[c, i] = 0.0
     else:
         t = middle(samples, i)
         for c in range(3):
-            positions[i, c] = origins[ray, c] + t * directions[ray, c]
+            positions[c, i] = origins[ray, c] + t * directions[ray, c]
 
 
 @no_type_check
@@ -296,9 +297,9 @@ class _Positions(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, origins: Tensor, directions: Tensor, samples: Samples) -> Tensor:
         ctx.samples = samples
-        positions = torch.empty(samples.starts.shape[0], 3, device=origins.device)
-        launch(_positions_kernel, positions.shape[0], [samples.arrays, origins, directions, positions], origins.device)
-        return positions
+        positions = torch.empty(3, samples.starts.shape[0], device=origins.device)
+        launch(_positions_kernel, positions.shape[1], [samples.arrays, origins, directions, positions], origins.device)
+        return positions.t()
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,6 +18,7 @@ from unrender.color import over
 from unrender.devices import on_cpu, pytorch_on_one_thread
 from unrender.fields.exposure import Exposure
 from unrender.losses.photometric import mse, photometric
+from unrender.ops.encodings.encoded_mlp import Encoded
 from unrender.ops.rays import (
     MARCHED_PER_TRAINED,
     OccupancyGrid,
@@ -43,6 +45,8 @@ from unrender.render.rendering import Rendering
 from unrender.render.scene import RayScene
 from unrender.render.volume import FieldSamples, asset_of_density, normals_from_density, render_volume
 
+_DARK = 1e-3
+"""Transmittance at which a training ray ends."""
 _UNSEEN = 1e-4
 """Samples below this weight do not change an 8-bit pixel, even a hundred of them on one ray."""
 
@@ -83,24 +87,27 @@ class NerfScene(RayScene):
         )
 
     @torch.no_grad()
-    def prune(self, samples: Samples, rays: Rays) -> Samples:
-        """Drop samples of negligible weight."""
-        return prune_hidden(samples, self._opacity(rays), threshold=1e-3, capacity=self.capacity)
+    def prune(self, samples: Samples, rays: Rays) -> tuple[Samples, Encoded | None]:
+        """Drop samples of negligible weight; return the others and what is known of the field there."""
+        if self.field.can_see:
+            return self.field.seen(samples, rays, threshold=_DARK)
+        return prune_hidden(samples, self._opacity(rays), threshold=_DARK, capacity=self.capacity), None
 
     def _opacity(self, rays: Rays) -> Opacity:
         return lambda part: 1 - torch.exp(-self.field.density(part.positions(rays))[0] * part.lengths)
 
-    def evaluate(self, samples: Samples, rays: Rays) -> FieldSamples:
-        """Evaluate density and color of every sample, for training.
+    def evaluate(self, samples: Samples, rays: Rays, known: Encoded | None = None) -> FieldSamples:
+        """Evaluate density and color of every sample, for training; ``known`` is what :meth:`prune` found.
 
         A region right in front of a camera fills its whole photo, and gets as much more gradient: fog there explains that photo and no
         other. The gradient of a sample at distance t is therefore multiplied by min(1, t²/reach²) (Philip and Deschaintre 2023).
         """
-        features = self.field.features(samples.positions(rays))
+        density, features = self.field.density(samples.positions(rays), known)
         if self.reach > 0 and features.requires_grad:
-            damping = (samples.midpoints / self.reach).square().clamp(max=1.0)[:, None]
-            features.register_hook(lambda gradient: gradient * damping)
-        weights = weights_from_density(self.field.density_of(features), samples)
+            damping = (samples.midpoints / self.reach).square().clamp(max=1.0)
+            density.register_hook(lambda gradient: gradient * damping)
+            features.register_hook(lambda gradient: gradient * damping[:, None])
+        weights = weights_from_density(density, samples)
         return FieldSamples(weights, self.field.color(features, self.field.encode_directions(rays.directions), samples.ray_index))
 
     def evaluate_visible(self, samples: Samples, rays: Rays) -> FieldSamples:
@@ -218,12 +225,13 @@ def fit_phase(
         batch = (coarse if fraction < sampling.downscale_until else pixels).draw(ray_count.rays, generator)
         rays, count = batch.rays, batch.color.shape[0]
         samples = marched = scene.march(rays, torch.rand(count, generator=generator, device=device), capacity)
+        known = None
         if sampling.prune and fraction > 0.02:
-            samples = scene.prune(samples, rays)
+            samples, known = scene.prune(samples, rays)
         ray_count.observe(samples_taken(samples, marched, device))
         background = draw_background(sampling.background, batch.color, generator)
         truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
-        rendering, field = render_volume(scene.evaluate, samples, rays, background)
+        rendering, field = render_volume(partial(scene.evaluate, known=known), samples, rays, background)
         rendering, losses = exposed(exposure, clock, rendering, background, batch)
         losses |= {"rgb": loss(rendering.color, truth)}
         if config.distortion > 0:

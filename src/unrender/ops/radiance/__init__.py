@@ -1,0 +1,7 @@
+"""Operations on rays through an encoded field: what the families of rays and encodings do together."""
+
+from __future__ import annotations
+
+from unrender.ops.radiance.seen import see_encoded
+
+__all__ = ["see_encoded"]
