@@ -300,3 +300,27 @@ def test_obj_files_whose_names_differ_in_unusual_letters_keep_their_own_textures
         material = read_asset(tmp_path / f"{name}.obj").material
         assert material is not None and material.base_color is not None
         assert float((material.base_color - 0.2 * number).abs().max()) < 0.01
+
+
+@pytest.mark.parametrize(("line", "opacity"), [("d 0.25", 0.25), ("Tr 0.75", 0.25), ("Tr 0.1\nd 0.25", 0.25), ("Tr 0", None)])
+def test_an_mtl_states_opacity_or_transparency(line: str, opacity: float | None, tmp_path: Path) -> None:
+    (tmp_path / "m.mtl").write_text(f"newmtl m\nKd 0.1 0.2 0.3\n{line}\n")
+    (tmp_path / "m.obj").write_text(f"mtllib m.mtl\n{CORNERS}usemtl m\nf 1 2 3\n")
+    material = read_asset(tmp_path / "m.obj").material
+    assert material is not None and material.base_color is not None
+    wanted = [0.1, 0.2, 0.3] if opacity is None else [0.1, 0.2, 0.3, opacity]
+    torch.testing.assert_close(material.base_color[0, 0], torch.tensor(wanted))
+
+
+@pytest.mark.parametrize("mode", ["BLEND", "OPAQUE"])
+def test_the_opacity_of_a_gltf_factor_counts_without_a_texture(mode: str, tmp_path: Path) -> None:
+    surface = PBRMaterial(baseColorFactor=[51, 102, 153, 51], alphaMode=mode)
+    corners, uv = np.eye(3), np.zeros((3, 2))
+    trimesh.Trimesh(corners, [[0, 1, 2]], visual=TextureVisuals(uv=uv, material=surface), process=False).export(tmp_path / "m.glb")
+    read = read_asset(tmp_path / "m.glb")
+    assert read.material is not None
+    if mode == "OPAQUE":
+        assert read.material.base_color is None and read.mesh.colors is not None
+    else:
+        assert read.material.base_color is not None
+        torch.testing.assert_close(read.material.base_color[0, 0], torch.tensor([0.2, 0.4, 0.6, 0.2]))

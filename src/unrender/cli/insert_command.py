@@ -14,10 +14,9 @@ from unrender.cli.options import OutputOptions
 from unrender.cli.terminal import Ending
 from unrender.devices import select_device
 from unrender.recipes import table
-from unrender.render.lit import LitScene
 from unrender.runs.display import Display
 from unrender.runs.figures import color_picture, write_picture
-from unrender.runs.inserting import Background, inserted, plain_photo, posed_photo, standing, view_named, view_of
+from unrender.runs.inserting import Background, inserted, lit_in, plain_photo, posed_photo, standing, view_named, view_of
 from unrender.runs.opening import OpenRun, open_run
 from unrender.runs.relighting import exposure_of, lit_asset
 from unrender.shading.latlong import checked_suffix, turned
@@ -67,16 +66,17 @@ def insert_object(
         asset = replace(asset, environment=turned(asset.environment, math.radians(turn_light)))
     background = _background(opened, photo, camera, tilt, capture, display)
     stands, background = standing(asset, background, at=at, size=size, turn=turn)
-    if exposure is None:
-        exposure = 1.0
-        if env is not None:
-            exposure = exposure_of(LitScene(stands.asset.to(target)), background.camera.to(target)) or 1.0
     file = out or opened.directory.path / "inserted" / f"{Path(background.name).stem}.png"
     if file.suffix.lower() not in _SUFFIXES:
         raise ValueError(f"--out {file} is no picture file; give a name that ends in {', '.join(_SUFFIXES)}")
     file.parent.mkdir(parents=True, exist_ok=True)
+    with display.task("casting rays for the shadows on the object"):
+        scene = lit_in(stands, background, target)
+    if exposure is None:
+        exposure = 1.0 if env is None else exposure_of(scene, background.camera.to(target)) or 1.0
     with display.task("rendering"):
-        write_picture(file, color_picture(inserted(stands, background, exposure=exposure, shadow=shadow, device=target)))
+        seen = inserted(stands, background, exposure=exposure, shadow=shadow, device=target, scene=scene)
+        write_picture(file, color_picture(seen))
     where = stands.asset.mesh.bounding_box.mean(0)
     pixels, _ = background.camera.project(where[None].to(torch.float32), 0)
     display.say(f"{file}: the object in {background.name}")

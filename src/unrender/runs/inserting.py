@@ -232,8 +232,27 @@ def _scale(mesh: Mesh, camera: Cameras, place: Float[Tensor, " 3"], size: float)
     return least
 
 
+def lit_in(stands: Standing, photo: Background, device: torch.device) -> LitScene:
+    """Return an object under its light as it is rendered into a photo, with as many samples as fit; rays for its own shadows are cast.
+
+    Args:
+        stands: the object, with its light.
+        photo: with its camera in the same world.
+        device: where to render.
+    """
+    samples = max(1, min(_SAMPLES, LARGEST_RASTER_SIDE // max(photo.camera.width, photo.camera.height)))
+    return LitScene(stands.asset.to(device), samples=samples)
+
+
 def inserted(
-    stands: Standing, photo: Background, *, exposure: float, shadow: bool, device: torch.device, seed: int = 0
+    stands: Standing,
+    photo: Background,
+    *,
+    exposure: float,
+    shadow: bool,
+    device: torch.device,
+    seed: int = 0,
+    scene: LitScene | None = None,
 ) -> Float[Tensor, "height width 3"]:
     """Render an object into a photo, with its shadow on the ground, as sRGB.
 
@@ -244,13 +263,13 @@ def inserted(
         shadow: whether to darken the ground.
         device: where to render.
         seed: of the directions in which shadows are sought.
+        scene: the result of :func:`lit_in`, if it is there already.
     """
     camera = photo.camera.to(device)
     asset = stands.asset.to(device)
-    samples = max(1, min(_SAMPLES, LARGEST_RASTER_SIDE // max(camera.width, camera.height)))
     linear = photo.linear.to(device)
     with pytorch_on_one_thread(), torch.no_grad():
-        seen = LitScene(asset, samples=samples).lit_view(camera, 0)
+        seen = (lit_in(stands, photo, device) if scene is None else scene).lit_view(camera, 0)
         if shadow and asset.environment is not None:
             generator = torch.Generator().manual_seed(seed)
             found = ground_shadow(asset.mesh, asset.environment, stands.ground, generator)

@@ -170,7 +170,8 @@ def _relit_scores(
     asset: Asset, truth: Asset, photos: Capture, views: Sequence[int], relit: Relit, device: torch.device, display: Display
 ) -> list[tuple[float, float, float]]:
     """Return the scores of the views under another light: PSNR of sRGB and of linear light, SSIM."""
-    ours, true = (LitScene(replace(some, environment=relit.light).to(device)) for some in (asset, truth))
+    with display.task("casting rays for the shadows on the objects"):
+        ours, true = (LitScene(replace(some, environment=relit.light).to(device)) for some in (asset, truth))
     cameras, found = photos.cameras.to(device), []
     with display.task("comparing relit pictures", len(views)) as task:
         exposure = exposure_of(true, cameras.select(views[:: -(-len(views) // _METERED)])) or 1.0

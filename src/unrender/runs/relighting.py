@@ -100,7 +100,8 @@ def relight(
     Raises:
         OSError: a file cannot be written.
     """
-    scene = LitScene(replace(asset, environment=environment), background=1.0 if photos.has_masks else 0.0)
+    with display.task("casting rays for the shadows on the object"):
+        scene = LitScene(replace(asset, environment=environment), background=1.0 if photos.has_masks else 0.0)
     stem = re.sub(r"[^A-Za-z0-9.-]+", "_", name)[-LONGEST_STEM:]
     folder = run.directory.path / "relit"
     pictures, video = folder / stem, folder / f"{stem}.mp4"

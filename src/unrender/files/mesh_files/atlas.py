@@ -70,7 +70,9 @@ def with_one_material(arrays: MeshArrays, materials: Sequence[MaterialArrays]) -
     used = np.unique(arrays.materials)
     chosen = {int(row): MaterialArrays() if row < 0 else materials[row] for row in used}
     if arrays.colors is not None and not any(_has_pictures(material) for material in chosen.values()):
-        chosen = {row: material._replace(base_color=None) for row, material in chosen.items()}  # the vertices have the colors
+        # The vertices have the colors, which have no opacity.
+        one_color = bool((arrays.colors == arrays.colors[:1]).all())
+        chosen = {row: found if one_color and _is_clear(found) else found._replace(base_color=None) for row, found in chosen.items()}
     only = next(iter(chosen.values()))
     one_factor = len({(material.roughness, material.metallic) for material in chosen.values()}) == 1
     if one_factor and not any(material.has_textures for material in chosen.values()):
@@ -94,6 +96,10 @@ def _fits(arrays: MeshArrays) -> bool:
         return False
     found = arrays.uvs[arrays.uv_faces]
     return bool((found >= -_OUTSIDE).all() and (found <= 1 + _OUTSIDE).all())
+
+
+def _is_clear(material: MaterialArrays) -> bool:
+    return material.base_color is not None and material.base_color.shape[-1] == 4
 
 
 def _has_pictures(material: MaterialArrays) -> bool:

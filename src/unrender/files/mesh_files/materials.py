@@ -72,13 +72,14 @@ def _gltf_material(document: GltfDocument, material: dict[str, Any]) -> Material
         picture(surface.get("metallicRoughnessTexture")),
         picture(material.get("normalTexture")),
     )
-    if color is not None:
-        # The format multiplies the texture by its factor in linear light, and ignores opacity unless the material asks for it.
-        solid = material.get("alphaMode", "OPAQUE") == "OPAQUE"
-        linear = linear_from_srgb(color[..., :3]) * factor[:3]
-        color = linear if solid or color.shape[-1] < 4 else torch.cat([linear, color[..., 3:] * factor[3]], -1)
-    elif bool((factor[:3] != 1).any()):
-        color = factor[:3].view(1, 1, 3)
+    # The format multiplies the texture by its factor in linear light, and ignores opacity unless the material asks for it.
+    solid, has_alpha = material.get("alphaMode", "OPAQUE") == "OPAQUE", color is not None and color.shape[-1] == 4
+    linear = factor[:3].view(1, 1, 3) if color is None else linear_from_srgb(color[..., :3]) * factor[:3]
+    if not solid and (has_alpha or bool(factor[3] != 1)):
+        alpha = color[..., 3:] if color is not None and has_alpha else torch.ones_like(linear[..., :1])
+        color = torch.cat([linear, alpha * factor[3]], -1)
+    elif color is not None or bool((factor[:3] != 1).any()):
+        color = linear
     if packed is not None:
         packed = packed[..., 1:3] * torch.tensor([roughness, metallic])
     if normal is not None:

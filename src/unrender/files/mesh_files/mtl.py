@@ -3,7 +3,7 @@
 | key | meaning |
 |---|---|
 | ``map_Kd``, ``Kd`` | base color: a picture in sRGB, or a color in linear light |
-| ``map_d``, ``d`` | opacity |
+| ``map_d``, ``d``, ``Tr`` | opacity; ``Tr`` is 1 − ``d``, and counts where there is no ``d`` |
 | ``map_Pr``, ``Pr`` | roughness, r |
 | ``map_Pm``, ``Pm`` | metallic |
 | ``norm`` | normals in tangent space; written as ``map_Bump`` too, which Blender reads |
@@ -181,7 +181,7 @@ def _base_color(values: dict[str, str], color: Tensor | None, opacity: Tensor | 
         linear = torch.ones_like(alpha).expand(-1, -1, 3) if linear is None else linear
         size = max(linear.shape[0], alpha.shape[0]), max(linear.shape[1], alpha.shape[1])
         return torch.cat([resized(linear, size), resized(alpha, size)], -1)
-    share = float(values.get("d", 1.0))
+    share = float(values["d"]) if "d" in values else 1.0 - float(values.get("Tr", 0.0))
     if linear is not None and 0 < share < 1:
         return torch.cat([linear, torch.full_like(linear[..., :1], share)], -1)
     is_white = linear is not None and linear.numel() == 3 and bool((linear == 1).all())
