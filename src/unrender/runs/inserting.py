@@ -233,7 +233,7 @@ def _scale(mesh: Mesh, camera: Cameras, place: Float[Tensor, " 3"], size: float)
 
 
 def lit_in(stands: Standing, photo: Background, device: torch.device) -> LitScene:
-    """Return an object under its light as it is rendered into a photo, with as many samples as fit; rays for its own shadows are cast.
+    """Return an object under its light, with as many samples as fit; rays for its own shadows are cast.
 
     Args:
         stands: the object, with its light.
