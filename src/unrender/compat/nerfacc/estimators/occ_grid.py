@@ -15,6 +15,9 @@ from unrender.ops.kernels.checks import Arguments
 _CHUNK = 2**18
 """Points evaluated at once in an update."""
 
+_BELOW_MEAN = 0.999
+"""What a cell needs, as a share of the mean. A new field is nearly the same everywhere: half of its cells would be below the mean."""
+
 
 class OccGridEstimator(nn.Module):
     """Nested grids of cells around a scene, each twice as large as the one before, with a value and a bit per cell.
@@ -188,7 +191,7 @@ class OccGridEstimator(nn.Module):
             values[cells] = values[cells] * ema_decay
             if found:
                 values.scatter_reduce_(0, cells, torch.cat(found).nan_to_num(nan=0.0), "amax")
-        limit = self.occs[self.occs >= 0.0].mean().clamp(max=occ_thre)
+        limit = (_BELOW_MEAN * self.occs[self.occs >= 0.0].mean()).clamp(max=occ_thre)
         self.binaries.copy_((self.occs > limit).view_as(self.binaries))
 
     def _cells_to_visit(self, level: int, *, every: bool) -> Tensor:
