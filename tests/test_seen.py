@@ -33,11 +33,12 @@ def _scene(rays: int, seed: int = 0) -> tuple[Samples, Rays]:
 
 
 @pytest.mark.parametrize("rays", [1, 70, 300])
-@pytest.mark.parametrize("unbounded", [False, True])
-def test_samples_and_outputs_equal_the_twin(rays: int, unbounded: bool):
+@pytest.mark.parametrize(("unbounded", "expected"), [(False, 10**6), (True, 10**6), (True, 0), (True, 500)])
+def test_samples_and_outputs_equal_the_twin(rays: int, unbounded: bool, expected: int):
+    """Also where more samples are looked up than expected."""
     samples, lines = _scene(rays)
     limits = {"unbounded": unbounded, "density_bias": 1.0, "threshold": 0.05}
-    seen, known = see_encoded(samples, lines, *_field(), **limits)
+    seen, known = see_encoded(samples, lines, *_field(), **limits, expected=expected)
     wanted, outputs = twin(samples, lines, *_field(), **limits)
     assert rays < 70 or 0 < seen.starts.shape[0] < samples.starts.shape[0]  # some rays end early
     for name in ("ray_index", "starts", "ends", "first", "count"):
@@ -47,7 +48,7 @@ def test_samples_and_outputs_equal_the_twin(rays: int, unbounded: bool):
 
 def test_what_is_kept_is_what_the_forward_pass_gives_to_the_bit():
     samples, lines = _scene(300)
-    seen, known = see_encoded(samples, lines, *_field(), unbounded=False, density_bias=1.0, threshold=0.05)
+    seen, known = see_encoded(samples, lines, *_field(), unbounded=False, density_bias=1.0, threshold=0.05, expected=10**6)
     torch.testing.assert_close(known.positions.t(), seen.positions(lines) * 0.5 + 0.5, atol=0, rtol=0)
     assert torch.equal(known.outputs.t(), encoded_mlp(known.positions.t(), *_field())[0])
 
@@ -57,7 +58,7 @@ def test_bits_do_not_depend_on_the_number_of_threads():
     threads, results = torch.get_num_threads(), []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        seen, known = see_encoded(samples, lines, *_field(), unbounded=True, density_bias=1.0, threshold=0.05)
+        seen, known = see_encoded(samples, lines, *_field(), unbounded=True, density_bias=1.0, threshold=0.05, expected=10**6)
         results.append((seen.starts, known.encoding, known.outputs))
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
@@ -67,16 +68,16 @@ def test_without_samples_nothing_is_seen():
     none = torch.zeros(2, dtype=torch.int32)
     empty = Samples(none[:0], torch.zeros(0), torch.zeros(0), none, none)
     lines = Rays(torch.zeros(2, 3), torch.eye(3)[:2])
-    seen, known = see_encoded(empty, lines, *_field(), unbounded=False, density_bias=0.0, threshold=0.1)
+    seen, known = see_encoded(empty, lines, *_field(), unbounded=False, density_bias=0.0, threshold=0.1, expected=10**6)
     assert seen.starts.shape == (0,) and known.outputs.shape == (5, 0)
 
 
 def test_a_density_that_is_not_a_number_ends_the_ray():
     table, grid, weights, biases = _field()
+    biases[1] += torch.nan
     samples, lines = _scene(70)
-    seen, _ = see_encoded(
-        samples, lines, table, grid, weights, [biases[0], biases[1] + torch.nan], unbounded=False, density_bias=0.0, threshold=0.1
-    )
+    limits = {"unbounded": False, "density_bias": 0.0, "threshold": 0.1, "expected": 10**6}
+    seen, _ = see_encoded(samples, lines, table, grid, weights, biases, **limits)
     assert (seen.count == samples.count.clamp(max=1)).all()
 
 
@@ -84,4 +85,4 @@ def test_a_perceptron_too_wide_for_the_fused_path_is_refused():
     samples, lines = _scene(2)
     wide = [torch.zeros(200, GRID.columns), torch.zeros(2, 200)], [torch.zeros(200), torch.zeros(2)]
     with pytest.raises(ValueError, match="at most 128 units"):
-        see_encoded(samples, lines, _field()[0], GRID, *wide, unbounded=False, density_bias=0.0, threshold=0.1)
+        see_encoded(samples, lines, _field()[0], GRID, *wide, unbounded=False, density_bias=0.0, threshold=0.1, expected=10**6)

@@ -70,17 +70,18 @@ class RadianceField(nn.Module):
         return is_fused(self.grid.columns, list(self.density_net.parameters()))
 
     @torch.no_grad()
-    def seen(self, samples: Samples, rays: Rays, *, threshold: float) -> tuple[Samples, Encoded]:
+    def seen(self, samples: Samples, rays: Rays, *, threshold: float, expected: int) -> tuple[Samples, Encoded]:
         """Return the samples that light reaches, and the field at them, for :meth:`density_at`; see :func:`see_encoded`. On a CPU.
 
         Args:
             samples: along the rays.
             rays: they lie on.
             threshold: transmittance at which a ray ends.
+            expected: number of samples for which memory is taken.
         """
         weights, biases = tuple(self.density_net.weights), tuple(self.density_net.biases)
         field = {"unbounded": self.unbounded, "density_bias": _DENSITY_BIAS}
-        return see_encoded(samples, rays, self.table, self.grid, weights, biases, **field, threshold=threshold)
+        return see_encoded(samples, rays, self.table, self.grid, weights, biases, **field, threshold=threshold, expected=expected)
 
     def features(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples geometry"]:
         """Compute the geometry features g(h(x))."""

@@ -39,12 +39,14 @@ _AT_ONCE = wp.constant(4)
 
 
 class _Scratch:
-    """Memory of all work items; a work item has as many columns of each row as its rays have samples."""
+    """Memory of all work items."""
 
     rows: wp.uint64
     """Address of the rows of an item: three of positions in the unit cube, then the encoding, then the outputs."""
-    before: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
-    """Number of samples on the rays before each ray."""
+    columns: wp.int32
+    """Length of a row: the number of samples that an item can look up."""
+    full: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
+    """One for each item that had more to look up."""
     slots: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
     """Column of each sample that was looked up."""
     walked: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
@@ -58,10 +60,10 @@ Scratch = wp.struct(_Scratch)
 
 @no_type_check
 @wp.func
-def _rows(scratch: Scratch, item_begin: int, capacity: int, width: int, row: int):
+def _rows(scratch: Scratch, item: int, width: int, row: int):
     """Return the rows of a work item from one row on."""
-    offset = wp.int64(item_begin) * wp.int64(width) + wp.int64(row) * wp.int64(capacity)
-    return wp.array(ptr=scratch.rows + wp.uint64(4) * wp.uint64(offset), shape=((width - row) * capacity,), dtype=wp.float32)
+    offset = (wp.int64(item) * wp.int64(width) + wp.int64(row)) * wp.int64(scratch.columns)
+    return wp.array(ptr=scratch.rows + wp.uint64(4) * wp.uint64(offset), shape=((width - row) * scratch.columns,), dtype=wp.float32)
 
 
 @no_type_check
@@ -97,22 +99,26 @@ def _see_kernel(
     rays_per_item: int,
     visible_count: wp.array(dtype=wp.int32),
 ):
-    ray_begin = (first + wp.tid()) * rays_per_item
+    item = first + wp.tid()
+    ray_begin = item * rays_per_item
     ray_end = wp.min(ray_begin + rays_per_item, samples.count.shape[0])
-    item_begin = scratch.before[ray_begin]
-    capacity = scratch.before[ray_end] - item_begin
-    unit = _rows(scratch, item_begin, capacity, width, 0)
-    encoding = _rows(scratch, item_begin, capacity, width, 3)
-    outputs = _rows(scratch, item_begin, capacity, width, 3 + levels * grid.features)
+    columns = scratch.columns
+    unit = _rows(scratch, item, width, 0)
+    encoding = _rows(scratch, item, width, 3)
+    outputs = _rows(scratch, item, width, 3 + levels * grid.features)
     listed = int(0)
     done = int(0)
-    going = capacity > 0
+    going = bool(True)
     while going:
         for ray in range(ray_begin, ray_end):
             begin, end = span(samples, ray)
             begin += scratch.walked[ray]
             if scratch.light[ray] > threshold:
-                for i in range(begin, wp.min(begin + _AT_ONCE, end)):
+                stop = wp.min(begin + _AT_ONCE, end)
+                if listed + stop - begin > columns:
+                    scratch.full[item] = 1
+                    stop = begin
+                for i in range(begin, stop):
                     t = middle(samples, i)
                     x = wp.vec3(
                         rays.origins[ray, 0] + t * rays.directions[ray, 0],
@@ -121,15 +127,15 @@ def _see_kernel(
                     )
                     u = _in_unit_cube(x, unbounded)
                     unit[listed] = u[0]
-                    unit[capacity + listed] = u[1]
-                    unit[2 * capacity + listed] = u[2]
+                    unit[columns + listed] = u[1]
+                    unit[2 * columns + listed] = u[2]
                     scratch.slots[i] = listed
                     listed += 1
-        going = listed > done
+        going = listed > done and scratch.full[item] == 0
         if going:
             for level in range(levels):
-                gather(levels - 1 - level, done, listed, capacity, grid, 0, unit, unit, table, encoding)
-            forward_chunk(network, row_weights, column_weights, added, capacity, done, listed, encoding, outputs)
+                gather(levels - 1 - level, done, listed, columns, grid, 0, unit, unit, table, encoding)
+            forward_chunk(network, row_weights, column_weights, added, columns, done, listed, encoding, outputs)
             for ray in range(ray_begin, ray_end):
                 begin, end = span(samples, ray)
                 begin += scratch.walked[ray]
@@ -179,19 +185,18 @@ def _pack_kernel(
     order: wp.array(dtype=wp.int32),
     packed: wp.array(dtype=wp.float32),
 ):
-    ray_begin = (first + wp.tid()) * rays_per_item
+    item = first + wp.tid()
+    ray_begin = item * rays_per_item
     ray_end = wp.min(ray_begin + rays_per_item, samples.count.shape[0])
-    item_begin = scratch.before[ray_begin]
-    capacity = scratch.before[ray_end] - item_begin
     end = kept.first[ray_begin]
     for ray in range(ray_begin, ray_end):
         source, _end = span(samples, ray)
         target, end = span(kept, ray)
         for k in range(end - target):
             copy_sample(samples, source + k, kept, target + k, ray)
-            order[target + k] = wp.min(scratch.slots[source + k], capacity - 1)
-    rows = _rows(scratch, item_begin, capacity, width, 0)
-    _pack(width, capacity, rows, order, kept.first[ray_begin], end, order.shape[0], packed)
+            order[target + k] = wp.min(scratch.slots[source + k], scratch.columns - 1)
+    rows = _rows(scratch, item, width, 0)
+    _pack(width, scratch.columns, rows, order, kept.first[ray_begin], end, order.shape[0], packed)
 
 
 @torch.no_grad()
@@ -206,6 +211,7 @@ def see_encoded(
     unbounded: bool,
     density_bias: float,
     threshold: float,
+    expected: int,
 ) -> tuple[Samples, Encoded]:
     """Pack the samples that light reaches through a density, with what the field is there; on a CPU.
 
@@ -223,6 +229,7 @@ def see_encoded(
         unbounded: whether the grid covers all of space.
         density_bias: added to the first output.
         threshold: transmittance at which a ray ends.
+        expected: number of samples for which memory is taken; it is twice the work if more are looked up.
 
     Returns:
         The visible samples in the same order, and the field there, without gradients.
@@ -238,27 +245,34 @@ def see_encoded(
     if not is_fused(grid.columns, parameters):
         raise ValueError("see_encoded takes tensors on a CPU and a perceptron of at most 4 layers of at most 128 units")
     bias, threshold = takes.number(density_bias, "density_bias"), takes.number(threshold, "threshold")
+    expected = takes.integer(expected, "expected", 0)
     number, width = samples.count.shape[0], 3 + grid.columns + parameters[-1].shape[0]
-    before = torch.zeros(number + 1, dtype=torch.int32)
-    torch.cumsum(samples.count.clamp(0, samples.starts.shape[0]), 0, out=before[1:])
-    total = int(before[-1])
-    takes.count(total * width, "what is seen")
-    scratch_rows = torch.empty(total * width)
-    visible_count = torch.zeros(number, dtype=torch.int32)
-    scratch = filled(
-        Scratch,
-        rows=scratch_rows.data_ptr(),
-        before=before,
-        slots=torch.empty(samples.starts.shape[0], dtype=torch.int32),
-        walked=torch.zeros_like(visible_count),
-        light=torch.ones(number),
-    )
-    rays_per_item = max(_FEWEST_RAYS, min(_RAYS, -(-number // (4 * thread_count()))))
-    items, device = -(-number // rays_per_item), samples.starts.device
+    items = max(1, min(-(-number // _FEWEST_RAYS), max(4 * thread_count(), -(-number // _RAYS))))
+    rays_per_item, device = max(1, -(-number // items)), samples.starts.device
+    counts = torch.zeros(items * rays_per_item, dtype=torch.int64)
+    counts[:number] = samples.count.clamp(0, samples.starts.shape[0])
+    most = int(counts.view(items, rays_per_item).sum(1).max())
+    takes.count(items * most * width, "what is seen")
     packed_weights = pack(parameters[0::2], parameters[1::2])
     field = [int(unbounded), grid.levels, kernel_levels(grid, device), table.view(-1), *described(parameters[0::2], packed_weights)]
-    arguments = [samples.arrays, filled(RayArrays, origins=origins, directions=directions), scratch, *field, AddedPerRay(), bias, threshold]
-    launch(_see_kernel, items, [*arguments, width, rays_per_item, visible_count], device, chunks=items)
+    seeing = [samples.arrays, filled(RayArrays, origins=origins, directions=directions)]
+    # Memory is taken for the samples that are probably looked up, and for all of them where these turn out to be more.
+    for columns in (min(most, -(-expected // items)), most):
+        memory, full = torch.empty(items * columns * width), torch.zeros(items, dtype=torch.int32)
+        visible_count = torch.zeros(number, dtype=torch.int32)
+        scratch = filled(
+            Scratch,
+            rows=memory.data_ptr(),
+            columns=columns,
+            full=full,
+            slots=torch.empty(samples.starts.shape[0], dtype=torch.int32),
+            walked=torch.zeros(number, dtype=torch.int32),
+            light=torch.ones(number),
+        )
+        arguments = [*seeing, scratch, *field, AddedPerRay(), bias, threshold, width, rays_per_item, visible_count]
+        launch(_see_kernel, items, arguments, device, chunks=items)
+        if not full.any():
+            break
     kept = allocate_samples(visible_count, None, "see_encoded")
     packed, order = torch.empty(width, kept.starts.shape[0]), torch.empty_like(kept.ray_index)
     arguments = [samples.arrays, scratch, width, rays_per_item, kept.arrays, order, packed.view(-1)]

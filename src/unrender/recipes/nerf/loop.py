@@ -67,7 +67,7 @@ class NerfScene(RayScene):
         self.cone_angle = config.cone_angle if unbounded else 0.0
         self.samples_per_ray = sampling.samples_per_ray
         self.capacity = 2 * sampling.target_samples
-        """Largest number of samples that a step keeps after pruning, on a GPU."""
+        """Largest number of samples that a step keeps after pruning, on a GPU; on a CPU, the number that it has memory for."""
         self.background = picture_background(sampling.background, masked=masked)
         """Gray value behind the scene in pictures."""
         self.reach = 0.0
@@ -90,7 +90,7 @@ class NerfScene(RayScene):
     def prune(self, samples: Samples, rays: Rays) -> tuple[Samples, Encoded | None]:
         """Drop samples of negligible weight; return the others and what is known of the field there."""
         if self.field.can_see:
-            return self.field.seen(samples, rays, threshold=_DARK)
+            return self.field.seen(samples, rays, threshold=_DARK, expected=self.capacity)
         return prune_hidden(samples, self._opacity(rays), threshold=_DARK, capacity=self.capacity), None
 
     def _opacity(self, rays: Rays) -> Opacity:
