@@ -65,6 +65,15 @@ def test_gradients_of_positions_and_second_derivatives_equal_those_of_the_two_op
         torch.testing.assert_close(a, b, atol=1e-3 * max(1.0, float(b.abs().max())), rtol=1e-3)
 
 
+def test_only_what_takes_gradients_is_differentiated_twice():
+    positions, table, weights, biases = _case(20)
+    weights[1].requires_grad_()
+    outputs, first = encoded_mlp(positions, table, GRID, weights, biases)
+    (slope,) = torch.autograd.grad(outputs.sin().sum() + first.sum(), weights[1], create_graph=True)
+    (found,) = torch.autograd.grad(slope.square().sum(), weights[1])
+    assert found.shape == weights[1].shape and found.isfinite().all()
+
+
 def test_what_is_known_is_not_computed_again():
     positions, table, weights, biases = _case(200)
     columns = positions.t().contiguous()

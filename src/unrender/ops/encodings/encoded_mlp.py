@@ -49,7 +49,8 @@ class _EncodedMlp(torch.autograd.Function):
         if grad_y is None:
             grad_y = encoding.new_zeros(weights[-1].shape[0], encoding.shape[1])
         if torch.is_grad_enabled():
-            return None, None, None, *_gradients_of_both(ctx.lookup.grid, grad_y, grad_first, positions, table, *parameters)
+            needed = ctx.needs_input_grad[3:]
+            return None, None, None, *_gradients_of_both(needed, ctx.lookup.grid, grad_y, grad_first, positions, table, *parameters)
         first = None if grad_first is None else grad_first.contiguous()
         grad_encoding, gradients, _ = run_backward(encoding, grad_y, weights, ctx.packed, with_inputs=True, grad_first=first)
         assert grad_encoding is not None
@@ -57,14 +58,16 @@ class _EncodedMlp(torch.autograd.Function):
 
 
 def _gradients_of_both(
-    grid: HashGrid, grad_y: Tensor, grad_first: Tensor | None, positions: Tensor, table: Tensor, *parameters: Tensor
-) -> tuple[Tensor, ...]:
-    """Return the gradients of the table and the parameters by the two operations, which can be differentiated further."""
+    needed: Sequence[bool], grid: HashGrid, grad_y: Tensor, grad_first: Tensor | None, positions: Tensor, table: Tensor, *parameters: Tensor
+) -> list[Tensor | None]:
+    """Return the needed gradients of the table and the parameters by the two operations, which can be differentiated further."""
     outputs = mlp(hash_encode(positions.t(), table, grid), parameters[0::2], parameters[1::2])
-    found, given = [outputs], [grad_y.t()]
+    results, given = [outputs], [grad_y.t()]
     if grad_first is not None:
-        found, given = [*found, outputs[:, 0]], [*given, grad_first]
-    return torch.autograd.grad(found, (table, *parameters), given, create_graph=True, materialize_grads=True)
+        results, given = [*results, outputs[:, 0]], [*given, grad_first]
+    wanted = [leaf for leaf, need in zip((table, *parameters), needed, strict=True) if need]
+    found = iter(torch.autograd.grad(results, wanted, given, create_graph=True, materialize_grads=True))
+    return [next(found) if need else None for need in needed]
 
 
 def encoded_mlp(
