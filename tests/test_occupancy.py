@@ -143,6 +143,16 @@ def test_marking_equals_the_twin(levels: int, with_masks: bool) -> None:
     assert 0.05 < expected.float().mean() < 0.95
 
 
+def test_a_view_without_a_mask_carves_nothing() -> None:
+    cameras = looking(EYES, focal=200.0)
+    empty, full = torch.zeros(64, 64, dtype=torch.uint8), torch.full((64, 64), 255, dtype=torch.uint8)
+    some, all_full, carved = OccupancyGrid(16), OccupancyGrid(16), OccupancyGrid(16)
+    some.mark_seen(cameras, range(3), [full, None, full])
+    all_full.mark_seen(cameras, range(3), [full] * 3)
+    carved.mark_seen(cameras, range(3), [full, empty, full])
+    assert torch.equal(some.seen, all_full.seen) and int(carved.seen.sum()) < int(some.seen.sum())
+
+
 @pytest.mark.parametrize(("lens", "k1"), [("opencv", 0.0), ("opencv", -0.08), ("fisheye", 0.02)])
 def test_every_point_on_a_pixel_ray_lies_in_a_seen_cell(lens: LensModel, k1: float) -> None:
     cameras = looking(EYES, lens=lens, k1=k1)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tiny_captures import write_transforms
+from tiny_captures import write_llff, write_neus, write_transforms
+from unrender.cameras import Cameras
+from unrender.captures import photos
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.check.checking import QUICK_VIEWS
 from unrender.captures.filling import Filling
 from unrender.captures.images import Images
 from unrender.captures.load import load_capture
+from unrender.captures.silhouettes import outlines, without_contradicting_masks
 from unrender.recipes.pixels import PixelBatch, PixelSampler
+from unrender.recipes.visual_hull import seen_cells
 from unrender.runs.check_summary import decoded_soon, say_summary
 from unrender.runs.display import Display
 
@@ -127,14 +133,13 @@ def test_photos_of_other_formats_without_alpha_are_decoded_in_the_background(tmp
 
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB"])
-def test_photos_with_a_transparent_color_are_decoded_at_once(tmp_path: Path, mode: str) -> None:
+def test_photos_with_a_transparent_color_are_those_in_memory(tmp_path: Path, mode: str) -> None:
     folder = write_transforms(tmp_path / "scan")
     for file in sorted((folder / "images").iterdir()):
         with Image.open(file) as photo:
             pixels = photo.convert("RGB").convert(mode)
         pixels.save(file, transparency=pixels.getpixel((0, 0)))
-    capture = load_capture(folder, memory=1000)
-    assert capture.photos.on_disk and not capture.photos.waits
+    assert_alike(load_capture(folder, memory=1000), load_capture(folder))
 
 
 def test_the_check_before_a_fit_waits_for_a_few_photos_only(tmp_path: Path) -> None:
@@ -151,9 +156,66 @@ def test_the_check_before_a_fit_waits_for_a_few_photos_only(tmp_path: Path) -> N
     assert decoded_soon(load_capture(tmp_path / "scan"), QUICK_VIEWS).photos.count == 50 * 40 * 30
 
 
-def test_photos_with_alpha_are_decoded_at_once(tmp_path: Path) -> None:
-    capture = load_capture(write_transforms(tmp_path / "png", alpha=True), memory=1000)
-    assert capture.photos.on_disk and not capture.photos.waits and capture.has_masks
+def assert_alike(disk: Capture, memory: Capture) -> None:
+    assert disk.photos.on_disk and disk.photos.waits and not memory.photos.on_disk
+    assert all(torch.equal(a, b) for a, b in zip(disk.photos, memory.photos, strict=True))
+    assert disk.has_masks == memory.has_masks and torch.equal(disk.source_from_world, memory.source_from_world)
+    assert (disk.ignored is None) == (memory.ignored is None)
+    if disk.ignored is not None and memory.ignored is not None:
+        assert all(torch.equal(a, b) for a, b in zip(disk.ignored, memory.ignored, strict=True))
+
+
+def with_inverted_masks(folder: Path) -> Path:
+    write_llff(folder)
+    for file in (folder / "masks").iterdir():
+        Image.fromarray(255 - np.array(Image.open(file))).save(file)
+    return folder
+
+
+MASKED: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
+    "alpha": (lambda folder: write_transforms(folder, alpha=True), {}),
+    "alpha that leaves out": (lambda folder: write_transforms(folder, alpha=True), {"masks": "ignore"}),
+    "mask files": (write_neus, {}),
+    "mask files, smaller": (write_llff, {"downscale": 2}),
+    "mask files that leave out": (write_neus, {"masks": "ignore"}),
+    "mask files, not used": (write_llff, {"masks": "none"}),
+    "inverted": (with_inverted_masks, {}),
+    "a transparent color": (lambda folder: write_transforms(folder, black_transparent=True), {}),
+}
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_photos_with_masks_on_disk_are_those_in_memory(tmp_path: Path, kind: str) -> None:
+    write, options = MASKED[kind]
+    folder = write(tmp_path / "scan")
+    assert_alike(load_capture(folder, memory=1000, **options), load_capture(folder, **options))
+
+
+def test_a_fit_within_masks_waits_for_some_photos_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class OnDemand(Filling):
+        def __init__(self, fill: Callable[[int], object], count: int, threads: int) -> None:
+            super().__init__(lambda view: (filled.append(view), fill(view)), count, threads=0)
+
+    filled: list[int] = []
+    monkeypatch.setattr(photos, "Filling", OnDemand)
+    capture = load_capture(write_llff(tmp_path / "scan", count=90), memory=1000)
+    hull = seen_cells(without_contradicting_masks(capture), 32, CPU, within_masks=True).seen
+    assert capture.has_masks and 0 < len(filled) == len(set(filled)) <= 42  # two where types are checked by an element
+    every = seen_cells(load_capture(tmp_path / "scan"), 32, CPU, within_masks=True).seen
+    assert bool((hull | ~every).all()) and float(hull.float().mean()) < 1.5 * float(every.float().mean())
+
+
+def test_masks_of_large_photos_on_disk_are_averaged_before_they_carve() -> None:
+    sizes = torch.tensor([[2400, 1800]] * 3)
+    stored = Images.empty(sizes, (4,), torch.uint8, on_disk=True)
+    stored.pixels.fill_(255)
+    stored[1][:900, :, 3] = 0
+    cameras = Cameras.alike(torch.eye(4).repeat(3, 1, 1), torch.tensor([[2000.0, 2000.0, 1200.0, 900.0]] * 3), None, 2400, 1800)
+    pictures = torch.zeros(3, 1800, 2400, 3, dtype=torch.uint8)
+    capture = replace(Capture.from_tensors(pictures, cameras, masks=pictures[..., 0]), photos=stored)
+    small, masks = outlines(capture)
+    assert small.sizes.tolist() == [[1200, 900]] * 3 and all(mask is not None and mask.shape == (900, 1200) for mask in masks)
+    assert masks[1] is not None and int(masks[1][:450].max()) == 0 and int(masks[1][450:].min()) == 255
 
 
 def test_what_is_needed_first_is_filled_by_the_thread_that_needs_it() -> None:

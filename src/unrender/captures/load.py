@@ -6,10 +6,11 @@ import difflib
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import overload
 
 import torch
 from jaxtyping import Float
@@ -22,7 +23,7 @@ from unrender.captures.decoding import format_notes
 from unrender.captures.errors import printable
 from unrender.captures.formats import FORMATS, Format
 from unrender.captures.hold_out import EVERY, split_by_rule
-from unrender.captures.images import ImageMemory, in_threads
+from unrender.captures.images import ImageMemory, Images, in_threads
 from unrender.captures.mask_names import with_masks_of_names
 from unrender.captures.masks import read_pictures
 from unrender.captures.memory import bytes_of
@@ -33,6 +34,7 @@ from unrender.captures.options import CaptureOptions
 from unrender.captures.photo_files import is_video
 from unrender.captures.points import points_file, read_points
 from unrender.captures.reading import entries, is_folder, is_regular_file, reason, size_and_ends
+from unrender.captures.silhouettes import outline, outline_block
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, scale_of, transformed
 from unrender.words import CameraAxes, HoldOut, MaskUse, NormalFrame, Up, is_out_of_memory
@@ -110,7 +112,7 @@ def load_capture(
         pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
         notes += pictures.notes
         photos, ignored = pictures.photos, pictures.ignored
-        outlines = [photo[..., 3] for photo in photos] if pictures.has_masks else None
+        outlines = _Outlines(photos) if pictures.has_masks else None
         region = normalize(source, outlines, center=center, radius=radius, up=up)
         notes += region.notes
         frame = region.source_from_world
@@ -153,6 +155,25 @@ def load_capture(
             fingerprint=_fingerprint(folder, source, normal_folder, settings),
             notes=tuple(map(printable, notes)),
         )
+
+
+class _Outlines(Sequence[Tensor]):
+    """The masks of photos, of which some may still be decoded: each is there when it is taken."""
+
+    def __init__(self, photos: Images) -> None:
+        self._photos, self._block = photos, outline_block(photos)
+
+    def __len__(self) -> int:
+        return len(self._photos)
+
+    @overload
+    def __getitem__(self, view: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, view: slice) -> list[Tensor]: ...
+    def __getitem__(self, view: int | slice) -> Tensor | list[Tensor]:
+        if isinstance(view, slice):
+            return [self[index] for index in range(*view.indices(len(self)))]
+        return outline(self._photos, view, self._block)
 
 
 def read_capture(folder: Path, options: CaptureOptions) -> Capture:

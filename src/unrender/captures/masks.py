@@ -7,8 +7,8 @@ used for both, so the meaning is decided here by the rules of docs/captures.md. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -20,8 +20,9 @@ from PIL import Image
 from torch import Tensor
 
 from unrender.captures.capture import CaptureError
+from unrender.captures.decoding import is_opaque
 from unrender.captures.images import ImageMemory, Images, averaged_gray, in_threads
-from unrender.captures.photos import decoded_image, read_photos
+from unrender.captures.photos import decoded_image, image_size, read_photos
 from unrender.captures.source import Source
 from unrender.words import MaskUse
 
@@ -56,6 +57,14 @@ _PLAIN = 0.9
 _MOST_BORDERS = 8
 """Photos whose borders are looked at while the others are still decoded."""
 
+_LOOKED_AT = 16
+"""Views whose masks decide what all masks mean, if the photos exceed the memory and are decoded in the background."""
+
+_LOOKED_SIDE = 800
+"""Longer side, about, to which they are averaged for that."""
+
+_NO_PIXEL = "no pixel has the color that the file declares transparent"
+
 _NOTHING = 5e-4
 """Share of bright or dark pixels that counts as none."""
 
@@ -84,6 +93,8 @@ def read_pictures(source: Source, *, downscale: int, masks: MaskUse | None, memo
         CaptureError: an image cannot be read or does not fit, or the masks are dark everywhere.
     """
     files = None if masks == "none" else source.masks
+    if masks != "none" and 4 * int((source.sizes // downscale).prod(1).sum()) > memory.left and _may_be_masked(source):
+        return _read_later(source, downscale=downscale, masks=masks, memory=memory)
     notes: list[str] = []
     photos, has_alpha = read_photos(
         source.images,
@@ -96,31 +107,102 @@ def read_pictures(source: Source, *, downscale: int, masks: MaskUse | None, memo
     )
     meaning: MaskUse = "none"
     if files is not None:
-        kinds = _read_mask_files(source, files, photos, downscale, notes)
-        meaning = _understood(source, photos, kinds, masks, notes)
+        kinds, _ = _read_mask_files(source, files, photos, downscale, notes)
+        meaning, _ = _understood(source, photos, kinds, masks, notes)
     elif has_alpha:
-        meaning = _understood(source, photos, {"alpha"}, masks, notes)
+        meaning, _ = _understood(source, photos, {"alpha"}, masks, notes)
     elif source.transparent_colors and masks != "none":
-        notes.append("no pixel has the color that the file declares transparent")
+        notes.append(_NO_PIXEL)
     dynamic = source.ignored if masks != "none" else ()
     ignored = None
     if meaning == "ignore" or any(dynamic):
         ignored = memory.empty(photos.sizes, (), torch.bool)
         for view in range(len(photos)):
-            left_out = photos[view][..., 3] < 128 if meaning == "ignore" else torch.zeros_like(photos[view][..., 3], dtype=torch.bool)
-            if any(dynamic) and (file := dynamic[view]) is not None:
-                left_out |= torch.from_numpy(read_mask(source, view, file, downscale) > 0)
-            ignored[view].copy_(left_out)
-    if any(dynamic):
-        notes.append("pixels that are bright in the dynamic masks are left out")
+            ignored[view].numpy()[:] = _left_out(source, view, photos[view][..., 3].numpy(), meaning, dynamic, downscale)
     if meaning != "object" and (files is not None or has_alpha):
         for photo in photos:
             photo[..., 3] = 255
+    return _pictures(photos, meaning, ignored, masks, notes, any(dynamic))
+
+
+def _pictures(photos: Images, meaning: MaskUse, ignored: Images | None, masks: MaskUse | None, notes: list[str], dynamic: bool) -> Pictures:
+    if dynamic:
+        notes.append("pixels that are bright in the dynamic masks are left out")
     if meaning == "none":
         if masks != "none":
             notes.append("there are no masks: the surroundings are fitted too")
         notes += _plain_borders(photos)
     return Pictures(photos, meaning == "object", ignored, tuple(notes))
+
+
+def _left_out(
+    source: Source,
+    view: int,
+    alpha: UInt8[ndarray, "rows columns"],
+    meaning: MaskUse,
+    dynamic: Sequence[Path | None],
+    downscale: int,
+) -> Bool[ndarray, "rows columns"]:
+    """Tell which pixels of a view are ignored."""
+    left_out = alpha < 128 if meaning == "ignore" else np.zeros(alpha.shape, dtype=bool)
+    if any(dynamic) and (file := dynamic[view]) is not None:
+        left_out = left_out | (read_mask(source, view, file, downscale) > 0)
+    return left_out
+
+
+def _may_be_masked(source: Source) -> bool:
+    """Tell whether photos have mask files, or may have transparent pixels."""
+    return source.masks is not None or bool(source.transparent_colors) or not all(in_threads(is_opaque, source.images))
+
+
+def _read_later(source: Source, *, downscale: int, masks: MaskUse | None, memory: ImageMemory) -> Pictures:
+    """Decode photos and masks in the background; what masks mean is decided by those of some views, spread evenly.
+
+    So a fit of photos that exceed the memory begins within seconds.
+    """
+    files, count = source.masks, len(source.images)
+    for view, file in enumerate(files or ()):
+        _check_size(source, view, file, image_size(file, apply_exif=source.apply_exif[view]))
+    looked_at = [place * (count - 1) // max(1, min(count, _LOOKED_AT) - 1) for place in range(min(count, _LOOKED_AT))]
+    some = source.select(looked_at, source.split)
+    coarse = downscale * max(1, min(int(some.sizes.amax()) // (downscale * _LOOKED_SIDE), int(some.sizes.amin()) // downscale))
+    notes, kinds, units, transparent = list[str](), set[Kind](), dict[int, int | None](), True
+    if some.masks is not None:
+        shown = Images.empty(some.sizes // coarse, (4,), torch.uint8)
+        kinds, units = _read_mask_files(some, some.masks, shown, coarse, notes)
+    else:
+        colors, upright = some.transparent_colors, some.apply_exif
+        shown, transparent = read_photos(some.images, some.sizes, downscale=coarse, transparent_colors=colors, apply_exif=upright)
+        kinds.add("alpha")
+    meaning, inverted = _understood(some, shown, kinds, masks, notes) if transparent else ("none", False)
+    notes += [] if transparent or not source.transparent_colors else [_NO_PIXEL]
+    dynamic = source.ignored
+    ignored = memory.empty(source.sizes // downscale, (), torch.bool) if meaning == "ignore" or any(dynamic) else None
+
+    def finish(view: int, rgba: UInt8[ndarray, "rows columns 4"]) -> None:
+        if files is not None:
+            mask = _decoded(source, view, files[view])
+            rgba[..., 3] = averaged_gray(mask.as_bytes(units.get(mask.full, mask.full)), downscale)
+        if inverted:
+            rgba[..., 3] = 255 - rgba[..., 3]
+        if ignored is not None:
+            ignored[view].numpy()[:] = _left_out(source, view, rgba[..., 3], meaning, dynamic, downscale)
+            ignored.release(view)
+        if meaning != "object":
+            rgba[..., 3] = 255
+
+    photos, _ = read_photos(
+        source.images,
+        source.sizes,
+        downscale=downscale,
+        use_alpha=files is None,
+        transparent_colors=source.transparent_colors if files is None else (),
+        apply_exif=source.apply_exif,
+        memory=memory,
+        finish=finish,
+    )
+    waiting = None if ignored is None else replace(ignored, waits=photos.waits)  # another name: the one above is still being filled
+    return _pictures(photos, meaning, waiting, masks, notes, any(dynamic))
 
 
 def read_mask(source: Source, view: int, file: Path, downscale: int = 1) -> UInt8[ndarray, "rows columns"]:
@@ -208,13 +290,17 @@ def _palette_labels(image: Image.Image) -> UInt8[ndarray, "rows columns"] | None
 def _decoded(source: Source, view: int, file: Path) -> DecodedMask:
     mask = decode_mask(file, apply_exif=source.apply_exif[view], cut_out=source.masks_are_cut_outs)
     rows, columns = mask.values.shape
+    _check_size(source, view, file, (columns, rows))
+    return mask
+
+
+def _check_size(source: Source, view: int, file: Path, size: tuple[int, int]) -> None:
     width, height = source.sizes[view].tolist()
-    if (rows, columns) != (height, width):
+    if size != (width, height):
         raise CaptureError(
-            f"the mask {file} is {columns}x{rows} but its image {source.images[view].name} is {width}x{height}; "
+            f"the mask {file} is {size[0]}x{size[1]} but its image {source.images[view].name} is {width}x{height}; "
             "resize the mask to its image"
         )
-    return mask
 
 
 def _unit(peak: float | int, full: int) -> int | None:
@@ -229,8 +315,14 @@ def _unit(peak: float | int, full: int) -> int | None:
     return None if 2 * peak < unit else unit
 
 
-def _read_mask_files(source: Source, files: Sequence[Path], photos: Images, downscale: int, notes: list[str]) -> set[Kind]:
-    """Write the masks into the alpha of the photos, and return where their values come from."""
+def _read_mask_files(
+    source: Source, files: Sequence[Path], photos: Images, downscale: int, notes: list[str]
+) -> tuple[set[Kind], Mapping[int, int | None]]:
+    """Write the masks into the alpha of the photos.
+
+    Where their values come from is returned, and the value that stands for 1, by the usual one of their type of file; None for labels.
+    """
+    units: dict[int, int | None] = {}
 
     def read(view: int) -> tuple[Kind, int, float]:
         mask = _decoded(source, view, files[view])
@@ -242,7 +334,7 @@ def _read_mask_files(source: Source, files: Sequence[Path], photos: Images, down
         # One scale for all masks of a capture: the mask of a view without the object must stay dark.
         same = [view for view, (kind, own, _) in enumerate(found) if kind == "gray" and own == full]
         peak = max(found[view][2] for view in same)
-        unit = _unit(peak, full)
+        units[full] = unit = _unit(peak, full)
         if unit == full:
             continue
 
@@ -255,7 +347,7 @@ def _read_mask_files(source: Source, files: Sequence[Path], photos: Images, down
             notes.append(
                 f"the masks hold values up to {peak:g}, so they are taken as labels: 0 is the background, every other one the object"
             )
-    return {kind for kind, _, _ in found}
+    return {kind for kind, _, _ in found}, units
 
 
 @dataclass(frozen=True)
@@ -294,8 +386,8 @@ class _Shape:
         return int((self.small & other.small).sum()) >= _SAME * together
 
 
-def _understood(source: Source, photos: Images, kinds: set[Kind], masks: MaskUse | None, notes: list[str]) -> MaskUse:
-    """Decide what the alpha of the photos means, with a note, and turn inverted masks around."""
+def _understood(source: Source, photos: Images, kinds: set[Kind], masks: MaskUse | None, notes: list[str]) -> tuple[MaskUse, bool]:
+    """Decide what the alpha of the photos means, with a note, and turn inverted masks around, which is returned too."""
     from_files = source.masks is not None
     name = "masks" if from_files else "alpha channels"
     shapes = in_threads(lambda view: _Shape.of(photos[view][..., 3]), range(len(photos)))
@@ -307,10 +399,10 @@ def _understood(source: Source, photos: Images, kinds: set[Kind], masks: MaskUse
         )
     if share >= 1 - _NOTHING and min(shape.share for shape in shapes) >= 1 - 10 * _NOTHING:
         notes.append(f"the {name} are {bright} everywhere, so they say nothing and are not used")
-        return "none"
+        return "none", False
     if not from_files and all(bool((photo[..., 3] == photo[0, 0, 3]).all()) for photo in photos):
         notes.append("the alpha channels are the same at every pixel, so they say nothing and are not used")
-        return "none"
+        return "none", False
     says = source.mask_meaning if from_files else source.alpha_meaning
     meaning = masks if masks in ("object", "ignore") else says if says != "by content" else _by_content(source, shapes, share, kinds)
     if meaning == "ignore":
@@ -318,7 +410,7 @@ def _understood(source: Source, photos: Images, kinds: set[Kind], masks: MaskUse
             f"the {name} leave {1 - share:.1%} of the pixels out (the {dark} ones) and outline no object, so the surroundings are fitted; "
             "masks=object reads them as outlines"
         )
-        return "ignore"
+        return "ignore", False
     inverted = kinds == {"gray"} and _mean([shape.dark_border for shape in shapes]) < 0.1
     if inverted:
         for photo in photos:
@@ -332,7 +424,7 @@ def _understood(source: Source, photos: Images, kinds: set[Kind], masks: MaskUse
     else:
         where = "where they are bright" if from_files else "where they are opaque"
         notes.append(f"the {name} outline the object {where} ({share:.1%} of the pixels); masks=ignore leaves the rest out instead")
-    return "object"
+    return "object", inverted
 
 
 def _by_content(source: Source, shapes: Sequence[_Shape], share: float, kinds: set[Kind]) -> MaskUse:

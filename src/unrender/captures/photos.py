@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,6 +98,7 @@ def read_photos(
     transparent_colors: Sequence[tuple[int, int, int]] = (),
     apply_exif: Sequence[bool] | None = None,
     memory: ImageMemory | None = None,
+    finish: Callable[[int, UInt8[ndarray, "rows columns 4"]], None] | None = None,
 ) -> tuple[Images, bool]:
     """Decode photos in threads; see :func:`read_photo`.
 
@@ -109,10 +110,11 @@ def read_photos(
         transparent_colors: pixels of exactly these colors become transparent.
         apply_exif: for each view whether to apply the EXIF orientation, by default to all.
         memory: decides whether the photos are kept in memory or on disk.
+        finish: changes the pixels of a view when they are decoded.
 
     Returns:
-        RGBA images, and whether any pixel of them is transparent. Photos on disk that cannot be transparent are decoded in the background;
-        a view is there when it is taken from the images.
+        RGBA images, and whether any pixel of them is transparent, before ``finish``. Photos on disk that cannot be transparent, or that are
+        finished, are decoded in the background; a view is there when it is taken from the images.
 
     Raises:
         CaptureError: no files, a file that cannot be decoded, or a downscale that does not fit the photos.
@@ -133,12 +135,15 @@ def read_photos(
         if list(image.size) != sizes[view].tolist():
             raise CaptureError(f"{files[view]} is {image.width}x{image.height} but its header says otherwise; replace the file")
         transparent = _convert(image, photos[view].numpy(), downscale, use_alpha, transparent_colors)
+        if finish is not None:
+            finish(view, photos[view].numpy())
         photos.release(view)
         return transparent
 
     at_once = min(8, max(1, _DECODING_MEMORY // (_DECODING_BYTES * int(sizes.prod(1).max()))))
-    if photos.on_disk and not transparent_colors and (not use_alpha or all(in_threads(is_opaque, files))):
-        use_alpha = False  # what a damaged header hides may not appear while a fit runs
+    opaque = finish is None and not transparent_colors and (not use_alpha or all(in_threads(is_opaque, files)))
+    if photos.on_disk and (opaque or finish is not None):
+        use_alpha = use_alpha and not opaque  # what a damaged header hides may not appear while a fit runs
         threads = min(at_once, os.cpu_count() or 1)
         return replace(photos, waits=Filling(read, len(files), threads).waits), False
     return photos, any(in_threads(read, range(len(files)), most=at_once))

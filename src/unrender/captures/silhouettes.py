@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture
-from unrender.captures.images import in_threads
+from unrender.captures.images import Images, averaged_gray, in_threads
 
 _MASK_SIDE = 128
 """Masks are pooled to about this many pixels along a side before carving, which is finer than the projection of one cell."""
@@ -29,6 +29,10 @@ _MANY = 40
 _AMONG_OTHERS = 8
 """And it must be this many times what all but a tenth of the views cut away alone."""
 _MOST_NAMES = 5
+_MOST_OF_MANY = 40
+"""Masks that outline the object, of photos on disk: more carve little more, and each has to be read."""
+_LARGE_SIDE = 1000
+"""Longer side, about, to which masks of photos on disk are averaged for that."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,35 @@ def silhouette_vote(
     return visible & covered, visible & ~covered
 
 
+def outlining_views(capture: Capture) -> tuple[int, ...]:
+    """Return the fitted views whose masks outline the object: all of them, or some spread evenly if the photos are on disk."""
+    train = capture.split.train
+    if not capture.photos.on_disk or len(train) <= _MOST_OF_MANY:
+        return train
+    return tuple(train[place * len(train) // _MOST_OF_MANY] for place in range(_MOST_OF_MANY))
+
+
+def outlines(capture: Capture) -> tuple[Cameras, list[UInt8[Tensor, "_ _"] | None]]:
+    """Return the masks of the outlining views, None for all other views, and the cameras of all, at the size of these masks."""
+    chosen, block = set(outlining_views(capture)), outline_block(capture.photos)
+    masks = [outline(capture.photos, view, block) if view in chosen else None for view in range(len(capture))]
+    return capture.cameras if block == 1 else capture.cameras.downscaled(block), masks
+
+
+def outline_block(photos: Images) -> int:
+    """Return the side of the blocks of pixels over which masks are averaged before they outline the object, 1 in memory."""
+    return max(1, int(photos.sizes.amax()) // _LARGE_SIDE) if photos.on_disk else 1
+
+
+def outline(photos: Images, view: int, block: int) -> UInt8[Tensor, "rows columns"]:
+    """Return the mask of a photo, averaged over blocks of pixels, without keeping a photo on disk in memory."""
+    mask = photos[view][..., 3]
+    if block > 1:
+        mask = torch.from_numpy(averaged_gray(mask.numpy(), block))
+    photos.release(view)
+    return mask
+
+
 def without_contradicting_masks(capture: Capture) -> Capture:
     """Leave out the fitted views whose masks contradict those of the others, with a note.
 
@@ -87,7 +120,7 @@ def without_contradicting_masks(capture: Capture) -> Capture:
         return capture
     shares = _cut_alone(capture)
     limit = max(_WRONG * max(1, _MANY / len(shares)) ** 2, _AMONG_OTHERS * float(shares.quantile(0.9)))
-    wrong = {view: float(share) for view, share in zip(capture.split.train, shares, strict=True) if share > limit}
+    wrong = {view: float(share) for view, share in zip(outlining_views(capture), shares, strict=True) if share > limit}
     if not wrong:
         return capture
     named = ", ".join(f"{capture.names[view]} ({100 * share:.1f} %)" for view, share in list(wrong.items())[:_MOST_NAMES])
@@ -102,9 +135,11 @@ def without_contradicting_masks(capture: Capture) -> Capture:
 
 def _cut_alone(capture: Capture) -> Float[Tensor, " views"]:
     """Return the share of the others' visual hull that each fitted view alone cuts away in blocks of 2³ cells."""
-    train = capture.split.train
+    train = outlining_views(capture)
     cameras = capture.cameras.select(train)
-    silhouettes = [Silhouette.of(capture.mask(view), int(width)) for view, width in zip(train, cameras.sizes[:, 0], strict=True)]
+    block = outline_block(capture.photos)
+    masks = (outline(capture.photos, view, block) for view in train)
+    silhouettes = [Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
     cell = 2 / _CELLS
     grown = grown_by_a_cell(silhouettes, cameras, cell)
     along = (torch.arange(_CELLS) + 0.5) * cell - 1

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.captures.capture import Capture
+from unrender.captures.silhouettes import outlines
 from unrender.fields.grid_sdf import sphere_distance
 from unrender.geometry.first_surface import hull_distance
 from unrender.ops.rays import OccupancyGrid
@@ -18,8 +19,8 @@ _MARGIN = 0.05
 def seen_cells(capture: Capture, resolution: int, device: torch.device, *, within_masks: bool) -> OccupancyGrid:
     """Return an occupancy grid of the cells inside some training view; with ``within_masks``, the visual hull."""
     hull = OccupancyGrid(resolution).to(device)
-    masks = [capture.mask(view) for view in range(len(capture))] if within_masks else None
-    hull.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
+    cameras, masks = outlines(capture) if within_masks else (capture.cameras, None)
+    hull.mark_seen(cameras.to(device), capture.split.train, masks=masks)
     return hull
 
 

@@ -26,8 +26,7 @@ def quick_check(capture: Capture) -> CheckReport:
     """Check some views, and more of them if these do not speak for the capture."""
     report = check_capture(decoded_soon(capture, QUICK_VIEWS), most_views=QUICK_VIEWS)
     doubtful = any(
-        finding.severity == "broken" or finding.cause == "features" or (finding.cause in _OF_MATCHES and finding.severity != "ok")
-        for finding in report.findings
+        finding.severity == "broken" or (finding.cause in _OF_MATCHES and finding.severity != "ok") for finding in report.findings
     )
     if doubtful and len(capture) > QUICK_VIEWS:
         return check_capture(decoded_soon(capture, MOST_VIEWS), most_views=MOST_VIEWS)

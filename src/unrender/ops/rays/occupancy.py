@@ -321,7 +321,7 @@ class OccupancyGrid(nn.Module):
         self,
         cameras: Cameras,
         views: Sequence[int],
-        masks: Sequence[UInt8[Tensor, "_ _"]] | None = None,
+        masks: Sequence[UInt8[Tensor, "_ _"] | None] | None = None,
         margin: float = 2.0,
     ) -> None:
         """Close permanently the cells that no view sees, and with masks those outside the visual hull.
@@ -333,7 +333,8 @@ class OccupancyGrid(nn.Module):
         Args:
             cameras: the cameras of all views.
             views: indices of the views to use, usually those of the training split.
-            masks: 255 where the object is; one mask [height, width] for each camera, of its image size.
+            masks: 255 where the object is; one mask [height, width] for each camera, of its image size, or None for a view that carves
+            nothing.
             margin: pixels by which silhouettes are dilated.
 
         Raises:
@@ -351,6 +352,8 @@ class OccupancyGrid(nn.Module):
             if len(masks) != len(sizes):
                 raise ValueError(f"mark_seen takes one mask for each of the {len(sizes)} cameras as masks, got {len(masks)}")
             for view, (mask, (width, height)) in enumerate(zip(masks, sizes, strict=True)):
+                if mask is None:
+                    continue
                 if isinstance(mask, Tensor) and mask.ndim == 2 and tuple(mask.shape) != (height, width):
                     found = f"{mask.shape[1]} × {mask.shape[0]}"
                     raise ValueError(f"mark_seen takes masks of the size of each image, {width} × {height} in view {view}, got {found}")
@@ -361,14 +364,15 @@ class OccupancyGrid(nn.Module):
         lens = cameras.distortion.float().to(device)
         seen = torch.zeros(self.values.shape, dtype=torch.uint8, device=device)
         carved = torch.zeros_like(seen)
-        sums = torch.zeros(1, 1, dtype=torch.int32, device=device)
+        nothing = torch.zeros(1, 1, dtype=torch.int32, device=device)
         for view in views:
             fx, fy, cx, cy = cameras.intrinsics[view].tolist()
             (width, height), fisheye = sizes[view], bool(cameras.fisheye[view])
             across = max(cx, width - cx) / fx
             down = max(cy, height - cy) / fy
             widest = 2.0 * (across**2 + down**2) ** 0.5
-            if masks is not None:
+            sums = nothing
+            if masks is not None and masks[view] is not None:
                 object_here = (masks[view].to(device) >= _BACKGROUND).int()
                 sums = nn.functional.pad(object_here.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32), (1, 0, 1, 0))
             struct = filled(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.captures.capture import Capture
+from unrender.captures.silhouettes import outlines
 from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu, pytorch_on_one_thread
@@ -206,8 +207,8 @@ def fit_phase(
     parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
     fitting = Fitting(scene, adam.optimizer(groups), clock, start.observer, generator=generator, parts=parts)
     if start.resume is None:
-        masks = [capture.mask(view) for view in range(len(capture))] if masked else None
-        scene.occupancy.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
+        cameras, masks = outlines(capture) if masked else (capture.cameras, None)
+        scene.occupancy.mark_seen(cameras.to(device), capture.split.train, masks=masks)
     else:
         fitting.restore(start.resume)
     loss = photometric(config.loss)

@@ -11,6 +11,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unrender.captures.capture import Capture
+from unrender.captures.silhouettes import outlines
 from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.fields.multi_sphere import MultiSphere
@@ -136,8 +137,8 @@ def seen_vertices(capture: Capture, cells: tuple[int, ...], device: torch.device
         within_ball: leave out what lies beyond the unit ball.
     """
     seen = OccupancyGrid(min(_LARGEST_SEEN, 16 * -(-max(cells) // 16))).to(device)
-    masks = [capture.mask(view) for view in range(len(capture))] if capture.has_masks else None
-    seen.mark_seen(capture.cameras.to(device), capture.split.train, masks=masks)
+    cameras, masks = outlines(capture) if capture.has_masks else (capture.cameras, None)
+    seen.mark_seen(cameras.to(device), capture.split.train, masks=masks)
     cube = seen.seen.view(1, 1, *([seen.resolution] * 3)).float()
     centers = torch.nn.functional.interpolate(cube, size=_vertices(cells), mode="nearest")[0, 0]
     around = torch.nn.functional.max_pool3d(centers[None], 3, 1, 1)[0]
