@@ -30,6 +30,7 @@ from unrender.captures import load_capture
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.photo_files import PhotoFinder, natural_key
 from unrender.captures.source import rigid_motions
+from unrender.cli.program import main
 from unrender.transforms import inverse_similarity, scale_of, transformed
 
 Content = dict[str, Any]
@@ -294,6 +295,24 @@ def test_cameras_at_one_place(tmp_path: Path, form: str, alpha: bool, center: tu
 def test_few_views(tmp_path: Path, count: int, alpha: bool) -> None:
     capture = load_capture(write_transforms(tmp_path / "a", count=count, alpha=alpha), test_every=0)
     assert len(capture) == count and bool(capture.cameras.world_from_camera.isfinite().all())
+
+
+def test_one_view_that_would_be_held_out_is_refused_in_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_transforms(tmp_path / "a", count=1, alpha=True)
+    assert main(["fit", "nerf", str(folder), "--out", str(tmp_path / "run"), "--steps", "2"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("unrender: error: ") and "holding out" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["nerf", "neus"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_few_views_are_fitted(tmp_path: Path, count: int, alpha: bool, recipe: str) -> None:
+    folder, every = write_transforms(tmp_path / "a", count=count, alpha=alpha), "0" if count == 1 else "8"
+    words = ["--steps", "4", "--test-every", every, "--mesh-resolution", "32", "--out", str(tmp_path / "run")]
+    assert main(["fit", recipe, str(folder), *words]) == 0
+    assert (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_the_upward_direction_is_known_in_the_source_frame(tmp_path: Path) -> None:

@@ -82,7 +82,10 @@ def silhouette_vote(
 
 
 def outlining_views(capture: Capture) -> tuple[int, ...]:
-    """Return the fitted views whose masks outline the object: all of them, or some spread evenly if the photos are on disk."""
+    """Return the fitted views whose masks outline the object.
+
+    All of them, or some spread evenly if the photos are on disk.
+    """
     train = capture.split.train
     if not capture.photos.on_disk or len(train) <= _MOST_OF_MANY:
         return train
@@ -90,14 +93,20 @@ def outlining_views(capture: Capture) -> tuple[int, ...]:
 
 
 def outlines(capture: Capture) -> tuple[Cameras, list[UInt8[Tensor, "_ _"] | None]]:
-    """Return the masks of the outlining views, None for all other views, and the cameras of all, at the size of these masks."""
+    """Return the masks of the outlining views, None for all other views.
+
+    The cameras of all views, at the size of these masks, come first.
+    """
     chosen, block = set(outlining_views(capture)), outline_block(capture.photos)
     masks = [outline(capture.photos, view, block) if view in chosen else None for view in range(len(capture))]
     return capture.cameras if block == 1 else capture.cameras.downscaled(block), masks
 
 
 def outline_block(photos: Images) -> int:
-    """Return the side of the blocks of pixels over which masks are averaged before they outline the object, 1 in memory."""
+    """Return the side of the blocks over which masks are averaged before they outline the object.
+
+    It is 1 for photos in memory.
+    """
     return max(1, int(photos.sizes.amax()) // _LARGE_SIDE) if photos.on_disk else 1
 
 
