@@ -158,6 +158,26 @@ def inverse_similarity(matrix: Float[Tensor, "4 4"]) -> Float[Tensor, "4 4"]:
     return inverse
 
 
+def aligning_similarity(points: Float[Tensor, "points 3"], targets: Float[Tensor, "points 3"]) -> Float[Tensor, "4 4"]:
+    """Return the similarity that takes points to targets in the least squares, in float64 (Umeyama 1991).
+
+    Points on a line leave the rotation about it open, and equal points all of it.
+
+    >>> points = torch.eye(3)
+    >>> moved = 2 * points @ matrix_from_wxyz(torch.tensor([1.0, 0.0, 0.0, 1.0])).T + 3
+    >>> bool((transformed(points.double(), aligning_similarity(points, moved)) - moved).abs().max() < 1e-6)
+    True
+    """
+    points, targets = points.double(), targets.double()
+    centered, wanted = points - points.mean(0), targets - targets.mean(0)
+    left, stretch, right = torch.linalg.svd(wanted.T @ centered)
+    sign = torch.ones_like(stretch)
+    sign[2] = torch.sign(torch.linalg.det(left @ right))
+    rotation = left @ (sign[:, None] * right)
+    scale = float((stretch * sign).sum() / centered.square().sum().clamp_min(1e-30))
+    return similarity(targets.mean(0) - scale * rotation @ points.mean(0), scale, rotation)
+
+
 def transformed(points: Float[Tensor, "points 3"], matrix: Float[Tensor, "4 4"]) -> Float[Tensor, "points 3"]:
     """Apply a 4 x 4 matrix to points."""
     return points @ matrix[:3, :3].T + matrix[:3, 3]

@@ -76,6 +76,8 @@ class Capture:
     """Images of the true normals that the capture brings, one for each view or None; read when a scene is evaluated."""
     truth: KnownScene | None = None
     """The scene that the photos were rendered of; read when a fit is evaluated."""
+    true_poses: Float[Tensor, "views 4 4"] | None = None
+    """``world_from_camera`` without the errors of the poses in ``cameras``, if the capture brings them for a comparison."""
     points: Float[Tensor, "points 3"] | None = None
     """Optional surface points from structure from motion, in the world frame."""
     camera_axes: CameraAxes | None = None

@@ -36,6 +36,7 @@ from unrender.captures.points import points_file, read_points
 from unrender.captures.reading import entries, is_folder, is_regular_file, reason, size_and_ends
 from unrender.captures.silhouettes import outline, outline_block
 from unrender.captures.source import Source
+from unrender.captures.true_poses import true_poses
 from unrender.transforms import inverse_similarity, scale_of, transformed
 from unrender.words import CameraAxes, HoldOut, MaskUse, NormalFrame, Up, is_out_of_memory
 
@@ -150,6 +151,7 @@ def load_capture(
             normals=prior,
             normal_files=bundled_normals(source.images),
             truth=source.truth,
+            true_poses=true_poses(folder, source.names, frame),
             points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
             camera_axes=source.camera_axes,
             fingerprint=_fingerprint(folder, source, normal_folder, settings),

@@ -128,7 +128,7 @@ class HashSdf(SurfaceField):
         if self.normals == "analytic":
             learning = torch.is_grad_enabled()
             with torch.enable_grad():
-                x = positions.detach().requires_grad_()
+                x = positions if positions.requires_grad else positions.detach().requires_grad_()
                 outputs = self.outputs(x)
                 (gradient,) = torch.autograd.grad(outputs[:, 0].sum(), x, create_graph=learning)
             return SurfaceSample(outputs[:, 0], gradient, outputs, None)

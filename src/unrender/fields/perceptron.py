@@ -26,7 +26,10 @@ class Perceptron(nn.Module):
             self.biases.append(nn.Parameter(torch.zeros(outputs)))
 
     def forward(self, inputs: Float[Tensor, "samples features"]) -> Float[Tensor, "samples outputs"]:
-        return mlp(inputs, tuple(self.weights), tuple(self.biases))
+        """Apply the layers; inputs that are missing at the end count as zero."""
+        first, *others = self.weights
+        first = first if inputs.shape[1] == first.shape[1] else first[:, : inputs.shape[1]]
+        return mlp(inputs, (first, *others), tuple(self.biases))
 
     @torch.no_grad()
     def start_as(self, other: Perceptron) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,13 +11,15 @@ from torch import Tensor, nn
 
 from unrender.cameras import Rays
 from unrender.fields.perceptron import Perceptron, truncated_exp
-from unrender.ops.encodings import HashGrid, contract, encoded_mlp, spherical_harmonics_encode
+from unrender.ops.encodings import HashGrid, contract, encoded_mlp, hash_encode, spherical_harmonics_encode
 from unrender.ops.encodings._mlp_cpu import is_fused
 from unrender.ops.encodings.encoded_mlp import Encoded
 from unrender.ops.radiance import see_encoded
 from unrender.ops.rays import Samples
 
 _SH_DEGREE = 4
+_DIRECTIONAL = 0.3
+"""Last share of the levels, with which colors begin to depend on the direction: before, that would hide that poses are wrong."""
 _DENSITY_BIAS = -1.0
 """Shifts the initial density below one, so that the first rays see through the volume (instant-nsr-pl)."""
 
@@ -46,9 +49,22 @@ class RadianceField(nn.Module):
         super().__init__()
         self.grid = grid
         self.unbounded = unbounded
+        self.detail = float(grid.levels)
+        """Number of levels that are seen, from the coarsest; of the last one only a share. All, except while poses are refined."""
+
         self.table = nn.Parameter(grid.initial_table(generator))
         self.density_net = Perceptron((grid.columns, *density_hidden, geometry_features), generator)
         self.color_net = Perceptron((geometry_features + _SH_DEGREE**2, *color_hidden, 3), generator)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether some levels are not seen."""
+        return self.detail < self.grid.levels
+
+    @property
+    def cell(self) -> float:
+        """Edge of a cell of the finest level that is seen, in world units near the origin."""
+        return 2.0 / (self.grid.base_resolution * self.grid.per_level_scale ** (self.detail - 1))
 
     def density(
         self, positions: Float[Tensor, "samples 3"], known: Encoded | None = None
@@ -59,6 +75,9 @@ class RadianceField(nn.Module):
             positions: in the world.
             known: what :meth:`seen` found there; then nothing is computed, and the positions are not read.
         """
+        if self.is_coarse:
+            features = self._coarse_features(positions)
+            return truncated_exp(features[:, 0] + _DENSITY_BIAS), features
         weights, biases = tuple(self.density_net.weights), tuple(self.density_net.biases)
         unit = self.unit(positions) if known is None else known.positions.t()
         features, raw = encoded_mlp(unit, self.table, self.grid, weights, biases, known=known)
@@ -66,8 +85,8 @@ class RadianceField(nn.Module):
 
     @property
     def can_see(self) -> bool:
-        """Whether :meth:`seen` takes the device and the size of this field."""
-        return is_fused(self.grid.columns, list(self.density_net.parameters()))
+        """Whether :meth:`seen` takes the device and the size of this field, and all its levels are seen."""
+        return not self.is_coarse and is_fused(self.grid.columns, list(self.density_net.parameters()))
 
     @torch.no_grad()
     def seen(self, samples: Samples, rays: Rays, *, threshold: float, expected: int) -> tuple[Samples, Encoded]:
@@ -85,7 +104,15 @@ class RadianceField(nn.Module):
 
     def features(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples geometry"]:
         """Compute the geometry features g(h(x))."""
+        if self.is_coarse:
+            return self._coarse_features(positions)
         return encoded_mlp(self.unit(positions), self.table, self.grid, tuple(self.density_net.weights), tuple(self.density_net.biases))[0]
+
+    def _coarse_features(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples geometry"]:
+        """Compute the geometry features from the levels that are seen."""
+        seen = level_weights(self.detail, self.grid.levels, like=positions)
+        encoded = hash_encode(self.unit(positions), self.table, self.grid, active_levels=len(seen))
+        return self.density_net((encoded.t() * seen.repeat_interleave(self.grid.features)[:, None]).t())
 
     def unit(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples 3"]:
         """Return positions in the unit cube of the hash grid."""
@@ -99,7 +126,11 @@ class RadianceField(nn.Module):
 
     def encode_directions(self, directions: Float[Tensor, "rays 3"]) -> Float[Tensor, "rays harmonics"]:
         """Encode viewing directions for :meth:`color`."""
-        return spherical_harmonics_encode(directions, _SH_DEGREE)
+        harmonics = spherical_harmonics_encode(directions, _SH_DEGREE)
+        if not self.is_coarse:
+            return harmonics
+        share = max(0.0, 1 - (1 - self.detail / self.grid.levels) / _DIRECTIONAL)
+        return torch.cat([harmonics[:, :1], share * harmonics[:, 1:]], 1)
 
     def color(
         self,
@@ -117,3 +148,15 @@ class RadianceField(nn.Module):
             {"params": [self.table], "lr": learning_rate, "weight_decay": 0.0},
             {"params": networks, "lr": learning_rate, "weight_decay": weight_decay},
         ]
+
+
+def level_weights(detail: float, levels: int, *, like: Tensor) -> Float[Tensor, " seen"]:
+    """Return the weights of the levels that are seen from coarse to fine, (1 - cos(π clamp(detail - level, 0, 1))) / 2 (BARF, eq. 14).
+
+    >>> level_weights(2.5, 4, like=torch.zeros(1)).tolist()
+    [1.0, 1.0, 0.5]
+    """
+    seen = min(levels, max(1, math.ceil(detail)))
+    share = (detail - torch.arange(seen)).clamp(0, 1)
+    share[0] = 1.0
+    return ((1 - torch.cos(math.pi * share)) / 2).to(like)

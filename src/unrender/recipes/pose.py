@@ -7,9 +7,9 @@ is: turning and moving then change a picture in different ways. With another fra
 G exp(ξ^) = exp((Ad_G ξ)^) G.
 
 A scene along rays is compared at a few pixels of each step: at random ones, at the corners of the photo, or in regions around these, which
-say more about the pose. The colors are differentiated along each of the six directions by central differences over half a pixel to either
-side; this works for every scene, also for those whose rays have no gradient. A mesh is compared in whole pictures, from coarse to fine,
-with the gradients of the rasterizer, its silhouettes included.
+say more about the pose. The colors are differentiated along their rays. For a scene of voxels, whose rays have no gradient, they are
+differentiated along each of the six directions by central differences over half a pixel to either side. A mesh is compared in whole
+pictures, from coarse to fine, with the gradients of the rasterizer, its silhouettes included.
 """
 
 from __future__ import annotations
@@ -192,6 +192,7 @@ def _of_rays(
     seed: int,
 ) -> Gradient:
     generator = torch.Generator().manual_seed(seed)
+    first = torch.zeros(count, dtype=torch.int64, device=photo.device)
     half_pixel = 0.5 * float(camera.positions[0].norm().clamp_min(0.1) / camera.intrinsics[0, :2].mean())
     shifts = half_pixel * torch.cat([torch.zeros(1, 6), torch.eye(6), -torch.eye(6)]).to(photo.device)
     views = torch.arange(13, device=photo.device).repeat_interleave(count)
@@ -199,10 +200,20 @@ def _of_rays(
     def gradient(twist: Tensor, _: int) -> tuple[float, Tensor]:
         chosen = among[torch.randint(len(among), (count,), generator=generator).to(among.device)]
         columns, rows = chosen.long().unbind(1)
+        truth, twist = photo[rows, columns], twist.clone().requires_grad_()
+        seen = scene.render_differentiably(_corrected(camera, twist[None]).rays(first, chosen))
+        if seen is None:
+            return by_differences(twist.detach(), chosen, truth)
+        weight = seen.opacity.detach()[:, None] if only_object else 1.0
+        loss = (weight * (seen.srgb - truth)).square().mean()
+        (slope,) = torch.autograd.grad(loss, twist)
+        return float(loss.detach()), slope
+
+    def by_differences(twist: Tensor, chosen: Tensor, truth: Tensor) -> tuple[float, Tensor]:
         seen = scene.render_rays(_corrected(camera, twist + shifts).rays(views, chosen.repeat(13, 1))).reshaped(13, count)
         weight = seen.opacity[0, :, None] if only_object else 1.0
         color, forward, back = seen.srgb.split([1, 6, 6])
-        miss = weight * (color[0] - photo[rows, columns])
+        miss = weight * (color[0] - truth)
         slope = (forward - back) / (2 * half_pixel)
         return float(miss.square().mean()), 2 * (miss * slope).mean((1, 2))
 

@@ -62,8 +62,9 @@ if TYPE_CHECKING:
     from unrender.recipes.inputs import FittedRun, Picture
     from unrender.render.scene import Scene
 
-Output = Literal["metrics", "mesh", "video", "picture", "report"]
-"""Outputs of a run: scores of held-out views, the asset as files, a camera path, a fitted picture; a report is always written."""
+Output = Literal["cameras", "metrics", "mesh", "video", "picture", "report"]
+"""Outputs of a run: refined poses, scores of held-out views, the asset as files, a camera path, a fitted picture; a report is always
+written."""
 
 
 @runtime_checkable
@@ -131,7 +132,7 @@ class Recipe(Generic[C, I]):
     """Kind of input that the recipe fits."""
     undistorted: bool = False
     """True for methods that rasterize: photos are resampled to pinhole cameras before the fit and its evaluation."""
-    outputs: tuple[Output, ...] = ("metrics", "mesh", "video")
+    outputs: tuple[Output, ...] = ("cameras", "metrics", "mesh", "video")
     choices: tuple[Choice, ...] = ()
 
     @property

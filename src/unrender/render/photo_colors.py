@@ -30,6 +30,7 @@ from unrender.numerics import SMALLEST_LENGTH
 from unrender.ops.raster import Raster, interpolate
 from unrender.render.asset import Asset
 from unrender.render.photo_views import STEEPEST, Passing, PhotoView, PhotoViews
+from unrender.render.refined_poses import refined
 from unrender.render.scene import Scene
 
 _KEPT = 12
@@ -78,7 +79,7 @@ def surface_of(scene: Scene, resolution: int, capture: Capture | None, *, larges
     """
     if capture is None:
         return scene.asset(resolution, largest_only=largest_only)
-    return photographed(scene.asset(resolution, largest_only=False), capture, largest_only=largest_only)
+    return photographed(scene.asset(resolution, largest_only=False), refined(capture, scene), largest_only=largest_only)
 
 
 def photographed(asset: Asset, capture: Capture, *, largest_only: bool = True, progress: Passing | None = None) -> Asset:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from unrender.cameras import Cameras, Rays
 from unrender.devices import pytorch_on_one_thread
+from unrender.fields.pose_corrections import PoseCorrections
 from unrender.geometry.mesh import Mesh
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
@@ -54,13 +55,18 @@ class RayScene(Scene):
 
     viewpoints: Tensor
     """Positions [views, 3] of the fitted cameras, from which a mesh without photos is colored; empty if they are not known."""
+    poses: PoseCorrections | None
+    """The poses of the photos, if they were unknowns besides the scene."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.poses = None
         self.register_buffer("viewpoints", torch.zeros(0, 3))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Resize the viewpoints to those of a saved state; states of earlier versions have none."""
+        """Resize the viewpoints and the poses to those of a saved state; states of earlier versions have none."""
+        if self.poses is None:
+            self.poses = PoseCorrections.like(state_dict, f"{prefix}poses.")
         saved = state_dict.setdefault(f"{prefix}viewpoints", self.viewpoints)
         self.viewpoints = torch.empty_like(saved, device=self.viewpoints.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
@@ -68,6 +74,17 @@ class RayScene(Scene):
     @abstractmethod
     def render_chunk(self, rays: Rays) -> Rendering:
         """Render as many rays as fit into memory at once: color, opacity, distance and normal along each."""
+
+    def render_differentiably(self, rays: Rays, background: Float[Tensor, "rays 3"] | None = None) -> Rendering | None:
+        """Render color and opacity of rays, differentiable in their origins and directions; None for a scene that cannot.
+
+        The distances at which the scene is sampled are constants: what a ray sees does not depend on them.
+
+        Args:
+            rays: as many as fit into memory at once.
+            background: the color behind each; by default that of pictures.
+        """
+        return None
 
     @final
     def render_rays(self, rays: Rays) -> Rendering:

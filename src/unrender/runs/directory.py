@@ -201,6 +201,10 @@ class RunDirectory:
         return self.path / "renders"
 
     @property
+    def cameras_file(self) -> Path:
+        return self.path / "cameras" / "transforms.json"
+
+    @property
     def environment_file(self) -> Path:
         return self.path / "environment.hdr"
 

@@ -33,6 +33,7 @@ from unrender.recipes.kinds import Input, InputName
 from unrender.recipes.table import C, I, Recipe
 from unrender.render.asset import Asset, read_asset
 from unrender.render.lit import LitScene
+from unrender.render.refined_poses import refined
 from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.opening import open_run
 from unrender.runs.read_options import ReadOptions, RunOptions, StartOptions
@@ -240,7 +241,7 @@ def read_run(
     run = open_run(path, recipes, device)
     if not run.record.is_finished:
         raise ValueError(f"{path} is not finished; run the command that began it again first")
-    capture = read_photos(run.record, photos)
+    capture = refined(read_photos(run.record, photos), run.scene)
     fingerprint = hashlib.sha256(f"{run.checkpoint.sha256}\n{capture.fingerprint}".encode()).hexdigest()
     fitted = FittedRun(
         name=path.resolve().name,

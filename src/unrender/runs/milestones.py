@@ -6,14 +6,17 @@ They are in the run's ``renders/`` as ``progress_060s.png``, color on the left a
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from unrender.cameras import Cameras
 from unrender.captures.capture import Capture
 from unrender.recipes.fitting import Progress
+from unrender.render.scene import RayScene, Scene
 from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.figures import Picture, color_picture, normal_picture, write_picture
@@ -66,7 +69,8 @@ class Milestones:
             fraction: of the budget used so far.
         """
         directory.drop_stages(after=seconds)
-        cameras = capture.cameras.select([followed_view(capture)])
+        self._view = followed_view(capture)
+        cameras = capture.cameras.select([self._view])
         factor = min(math.ceil(max(cameras.width, cameras.height) / PREVIEW_SIDE), cameras.width, cameras.height)
         self._cameras = cameras.downscaled(factor).to(device)
         self._directory = directory
@@ -94,10 +98,16 @@ class Milestones:
         """Write one picture; return False for an empty scene, whose empty tensors some PyTorch operations refuse."""
         try:
             with torch.no_grad():
-                rendering = progress.scene.render_view(self._cameras, 0)
+                rendering = progress.scene.render_view(self._cameras_now(progress.scene), 0)
         except (RuntimeError, IndexError) as error:
             self._display.say(f"note: no picture after {now} s of training ({error})")
             return False
         self._directory.renders.mkdir(exist_ok=True)
         write_picture(self._directory.stage_file(now), np.hstack([color_picture(rendering.srgb), normal_picture(rendering)]))
         return True
+
+    def _cameras_now(self, scene: Scene) -> Cameras:
+        """Return the camera of the picture, at its pose of now if poses are refined."""
+        if not isinstance(scene, RayScene) or scene.poses is None:
+            return self._cameras
+        return replace(self._cameras, world_from_camera=scene.poses.poses()[self._view][None].to(self._cameras.world_from_camera))

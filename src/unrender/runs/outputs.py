@@ -31,6 +31,7 @@ from unrender.recipes.inputs import Picture
 from unrender.recipes.table import Output
 from unrender.render.asset import Asset
 from unrender.render.photo_colors import photographed
+from unrender.render.refined_poses import refined
 from unrender.render.rendering import Rendering
 from unrender.render.scene import PictureScene, Scene
 from unrender.runs.camera_paths import (
@@ -56,9 +57,11 @@ from unrender.runs.figures import (
 from unrender.runs.measures import Measure, merged, sentences
 from unrender.runs.output_words import EMPTY_MESH, file_stem, mesh_sentence, offset_sentence
 from unrender.runs.picture_scores import picture_measures, write_picture_metrics
+from unrender.runs.pose_measures import pose_measures
+from unrender.runs.refined_capture import write_refined
 from unrender.runs.report import PictureRow, ViewRow
 from unrender.runs.report_writing import write_report, write_viewer
-from unrender.runs.scores import score_measures, score_sentence, write_measures, write_metrics
+from unrender.runs.scores import refines_poses, score_measures, score_sentence, write_measures, write_metrics
 from unrender.runs.surface_measures import MESH_GROUP, mesh_measures, world_mesh
 from unrender.runs.view_measures import ViewMeasures
 from unrender.shading.latlong import write_environment
@@ -96,6 +99,8 @@ class Results:
     measure: MeasureMesh | None
     record: RunRecord
     """Grows while the outputs are written."""
+    read: Capture | None = None
+    """The capture as it was read."""
     picture: Picture | None = None
     """The truth of a recipe that fits a picture."""
     picture_row: PictureRow | None = None
@@ -108,9 +113,15 @@ class Results:
 
     @property
     def photos(self) -> Capture:
-        """The capture, for writers that need one."""
+        """The capture, at refined poses if there are any, for writers that need one."""
         assert self.capture is not None
         return self.capture
+
+    @property
+    def given(self) -> Capture:
+        """The capture as it was read."""
+        assert self.read is not None
+        return self.read
 
     def remark(self, sentence: str) -> None:
         """Add a sentence to the record, once."""
@@ -168,6 +179,27 @@ class OutputWriter(ABC):
 
     def recall(self, results: Results) -> None:  # noqa: B027  most outputs are shown from their files
         """Compute what the report shows of an output that is complete, without writing its files."""
+
+
+class CamerasWriter(OutputWriter):
+    """The poses that were refined with the scene, as a capture of its own, and how far they moved."""
+
+    name = "cameras"
+    needs_photos = True
+
+    def files(self, directory: RunDirectory) -> tuple[Path, ...]:
+        return (directory.cameras_file,)
+
+    def missing(self, directory: RunDirectory) -> bool:
+        return refines_poses(directory.read_record()) and not directory.cameras_file.exists()
+
+    def write(self, results: Results) -> None:
+        results.add_measures(pose_measures(results.given, results.photos))
+        write_refined(results.directory.cameras_file, results.photos, results.record.capture)
+
+    def recall(self, results: Results) -> None:
+        if refines_poses(results.record):
+            results.recall_measures(pose_measures(results.given, results.photos))
 
 
 class MetricsWriter(OutputWriter):
@@ -368,7 +400,7 @@ class ReportWriter(OutputWriter):
         results.display.say(f"all of it on one page: {directory.report_file}")
 
 
-WRITERS: tuple[OutputWriter, ...] = (MetricsWriter(), AssetWriter(), VideoWriter(), PictureWriter(), ReportWriter())
+WRITERS: tuple[OutputWriter, ...] = (CamerasWriter(), MetricsWriter(), AssetWriter(), VideoWriter(), PictureWriter(), ReportWriter())
 """In order; the report shows the results of the others."""
 
 
@@ -378,7 +410,7 @@ def write_outputs(
     capture: Capture | None,
     *,
     picture: Picture | None = None,
-    outputs: Sequence[Output] = ("metrics", "mesh", "video"),
+    outputs: Sequence[Output] = ("cameras", "metrics", "mesh", "video"),
     device: torch.device,
     display: Display,
     mesh_resolution: int = 256,
@@ -402,7 +434,8 @@ def write_outputs(
     Returns:
         The updated ``run.json``; its ``failed`` names the outputs that could not be written.
     """
-    results = Results(directory, fit, capture, device, display, mesh_resolution, measure, directory.read_record(), picture)
+    photos = None if capture is None else refined(capture, fit.scene)
+    results = Results(directory, fit, photos, device, display, mesh_resolution, measure, directory.read_record(), capture, picture)
     possible = [writer for writer in WRITERS if writer.name in (*outputs, "report") and not (writer.needs_photos and capture is None)]
     before = results.record.failed
     due = [writer for writer in possible if writer.missing(directory) or writer.name in before]

@@ -11,6 +11,9 @@ from unrender.runs.directory import RunRecord, finite
 from unrender.runs.evaluation import Evaluation
 from unrender.runs.measures import Measure, measures_as_json
 
+HELD_OUT_POSES = "refined; those of held-out photos against the scene, which these photos do not change"
+"""What the metrics say about the poses of a run that refines them."""
+
 
 def write_metrics(file: Path, record: RunRecord, evaluation: Evaluation) -> None:
     """Write the metrics of a split."""
@@ -21,6 +24,7 @@ def metrics_of(record: RunRecord, evaluation: Evaluation) -> dict[str, object]:
     """Return the metrics of a split as values for JSON, with the measures; infinities and NaN become null."""
     return {
         "split": evaluation.split,
+        **({"poses": HELD_OUT_POSES} if refines_poses(record) else {}),
         "views": len(evaluation.per_view),
         "psnr": finite(evaluation.psnr),
         "ssim": finite(evaluation.ssim),
@@ -31,6 +35,11 @@ def metrics_of(record: RunRecord, evaluation: Evaluation) -> dict[str, object]:
         "measures": measures_as_json(record.measures),
         "per_view": [{"name": s.name, "psnr": finite(s.psnr), "ssim": finite(s.ssim)} for s in evaluation.per_view],
     }
+
+
+def refines_poses(record: RunRecord) -> bool:
+    """Tell whether a run has refined the poses of its photos."""
+    return record.config.get("refine_poses") is True
 
 
 def write_measures(file: Path, record: RunRecord) -> None:

@@ -18,6 +18,7 @@ from unrender.geometry.mesh import Mesh
 from unrender.printing import of_fields
 from unrender.render.asset import Asset
 from unrender.render.photo_colors import surface_of
+from unrender.render.refined_poses import refined
 from unrender.render.rendering import Rendering
 from unrender.runs.directory import RunRecord
 from unrender.runs.display import Display
@@ -189,12 +190,13 @@ def _lit_asset(run: OpenRun, scene: KnownScene | None, relight: Path | None) -> 
 
 
 def photos_of(run: OpenRun, capture: Capture | Path | None) -> Capture:
-    """Return the photos behind a run as its recipe needs them; by default they are read again.
+    """Return the photos behind a run as its recipe needs them, at refined poses if there are any; by default they are read again.
 
     Raises:
         ValueError: they are not there any more, or have changed.
     """
     photos = capture if isinstance(capture, Capture) else read_photos(run.record, capture)
+    photos = refined(photos, run.scene)
     return undistorted(photos) if run.recipe.undistorted else photos
 
 

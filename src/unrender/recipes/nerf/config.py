@@ -66,6 +66,8 @@ class NerfConfig:
     """Weight of the distortion loss, which concentrates the weights of a ray (mip-NeRF 360)."""
     exposure: OnOff = "off"
     """Whether exposure and white balance of each photo are unknowns too."""
+    refine_poses: bool = False
+    """Refine the poses of the cameras while fitting, from coarse to fine (BARF)."""
 
     def __post_init__(self) -> None:
         check_budget(self.steps, self.max_seconds)

@@ -18,6 +18,7 @@ from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu, pytorch_on_one_thread
 from unrender.fields.exposure import Exposure
+from unrender.fields.pose_corrections import PoseCorrections
 from unrender.losses.photometric import mse, photometric
 from unrender.ops.encodings.encoded_mlp import Encoded
 from unrender.ops.rays import (
@@ -40,6 +41,7 @@ from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
 from unrender.recipes.nerf.config import NerfConfig
 from unrender.recipes.phases import PhaseStart
 from unrender.recipes.pixels import PixelSampler, RayCount, draw_background, picture_background
+from unrender.recipes.pose_refinement import ALL_DETAIL, PoseRefinement, detail, hull_margin, poses_of
 from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
@@ -48,6 +50,10 @@ from unrender.render.volume import FieldSamples, asset_of_density, normals_from_
 
 _DARK = 1e-3
 """Transmittance at which a training ray ends."""
+
+_CELL_SHARE = 0.25
+"""A step is at least this share of the finest cell that is seen, while poses are refined from coarse to fine."""
+
 _UNSEEN = 1e-4
 """Samples below this weight do not change an 8-bit pixel, even a hundred of them on one ray."""
 
@@ -79,7 +85,7 @@ class NerfScene(RayScene):
         return march(
             rays,
             self.occupancy,
-            step=self.step,
+            step=max(self.step, _CELL_SHARE * self.field.cell) if self.field.is_coarse else self.step,
             near=self.near,
             far=1e6,
             cone_angle=self.cone_angle,
@@ -120,6 +126,11 @@ class NerfScene(RayScene):
         color = torch.zeros(3, weights.shape[0], device=weights.device)
         color[:, seen] = self.field.color(features.t()[:, seen].t(), harmonics, samples.ray_index[seen]).t()
         return FieldSamples(weights, color.t())
+
+    def render_differentiably(self, rays: Rays, background: Tensor | None = None) -> Rendering:
+        background = torch.full_like(rays.origins, self.background) if background is None else background
+        samples = self.march(rays, None, rendering_capacity(rays, self.samples_per_ray))
+        return render_volume(self.evaluate, self.prune(samples, rays)[0], rays, background)[0]
 
     def render_chunk(self, rays: Rays) -> Rendering:
         samples = self.march(rays, None, rendering_capacity(rays, self.samples_per_ray))
@@ -184,13 +195,21 @@ def fit(
 ) -> FitResult:
     """Fit a radiance field to the training views of a capture."""
     start = PhaseStart(Clock(config.steps, config.max_seconds), resume, observer, None)
-    return fit_phase(capture, config, start, exposure=exposure_of(capture, config.exposure, device), device=device, seed=seed)
+    exposure, poses = exposure_of(capture, config.exposure, device), poses_of(capture, config.refine_poses, device)
+    return fit_phase(capture, config, start, exposure=exposure, poses=poses, device=device, seed=seed)
 
 
 def fit_phase(
-    capture: Capture, config: NerfConfig, start: PhaseStart, *, exposure: Exposure | None, device: torch.device, seed: int
+    capture: Capture,
+    config: NerfConfig,
+    start: PhaseStart,
+    *,
+    exposure: Exposure | None,
+    poses: PoseCorrections | None,
+    device: torch.device,
+    seed: int,
 ) -> FitResult:
-    """Fit a radiance field, and the exposures of the photos, as one phase of a longer fit; see :func:`fit`."""
+    """Fit a radiance field, with the exposures and poses of the photos, as one phase of a longer fit; see :func:`fit`."""
     sampling, adam, clock = config.sampling, config.adam, start.clock
     generator = torch.Generator(device).manual_seed(seed)
     weights_generator = torch.Generator().manual_seed(seed)
@@ -204,11 +223,17 @@ def fit_phase(
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
     groups = scene.field.parameter_groups(adam.learning_rate, weight_decay=adam.weight_decay)
     groups += [] if exposure is None else exposure.parameter_groups(adam.learning_rate)
+    scene.poses, refinement, margin, constant = poses, None, 2.0, 0.0
+    if poses is not None:
+        groups += poses.parameter_groups()
+        refinement = PoseRefinement(capture, poses, sampling.background, later=False, device=device, seed=seed)
+        margin, constant = hull_margin(capture), ALL_DETAIL  # levels that come in late learn as fast as the first
     parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
     fitting = Fitting(scene, adam.optimizer(groups), clock, start.observer, generator=generator, parts=parts)
     if start.resume is None:
         cameras, masks = outlines(capture) if masked else (capture.cameras, None)
-        scene.occupancy.mark_seen(cameras.to(device), capture.split.train, masks=masks)
+        margin = 2.0 if poses is None else hull_margin(cameras)
+        scene.occupancy.mark_seen(cameras.to(device), capture.split.train, masks=masks, margin=margin)
     else:
         fitting.restore(start.resume)
     loss = photometric(config.loss)
@@ -216,19 +241,29 @@ def fit_phase(
 
     for step in fitting:
         fraction = clock.fraction
-        falling = exponential(1 / 30, fraction) if config.decay == "exponential" else steps_down(0.33, fraction, at=(0.5, 0.75, 0.9))
+        falling = (
+            exponential(1 / 30, fraction, after=constant)
+            if config.decay == "exponential"
+            else steps_down(0.33, fraction, at=(0.5, 0.75, 0.9))
+        )
         fitting.set_learning_rate(falling * warm_up(fraction, over=adam.warm_up))
+        cameras = None
+        if refinement is not None:
+            refinement.set_rates(fitting.optimizer, fraction)
+            scene.field.detail = detail(fraction, scene.field.grid.levels)
+            cameras = refinement.cameras()
         if step % sampling.occupancy_every == 0:
             all_cells = step < 16 * sampling.occupancy_every
             cells = None if all_cells else scene.occupancy.values.shape[0] // 4
             scene.occupancy.update(scene.opacity_of_a_step, threshold=sampling.occupancy_threshold, cells=cells, generator=generator)
 
-        batch = (coarse if fraction < sampling.downscale_until else pixels).draw(ray_count.rays, generator)
+        batch = (coarse if fraction < sampling.downscale_until else pixels).draw(ray_count.rays, generator, cameras)
         rays, count = batch.rays, batch.color.shape[0]
         samples = marched = scene.march(rays, torch.rand(count, generator=generator, device=device), capacity)
         known = None
         if sampling.prune and fraction > 0.02:
             samples, known = scene.prune(samples, rays)
+            known = known if refinement is None else None  # what is known there has no gradient along the rays
         ray_count.observe(samples_taken(samples, marched, device))
         background = draw_background(sampling.background, batch.color, generator)
         truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
@@ -238,5 +273,10 @@ def fit_phase(
         if config.distortion > 0:
             spread = distortion(field.weights, _folded(samples) if capture.unbounded else samples)
             losses |= {"distortion": config.distortion * spread.mean()}
-        fitting.take_step(losses, error=mse(rendering.color.detach(), truth), counts={"rays": count, "samples": samples.used()})
+        fitting.take_step(
+            losses,
+            further=None if refinement is None else partial(refinement.follow, scene, fraction, step, count),
+            error=mse(rendering.color.detach(), truth),
+            counts={"rays": count, "samples": samples.used()},
+        )
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)

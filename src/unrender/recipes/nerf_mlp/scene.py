@@ -168,6 +168,9 @@ class NerfMlpScene(RayScene):
         parts = [self._density(self.fine.raw(self.place.of_world(part), self.active_octaves)[:, 0]) for part in points.split(_MOST_SAMPLES)]
         return torch.cat(parts)
 
+    def render_differentiably(self, rays: Rays, background: Tensor | None = None) -> Rendering:
+        return self.render(rays, torch.full_like(rays.origins, self.background) if background is None else background)[1]
+
     def render_chunk(self, rays: Rays) -> Rendering:
         at_once = max(1, _MOST_SAMPLES // (self.coarse_samples + self.fine_samples))
         parts = []

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from unrender.fields.surface import SurfaceField
 
 
+_FIRST_LEVELS, _ALL_LEVELS = 4, 0.5
+"""Levels of a hash grid that are active from the start while poses are refined, and share of the budget until all are."""
+
+
 @dataclass(frozen=True)
 class SurfaceStart:
     """What is known about a surface before it is fitted."""
@@ -58,6 +62,10 @@ class FieldSettings(ABC):
     def density_share(self, *, surroundings: bool) -> float:
         """Return the radiance field's share of the budget."""
         return 0.0
+
+    def from_coarse_to_fine(self) -> FieldSettings:
+        """Return the settings of a field whose details come in one after the other, for poses that are refined."""
+        return self
 
     @property
     def lattice(self) -> int | None:
@@ -169,6 +177,12 @@ class HashField(FieldSettings):
             generator=generator,
         )
 
+    def from_coarse_to_fine(self) -> HashField:
+        if self.level_every > 0:
+            return self
+        first = min(_FIRST_LEVELS, self.hash.levels)
+        return replace(self, start_level=first, level_every=_ALL_LEVELS / max(1, self.hash.levels - first))
+
     def surroundings(self, config: NeusConfig) -> nerf.RadianceSettings:
         return nerf.RadianceSettings(
             hash=HashLevels(base_resolution=32, finest_resolution=2048, log2_entries=min(19, self.hash.log2_entries)),
@@ -256,6 +270,8 @@ class NeusConfig:
     surroundings: Surroundings = Surroundings()
     exposure: OnOff = "off"
     """Whether exposure and white balance of each photo are unknowns too."""
+    refine_poses: bool = False
+    """Refine the poses of the cameras while fitting, from coarse to fine (BARF)."""
 
     def __post_init__(self) -> None:
         check_budget(self.steps, self.max_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +29,7 @@ from unrender.recipes.neus.first_surface import surface_of_density
 from unrender.recipes.neus.scene import NeusScene, SurfaceSamples, load_surface, new_scene
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
 from unrender.recipes.pixels import PixelBatch, PixelSampler, RayCount, draw_background
+from unrender.recipes.pose_refinement import PoseRefinement, poses_of
 from unrender.recipes.schedules import exponential, ramp, warm_up
 from unrender.recipes.settings import AdamSettings
 from unrender.recipes.visual_hull import box_of_object, close_outside, seen_cells, surface_of_hull
@@ -67,16 +69,23 @@ def phases_of(capture: Capture, config: NeusConfig, *, device: torch.device, see
         surroundings = capture.unbounded and not capture.has_masks
     if surroundings and capture.has_masks:
         raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (masks=none)")
-    field, exposure = config.field, exposure_of(capture, config.exposure, device)
+    exposure, poses = exposure_of(capture, config.exposure, device), poses_of(capture, config.refine_poses, device)
+    field = config.field.from_coarse_to_fine() if config.refine_poses else config.field
     density = field.density(config)
     share = 0.0 if density is None else field.density_share(surroundings=surroundings)
 
     def fit_density(start: PhaseStart) -> FitResult:
         assert density is not None
-        return nerf.fit_phase(capture, density, start, exposure=exposure, device=device, seed=seed)
+        return nerf.fit_phase(capture, density, start, exposure=exposure, poses=poses, device=device, seed=seed)
 
     def fit_surface(start: PhaseStart) -> FitResult:
-        return _fit_surface(capture, config, start, exposure=exposure, surroundings=surroundings, device=device, seed=seed)
+        refinement = None
+        if poses is not None:
+            refinement = PoseRefinement(capture, poses, config.sampling.background, later=share > 0, device=device, seed=seed)
+        settings = replace(config, field=field)
+        return _fit_surface(
+            capture, settings, start, exposure=exposure, refinement=refinement, surroundings=surroundings, device=device, seed=seed
+        )
 
     return Phase("radiance field", share, fit_density), Phase("surface", 1 - share, fit_surface)
 
@@ -117,7 +126,7 @@ def _start_scene(
 
 
 def _optimizer(scene: NeusScene, exposure: Exposure | None, adam: AdamSettings, sharpness_rate: float) -> Adam:
-    """Return Adam over the networks, the sharpness, the field's own parameters and the exposures."""
+    """Return Adam over the networks, the sharpness, the field's own parameters, the exposures and the poses."""
     rate, decay = adam.learning_rate, adam.weight_decay
     groups: list[dict[str, Any]] = [{"params": [scene.sharpness_log], "lr": rate * sharpness_rate, "weight_decay": 0.0}]
     groups += scene.surface.parameter_groups(rate, weight_decay=decay)
@@ -125,6 +134,7 @@ def _optimizer(scene: NeusScene, exposure: Exposure | None, adam: AdamSettings, 
         groups += scene.separate.parameter_groups(rate, weight_decay=decay)
     groups.append({"params": list(scene.color_net.parameters()), "lr": rate, "weight_decay": decay})
     groups += [] if exposure is None else exposure.parameter_groups(rate)
+    groups += [] if scene.poses is None else scene.poses.parameter_groups()
     return adam.optimizer(groups)
 
 
@@ -134,6 +144,7 @@ def _fit_surface(
     start: PhaseStart,
     *,
     exposure: Exposure | None,
+    refinement: PoseRefinement | None,
     surroundings: bool,
     device: torch.device,
     seed: int,
@@ -141,7 +152,9 @@ def _fit_surface(
     """Run the phase of the surface: the whole fit, or what follows the radiance field."""
     sampling, adam, weights, clock = config.sampling, config.adam, config.losses, start.clock
     generator = torch.Generator(device).manual_seed(seed)
-    scene = _start_scene(capture, config, start, surroundings=surroundings, device=device, seed=seed)
+    seen_now = capture if refinement is None else refinement.capture()
+    scene = _start_scene(seen_now, config, start, surroundings=surroundings, device=device, seed=seed)
+    scene.poses = None if refinement is None else refinement.poses
     scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
     pixels = PixelSampler(capture, device)
     coarse = PixelSampler(capture, device, downscale=sampling.downscale_first) if sampling.downscale_first > 1 else pixels
@@ -164,10 +177,14 @@ def _fit_surface(
             fitting.exchange(before, list(scene.surface.parameters()))
         decayed = exponential(config.final_rate, fraction, after=config.constant_until)
         fitting.set_learning_rate(decayed * warm_up(fraction, over=adam.warm_up))
+        cameras = None
+        if refinement is not None:
+            refinement.set_rates(optimizer, fraction)
+            cameras = refinement.cameras()
         if step % sampling.occupancy_every == 0 or step == first:
             scene.refresh_occupancy(all_cells=step < first + 16 * sampling.occupancy_every, generator=generator)
 
-        batch = (coarse if fraction < sampling.downscale_until else pixels).draw(ray_count.rays, generator)
+        batch = (coarse if fraction < sampling.downscale_until else pixels).draw(ray_count.rays, generator, cameras)
         rays, count = batch.rays, batch.color.shape[0]
         samples = marched = scene.march(rays, torch.rand(count, generator=generator, device=device), capacity)
         if sampling.prune:
@@ -185,11 +202,20 @@ def _fit_surface(
         weight = ramp(regularization, fraction)
         fitting.take_step(
             losses,
-            further=None if weight == 0 else partial(scene.surface.regularize, step, weight),
+            further=partial(_further, scene, refinement, fraction, step, weight, count),
             error=mse(rendering.color.detach(), truth),
             counts={"rays": count, "samples": samples.used()},
         )
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)
+
+
+def _further(
+    scene: NeusScene, refinement: PoseRefinement | None, fraction: float, step: int, weight: float, rays: int
+) -> Mapping[str, Tensor]:
+    """Add the gradients of held-out poses and of the field's own terms, and return the terms."""
+    if refinement is not None:
+        refinement.follow(scene, fraction, step, rays)
+    return {} if weight == 0 else scene.surface.regularize(step, weight)
 
 
 def _ray_losses(

@@ -145,6 +145,13 @@ class NeusScene(RayScene):
         """Composite the samples of some rays over a background."""
         return render_volume(self.evaluate, samples, rays, background)
 
+    def render_differentiably(self, rays: Rays, background: Tensor | None = None) -> Rendering:
+        background = torch.full_like(rays.origins, self.background) if background is None else background
+        if self.around is not None:
+            background, _ = self.surroundings(rays, None, background)
+        samples = self.march(rays, None, rendering_capacity(rays, self.samples_per_ray))
+        return self.render(self.prune(samples, rays), rays, background)[0]
+
     def color(self, positions: Tensor, normals: Tensor, features: Tensor, directions: Tensor, ray_index: Tensor) -> Tensor:
         """Return sRGB at positions on the surface.
 
