@@ -103,11 +103,11 @@ class PoseCorrections(nn.Module):
         return self.fitted_poses().index_copy(0, self.held_out, self.held_out_poses()[self.held_out])
 
     def corrected(self, cameras: Cameras) -> Cameras:
-        """Return the cameras of all views at the corrected poses, on the device and in the type of the given ones."""
+        """Return cameras at the corrected poses, on the device of the given ones."""
         return replace(cameras, world_from_camera=self.poses().to(cameras.world_from_camera))
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return a group for the fitted views and one for those held out, for an optimizer; the rates are those of the first step."""
+        """Return a group for the fitted views and one for those held out."""
         return [{"params": [motions], "lr": 0.0, "weight_decay": 0.0} for motions in (self.motions, self.held_out_motions)]
 
 

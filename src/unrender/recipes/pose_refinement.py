@@ -119,7 +119,7 @@ class PoseRefinement:
             group["lr"] = rates.get(id(group["params"][0]), group["lr"])
 
     def follow(self, scene: RayScene, fraction: float, step: int, rays: int) -> dict[str, Tensor]:
-        """Add the gradient of the held-out poses, and of nothing else, after the backward pass of a step; return no terms.
+        """Add the gradient of the held-out poses, after the backward pass of a step; return no terms.
 
         Args:
             scene: whose viewpoints follow the poses.

@@ -190,7 +190,9 @@ def _lit_asset(run: OpenRun, scene: KnownScene | None, relight: Path | None) -> 
 
 
 def photos_of(run: OpenRun, capture: Capture | Path | None) -> Capture:
-    """Return the photos behind a run as its recipe needs them, at refined poses if there are any; by default they are read again.
+    """Return the photos behind a run as its recipe needs them, at refined poses if there are any.
+
+    By default they are read again.
 
     Raises:
         ValueError: they are not there any more, or have changed.

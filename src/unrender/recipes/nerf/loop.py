@@ -209,7 +209,7 @@ def fit_phase(
     device: torch.device,
     seed: int,
 ) -> FitResult:
-    """Fit a radiance field, with the exposures and poses of the photos, as one phase of a longer fit; see :func:`fit`."""
+    """Fit a radiance field, with exposures and poses, as one phase of a longer fit; see :func:`fit`."""
     sampling, adam, clock = config.sampling, config.adam, start.clock
     generator = torch.Generator(device).manual_seed(seed)
     weights_generator = torch.Generator().manual_seed(seed)
