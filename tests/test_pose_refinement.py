@@ -187,7 +187,10 @@ def small_scene(kind: str) -> nerf.NerfScene | NeusScene:
     scene = new_scene(config, SurfaceStart(), surroundings=False, masked=True, generator=generator)
     scene.set_fraction(1.0)
     with torch.no_grad():
-        scene.color_net.weights[0][:, 3:6] = 0  # normals jump from cell to cell, which differences see and slopes do not
+        # Normals, and what is mirrored at them, jump from cell to cell, which differences see and slopes do not.
+        first = scene.color_net.weights[0].shape[1] - 16 - scene.surface.feature_count - 6
+        scene.color_net.weights[0][:, :first] = 0
+        scene.color_net.weights[0][:, first + 3 : first + 6] = 0
     return scene
 
 
