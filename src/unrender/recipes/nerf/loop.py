@@ -223,11 +223,11 @@ def fit_phase(
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
     groups = scene.field.parameter_groups(adam.learning_rate, weight_decay=adam.weight_decay)
     groups += [] if exposure is None else exposure.parameter_groups(adam.learning_rate)
-    scene.poses, refinement, margin, constant = poses, None, 2.0, 0.0
+    scene.poses, refinement, constant = poses, None, 0.0
     if poses is not None:
         groups += poses.parameter_groups()
         refinement = PoseRefinement(capture, poses, sampling.background, later=False, device=device, seed=seed)
-        margin, constant = hull_margin(capture), ALL_DETAIL  # levels that come in late learn as fast as the first
+        constant = ALL_DETAIL  # levels that come in late learn as fast as the first
     parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
     fitting = Fitting(scene, adam.optimizer(groups), clock, start.observer, generator=generator, parts=parts)
     if start.resume is None:
