@@ -12,7 +12,7 @@ from unrender.captures.capture import Capture, Split
 from unrender.fields.exposure import Exposure
 from unrender.losses.photometric import mse
 from unrender.ops.encodings import Adam
-from unrender.recipes import nerf, neus
+from unrender.recipes import mesh_pbr, nerf, neus
 from unrender.recipes.exposures import exposure_of
 from unrender.recipes.settings import override
 from unrender.runs.evaluation import evaluate, matched_colors
@@ -118,7 +118,7 @@ def test_gains_have_mean_zero_and_their_gradient_too() -> None:
 def test_exposures_are_only_fitted_on_request() -> None:
     capture = ball(0.0, views=4, size=4)
     assert exposure_of(capture, "off", CPU) is None and exposure_of(capture, "on", CPU) is not None
-    assert {nerf.PRESETS["cpu"].exposure, neus.PRESETS["cpu"].exposure} == {"off"}
+    assert {recipe.PRESETS["cpu"].exposure for recipe in (nerf, neus, mesh_pbr)} == {"off"}
 
 
 def test_exposures_are_part_of_a_snapshot() -> None:
@@ -129,6 +129,34 @@ def test_exposures_are_part_of_a_snapshot() -> None:
         capture, override(NERF, steps=8, exposure="on"), device=CPU, seed=0, observer=lambda progress: kept.append(progress.snapshot())
     )
     assert float(kept[-1]["part.exposure.raw"].abs().max()) > 0
+
+
+MESH = override(
+    mesh_pbr.MeshPbrConfig(shape=mesh_pbr.Tetrahedra(resolution=12)), levels=4, log2_entries=12, finest_resolution=64, texture_size=64,
+    light_size=16, faces=500, light_first=0.2, exposure="on",
+)  # fmt: skip
+
+
+def test_a_mesh_resumes_with_the_exposures_of_its_photos() -> None:
+    kept: list[dict[str, torch.Tensor]] = []
+    capture, config = ball(0.2, views=8, size=16), override(MESH, steps=16)
+    whole = mesh_pbr.fit(capture, config, device=CPU, seed=0, observer=lambda progress: kept.append(progress.snapshot()))
+    assert float(kept[-1]["part.exposure.raw"].abs().max()) > 0
+    resumed = mesh_pbr.fit(capture, config, device=CPU, seed=0, resume=kept[len(kept) // 2])
+    for name, tensor in whole.scene.state_dict().items():
+        assert torch.equal(tensor, resumed.scene.state_dict()[name]), name
+
+
+@pytest.mark.slow
+def test_a_mesh_finds_the_gains_of_its_photos() -> None:
+    """Gains of sRGB values are about the power 2.2 of theirs in linear light, in which a mesh is fitted."""
+    kept: list[dict[str, torch.Tensor]] = []
+    capture = ball(0.2)
+    mesh_pbr.fit(capture, override(MESH, steps=240), device=CPU, seed=0, observer=lambda progress: kept.append(progress.snapshot()))
+    gains = 1 + 0.2 * (2 * torch.rand(24, 3, generator=torch.Generator().manual_seed(1)) - 1)
+    true = 2.2 * gains[list(capture.split.train)].log()
+    found, true = (values - values.mean(0) for values in (kept[-1]["part.exposure.raw"], true))
+    assert float(torch.corrcoef(torch.stack([found.flatten(), true.flatten()]))[0, 1]) > 0.75
 
 
 def test_a_rendering_is_scored_as_it_is_and_after_a_color_fit() -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.captures.capture import Capture
 from unrender.fields.exposure import Exposure
 from unrender.recipes.clock import Clock
-from unrender.recipes.pixels import PixelBatch
 from unrender.recipes.state import Stateful
 from unrender.render.rendering import Rendering
 from unrender.words import OnOff
@@ -32,20 +31,24 @@ def part_of(exposure: Exposure | None) -> dict[str, Stateful]:
 
 
 def exposed(
-    exposure: Exposure | None, clock: Clock, rendering: Rendering, background: Float[Tensor, "rays 3"] | None, batch: PixelBatch
+    exposure: Exposure | None,
+    clock: Clock,
+    rendering: Rendering,
+    background: Float[Tensor, "*pixels 3"] | None,
+    views: Int[Tensor, "*pixels"],
 ) -> tuple[Rendering, dict[str, Tensor]]:
     """Return a rendering in the exposures of its photos, and the loss terms of these.
 
     Args:
         exposure: the unknown exposures, or None.
         clock: of the fit.
-        rendering: of the rays of a step.
+        rendering: of the rays or the pictures of a step.
         background: drawn behind the scene; None where all light comes from the scene.
-        batch: the pixels of the step.
+        views: the view of each pixel.
     """
     if exposure is None or clock.overall < _FROM:
         return rendering, {}
     color = rendering.color
     behind = torch.zeros_like(color) if background is None else background
-    color = exposure(color, rendering.opacity, behind, batch.views)
-    return replace(rendering, color=color), {"exposure": exposure.regularization()}
+    shown = exposure(color.reshape(-1, 3), rendering.opacity.reshape(-1), behind.reshape(-1, 3), views.reshape(-1))
+    return replace(rendering, color=shown.view_as(color)), {"exposure": exposure.regularization()}

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 from unrender.recipes.clock import check_budget
 from unrender.recipes.schedules import Ramp, exponential, warm_up
 from unrender.recipes.settings import HashLevels
-from unrender.words import Photometric
+from unrender.words import OnOff, Photometric
 
 Part: TypeAlias = Literal["shape", "material", "light"]
 """What an image is made of."""
@@ -204,6 +204,8 @@ class MeshPbrConfig:
     """Photos are averaged over blocks of pixels until they are at most this large."""
     light_size: int = 32
     """Texels along an edge of the cube map of the light."""
+    exposure: OnOff = "off"
+    """Whether exposure and white balance of each photo are unknowns too."""
     start_light: float | None = None
     """Radiance of the light at first, the same from everywhere; by default, that under which base colors are about 0.5."""
 

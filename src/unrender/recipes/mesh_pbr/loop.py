@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -10,11 +11,13 @@ from torch import Tensor
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.upright import upward_direction
 from unrender.color import srgb_from_linear
+from unrender.fields.exposure import Exposure
 from unrender.losses.photometric import mse, photometric
 from unrender.losses.regularizers import white_balance
 from unrender.losses.weighting import weighted_mean
 from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
+from unrender.recipes.exposures import exposed, exposure_of, part_of
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.inputs import FittedRun
 from unrender.recipes.mesh_pbr.appearance import InSpace, InTextures, KnownMaterial
@@ -77,7 +80,9 @@ def fit(
             f"{capture.name} has no masks, which a shape on a lattice needs to begin with; fit the surface first (--shape neus), go on "
             "from a run of neus, or make masks with `unrender mask`"
         )
-    surface = neus.phases_of(capture, SURFACES["cpu" if device.type == "cpu" else "gpu"], device=device, seed=seed)
+    exposure = exposure_of(capture, config.exposure, device)
+    field_settings = replace(SURFACES["cpu" if device.type == "cpu" else "gpu"], exposure=config.exposure)
+    surface = neus.phases_of(capture, field_settings, device=device, seed=seed)
     before = config.shape.surface_share if surface_first and isinstance(config.shape, FittedSurface) else 0.0
     first = 0.0 if textured else (1 - before) * config.first_share
     light_first = 0.0 if known.environment is not None and "light" in lock else config.light_first
@@ -90,7 +95,7 @@ def fit(
             scene = load_pbr_scene(config, start.resume, device)
         else:
             scene = begun(None if start.previous is None else start.previous.scene)
-        return _fit_pass(capture, config, start, scene, light_first=light_first, device=device, seed=seed)
+        return _fit_pass(capture, config, start, scene, exposure, light_first=light_first, device=device, seed=seed)
 
     def pass_in_textures(start: PhaseStart) -> FitResult:
         if start.resume is not None:
@@ -102,7 +107,7 @@ def fit(
                     scene = scene_of_asset(capture, config, known, device=device)
                 else:
                     scene = scene_in_textures(previous if isinstance(previous, MeshPbrScene) else begun(previous), config)
-        return _fit_pass(capture, config, start, scene, light_first=0.0, device=device, seed=seed + 1)
+        return _fit_pass(capture, config, start, scene, exposure, light_first=0.0, device=device, seed=seed + 1)
 
     phases = (
         *(Phase(phase.name, before * phase.share, phase.fit) for phase in surface),
@@ -149,19 +154,22 @@ def _fit_pass(
     config: MeshPbrConfig,
     start: PhaseStart,
     scene: MeshPbrScene,
+    exposure: Exposure | None,
     *,
     light_first: float,
     device: torch.device,
     seed: int,
 ) -> FitResult:
-    """Run one pass: Adam over everything that the scene does not know."""
+    """Run one pass: Adam over everything that the scene does not know, and the exposures of the photos."""
     generator = torch.Generator(device).manual_seed(seed)
     windows = WindowSampler(capture, device, largest_side=config.largest_side, side=config.window)
     in_space = isinstance(scene.appearance, InSpace)
     terms, rates = config.losses, config.rates
     rates = rates if in_space else rates.of_second_pass()
-    optimizer = Adam(scene.parameter_groups(rates), lr=rates.material_rate, betas=rates.other_betas, eps=1e-15)
-    fitting = Fitting(scene, optimizer, start.clock, start.observer, generator=generator, parts={"windows": windows})
+    groups = scene.parameter_groups(rates)
+    groups += [] if exposure is None else exposure.parameter_groups(rates.material_rate)
+    optimizer = Adam(groups, lr=rates.material_rate, betas=rates.other_betas, eps=1e-15)
+    fitting = Fitting(scene, optimizer, start.clock, start.observer, generator=generator, parts={"windows": windows, **part_of(exposure)})
     if start.resume is not None:
         fitting.restore(start.resume)
     material_known = isinstance(scene.appearance, KnownMaterial)
@@ -174,9 +182,13 @@ def _fit_pass(
         watching = None if material_known or scene.gray_light else Watching(scene.appearance, generator)
         mesh = scene.shape.mesh()
         rendering = scene.render(mesh, batch.cameras, background, watching or scene.values)
+        views = batch.views[:, None, None].expand_as(batch.alpha)
+        # As long as all is gray, gains would take the mean color of each photo.
+        rendering, of_exposures = exposed(None if scene.gray_light else exposure, start.clock, rendering, background, views)
         losses, error = _picture_losses(
             terms, batch, rendering, background, masked=capture.has_masks, mask_l1=terms.first_mask_l1 if in_space else 0.0
         )
+        losses |= of_exposures
         if watching is not None:
             losses |= _material_losses(terms, scene, watching, fraction)
         if scene.light_log is not None:

@@ -268,7 +268,7 @@ def fit_phase(
         background = draw_background(sampling.background, batch.color, generator)
         truth = batch.color if batch.alpha is None else over(batch.color, batch.alpha, background)
         rendering, field = render_volume(partial(scene.evaluate, known=known), samples, rays, background)
-        rendering, losses = exposed(exposure, clock, rendering, background, batch)
+        rendering, losses = exposed(exposure, clock, rendering, background, batch.views)
         losses |= {"rgb": loss(rendering.color, truth)}
         if config.distortion > 0:
             spread = distortion(field.weights, _folded(samples) if capture.unbounded else samples)

@@ -196,7 +196,7 @@ def _fit_surface(
             background, extra = scene.surroundings(rays, torch.rand(count, generator=generator, device=device), background)
         ray_count.observe(samples_taken(samples, marched, device) + extra)
         rendering, found = scene.render(samples, rays, background)
-        rendering, losses = exposed(exposure, clock, rendering, background if scene.around is None else None, batch)
+        rendering, losses = exposed(exposure, clock, rendering, background if scene.around is None else None, batch.views)
         losses |= _ray_losses(weights, fraction, rendering, found, truth, batch, samples)
         losses |= _field_losses(weights, fraction, scene.surface, points, count, generator)
         weight = ramp(regularization, fraction)
