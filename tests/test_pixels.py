@@ -96,6 +96,9 @@ def test_a_capture_on_disk_gives_the_same_batches_and_the_same_fit(tmp_path) -> 
     assert on_disk.photos.on_disk and not in_memory.photos.on_disk
     assert in_memory.fingerprint == on_disk.fingerprint
     assert any("temporary file" in note for note in on_disk.notes)
+    # Photos that are decoded while a fit runs are drawn from a pool instead; see test_pixel_pool.py.
+    assert all(torch.equal(on_disk.photos[view], in_memory.photos[view]) for view in range(len(on_disk)))
+    on_disk = replace(on_disk, photos=replace(on_disk.photos, waits=()))
     for downscale in (1, 2):
         here, there = (PixelSampler(capture, CPU, downscale=downscale).draw(999, generator()) for capture in (in_memory, on_disk))
         assert all(torch.equal(a, b) for a, b in zip(tensors(here), tensors(there), strict=True))
