@@ -221,6 +221,7 @@ def test_clear_removes_a_run_and_nothing_else(tmp_path: Path) -> None:
     directory.checkpoints.mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     for file in (file for writer in WRITERS for file in writer.files(directory)):
+        file.parent.mkdir(exist_ok=True)
         file.write_text("made by a run")
     directory.clear(WRITERS)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

@@ -338,6 +338,8 @@ class RunDirectory:
         """Remove the outputs of a fit that goes on."""
         for file in (file for output in outputs for file in output.files(self)):
             file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there, or something else is in it
+            self.cameras_file.parent.rmdir()
 
     def append_history(self, line: HistoryLine) -> None:
         """Add a line to ``history.jsonl``, or nothing.
