@@ -110,6 +110,7 @@ def _start_scene(
     hull = seen_cells(capture, config.sampling.occupancy_resolution, device, within_masks=from_hull)
     initial = surface_of_hull(hull, config.initial_radius) if from_hull else None
     density = None if start.previous is None else start.previous.scene
+    fused = None
     if isinstance(density, nerf.NerfScene) and field.lattice is not None:
         with start.clock.running():
             fused = surface_of_density(density, capture, field.lattice)
@@ -120,8 +121,8 @@ def _start_scene(
     first = SurfaceStart(initial, box)
     scene = new_scene(config, first, surroundings=surroundings, masked=masked, generator=weights).to(device)
     scene.occupancy.load_state_dict(hull.state_dict())
-    if isinstance(density, nerf.NerfScene):
-        scene.start_as(density.field)
+    if isinstance(density, nerf.NerfScene) and (fused is not None or surroundings):
+        scene.start_as(density.field)  # colors of a field whose depths are wrong would draw the surface there
     return scene
 
 
