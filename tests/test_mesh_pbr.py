@@ -127,6 +127,15 @@ def test_an_asset_has_the_phases_of_its_surface_first_and_resumes_in_them(captur
         assert torch.equal(value, resumed.scene.state_dict()[name]), name
 
 
+def test_the_surface_of_an_asset_may_begin_with_the_visual_hull(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("nerf.loop", "neus.loop", "mesh_pbr.loop"):
+        monkeypatch.setattr(f"unrender.recipes.{module}.Fitting", partial(Fitting, report_every=0.0))
+    whole = mesh_pbr.fit(capture, replace(SMALL, shape=mesh_pbr.FittedSurface(density_first=0.0)), device=CPU, seed=1)
+    assert list(dict.fromkeys(line.phase for line in whole.history)) == ["surface", "materials in space", "textures"]
+    with pytest.raises(ValueError, match="density_first is 1"):
+        mesh_pbr.FittedSurface(density_first=1.0)
+
+
 def test_the_asset_has_textures_of_the_limits_and_a_light(capture: Capture) -> None:
     asset = fitted(begun(capture, ball()), override(SMALL, steps=8, smallest_roughness=0.3, largest_metallic=0.0)).scene.asset()
     material = asset.material

@@ -45,10 +45,14 @@ class FittedSurface:
 
     surface_share: float = 0.5
     """Share of the budget for the surface, with the default settings of ``neus``."""
+    density_first: float | None = None
+    """Share of that for a radiance field, by default that of ``neus``; 0 begins with the visual hull, which suits polished objects."""
 
     def __post_init__(self) -> None:
         if not 0 < self.surface_share < 1:
             raise ValueError(f"surface_share is {self.surface_share}; it is a share of the budget, between 0 and 1")
+        if self.density_first is not None and not 0 <= self.density_first < 1:
+            raise ValueError(f"density_first is {self.density_first}; it is a share of the surface's budget, from 0 to below 1")
 
 
 def _check_resolution(resolution: int) -> None:

@@ -35,6 +35,7 @@ from unrender.recipes.mesh_pbr.scene import (
 )
 from unrender.recipes.neus import loop as neus
 from unrender.recipes.neus.config import PRESETS as SURFACES
+from unrender.recipes.neus.config import GridField, NeusConfig
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
 from unrender.recipes.schedules import ramp
 from unrender.recipes.windows import WindowBatch, WindowSampler
@@ -81,8 +82,7 @@ def fit(
             "from a run of neus, or make masks with `unrender mask`"
         )
     exposure = exposure_of(capture, config.exposure, device)
-    field_settings = replace(SURFACES["cpu" if device.type == "cpu" else "gpu"], exposure=config.exposure)
-    surface = neus.phases_of(capture, field_settings, device=device, seed=seed)
+    surface = neus.phases_of(capture, _surface_settings(config, device), device=device, seed=seed)
     before = config.shape.surface_share if surface_first and isinstance(config.shape, FittedSurface) else 0.0
     first = 0.0 if textured else (1 - before) * config.first_share
     light_first = 0.0 if known.environment is not None and "light" in lock else config.light_first
@@ -117,6 +117,15 @@ def fit(
     return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
 
 
+def _surface_settings(config: MeshPbrConfig, device: torch.device) -> NeusConfig:
+    """Return the settings of the surface that is fitted first."""
+    settings = replace(SURFACES["cpu" if device.type == "cpu" else "gpu"], exposure=config.exposure)
+    share = config.shape.density_first if isinstance(config.shape, FittedSurface) else None
+    if share is None or not isinstance(settings.field, GridField):
+        return settings
+    return replace(settings, field=replace(settings.field, density_first=share))
+
+
 def _check_lock(config: MeshPbrConfig, known: Asset, name: str, *, has_mesh: bool) -> None:
     """Check that what is locked is given, and that something is left to fit.
 
@@ -145,7 +154,7 @@ def _check_lock(config: MeshPbrConfig, known: Asset, name: str, *, has_mesh: boo
 def load_scene(config: MeshPbrConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
     """Rebuild the scene of a snapshot."""
     if phase_of(tensors) < _SURFACE_PHASES:
-        return neus.load_scene(SURFACES["cpu" if device.type == "cpu" else "gpu"], tensors, device)
+        return neus.load_scene(_surface_settings(config, device), tensors, device)
     return load_pbr_scene(config, tensors, device)
 
 

@@ -91,7 +91,7 @@ class GridField(FieldSettings):
     """(from this share of the budget, vertices of the distance grid along an axis of the world cube)."""
     distance_rate: float = 0.1
     """Learning rate of the distances, in cells of the first grid."""
-    bending: Ramp = 3e-3
+    bending: Ramp = (3e-3, 2e-2, 0.5, 1.0)
     """Weight of the squared second differences of the distances, which smooths out bumps."""
     start_from_hull: bool = True
     """Start from the visual hull of the masks instead of a sphere."""
