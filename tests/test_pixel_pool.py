@@ -200,7 +200,8 @@ def test_a_fit_within_masks_waits_for_some_photos_only(tmp_path: Path, monkeypat
     monkeypatch.setattr(photos, "Filling", OnDemand)
     capture = load_capture(write_llff(tmp_path / "scan", count=90), memory=1000)
     hull = seen_cells(without_contradicting_masks(capture), 32, CPU, within_masks=True).seen
-    assert capture.has_masks and 0 < len(filled) == len(set(filled)) <= 42  # two where types are checked by an element
+    # 40, and where types are checked one or another at random, whose number depends on the calls
+    assert capture.has_masks and 0 < len(filled) == len(set(filled)) <= 60
     every = seen_cells(load_capture(tmp_path / "scan"), 32, CPU, within_masks=True).seen
     assert bool((hull | ~every).all()) and float(hull.float().mean()) < 1.5 * float(every.float().mean())
 
