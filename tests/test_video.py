@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from tiny_captures import real_capture
-from turntable import Turntable, similarity_between
+from turntable import Turntable
 from unrender.cli import main
+from unrender.transforms import aligning_similarity
 
 needs_pycolmap = pytest.mark.skipif(importlib.util.find_spec("pycolmap") is None, reason="needs unrender[sfm]")
 OPENGL_FROM_OPENCV = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])).double()
@@ -37,7 +38,7 @@ def test_a_video_gives_the_true_cameras_and_a_surface_like_theirs(tmp_path: Path
     names = [Path(frame["file_path"]).name for frame in frames]
     poses = torch.tensor([frame["transform_matrix"] for frame in frames], dtype=torch.float64) @ OPENGL_FROM_OPENCV
     known = turntable.poses_of(names)
-    motion = similarity_between(poses[:, :3, 3], known[:, :3, 3])
+    motion = aligning_similarity(poses[:, :3, 3], known[:, :3, 3])
     moved = motion @ poses
     rotations = moved[:, :3, :3] / torch.linalg.det(motion[:3, :3]) ** (1 / 3)
     cosines = ((rotations * known[:, :3, :3]).sum((1, 2)) - 1) / 2

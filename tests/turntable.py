@@ -103,17 +103,3 @@ def _disc(height: float) -> tuple[Mesh, Tensor]:
     spots = np.mean(layers, 0, dtype=np.float32) / 255
     spots = np.clip(0.45 + 1.6 * (spots - 0.5), 0.02, 0.95)
     return Mesh(vertices, faces, uvs=uvs, uv_faces=faces), torch.from_numpy(spots.astype(np.float32))
-
-
-def similarity_between(source: Float[Tensor, "points 3"], target: Float[Tensor, "points 3"]) -> Float[Tensor, "4 4"]:
-    """Return the similarity that takes points nearest to others in the least squares (Umeyama 1991)."""
-    a, b = source.double() - source.double().mean(0), target.double() - target.double().mean(0)
-    u, s, vt = torch.linalg.svd(b.T @ a)
-    sign = torch.ones(3, dtype=torch.float64)
-    sign[2] = torch.det(u @ vt).sign()
-    rotation = u @ torch.diag(sign) @ vt
-    scale = (s * sign).sum() / a.square().sum()
-    matrix = torch.eye(4, dtype=torch.float64)
-    matrix[:3, :3] = scale * rotation
-    matrix[:3, 3] = target.double().mean(0) - matrix[:3, :3] @ source.double().mean(0)
-    return matrix

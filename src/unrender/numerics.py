@@ -23,6 +23,16 @@ def normalized(vectors: Float[Tensor, "*shape axes"]) -> Float[Tensor, "*shape a
     return vectors * torch.rsqrt(squared.clamp_min(SMALLEST_LENGTH**2))
 
 
+def evenly_spread(count: int, most: int) -> list[int]:
+    """Return at most so many of the numbers below ``count``, evenly spread, the first and the last among them.
+
+    >>> evenly_spread(10, 4), evenly_spread(2, 4)
+    ([0, 3, 6, 9], [0, 1])
+    """
+    number = min(count, most)
+    return [place * (count - 1) // max(1, number - 1) for place in range(number)]
+
+
 def away_from_zero(values: Float[Tensor, "*shape"], smallest: float) -> Float[Tensor, "*shape"]:
     """Raise magnitudes below ``smallest`` to it; zero counts as positive.
 

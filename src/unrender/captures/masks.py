@@ -24,6 +24,7 @@ from unrender.captures.decoding import is_opaque
 from unrender.captures.images import ImageMemory, Images, averaged_gray, in_threads
 from unrender.captures.photos import decoded_image, image_size, read_photos
 from unrender.captures.source import Source
+from unrender.numerics import evenly_spread
 from unrender.words import MaskUse
 
 Kind = Literal["alpha", "labels", "gray"]
@@ -160,11 +161,10 @@ def _read_later(source: Source, *, downscale: int, masks: MaskUse | None, memory
 
     So a fit of photos that exceed the memory begins within seconds.
     """
-    files, count = source.masks, len(source.images)
+    files = source.masks
     for view, file in enumerate(files or ()):
         _check_size(source, view, file, image_size(file, apply_exif=source.apply_exif[view]))
-    looked_at = [place * (count - 1) // max(1, min(count, _LOOKED_AT) - 1) for place in range(min(count, _LOOKED_AT))]
-    some = source.select(looked_at, source.split)
+    some = source.select(evenly_spread(len(source.images), _LOOKED_AT), source.split)
     coarse = downscale * max(1, min(int(some.sizes.amax()) // (downscale * _LOOKED_SIDE), int(some.sizes.amin()) // downscale))
     notes, kinds, units, transparent = list[str](), set[Kind](), dict[int, int | None](), True
     if some.masks is not None:

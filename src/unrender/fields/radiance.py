@@ -75,12 +75,7 @@ class RadianceField(nn.Module):
             positions: in the world.
             known: what :meth:`seen` found there; then nothing is computed, and the positions are not read.
         """
-        if self.is_coarse:
-            features = self._coarse_features(positions)
-            return truncated_exp(features[:, 0] + _DENSITY_BIAS), features
-        weights, biases = tuple(self.density_net.weights), tuple(self.density_net.biases)
-        unit = self.unit(positions) if known is None else known.positions.t()
-        features, raw = encoded_mlp(unit, self.table, self.grid, weights, biases, known=known)
+        features, raw = self._evaluated(positions, known)
         return truncated_exp(raw + _DENSITY_BIAS), features
 
     @property
@@ -90,7 +85,7 @@ class RadianceField(nn.Module):
 
     @torch.no_grad()
     def seen(self, samples: Samples, rays: Rays, *, threshold: float, expected: int) -> tuple[Samples, Encoded]:
-        """Return the samples that light reaches, and the field at them, for :meth:`density_at`; see :func:`see_encoded`. On a CPU.
+        """Return the samples that light reaches, and the field at them, for :meth:`density`; see :func:`see_encoded`. On a CPU.
 
         Args:
             samples: along the rays.
@@ -104,9 +99,18 @@ class RadianceField(nn.Module):
 
     def features(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples geometry"]:
         """Compute the geometry features g(h(x))."""
+        return self._evaluated(positions, None)[0]
+
+    def _evaluated(
+        self, positions: Float[Tensor, "samples 3"], known: Encoded | None
+    ) -> tuple[Float[Tensor, "samples geometry"], Float[Tensor, " samples"]]:
+        """Compute the geometry features and the raw density."""
         if self.is_coarse:
-            return self._coarse_features(positions)
-        return encoded_mlp(self.unit(positions), self.table, self.grid, tuple(self.density_net.weights), tuple(self.density_net.biases))[0]
+            features = self._coarse_features(positions)
+            return features, features[:, 0]
+        weights, biases = tuple(self.density_net.weights), tuple(self.density_net.biases)
+        unit = self.unit(positions) if known is None else known.positions.t()
+        return encoded_mlp(unit, self.table, self.grid, weights, biases, known=known)
 
     def _coarse_features(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, "samples geometry"]:
         """Compute the geometry features from the levels that are seen."""

@@ -38,7 +38,7 @@ ALL_DETAIL = 0.45
 """Share of the budget after which the scene has all its detail, and held-out poses follow it."""
 _FIRST_LEVELS = 2.0
 """Levels of the hash grid that are seen at the start."""
-_HULL_MARGIN = 1 / 8
+HULL_MARGIN = 1 / 8
 """Share of the image size by which masks are widened before the scene is confined to them: poses may be off by as much."""
 _MOST_HELD_OUT = 0.5
 """Rays of held-out photos in a step as a share of the others, at most."""
@@ -49,11 +49,6 @@ def poses_of(capture: Capture, wanted: bool, device: torch.device) -> PoseCorrec
     if not wanted:
         return None
     return PoseCorrections(capture.cameras.world_from_camera, capture.split.train, capture.split.test).to(device)
-
-
-def hull_margin(cameras: Cameras) -> float:
-    """Return the pixels by which masks are widened while poses are inexact."""
-    return _HULL_MARGIN * float(cameras.sizes.float().mean())
 
 
 def detail(fraction: float, levels: int) -> float:

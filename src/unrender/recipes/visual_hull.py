@@ -19,9 +19,22 @@ _MARGIN = 0.05
 def seen_cells(capture: Capture, resolution: int, device: torch.device, *, within_masks: bool) -> OccupancyGrid:
     """Return an occupancy grid of the cells inside some training view; with ``within_masks``, the visual hull."""
     hull = OccupancyGrid(resolution).to(device)
-    cameras, masks = outlines(capture) if within_masks else (capture.cameras, None)
-    hull.mark_seen(cameras.to(device), capture.split.train, masks=masks)
+    close_unseen(hull, capture, within_masks=within_masks)
     return hull
+
+
+def close_unseen(grid: OccupancyGrid, capture: Capture, *, within_masks: bool, margin: float | None = None) -> None:
+    """Close the cells inside no training view; with ``within_masks``, those outside the visual hull too.
+
+    Args:
+        grid: of any number of levels.
+        capture: the photos.
+        within_masks: whether masks outline the object.
+        margin: share of the image size by which silhouettes are dilated; by default two pixels.
+    """
+    cameras, masks = outlines(capture) if within_masks else (capture.cameras, None)
+    pixels = 2.0 if margin is None else margin * float(cameras.sizes.float().mean())
+    grid.mark_seen(cameras.to(grid.seen.device), capture.split.train, masks=masks, margin=pixels)
 
 
 def surface_of_hull(hull: OccupancyGrid, radius: float) -> Tensor | None:

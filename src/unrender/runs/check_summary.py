@@ -7,6 +7,7 @@ from dataclasses import replace
 from unrender.captures.capture import Capture, Split
 from unrender.captures.check.checking import MOST_VIEWS, QUICK_VIEWS, check_capture
 from unrender.captures.check.findings import CheckReport
+from unrender.numerics import evenly_spread
 from unrender.runs.display import Display
 
 _MOST_LINES = 4
@@ -41,7 +42,7 @@ def decoded_soon(capture: Capture, most: int) -> Capture:
     count = len(capture)
     if not capture.photos.waits or count <= most:
         return capture
-    views = [place * (count - 1) // (most - 1) for place in range(most)]
+    views = evenly_spread(count, most)
     return replace(
         capture,
         photos=capture.photos.select(views),

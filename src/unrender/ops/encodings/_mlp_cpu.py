@@ -190,26 +190,29 @@ def padded_rows(per_ray: Tensor) -> Tensor:
     return F.pad(per_ray, (0, _padded(units) - units)).contiguous()
 
 
-def run_forward(
-    x: Tensor, weights: Sequence[Tensor], packed: tuple[Tensor, Tensor], added: Tensor | None = None, ray_index: Tensor | None = None
-) -> Tensor:
+def _rays_of(rays: tuple[Tensor, Tensor] | None) -> Any:
+    """Return what is added per ray as kernels take it, without gradients; the tensors must outlive the launch."""
+    if rays is None:
+        return _NO_RAYS
+    added, ray_index = rays
+    described = Rays()
+    described.count, described.added, described.index = added.shape[0], added.data_ptr(), ray_index.data_ptr()
+    return described
+
+
+def run_forward(x: Tensor, weights: Sequence[Tensor], packed: tuple[Tensor, Tensor], rays: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Run the layers on [features, samples] on a CPU.
 
     Args:
         x: the inputs.
         weights: of the layers.
         packed: the weights and biases; see :func:`pack`.
-        added: to the first layer for each ray, padded.
-        ray_index: the ray of each sample.
+        rays: what is added to the first layer per ray, padded, and the ray of each sample.
     """
     count = x.shape[1]
     y = x.new_empty(weights[-1].shape[0], count)
-    rays = _NO_RAYS
-    if added is not None and ray_index is not None:
-        rays = Rays()
-        rays.count, rays.added, rays.index = added.shape[0], added.data_ptr(), ray_index.data_ptr()
     chunks = -(-count // _CHUNK)
-    arguments = [*described(weights, packed), rays, count, _CHUNK, x.view(-1), y.view(-1)]
+    arguments = [*described(weights, packed), _rays_of(rays), count, _CHUNK, x.view(-1), y.view(-1)]
     launch(_forward_kernel, chunks, arguments, x.device, chunks=chunks)
     return y
 
@@ -231,7 +234,7 @@ def run_backward(
         grad_y: gradient of the outputs.
         weights: as in :func:`run_forward`, like ``packed``.
         packed: the weights and biases.
-        rays: what is added to the first layer per ray, and the ray of each sample.
+        rays: as in :func:`run_forward`.
         with_inputs: whether the gradient of the inputs is needed.
         grad_first: what is added to the gradient of the first output, one for each sample.
     """
@@ -240,12 +243,9 @@ def run_backward(
     grad_x = torch.empty_like(x) if with_inputs else x.new_empty(1)
     grad_weights = x.new_empty(chunks, packed[0].shape[0])
     units = weights[0].shape[0]
-    described_rays, grad_added, carries = _NO_RAYS, None, None
+    described_rays, grad_added, carries = _rays_of(rays), None, None
     if rays is not None:
-        added, ray_index = rays
-        described_rays = Rays()
-        carries, grad_added = x.new_empty(chunks, added.shape[1]), torch.zeros_like(added)
-        described_rays.count, described_rays.added, described_rays.index = added.shape[0], added.data_ptr(), ray_index.data_ptr()
+        carries, grad_added = x.new_empty(chunks, rays[0].shape[1]), torch.zeros_like(rays[0])
         described_rays.gradients, described_rays.carries = grad_added.data_ptr(), carries.data_ptr()
     ready = grad_y.contiguous()
     arguments = [*described(weights, packed), described_rays, count, _CHUNK, x.view(-1), ready.view(-1)]

@@ -34,14 +34,14 @@ def _added_per_ray(shared: Tensor, first: Tensor) -> Tensor:
 class _FusedMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, shared: Tensor | None, ray_index: Tensor | None, *parameters: Tensor) -> Tensor:
-        weights, added = list(parameters[0::2]), None
-        if shared is not None:
-            added = padded_rows(_added_per_ray(shared, weights[0]))
+        weights, rays = list(parameters[0::2]), None
+        if shared is not None and ray_index is not None:
+            rays = padded_rows(_added_per_ray(shared, weights[0])), ray_index
             weights[0] = weights[0][:, : x.shape[0]]
         packed = pack(weights, parameters[1::2])
-        y = run_forward(x, weights, packed, added, ray_index)
+        y = run_forward(x, weights, packed, rays)
         ctx.save_for_backward(x, shared, ray_index, *parameters)
-        ctx.packed, ctx.added = packed, added
+        ctx.packed, ctx.added = packed, None if rays is None else rays[0]
         return y
 
     @staticmethod

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from unrender.cameras import Rays
 from unrender.captures.capture import Capture
-from unrender.captures.silhouettes import outlines
 from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu, pytorch_on_one_thread
@@ -41,8 +40,9 @@ from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
 from unrender.recipes.nerf.config import NerfConfig
 from unrender.recipes.phases import PhaseStart
 from unrender.recipes.pixels import PixelSampler, RayCount, draw_background, picture_background
-from unrender.recipes.pose_refinement import ALL_DETAIL, PoseRefinement, detail, hull_margin, poses_of
+from unrender.recipes.pose_refinement import ALL_DETAIL, HULL_MARGIN, PoseRefinement, detail, poses_of
 from unrender.recipes.schedules import exponential, steps_down, warm_up
+from unrender.recipes.visual_hull import close_unseen
 from unrender.render.asset import Asset
 from unrender.render.rendering import Rendering
 from unrender.render.scene import RayScene
@@ -231,9 +231,7 @@ def fit_phase(
     parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
     fitting = Fitting(scene, adam.optimizer(groups), clock, start.observer, generator=generator, parts=parts)
     if start.resume is None:
-        cameras, masks = outlines(capture) if masked else (capture.cameras, None)
-        margin = 2.0 if poses is None else hull_margin(cameras)
-        scene.occupancy.mark_seen(cameras.to(device), capture.split.train, masks=masks, margin=margin)
+        close_unseen(scene.occupancy, capture, within_masks=masked, margin=None if poses is None else HULL_MARGIN)
     else:
         fitting.restore(start.resume)
     loss = photometric(config.loss)

@@ -11,7 +11,6 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unrender.captures.capture import Capture
-from unrender.captures.silhouettes import outlines
 from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.fields.multi_sphere import MultiSphere
@@ -19,7 +18,6 @@ from unrender.fields.voxels import VoxelField
 from unrender.forward_facing import NdcFrame
 from unrender.losses.photometric import mse
 from unrender.ops.encodings import RmsProp
-from unrender.ops.rays import OccupancyGrid
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.ndc import ndc_frame, suits_ndc
@@ -27,6 +25,7 @@ from unrender.recipes.pixels import PixelSampler, RayCount, draw_background
 from unrender.recipes.plenoxels.config import PlenoxelsConfig, SphereSettings, VoxelLosses, VoxelRates, VoxelSampling, VoxelSettings
 from unrender.recipes.plenoxels.scene import PlenoxelsScene
 from unrender.recipes.schedules import geometric
+from unrender.recipes.visual_hull import seen_cells
 
 _FIND_EMPTY_EVERY = 16
 """Steps between two searches for empty cells."""
@@ -136,9 +135,7 @@ def seen_vertices(capture: Capture, cells: tuple[int, ...], device: torch.device
         device: of the result.
         within_ball: leave out what lies beyond the unit ball.
     """
-    seen = OccupancyGrid(min(_LARGEST_SEEN, 16 * -(-max(cells) // 16))).to(device)
-    cameras, masks = outlines(capture) if capture.has_masks else (capture.cameras, None)
-    seen.mark_seen(cameras.to(device), capture.split.train, masks=masks)
+    seen = seen_cells(capture, min(_LARGEST_SEEN, 16 * -(-max(cells) // 16)), device, within_masks=capture.has_masks)
     cube = seen.seen.view(1, 1, *([seen.resolution] * 3)).float()
     centers = torch.nn.functional.interpolate(cube, size=_vertices(cells), mode="nearest")[0, 0]
     around = torch.nn.functional.max_pool3d(centers[None], 3, 1, 1)[0]
