@@ -1,6 +1,6 @@
 """The kernels of small perceptrons on a CPU, and the checks of their layers: what :mod:`unrender.ops.encodings.mlp` and others run.
 
-All layers of 32 samples run inside the first-level cache, and the backward pass recomputes the activations.
+All layers of a panel of samples run inside the caches, and the backward pass recomputes the activations.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ _WIDEST = 128
 """Units of the widest layer of the fused path, whose buffers are on the stack of a thread."""
 _LAYERS = 4
 """Largest number of layers of the fused path."""
-_VECTOR = 16
-"""Widths of layers are padded to a multiple of this."""
-_CHUNK = 4096
-"""Samples of one work item. Weight gradients are summed per chunk and then over chunks, so the result does not depend on threads."""
+_VECTOR = 4
+"""Rows of what is added per ray are padded to a multiple of this."""
+_CHUNK, _SMALLEST, _CHUNKS = 4096, 512, 8
+"""Most and fewest samples of a work item, and work items of a small batch. Weight gradients are summed per work item and then over these,
+so the result does not depend on threads."""
 
 _CPP = native_sections(__file__, "mlp.h")
+_Units = wp.types.vector(length=_LAYERS + 1, dtype=wp.int32)
 
 
 class _Network:
-    """The sizes of a perceptron; ``size`` is that of its packed weights (see :func:`pack`)."""
+    """The sizes of a perceptron; ``units`` begins with the number of inputs."""
 
-    size: wp.int32
     layers: wp.int32
-    inputs: wp.int32
-    units: wp.vec4i
+    units: _Units  # pyright: ignore[reportInvalidTypeForm]
 
 
 Network = wp.struct(_Network)
@@ -64,14 +64,13 @@ _NO_RAYS = Rays()
 @wp.func_native(_CPP.forward)
 def forward_chunk(
     network: Network,
-    row_weights: wp.uint64,
-    column_weights: wp.uint64,
+    weights: wp.uint64,
     rays: Rays,
     count: int,
     begin: int,
     end: int,
-    x: wp.array(dtype=wp.float32),
-    y: wp.array(dtype=wp.float32),
+    x: wp.uint64,
+    y: wp.uint64,
 ): ...
 
 
@@ -79,19 +78,17 @@ def forward_chunk(
 @wp.func_native(_CPP.backward)
 def _backward_chunk(
     network: Network,
-    row_weights: wp.uint64,
-    column_weights: wp.uint64,
+    weights: wp.uint64,
     rays: Rays,
     count: int,
     begin: int,
     end: int,
     chunk: int,
-    x: wp.array(dtype=wp.float32),
-    grad_y: wp.array(dtype=wp.float32),
+    x: wp.uint64,
+    grad_y: wp.uint64,
     grad_first: wp.uint64,
-    with_inputs: bool,
-    grad_x: wp.array(dtype=wp.float32),
-    grad_weights: wp.array(dtype=wp.float32),
+    grad_x: wp.uint64,
+    grad_weights: wp.uint64,
 ): ...
 
 
@@ -100,16 +97,15 @@ def _backward_chunk(
 def _forward_kernel(
     first: int,
     network: Network,
-    row_weights: wp.uint64,
-    column_weights: wp.uint64,
+    weights: wp.uint64,
     rays: Rays,
     count: int,
     chunk_size: int,
-    x: wp.array(dtype=wp.float32),
-    y: wp.array(dtype=wp.float32),
+    x: wp.uint64,
+    y: wp.uint64,
 ):
     begin = (first + wp.tid()) * chunk_size
-    forward_chunk(network, row_weights, column_weights, rays, count, begin, wp.min(count, begin + chunk_size), x, y)
+    forward_chunk(network, weights, rays, count, begin, wp.min(count, begin + chunk_size), x, y)
 
 
 @no_type_check
@@ -117,77 +113,50 @@ def _forward_kernel(
 def _backward_kernel(
     first: int,
     network: Network,
-    row_weights: wp.uint64,
-    column_weights: wp.uint64,
+    weights: wp.uint64,
     rays: Rays,
     count: int,
     chunk_size: int,
-    x: wp.array(dtype=wp.float32),
-    grad_y: wp.array(dtype=wp.float32),
+    x: wp.uint64,
+    grad_y: wp.uint64,
     grad_first: wp.uint64,
-    with_inputs: bool,
-    grad_x: wp.array(dtype=wp.float32),
-    grad_weights: wp.array(dtype=wp.float32),
+    grad_x: wp.uint64,
+    grad_weights: wp.uint64,
 ):
     chunk = first + wp.tid()
     begin = chunk * chunk_size
     end = wp.min(count, begin + chunk_size)
-    _backward_chunk(
-        network, row_weights, column_weights, rays, count, begin, end, chunk, x, grad_y, grad_first, with_inputs, grad_x, grad_weights
-    )
+    _backward_chunk(network, weights, rays, count, begin, end, chunk, x, grad_y, grad_first, grad_x, grad_weights)
 
 
-def _padded(size: int) -> int:
-    return (size + _VECTOR - 1) // _VECTOR * _VECTOR
-
-
-def pack(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pack all layers into two buffers, padded with zeros.
-
-    For the forward pass, rows [input, unit] with the bias behind them; for the backward pass, rows [unit, input].
-    """
-    rows, columns = [], []
-    for weight, bias in zip(weights, biases, strict=True):
-        outputs, inputs = weight.shape
-        matrix, row = weight, bias
-        if outputs % _VECTOR or inputs % _VECTOR:
-            matrix = F.pad(weight, (0, _padded(inputs) - inputs, 0, _padded(outputs) - outputs))
-            row = F.pad(bias, (0, _padded(outputs) - outputs))
-        rows += [matrix.t().reshape(-1), row]
-        columns.append(matrix.reshape(-1))
-    return torch.cat(rows), torch.cat(columns)
+def pack(parameters: Sequence[Tensor]) -> Tensor:
+    """Return weights and biases, in turn, one after the other in one buffer."""
+    return torch.cat([parameter.reshape(-1) for parameter in parameters])
 
 
 def _unpack(packed: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
-    """Return the gradients of all weights and biases, in turn, from one buffer laid out as the first of :func:`pack`."""
-    gradients, offset = [], 0
-    for weight in weights:
-        outputs, inputs = weight.shape
-        rows, columns = _padded(inputs), _padded(outputs)
-        block = packed[offset : offset + (rows + 1) * columns].view(rows + 1, columns)
-        gradients += [block[:inputs, :outputs].t(), block[rows, :outputs]]
-        offset += (rows + 1) * columns
-    return gradients
+    """Return views of weights and biases, in turn, in a buffer laid out as by :func:`pack`."""
+    parts = torch.split_with_sizes(packed, [size for weight in weights for size in (weight.numel(), weight.shape[0])])
+    return [part if number % 2 else part.view(weights[number // 2].shape) for number, part in enumerate(parts)]
 
 
 @lru_cache(maxsize=64)
 def _network(*widths: int) -> Any:
     """Return the ``Network`` of the widths of all layers, that of the input first."""
     network = Network()
-    network.size = sum((_padded(inputs) + 1) * _padded(outputs) for inputs, outputs in zip(widths, widths[1:], strict=False))
-    network.layers, network.inputs = len(widths) - 1, widths[0]
-    network.units = wp.vec4i(*widths[1:], *([_VECTOR] * (_LAYERS + 1 - len(widths))))
+    network.layers = len(widths) - 1
+    network.units = _Units(*widths, *([1] * (_LAYERS + 1 - len(widths))))
     return network
 
 
-def described(weights: Sequence[Tensor], packed: tuple[Tensor, Tensor]) -> list[Any]:
-    """Return sizes and addresses of the weights as kernels take them; the packed weights must outlive the launch."""
-    return [_network(weights[0].shape[1], *(weight.shape[0] for weight in weights)), packed[0].data_ptr(), packed[1].data_ptr()]
+def described(weights: Sequence[Tensor], packed: Tensor) -> list[Any]:
+    """Return sizes and address of the weights as kernels take them; the packed weights must outlive the launch."""
+    return [_network(weights[0].shape[1], *(weight.shape[0] for weight in weights)), packed.data_ptr()]
 
 
 def padded_rows(per_ray: Tensor) -> Tensor:
-    units = per_ray.shape[1]
-    return F.pad(per_ray, (0, _padded(units) - units)).contiguous()
+    """Return rows as kernels take them."""
+    return F.pad(per_ray, (0, -per_ray.shape[1] % _VECTOR)).contiguous()
 
 
 def _rays_of(rays: tuple[Tensor, Tensor] | None) -> Any:
@@ -200,7 +169,12 @@ def _rays_of(rays: tuple[Tensor, Tensor] | None) -> Any:
     return described
 
 
-def run_forward(x: Tensor, weights: Sequence[Tensor], packed: tuple[Tensor, Tensor], rays: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def _chunk_size(count: int) -> int:
+    """Return the number of samples of a work item."""
+    return min(_CHUNK, max(_SMALLEST, -(-count // (_CHUNKS * _SMALLEST)) * _SMALLEST))
+
+
+def run_forward(x: Tensor, weights: Sequence[Tensor], packed: Tensor, rays: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """Run the layers on [features, samples] on a CPU.
 
     Args:
@@ -210,9 +184,10 @@ def run_forward(x: Tensor, weights: Sequence[Tensor], packed: tuple[Tensor, Tens
         rays: what is added to the first layer per ray, padded, and the ray of each sample.
     """
     count = x.shape[1]
-    y = x.new_empty(weights[-1].shape[0], count)
-    chunks = -(-count // _CHUNK)
-    arguments = [*described(weights, packed), _rays_of(rays), count, _CHUNK, x.view(-1), y.view(-1)]
+    y, size = x.new_empty(weights[-1].shape[0], count), _chunk_size(count)
+    chunks = -(-count // size)
+    x = x.contiguous()
+    arguments = [*described(weights, packed), _rays_of(rays), count, size, x.data_ptr(), y.data_ptr()]
     launch(_forward_kernel, chunks, arguments, x.device, chunks=chunks)
     return y
 
@@ -221,7 +196,7 @@ def run_backward(
     x: Tensor,
     grad_y: Tensor,
     weights: Sequence[Tensor],
-    packed: tuple[Tensor, Tensor],
+    packed: Tensor,
     rays: tuple[Tensor, Tensor] | None = None,
     *,
     with_inputs: bool,
@@ -239,24 +214,24 @@ def run_backward(
         grad_first: what is added to the gradient of the first output, one for each sample.
     """
     count = x.shape[1]
-    chunks = -(-count // _CHUNK)
-    grad_x = torch.empty_like(x) if with_inputs else x.new_empty(1)
-    grad_weights = x.new_empty(chunks, packed[0].shape[0])
-    units = weights[0].shape[0]
+    size = _chunk_size(count)
+    chunks = -(-count // size)
+    x, ready = x.contiguous(), grad_y.contiguous()
+    grad_x = torch.empty_like(x) if with_inputs else None
+    grad_weights = x.new_empty(chunks, packed.shape[0])
     described_rays, grad_added, carries = _rays_of(rays), None, None
     if rays is not None:
         carries, grad_added = x.new_empty(chunks, rays[0].shape[1]), torch.zeros_like(rays[0])
         described_rays.gradients, described_rays.carries = grad_added.data_ptr(), carries.data_ptr()
-    ready = grad_y.contiguous()
-    arguments = [*described(weights, packed), described_rays, count, _CHUNK, x.view(-1), ready.view(-1)]
-    arguments += [address(grad_first, torch.float32), with_inputs]
-    launch(_backward_kernel, chunks, [*arguments, grad_x.view(-1), grad_weights.view(-1)], x.device, chunks=chunks)
+    arguments = [*described(weights, packed), described_rays, count, size, x.data_ptr(), ready.data_ptr()]
+    arguments += [address(grad_first, torch.float32), address(grad_x, torch.float32), grad_weights.data_ptr()]
+    launch(_backward_kernel, chunks, arguments, x.device, chunks=chunks)
     if rays is not None and grad_added is not None and carries is not None:
-        begins = rays[1][::_CHUNK]
+        begins = rays[1][::size]
         carried = (begins >= 0) & (begins < grad_added.shape[0])
         grad_added.index_add_(0, begins[carried], carries[carried])
-        grad_added = grad_added[:, :units]
-    return grad_x if with_inputs else None, _unpack(grad_weights.sum(0), weights), grad_added
+        grad_added = grad_added[:, : weights[0].shape[0]]
+    return grad_x, _unpack(grad_weights.sum(0), weights), grad_added
 
 
 def checked_layers(

@@ -34,7 +34,7 @@ class Encoded:
 
 class _EncodedMlp(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, lookup: Lookup, known: Encoded, packed: tuple[Tensor, Tensor], table: Tensor, *parameters: Tensor) -> Any:
+    def forward(ctx: Any, lookup: Lookup, known: Encoded, packed: Tensor, table: Tensor, *parameters: Tensor) -> Any:
         ctx.lookup, ctx.packed = lookup, packed
         ctx.save_for_backward(known.positions, known.encoding, table, *parameters)
         ctx.set_materialize_grads(False)
@@ -115,7 +115,7 @@ def encoded_mlp(
         return outputs, outputs[:, 0]
     table = takes.float32(table, "table", ((grid.entries, "entries"), (grid.features, "features"))).contiguous()
     takes.count(grid.columns * size[0], "the encoding")
-    lookup, packed = Lookup(grid, grid.levels), pack(parameters[0::2], parameters[1::2])
+    lookup, packed = Lookup(grid, grid.levels), pack(parameters)
     if known is None:
         x = positions.t().contiguous()
         encoding = gather_sum(lookup, x, table)

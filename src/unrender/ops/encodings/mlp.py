@@ -1,7 +1,7 @@
 """Small multilayer perceptrons with ReLU between the layers, fused on a CPU.
 
 These networks are tiny (16 to 128 units), so the general path (one GEMM, one bias, one ReLU at a time) spends its time
-writing activations to memory and reading them back. On a CPU all layers of 32 samples run inside the first-level cache, and the
+writing activations to memory and reading them back. On a CPU a panel of samples passes all layers inside the caches, and the
 backward pass recomputes the activations instead of storing them. On other devices the same function is a chain of PyTorch GEMMs.
 
 Inputs that all samples of a ray share, such as the encoding of its direction, do not pass through the first layer once per sample: their
@@ -38,7 +38,7 @@ class _FusedMlp(torch.autograd.Function):
         if shared is not None and ray_index is not None:
             rays = padded_rows(_added_per_ray(shared, weights[0])), ray_index
             weights[0] = weights[0][:, : x.shape[0]]
-        packed = pack(weights, parameters[1::2])
+        packed = pack(parameters if rays is None else [weights[0], *parameters[1:]])
         y = run_forward(x, weights, packed, rays)
         ctx.save_for_backward(x, shared, ray_index, *parameters)
         ctx.packed, ctx.added = packed, None if rays is None else rays[0]

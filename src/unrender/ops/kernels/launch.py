@@ -169,12 +169,11 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
     if chunks is None or plain:
         chunks = min(threads, max(1, count // _SMALLEST_CHUNK))
     chunks = min(chunks, count)
-    bounds = [count * k // chunks for k in range(chunks + 1)]
     recorded = _recorded_of(kernel)
-    signature = tuple((a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments)
+    signature = tuple([(a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments])
     # Warp itself reports what it does not take, such as a size beyond int32, and chooses among the forms of a generic kernel.
     known = recorded.get(signature)
-    if known is not None and all(a.nbytes < 2**31 and a.is_contiguous() for a in arguments if isinstance(a, Tensor)):
+    if known is not None and all([a.nbytes < 2**31 and a.is_contiguous() for a in arguments if isinstance(a, Tensor)]):
         packed = known.packed(arguments)
     else:
         ready = [wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a for a in arguments]
@@ -184,8 +183,13 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         if not kernel.is_generic:
             recorded[signature] = known
 
+    if chunks == 1 or threads == 1:
+        known.run(0, count, packed)
+        return
+
     def run(k: int) -> None:
-        known.run(bounds[k], bounds[k + 1] - bounds[k], packed)
+        begin = count * k // chunks
+        known.run(begin, count * (k + 1) // chunks - begin, packed)
 
     run_in_threads(run, chunks, threads)
 

@@ -60,10 +60,17 @@ Scratch = wp.struct(_Scratch)
 
 @no_type_check
 @wp.func
+def _address(scratch: Scratch, item: int, width: int, row: int):
+    """Return the address of a row of a work item."""
+    offset = (wp.int64(item) * wp.int64(width) + wp.int64(row)) * wp.int64(scratch.columns)
+    return scratch.rows + wp.uint64(4) * wp.uint64(offset)
+
+
+@no_type_check
+@wp.func
 def _rows(scratch: Scratch, item: int, width: int, row: int):
     """Return the rows of a work item from one row on."""
-    offset = (wp.int64(item) * wp.int64(width) + wp.int64(row)) * wp.int64(scratch.columns)
-    return wp.array(ptr=scratch.rows + wp.uint64(4) * wp.uint64(offset), shape=((width - row) * scratch.columns,), dtype=wp.float32)
+    return wp.array(ptr=_address(scratch, item, width, row), shape=((width - row) * scratch.columns,), dtype=wp.float32)
 
 
 @no_type_check
@@ -90,8 +97,7 @@ def _see_kernel(
     grid: Levels,
     table: wp.array(dtype=wp.float32),
     network: Network,
-    row_weights: wp.uint64,
-    column_weights: wp.uint64,
+    weights: wp.uint64,
     added: AddedPerRay,
     bias: float,
     threshold: float,
@@ -135,7 +141,16 @@ def _see_kernel(
         if going:
             for level in range(levels):
                 gather(levels - 1 - level, done, listed, columns, grid, 0, unit, unit, table, encoding)
-            forward_chunk(network, row_weights, column_weights, added, columns, done, listed, encoding, outputs)
+            forward_chunk(
+                network,
+                weights,
+                added,
+                columns,
+                done,
+                listed,
+                _address(scratch, item, width, 3),
+                _address(scratch, item, width, 3 + levels * grid.features),
+            )
             for ray in range(ray_begin, ray_end):
                 begin, end = span(samples, ray)
                 begin += scratch.walked[ray]
@@ -253,7 +268,7 @@ def see_encoded(
     counts[:number] = samples.count.clamp(0, samples.starts.shape[0])
     most = int(counts.view(items, rays_per_item).sum(1).max())
     takes.count(items * most * width, "what is seen")
-    packed_weights = pack(parameters[0::2], parameters[1::2])
+    packed_weights = pack(parameters)
     field = [int(unbounded), grid.levels, kernel_levels(grid, device), table.view(-1), *described(parameters[0::2], packed_weights)]
     seeing = [samples.arrays, filled(RayArrays, origins=origins, directions=directions)]
     # Memory is taken for the samples that are probably looked up, and for all of them where these turn out to be more.
