@@ -128,6 +128,13 @@ def with_half_inverted(k: int, photo: np.ndarray) -> np.ndarray:
     return photo
 
 
+def swap_photos(folder: Path) -> None:
+    one, two = (folder / "images" / f"{k}.png" for k in (1, 9))
+    photo = one.read_bytes()
+    shutil.copy(two, one)
+    two.write_bytes(photo)
+
+
 def copy_photos(folder: Path) -> None:
     for k in (3, 7, 11):
         shutil.copy(folder / "images" / f"{k - 3}.png", folder / "images" / f"{k}.png")
@@ -150,6 +157,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "half masks": (with_photos(without_mask), "missing masks", "8 of 16"),
     "half inverted": (with_photos(with_half_inverted), "inverted masks", "8 of 16"),
     "copies": (copy_photos, "duplicates", "3 of 16"),
+    "swaps": (swap_photos, "poses", "the poses of 2 photos contradict the others (images/1.png, images/9.png)"),
 }
 
 
@@ -320,6 +328,22 @@ def test_the_quick_check_looks_again_before_it_calls_a_capture_broken(monkeypatc
     assert report.is_usable and asked == [QUICK_VIEWS, MOST_VIEWS]
 
 
+def test_copies_are_found_among_all_photos_while_they_are_still_decoded(
+    scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three of four photos are looked at by no check of some views; their files tell."""
+    folder = shutil.copytree(scene, tmp_path / "ball")
+    copy_photos(folder)
+    monkeypatch.setattr(check_summary, "QUICK_VIEWS", 4)
+    monkeypatch.setattr(check_summary, "MOST_VIEWS", 4)
+    capture = load_capture(folder, memory=1000)
+    assert capture.photos.waits and set(capture.copies) == {(3, 0), (7, 4), (11, 8)}
+    report = quick_check(capture)
+    assert (report.findings[0].severity, report.findings[0].cause) == ("broken", "duplicates") and report.command is None
+    assert "3 of 16" in report.findings[0].sentence
+    assert load_capture(scene).copies == ()
+
+
 def test_the_hull_of_right_masks_covers_them(scene: Path) -> None:
     capture = load_capture(scene)
     masks = [capture.mask(view) for view in range(COUNT)]
@@ -376,12 +400,18 @@ def zoomed(capture: Capture, factor: float) -> Capture:
     return replace(capture, cameras=replace(capture.cameras, intrinsics=capture.cameras.intrinsics * scale))
 
 
+def with_photos_of(capture: Capture, other: Callable[[int], int]) -> Capture:
+    """Every sixth view gets the photo of another one."""
+    views = [other(view) % len(capture) if view % 6 == 1 else view for view in range(len(capture))]
+    return replace(capture, photos=Images.of([capture.photos[view] for view in views]))
+
+
 def with_copies(capture: Capture) -> Capture:
-    views = list(range(len(capture)))
-    for view in range(1, len(views), 6):
-        views[view] = (view + len(views) // 2) % len(views)
-    photos = Images.of([capture.photos[view] for view in views])
-    return replace(capture, photos=photos)
+    return with_photos_of(capture, lambda view: (view + len(capture) // 2) // 6 * 6)
+
+
+def with_swaps(capture: Capture) -> Capture:
+    return with_photos_of(capture, lambda view: (view + 6) if view % 12 == 1 else (view - 6))
 
 
 REAL_DAMAGES: dict[str, tuple[Callable[[Capture], Capture], str]] = {
@@ -396,6 +426,7 @@ REAL_DAMAGES: dict[str, tuple[Callable[[Capture], Capture], str]] = {
     "long focal": (lambda it: zoomed(it, 1.5), "focal length"),
     "short focal": (lambda it: zoomed(it, 0.6), "focal length"),
     "copies": (with_copies, "duplicates"),
+    "swaps": (with_swaps, "poses"),
     "inverted masks": (lambda it: with_all_photos(it, invert_mask), "inverted masks"),
     "half the masks": (lambda it: with_all_photos(it, leave_out_mask), "missing masks"),
 }

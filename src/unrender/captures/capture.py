@@ -80,6 +80,8 @@ class Capture:
     """``world_from_camera`` without the errors of the poses in ``cameras``, if the capture brings them for a comparison."""
     points: Float[Tensor, "points 3"] | None = None
     """Optional surface points from structure from motion, in the world frame."""
+    copies: tuple[tuple[int, int], ...] = ()
+    """Views whose photo is the same file, or a copy of the file, of an earlier view, with that view."""
     camera_axes: CameraAxes | None = None
     """The axes of the cameras in the files, from which the poses were converted; None if there were no files."""
     fingerprint: str = ""

@@ -135,6 +135,7 @@ def load_capture(
             if without:
                 notes.append(f"{without} of {len(source.names)} views have no normal image")
         points = _points(folder, source)
+        fingerprint, copies = _fingerprint(folder, source, normal_folder, settings)
         if any(images is not None and images.on_disk for images in (photos, ignored, prior)):
             notes.append("the images exceed the memory they may take, so they are kept in a temporary file; raise memory to change that")
         return Capture(
@@ -153,8 +154,9 @@ def load_capture(
             truth=source.truth,
             true_poses=true_poses(folder, source.names, frame),
             points=None if points is None else transformed(points, inverse_similarity(frame)).float(),
+            copies=copies,
             camera_axes=source.camera_axes,
-            fingerprint=_fingerprint(folder, source, normal_folder, settings),
+            fingerprint=fingerprint,
             notes=tuple(map(printable, notes)),
         )
 
@@ -305,22 +307,31 @@ def _points(folder: Path, source: Source) -> Float[Tensor, "points 3"] | None:
     return None if file is None else read_points(file)
 
 
-def _fingerprint(folder: Path, source: Source, normals: Path | None, settings: tuple[object, ...]) -> str:
-    """Hash the read settings and each file's relative name, size, first and last 64 KiB, with SHA-256."""
+def _fingerprint(
+    folder: Path, source: Source, normals: Path | None, settings: tuple[object, ...]
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """Hash the read settings and each file's relative name, size, first and last 64 KiB, with SHA-256.
+
+    With the hash come the views whose photo has the size and the ends of an earlier one's, and that one.
+    """
     root = folder.absolute()
     read = [*source.files, *source.images, *(source.masks or ()), *(file for file in source.ignored if file is not None)]
     files = [(file, root) for file in read]
     if normals is not None:
         files += [(file, normals) for file in sorted(normals.rglob("*")) if is_regular_file(file) and file.stat().st_size]
 
-    def digest(located: tuple[Path, Path]) -> bytes:
+    def digest(located: tuple[Path, Path]) -> tuple[bytes, bytes]:
         file, root = located
         size, content = size_and_ends(file)
         whole_path = file.absolute()
         name = whole_path.relative_to(root).as_posix() if whole_path.is_relative_to(root) else file.name
-        return hashlib.sha256(f"{name}\n{size}\n".encode() + content).digest()
+        named = hashlib.sha256(f"{name}\n{size}\n".encode() + content).digest()
+        return named, hashlib.sha256(f"{size}\n".encode() + content).digest()
 
-    whole = hashlib.sha256(repr(settings).encode())
-    for part in in_threads(digest, files):
-        whole.update(part)
-    return whole.hexdigest()
+    whole, first = hashlib.sha256(repr(settings).encode()), dict[bytes, int]()
+    found = in_threads(digest, files)
+    for named, _ in found:
+        whole.update(named)
+    photos = [content for _, content in found[len(source.files) :][: len(source.images)]]
+    pairs = ((view, first.setdefault(content, view)) for view, content in enumerate(photos))
+    return whole.hexdigest(), tuple((view, earlier) for view, earlier in pairs if earlier != view)

@@ -16,17 +16,13 @@ from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import CaptureError
-from unrender.captures.images import in_threads
-from unrender.captures.silhouettes import Silhouette, grown_by_a_cell, silhouette_vote
+from unrender.captures.silhouettes import Silhouette, carved, cells_of_cube, children, grown_by_a_cell
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, rotation_between, scale_of, similarity, transformed
 from unrender.words import Up
 
 _COARSE_GRID = 24
 _COARSE_STEP = 4
-_CHUNK = 8192
-"""Cells that a thread carves at once, few enough that PyTorch starts no further threads."""
-
 _MOST_VIEWS = 40
 _PADDING = 1.1
 
@@ -211,43 +207,22 @@ def visual_hull_box(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> 
     may be smaller than the images of ``cameras`` by an integer factor.
     """
     pooled = [Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
-    cell = 2 / _COARSE_GRID
-    along = (torch.arange(_COARSE_GRID) + 0.5) * cell - 1
-    allowed = len(cameras) // 20
+    cell, allowed = 2 / _COARSE_GRID, len(cameras) // 20
     few = slice(None, None, _COARSE_STEP)
-    coarse, _ = _carved_cells(torch.cartesian_prod(along, along, along), cell, pooled[few], cameras[few], allowed)
-    cell /= 2
-    eighth = torch.tensor([-0.5, 0.5]) * cell
-    children = (coarse[:, None] + torch.cartesian_prod(eighth, eighth, eighth)).reshape(-1, 3)
-    fine, seen = _carved_cells(children, cell, pooled, cameras, allowed)
+    coarse, _ = _carved_cells(cells_of_cube(_COARSE_GRID), cell, pooled[few], cameras[few], allowed)
+    fine, seen = _carved_cells(children(coarse, cell, 2), cell / 2, pooled, cameras, allowed)
     fine = fine[2 * seen >= len(cameras)]
     if len(fine) == 0:
         return None
-    return fine.amin(0) - cell / 2, fine.amax(0) + cell / 2
+    return fine.amin(0) - cell / 4, fine.amax(0) + cell / 4
 
 
 def _carved_cells(
     centers: Float[Tensor, "cells 3"], cell: float, silhouettes: Sequence[Silhouette], cameras: Cameras, allowed: int
 ) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
-    """Keep the cells that lie outside of at most ``allowed`` masks, and count the views that see them.
-
-    Masks are grown by half a cell's diagonal first.
-    """
+    """Keep the cells that lie outside of at most ``allowed`` masks, which are grown by half a cell's diagonal first."""
     grown = grown_by_a_cell(silhouettes, cameras, cell)
-
-    def carve(left: Float[Tensor, "cells 3"]) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
-        seen = torch.zeros(len(left), dtype=torch.int32)
-        misses = torch.zeros_like(seen)
-        for view in range(len(cameras)):
-            inside, outside = silhouette_vote(grown[view], silhouettes[view].pixel, cameras, view, left)
-            seen += inside | outside
-            misses += outside
-            stays = misses <= allowed
-            left, seen, misses = left[stays], seen[stays], misses[stays]
-        return left, seen
-
-    parts = in_threads(carve, centers.split(_CHUNK))
-    return torch.cat([left for left, _ in parts]), torch.cat([seen for _, seen in parts])
+    return carved(centers, [(mask, silhouette.pixel) for mask, silhouette in zip(grown, silhouettes, strict=True)], cameras, allowed)
 
 
 def _carved(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
 from unrender.cameras import Cameras
@@ -20,7 +20,7 @@ _MASK_SIDE = 128
 
 _CELLS = 64
 """Cells along a side of the cube in which masks are compared."""
-_CHUNK = 8192
+CHUNK = 8192
 """Cells that a thread visits at once, few enough that PyTorch starts no further threads."""
 _WRONG = 0.003
 """A mask is wrong if it alone cuts more than this share, in blocks of 2³ cells, from what all others keep (chair 0.0005, DTU 0.002)."""
@@ -79,6 +79,48 @@ def silhouette_vote(
     column, row = column.clamp(0, mask.shape[1] - 1).long(), row.clamp(0, mask.shape[0] - 1).long()
     covered = mask[row, column]
     return visible & covered, visible & ~covered
+
+
+def carved(
+    cells: Float[Tensor, "cells 3"], masks: Sequence[tuple[Bool[Tensor, "_ _"], int]], cameras: Cameras, allowed: int
+) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
+    """Keep the cells that few views see outside of their masks, and count the views that see each.
+
+    Args:
+        cells: centers in the world.
+        masks: of the views, each with the camera pixels along one of its own.
+        cameras: of the views.
+        allowed: how many views may see a cell outside.
+    """
+
+    def carve(left: Float[Tensor, "cells 3"]) -> tuple[Float[Tensor, "left 3"], Int[Tensor, " left"]]:
+        seen, misses = torch.zeros(len(left), dtype=torch.int32), torch.zeros(len(left), dtype=torch.int32)
+        for view, (mask, pixel) in enumerate(masks):
+            inside, outside = silhouette_vote(mask, pixel, cameras, view, left)
+            seen += inside | outside
+            misses += outside
+            stays = misses <= allowed
+            left, seen, misses = left[stays], seen[stays], misses[stays]
+        return left, seen
+
+    parts = in_threads(carve, cells.split(CHUNK))
+    return torch.cat([left for left, _ in parts]), torch.cat([seen for _, seen in parts])
+
+
+def children(cells: Float[Tensor, "cells 3"], side: float, parts: int) -> Float[Tensor, "children 3"]:
+    """Cut cells of a side into ``parts`` cells along each axis, and return the centers of these.
+
+    >>> children(torch.zeros(1, 3), 1.0, 2)[0].tolist()
+    [-0.25, -0.25, -0.25]
+    """
+    within = ((torch.arange(parts) + 0.5) / parts - 0.5) * side
+    return (cells[:, None] + torch.cartesian_prod(within, within, within)).reshape(-1, 3)
+
+
+def cells_of_cube(parts: int) -> Float[Tensor, "cells 3"]:
+    """Return the centers of parts³ cells of [-1, 1]³, z running fastest."""
+    along = (torch.arange(parts) + 0.5) * (2 / parts) - 1
+    return torch.cartesian_prod(along, along, along)
 
 
 def outlining_views(capture: Capture) -> tuple[int, ...]:
@@ -151,8 +193,7 @@ def _cut_alone(capture: Capture) -> Float[Tensor, " views"]:
     silhouettes = [Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
     cell = 2 / _CELLS
     grown = grown_by_a_cell(silhouettes, cameras, cell)
-    along = (torch.arange(_CELLS) + 0.5) * cell - 1
-    centers = torch.cartesian_prod(along, along, along)
+    centers = cells_of_cube(_CELLS)
 
     def only_view(cells: Tensor) -> Tensor:
         """Return the one view that sees a cell outside its mask.
@@ -168,7 +209,7 @@ def _cut_alone(capture: Capture) -> Float[Tensor, " views"]:
             left = left[by[left] != -2]
         return torch.where(2 * seen >= len(cameras), by, -2)
 
-    only = torch.cat(in_threads(only_view, centers.split(_CHUNK))).reshape(_CELLS, _CELLS, _CELLS)
+    only = torch.cat(in_threads(only_view, centers.split(CHUNK))).reshape(_CELLS, _CELLS, _CELLS)
     kept = int((only == -1).sum())
     # A block of 2³ cells belongs to a view if all eight do.
     low, high = (sign * F.max_pool3d(sign * only[None, None].float(), 2, 1)[0, 0] for sign in (-1, 1))

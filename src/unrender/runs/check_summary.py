@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from unrender.captures.capture import Capture, Split
 from unrender.captures.check.checking import MOST_VIEWS, QUICK_VIEWS, check_capture
-from unrender.captures.check.findings import CheckReport
+from unrender.captures.check.findings import CheckReport, in_order
+from unrender.captures.check.photos import about_duplicates, copied_files
 from unrender.numerics import evenly_spread
 from unrender.runs.display import Display
 
@@ -24,14 +25,27 @@ def say_summary(capture: Capture, display: Display) -> None:
 
 
 def quick_check(capture: Capture) -> CheckReport:
-    """Check some views, and more of them if these do not speak for the capture."""
-    report = check_capture(decoded_soon(capture, QUICK_VIEWS), most_views=QUICK_VIEWS)
+    """Check some views, and more of them if these do not speak for the capture.
+
+    Copies are found among all photos.
+    """
+    report = _some_checked(capture, QUICK_VIEWS)
     doubtful = any(
         finding.severity == "broken" or (finding.cause in _OF_MATCHES and finding.severity != "ok") for finding in report.findings
     )
     if doubtful and len(capture) > QUICK_VIEWS:
-        return check_capture(decoded_soon(capture, MOST_VIEWS), most_views=MOST_VIEWS)
+        return _some_checked(capture, MOST_VIEWS)
     return report
+
+
+def _some_checked(capture: Capture, most: int) -> CheckReport:
+    some = decoded_soon(capture, most)
+    report = check_capture(some, most_views=most)
+    if some is capture:
+        return report
+    others = [finding for finding in report.findings if finding.cause != "duplicates"]
+    findings = in_order([*about_duplicates(copied_files(capture), capture.names), *others])
+    return replace(report, findings=findings, command=None if findings[0].severity == "broken" else report.command)
 
 
 def decoded_soon(capture: Capture, most: int) -> Capture:
@@ -49,6 +63,7 @@ def decoded_soon(capture: Capture, most: int) -> Capture:
         cameras=capture.cameras.select(views),
         names=tuple(capture.names[view] for view in views),
         split=Split(tuple(range(len(views))), (), f"{len(views)} of {count} views"),
+        copies=(),
         ignored=None if capture.ignored is None else capture.ignored.select(views),
         normals=None,
         normal_files=(),

@@ -69,7 +69,7 @@ def _checked(capture: Capture, most_views: int, path: Path | None, options: Capt
     copies = duplicates(capture)
     findings = about_duplicates(copies, names)
     copied = {view for view, _ in copies}
-    chosen = _spread([view for view in range(len(capture)) if view not in copied], most_views)
+    chosen = _spread(_certain(len(capture), copies), most_views)
     masks = examine_masks(capture, chosen) if capture.has_masks else None
     hull = None if masks is None else masks.hull
     explanation = explain(
@@ -121,6 +121,18 @@ def _source_poses(capture: Capture) -> Float[Tensor, "views 4 4"]:
     poses = frame @ capture.cameras.world_from_camera.double()
     poses[:, :3, :3] /= scale_of(frame)
     return poses
+
+
+def _certain(count: int, copies: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the views without those whose photos are equal, for nobody knows which of them has the wrong pose.
+
+    If too few are left, the first of each stays.
+
+    >>> _certain(9, [(4, 1)]), _certain(3, [(2, 1)])
+    ([0, 2, 3, 5, 6, 7, 8], [0, 1])
+    """
+    others = [view for view in range(count) if all(view not in pair for pair in copies)]
+    return others if 2 * len(others) > count else [view for view in range(count) if all(view != pair[0] for pair in copies)]
 
 
 def _spread(views: Sequence[int], most: int) -> list[int]:

@@ -37,6 +37,8 @@ _VIEW_FAILS = 0.3
 """Agreement below which a single view is suspected."""
 _MANY_PAIRS = 0.06
 """Share of contradicting pairs above which photos may be sorted otherwise: sorting by text keeps most neighbors together."""
+_MANY_VIEWS = 0.1
+"""Share of views that contradict the others above which a fit fails."""
 _STATIC = 0.5
 """Share of matches that stay where they are in the photo."""
 
@@ -119,7 +121,10 @@ def explain(
         return broken(Finding("broken", "order", sentence), surely)
     if given >= _FITS:
         good = Finding("warning" if doubt else "ok", "poses", f"the cameras explain {evidence}{doubt or '; the focal length fits'}")
-        return Explanation([good, *_about_single_views(by_view, names)], given, by_view, focal, True)
+        strangers = [int(view) for view in (by_view < _VIEW_FAILS).nonzero()[:, 0]]
+        if _are_many(strangers, matches, by_pair, by_view):
+            return broken(_about_wrong_views(strangers, "broken", names), True)
+        return Explanation([good, *_about_single_views(strangers, names)], given, by_view, focal, True)
     static = _static_matches(matches)
     if not has_masks and float(static.double().mean()) > _STATIC:
         return broken(
@@ -132,11 +137,8 @@ def explain(
         )
     wrong = _wrong_views(matches, by_pair, len(names))
     if wrong:
-        few = named([names[view] for view in wrong])
-        theirs = torch.isin(matches.pairs, torch.tensor(wrong)).any(1)
-        severity: Severity = "broken" if len(wrong) > 0.1 * len(names) and at_most(by_pair[theirs]) < _FITS else "warning"
-        sentence = f"the poses of {counted(len(wrong), 'photo')} contradict the others ({few}): leave them out or solve them again"
-        return Explanation([Finding(severity, "poses", sentence)], given, by_view, focal, severity == "warning")
+        severity: Severity = "broken" if _are_many(wrong, matches, by_pair, by_view) else "warning"
+        return Explanation([_about_wrong_views(wrong, severity, names)], given, by_view, focal, severity == "warning")
     if given >= _FAILS:
         unsure = Finding("warning", "poses", f"the cameras explain only {evidence}: the poses or the lens are inaccurate")
         return Explanation([unsure], given, by_view, focal, True)
@@ -304,8 +306,24 @@ def _wrong_views(matches: VerifiedMatches, by_pair: Float[Tensor, " pairs"], vie
     return []
 
 
-def _about_single_views(by_view: Float[Tensor, " views"], names: Sequence[str]) -> list[Finding]:
-    wrong = [names[int(view)] for view in (by_view < _VIEW_FAILS).nonzero()[:, 0]]
+def _are_many(wrong: Sequence[int], matches: VerifiedMatches, by_pair: Float[Tensor, " pairs"], by_view: Float[Tensor, " views"]) -> bool:
+    """Tell whether a fit would fail for wrong views: more than a tenth of those with matches, and surely wrong."""
+    theirs = torch.isin(matches.pairs, torch.tensor(wrong)).any(1)
+    many = len(wrong) > _MANY_VIEWS * int((~by_view.isnan()).sum()) and int(theirs.sum()) >= _LEAST_PAIRS
+    return many and at_most(by_pair[theirs]) < _FITS
+
+
+def _about_wrong_views(wrong: Sequence[int], severity: Severity, names: Sequence[str]) -> Finding:
+    few = named([names[view] for view in wrong])
+    sentence = (
+        f"the poses of {counted(len(wrong), 'photo')} contradict the others ({few}): put the right photos in their place, leave them out, "
+        "or solve them again"
+    )
+    return Finding(severity, "poses", sentence)
+
+
+def _about_single_views(strangers: Sequence[int], names: Sequence[str]) -> list[Finding]:
+    wrong = [names[view] for view in strangers]
     if not wrong:
         return []
     return [

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from unrender.cameras import Cameras
-from unrender.captures.images import averaged_gray, in_threads
-from unrender.captures.silhouettes import Silhouette, grown_by_a_cell, silhouette_vote
+from unrender.captures.images import averaged_gray
+from unrender.captures.silhouettes import Silhouette, carved, cells_of_cube, children, grown_by_a_cell
 
 _COARSE = 24
 _FINER = 4
@@ -21,8 +21,6 @@ _MASK_SIDE = 256
 """Masks are averaged to at most about this many pixels along a side."""
 _ALLOWED = 0.03
 """Share of the views that may see a cell outside of their masks."""
-_CHUNK = 8192
-"""Cells that a thread carves at once."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +54,14 @@ def hull_agreement(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> H
         cameras: of the masks.
     """
     pooled = [Silhouette.of(mask, int(width)) for mask, width in zip(masks, cameras.sizes[:, 0], strict=True)]
-    coarse = 2 / _COARSE
-    along = (torch.arange(_COARSE) + 0.5) * coarse - 1
+    coarse, cell, allowed = 2 / _COARSE, 2 / (_COARSE * _FINER), int(_ALLOWED * len(cameras))
     grown = [(mask, silhouette.pixel) for mask, silhouette in zip(grown_by_a_cell(pooled, cameras, coarse), pooled, strict=True)]
-    left = _carved(torch.cartesian_prod(along, along, along), grown, cameras)
-    cell = coarse / _FINER
-    within = ((torch.arange(_FINER) + 0.5) / _FINER - 0.5) * coarse
+    left, seen = carved(cells_of_cube(_COARSE), grown, cameras, allowed)
+    left = left[2 * seen >= len(cameras)]
     blocks = [max(1, -(-max(mask.shape) // _MASK_SIDE)) for mask in masks]
     plain = [(_shrunk(mask, block), block) for mask, block in zip(masks, blocks, strict=True)]
-    cells = _outermost(_carved((left[:, None] + torch.cartesian_prod(within, within, within)).reshape(-1, 3), plain, cameras), cell)
+    left, seen = carved(children(left, coarse, _FINER), plain, cameras, allowed)
+    cells = _outermost(left[2 * seen >= len(cameras)], cell)
     overlap = [_overlap(masks[view], cameras, view, cells, cell) for view in range(len(masks))]
     iou, covered = (torch.tensor(values, dtype=torch.float64) for values in zip(*overlap, strict=True))
     return HullAgreement(iou, covered, cells, cell)
@@ -72,22 +69,6 @@ def hull_agreement(masks: Sequence[UInt8[Tensor, "_ _"]], cameras: Cameras) -> H
 
 def _shrunk(mask: UInt8[Tensor, "height width"], block: int) -> Bool[Tensor, "rows columns"]:
     return torch.from_numpy(averaged_gray(mask.numpy(), block)) >= 128
-
-
-def _carved(cells: Float[Tensor, "cells 3"], masks: Sequence[tuple[Bool[Tensor, "_ _"], int]], cameras: Cameras) -> Float[Tensor, "left 3"]:
-    allowed = int(_ALLOWED * len(cameras))
-
-    def carve(left: Tensor) -> Tensor:
-        seen, misses = torch.zeros(len(left), dtype=torch.int32), torch.zeros(len(left), dtype=torch.int32)
-        for view, (mask, pixel) in enumerate(masks):
-            inside, outside = silhouette_vote(mask, pixel, cameras, view, left)
-            seen += inside | outside
-            misses += outside
-            stays = misses <= allowed
-            left, seen, misses = left[stays], seen[stays], misses[stays]
-        return left[2 * seen >= len(cameras)]
-
-    return torch.cat(in_threads(carve, cells.split(_CHUNK)))
 
 
 def _outermost(cells: Float[Tensor, "cells 3"], cell: float) -> Float[Tensor, "left 3"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +25,8 @@ _THUMB, _AVERAGED = 256, 4
 
 _SAME = 0.012
 """Mean difference of thumbnails, by their contrast, below which photos are duplicates (next to each other on a turntable: 0.05)."""
+_LEAST_CONTRAST = 2.0
+"""Standard deviation of a thumbnail, of 255, below which it shows nothing."""
 _SAME_TURN, _SAME_SHIFT = 2.0, 0.02
 """Degrees, and share of the distance to the scene, by which the poses of equal photos may differ."""
 _FEW_DUPLICATES = 0.04
@@ -67,24 +70,40 @@ def small_photo(capture: Capture, view: int, mask: UInt8[Tensor, "_ _"] | None) 
 
 
 def duplicates(capture: Capture) -> list[tuple[int, int]]:
-    """Return the views whose photo equals an earlier one's although their poses differ, with that one."""
+    """Return the views whose photo looks like an earlier one's although their poses differ.
+
+    The first such one stands beside each. All photos are decoded.
+    """
     thumbs = in_threads(lambda view: _thumb(capture.photos[view].numpy()), range(len(capture)))
-    poses = capture.cameras.world_from_camera.double().cpu()
-    reach = float(poses[:, :3, 3].norm(dim=-1).median()) + 1e-9
+    means, apart = np.array([thumb.mean() for thumb in thumbs]), _posed_apart(capture)
     found: list[tuple[int, int]] = []
     for view, thumb in enumerate(thumbs):
         contrast = float(thumb.std())
-        for earlier in range(view):
-            other = thumbs[earlier]
-            if other.shape != thumb.shape or contrast < 2 or float(np.abs(other - thumb).mean()) > _SAME * contrast:
-                continue
-            turn = poses[view, :3, :3].T @ poses[earlier, :3, :3]
-            angle = float(torch.rad2deg(torch.acos(((turn.trace() - 1) / 2).clamp(-1, 1))))
-            shift = float((poses[view, :3, 3] - poses[earlier, :3, 3]).norm()) / reach
-            if angle > _SAME_TURN or shift > _SAME_SHIFT:
-                found.append((view, earlier))
-                break
+        if contrast < _LEAST_CONTRAST:
+            continue
+        # The difference of the means is at most the mean of the differences, and leaves few thumbnails to compare.
+        near = np.flatnonzero((np.abs(means[:view] - means[view]) <= _SAME * contrast) & apart[view, :view])
+        same = (k for k in near if thumbs[k].shape == thumb.shape and float(np.abs(thumbs[k] - thumb).mean()) <= _SAME * contrast)
+        found += [(view, int(earlier)) for earlier in itertools.islice(same, 1)]
     return found
+
+
+def copied_files(capture: Capture) -> list[tuple[int, int]]:
+    """Return the views whose photo is a copy of an earlier one's file although their poses differ.
+
+    The first such one stands beside each. No photo is decoded.
+    """
+    apart = _posed_apart(capture) if capture.copies else None
+    return [] if apart is None else [(view, earlier) for view, earlier in capture.copies if apart[view, earlier]]
+
+
+def _posed_apart(capture: Capture) -> Bool[ndarray, "views views"]:
+    """Tell which two views have different poses."""
+    poses = capture.cameras.world_from_camera.double().cpu()
+    axes, positions = poses[:, :3, :3].flatten(1), poses[:, :3, 3]
+    angle = torch.rad2deg(torch.acos((((axes @ axes.T) - 1) / 2).clamp(-1, 1)))  # the trace of A⁻¹ B is the sum of the products
+    shift = torch.cdist(positions, positions) / (float(positions.norm(dim=-1).median()) + 1e-9)
+    return ((angle > _SAME_TURN) | (shift > _SAME_SHIFT)).numpy()
 
 
 def _thumb(rgba: UInt8[ndarray, "height width 4"]) -> Float[ndarray, "rows columns"]:

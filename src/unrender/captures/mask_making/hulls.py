@@ -20,6 +20,7 @@ from torch import Tensor
 from unrender.cameras import Cameras
 from unrender.captures.images import in_threads
 from unrender.captures.normalization import normalize, source_cameras
+from unrender.captures.silhouettes import CHUNK, cells_of_cube, children
 from unrender.captures.source import Source
 from unrender.transforms import similarity
 
@@ -35,7 +36,6 @@ _CELLS = (24, 48, 96)
 _STRIDE = 6
 """Views between two removals of cells that are cut away; these views are spread over all."""
 
-_CHUNK = 8192
 _MOST_VIEWS = 64
 _PADDING = 1.15
 _TIGHT = 0.7
@@ -174,18 +174,16 @@ def _carved(silhouettes: Sequence[_Silhouette], cameras: Cameras, levels: Sequen
     With them come the numbers of views that see and that cut each. Cells deep inside of all masks are divided without looking at their
     parts.
     """
-    along = (torch.arange(levels[0]) + 0.5) * (2 / levels[0]) - 1
-    cells = torch.cartesian_prod(along, along, along)
+    cells = cells_of_cube(levels[0])
     seen = cuts = torch.zeros(len(cells), dtype=torch.int64)
     deep = torch.zeros(len(cells), dtype=torch.bool)
     for number in levels:
         side = 2 / number
         if number != levels[0]:
-            eighth = torch.tensor([-0.5, 0.5]) * side
-            cells = (cells[:, None] + torch.cartesian_prod(eighth, eighth, eighth)).reshape(-1, 3)
+            cells = children(cells, 2 * side, 2)
             seen, cuts, deep = (values.repeat_interleave(8) for values in (seen, cuts, deep))
         within = (cells[deep], seen[deep], cuts[deep], deep[deep])
-        parts = in_threads(lambda part, side=side: _votes(part, side, silhouettes, cameras), cells[~deep].split(_CHUNK))
+        parts = in_threads(lambda part, side=side: _votes(part, side, silhouettes, cameras), cells[~deep].split(CHUNK))
         cells, seen, cuts, deep = (torch.cat(column) for column in zip(within, *parts, strict=True))
     return cells, seen, cuts
 
