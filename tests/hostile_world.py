@@ -210,6 +210,7 @@ GENERATORS: dict[str, Generate] = {
     "biases": lambda w: w.layers[1],
     "per_ray": lambda w: w.rand(w.ray_count, w.channels),
     "ray_index": lambda w: w.samples.ray_index,
+    "sigmoid": lambda w: True,
     "levels": lambda w: w.pick(1, 2, 3),
     "features": lambda w: w.pick(1, 2, 4, 8),
     "log2_entries": lambda w: w.pick(3, 5, 8),

@@ -20,18 +20,27 @@ def _case(sizes: tuple[int, ...], samples: int):
 @pytest.mark.parametrize(
     "sizes", [(3, 5), (32, 64, 16), (35, 64, 64, 3), (16, 32, 3), (7, 17, 33, 48, 1), (64, 64, 64, 64, 64), (96, 128, 100, 3)]
 )
-@pytest.mark.parametrize("samples", [1, 63, 5000])
-def test_values_and_gradients_equal_the_twin(sizes: tuple[int, ...], samples: int):
+@pytest.mark.parametrize(("samples", "sigmoid"), [(1, False), (63, True), (5000, False), (5000, True)])
+def test_values_and_gradients_equal_the_twin(sizes: tuple[int, ...], samples: int, sigmoid: bool):
     inputs, weights, biases, cotangent = _case(sizes, samples)
     leaves = [t.requires_grad_() for t in (inputs, *weights, *biases)]
-    ours, theirs = mlp(inputs, weights, biases), twin(inputs, weights, biases)
+    ours, theirs = mlp(inputs, weights, biases, sigmoid=sigmoid), twin(inputs, weights, biases, sigmoid=sigmoid)
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
     # The twin sums thousands of float32 products in another order, hence in float64.
     exact = [t.detach().double().requires_grad_() for t in leaves]
     k = len(weights)
-    wanted = torch.autograd.grad(twin(exact[0], exact[1 : k + 1], exact[k + 1 :]), exact, cotangent.double())
+    wanted = torch.autograd.grad(twin(exact[0], exact[1 : k + 1], exact[k + 1 :], sigmoid=sigmoid), exact, cotangent.double())
     for a, b in zip(torch.autograd.grad(ours, leaves, cotangent), wanted, strict=True):
         torch.testing.assert_close(a.double(), b, atol=2e-5 * max(1.0, float(b.abs().max())), rtol=1e-4)
+
+
+@pytest.mark.parametrize("inputs", [1, 140])
+def test_a_sigmoid_saturates_and_keeps_nan(inputs: int):
+    """On the fused path and on the other."""
+    x = torch.zeros(5, inputs)
+    x[:, 0] = torch.tensor([0.0, 100.0, 300.0, 3e38, torch.nan])
+    found = mlp(x, [torch.full((1, inputs), -1.0)], [torch.tensor([100.0])], sigmoid=True)[:, 0]
+    torch.testing.assert_close(found, torch.tensor([1.0, 0.5, 0.0, 0.0, torch.nan]), equal_nan=True)
 
 
 def test_wide_networks_take_the_general_path():
@@ -122,8 +131,9 @@ def test_a_ray_that_does_not_exist_is_none(samples: int, width: int):
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("sigmoid", [False, True])
 @pytest.mark.parametrize("sizes", [(5, 16, 3), (4, 140, 2)])
-def test_second_derivatives_equal_those_of_the_twin(sizes: tuple[int, ...]):
+def test_second_derivatives_equal_those_of_the_twin(sizes: tuple[int, ...], sigmoid: bool):
     """On the fused path and on the other: the gradient of a function of the gradient, in inputs, weights, biases and what rays share."""
     inputs, weights, biases, cotangent = _case(sizes, 70)
     inputs, shared = inputs[:, :2], torch.randn(3, sizes[0] - 2)
@@ -131,7 +141,7 @@ def test_second_derivatives_equal_those_of_the_twin(sizes: tuple[int, ...]):
     results = []
     for dtype, function in ((torch.float32, mlp), (torch.float64, twin)):
         leaves = [t.detach().to(dtype).requires_grad_() for t in (inputs, shared, *weights, *biases)]
-        outputs = function(leaves[0], leaves[2:4], leaves[4:], leaves[1], ray_index)
+        outputs = function(leaves[0], leaves[2:4], leaves[4:], leaves[1], ray_index, sigmoid=sigmoid)
         first = torch.autograd.grad(outputs.square(), leaves, cotangent.to(dtype), create_graph=True)
         results.append(torch.autograd.grad(torch.stack([g.sin().sum() for g in first]).sum(), leaves))
     for a, b in zip(*results, strict=True):

@@ -43,9 +43,11 @@ class Perceptron(nn.Module):
         inputs: Float[Tensor, "samples features"],
         shared: Float[Tensor, "rays shared"],
         ray_index: Int[Tensor, " samples"],
+        *,
+        sigmoid: bool = False,
     ) -> Float[Tensor, "samples outputs"]:
         """Apply the perceptron to ``cat([inputs, shared[ray_index]])``; the first layer processes the shared part once per ray."""
-        return mlp(inputs, tuple(self.weights), tuple(self.biases), shared, ray_index)
+        return mlp(inputs, tuple(self.weights), tuple(self.biases), shared, ray_index, sigmoid=sigmoid)
 
 
 class _TruncatedExp(torch.autograd.Function):

@@ -143,7 +143,7 @@ class RadianceField(nn.Module):
         ray_index: Int[Tensor, " samples"],
     ) -> Float[Tensor, "samples 3"]:
         """Compute the sRGB color of each sample as seen along its ray; directions are encoded once per ray."""
-        return torch.sigmoid(self.color_net.along_rays(features, harmonics, ray_index))
+        return self.color_net.along_rays(features, harmonics, ray_index, sigmoid=True)
 
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
         """Return the groups of all parameters for an optimizer: the table without decay, and the perceptrons with it."""

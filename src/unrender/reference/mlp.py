@@ -15,6 +15,8 @@ def mlp(
     biases: Sequence[Float[Tensor, " _"]],
     shared: Float[Tensor, "rays columns"] | None = None,
     ray_index: Int[Tensor, " samples"] | None = None,
+    *,
+    sigmoid: bool = False,
 ) -> Float[Tensor, "samples outputs"]:
     """Apply a perceptron with ReLU between its layers and a linear last layer.
 
@@ -27,4 +29,4 @@ def mlp(
         x = x @ weight.t() + bias
         if layer + 1 < len(weights):
             x = torch.relu(x)
-    return x
+    return torch.sigmoid(x) if sigmoid else x

@@ -39,6 +39,8 @@ class _Network:
     """The sizes of a perceptron; ``units`` begins with the number of inputs."""
 
     layers: wp.int32
+    sigmoid: wp.int32
+    """Whether the outputs pass through 1 / (1 + e^-y)."""
     units: _Units  # pyright: ignore[reportInvalidTypeForm]
 
 
@@ -76,7 +78,7 @@ def forward_chunk(
 
 @no_type_check
 @wp.func_native(_CPP.backward)
-def _backward_chunk(
+def backward_chunk(
     network: Network,
     weights: wp.uint64,
     rays: Rays,
@@ -85,6 +87,7 @@ def _backward_chunk(
     end: int,
     chunk: int,
     x: wp.uint64,
+    y: wp.uint64,
     grad_y: wp.uint64,
     grad_first: wp.uint64,
     grad_x: wp.uint64,
@@ -118,6 +121,7 @@ def _backward_kernel(
     count: int,
     chunk_size: int,
     x: wp.uint64,
+    y: wp.uint64,
     grad_y: wp.uint64,
     grad_first: wp.uint64,
     grad_x: wp.uint64,
@@ -126,7 +130,7 @@ def _backward_kernel(
     chunk = first + wp.tid()
     begin = chunk * chunk_size
     end = wp.min(count, begin + chunk_size)
-    _backward_chunk(network, weights, rays, count, begin, end, chunk, x, grad_y, grad_first, grad_x, grad_weights)
+    backward_chunk(network, weights, rays, count, begin, end, chunk, x, y, grad_y, grad_first, grad_x, grad_weights)
 
 
 def pack(parameters: Sequence[Tensor]) -> Tensor:
@@ -141,25 +145,26 @@ def _unpack(packed: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 
 
 @lru_cache(maxsize=64)
-def _network(*widths: int) -> Any:
+def _network(sigmoid: bool, *widths: int) -> Any:
     """Return the ``Network`` of the widths of all layers, that of the input first."""
     network = Network()
-    network.layers = len(widths) - 1
+    network.layers, network.sigmoid = len(widths) - 1, int(sigmoid)
     network.units = _Units(*widths, *([1] * (_LAYERS + 1 - len(widths))))
     return network
 
 
-def described(weights: Sequence[Tensor], packed: Tensor) -> list[Any]:
+def described(weights: Sequence[Tensor], packed: Tensor, *, sigmoid: bool = False) -> list[Any]:
     """Return sizes and address of the weights as kernels take them; the packed weights must outlive the launch."""
-    return [_network(weights[0].shape[1], *(weight.shape[0] for weight in weights)), packed.data_ptr()]
+    return [_network(sigmoid, weights[0].shape[1], *(weight.shape[0] for weight in weights)), packed.data_ptr()]
 
 
-def padded_rows(per_ray: Tensor) -> Tensor:
-    """Return rows as kernels take them."""
-    return F.pad(per_ray, (0, -per_ray.shape[1] % _VECTOR)).contiguous()
+def added_per_ray(shared: Tensor, first: Tensor) -> Tensor:
+    """Return the product of what rays share with the last columns of the first layer, padded for kernels."""
+    added = shared @ first[:, first.shape[1] - shared.shape[1] :].t()
+    return F.pad(added, (0, -added.shape[1] % _VECTOR)).contiguous()
 
 
-def _rays_of(rays: tuple[Tensor, Tensor] | None) -> Any:
+def rays_of(rays: tuple[Tensor, Tensor] | None) -> Any:
     """Return what is added per ray as kernels take it, without gradients; the tensors must outlive the launch."""
     if rays is None:
         return _NO_RAYS
@@ -174,7 +179,9 @@ def _chunk_size(count: int) -> int:
     return min(_CHUNK, max(_SMALLEST, -(-count // (_CHUNKS * _SMALLEST)) * _SMALLEST))
 
 
-def run_forward(x: Tensor, weights: Sequence[Tensor], packed: Tensor, rays: tuple[Tensor, Tensor] | None = None) -> Tensor:
+def run_forward(
+    x: Tensor, weights: Sequence[Tensor], packed: Tensor, rays: tuple[Tensor, Tensor] | None = None, *, sigmoid: bool = False
+) -> Tensor:
     """Run the layers on [features, samples] on a CPU.
 
     Args:
@@ -182,12 +189,13 @@ def run_forward(x: Tensor, weights: Sequence[Tensor], packed: Tensor, rays: tupl
         weights: of the layers.
         packed: the weights and biases; see :func:`pack`.
         rays: what is added to the first layer per ray, padded, and the ray of each sample.
+        sigmoid: whether the outputs pass through 1 / (1 + e^-y).
     """
     count = x.shape[1]
     y, size = x.new_empty(weights[-1].shape[0], count), _chunk_size(count)
     chunks = -(-count // size)
     x = x.contiguous()
-    arguments = [*described(weights, packed), _rays_of(rays), count, size, x.data_ptr(), y.data_ptr()]
+    arguments = [*described(weights, packed, sigmoid=sigmoid), rays_of(rays), count, size, x.data_ptr(), y.data_ptr()]
     launch(_forward_kernel, chunks, arguments, x.device, chunks=chunks)
     return y
 
@@ -201,6 +209,7 @@ def run_backward(
     *,
     with_inputs: bool,
     grad_first: Tensor | None = None,
+    squashed: Tensor | None = None,
 ) -> tuple[Tensor | None, list[Tensor], Tensor | None]:
     """Return the gradients of the inputs, of weights and biases in turn, and of what is added per ray.
 
@@ -212,26 +221,47 @@ def run_backward(
         rays: as in :func:`run_forward`.
         with_inputs: whether the gradient of the inputs is needed.
         grad_first: what is added to the gradient of the first output, one for each sample.
+        squashed: the outputs, if they have passed through a sigmoid.
     """
     count = x.shape[1]
     size = _chunk_size(count)
     chunks = -(-count // size)
     x, ready = x.contiguous(), grad_y.contiguous()
     grad_x = torch.empty_like(x) if with_inputs else None
-    grad_weights = x.new_empty(chunks, packed.shape[0])
-    described_rays, grad_added, carries = _rays_of(rays), None, None
-    if rays is not None:
-        carries, grad_added = x.new_empty(chunks, rays[0].shape[1]), torch.zeros_like(rays[0])
-        described_rays.gradients, described_rays.carries = grad_added.data_ptr(), carries.data_ptr()
-    arguments = [*described(weights, packed), described_rays, count, size, x.data_ptr(), ready.data_ptr()]
-    arguments += [address(grad_first, torch.float32), address(grad_x, torch.float32), grad_weights.data_ptr()]
+    sums = GradientSums(weights, packed, rays, chunks)
+    arguments = [*described(weights, packed), sums.rays, count, size, x.data_ptr(), address(squashed, torch.float32), ready.data_ptr()]
+    arguments += [address(grad_first, torch.float32), address(grad_x, torch.float32), sums.of_weights.data_ptr()]
     launch(_backward_kernel, chunks, arguments, x.device, chunks=chunks)
-    if rays is not None and grad_added is not None and carries is not None:
-        begins = rays[1][::size]
-        carried = (begins >= 0) & (begins < grad_added.shape[0])
-        grad_added.index_add_(0, begins[carried], carries[carried])
-        grad_added = grad_added[:, : weights[0].shape[0]]
-    return grad_x, _unpack(grad_weights.sum(0), weights), grad_added
+    return grad_x, *sums.results(size)
+
+
+class GradientSums:
+    """The gradients of weights and of what is added per ray, which a backward pass sums up chunk by chunk of samples."""
+
+    def __init__(self, weights: Sequence[Tensor], packed: Tensor, rays: tuple[Tensor, Tensor] | None, chunks: int) -> None:
+        self._weights, self._ray_index = weights, None if rays is None else rays[1]
+        self.of_weights = packed.new_empty(chunks, packed.shape[0])
+        """One packed row for each chunk."""
+        self.rays = rays_of(rays)
+        """What is added per ray as kernels take it, with its gradients."""
+        if rays is not None:
+            # A ray may go on from one chunk to the next: its sum in a chunk that it does not begin in is kept apart.
+            self._carries, self._of_added = packed.new_empty(chunks, rays[0].shape[1]), torch.zeros_like(rays[0])
+            self.rays.gradients, self.rays.carries = self._of_added.data_ptr(), self._carries.data_ptr()
+
+    def results(self, chunk: int) -> tuple[list[Tensor], Tensor | None]:
+        """Return the gradients of weights and biases in turn, and of what is added per ray.
+
+        Args:
+            chunk: number of samples of a chunk.
+        """
+        of_parameters = _unpack(self.of_weights.sum(0), self._weights)
+        if self._ray_index is None:
+            return of_parameters, None
+        begins = self._ray_index[::chunk]
+        carried = (begins >= 0) & (begins < self._of_added.shape[0])
+        self._of_added.index_add_(0, begins[carried], self._carries[carried])
+        return of_parameters, self._of_added[:, : self._weights[0].shape[0]]
 
 
 def checked_layers(

@@ -157,6 +157,7 @@ auto read_panel = [&](const float* from, int features, long long n, int samples,
 auto write_panel = [&](const float* panel, int features, long long n, int samples, float* to, int step) {
     for (int k = 0; k < features; k++) memcpy(to + k * (long long)count + n, panel + k * step, samples * sizeof(float));
 };
+// use: kernels.vector_exp
 const int layers = network.layers, outputs = network.units[network.layers];
 int widest = 0, rows_of_layers = 0;
 for (int l = 0; l <= layers; l++) {
@@ -200,6 +201,11 @@ for (long long p0 = begin; p0 < end; p0 += panel) {
         product(w, lower, 1, lower, buffers[l % 2], w + lower * units, added, l + 1 < layers, nullptr, out, units, taken, step);
         w += (lower + 1) * units;
     }
+    if (network.sigmoid)
+        for (int k = 0; k < outputs; k++) {
+            float* row = buffers[layers % 2] + k * step;
+            for (int j = 0; j < taken; j++) row[j] = 1.f / (1.f + vector_exp(-row[j]));
+        }
     write_panel(buffers[layers % 2], outputs, p0, taken, (float*)y, step);
 }
 #endif
@@ -241,6 +247,12 @@ for (long long p0 = begin; p0 < end; p0 += panel) {
     }
     read_panel((const float*)grad_y, outputs, p0, taken, deltas[0], step);
     if (grad_first) for (int j = 0; j < taken; j++) deltas[0][j] += ((const float*)grad_first)[p0 + j];
+    if (y)  // the results, where they have passed through a sigmoid
+        for (int k = 0; k < outputs; k++)
+            for (int j = 0; j < taken; j++) {
+                const float value = ((const float*)y)[k * (long long)count + p0 + j];
+                deltas[0][k * step + j] *= value * (1.f - value);
+            }
     long long offset = size;
     for (int l = layers - 1, at = 0; l >= 0; l--, at = 1 - at) {
         const int lower = network.units[l], units = network.units[l + 1];

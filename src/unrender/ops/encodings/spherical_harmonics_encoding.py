@@ -10,36 +10,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
+from unrender.ops.encodings._harmonics import harmonic_gradients, harmonic_values
 from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import launch
-from unrender.ops.kernels.native import native_sections
 from unrender.spherical_harmonics import LARGEST_DEGREE, real_spherical_harmonics
 
 wp.set_module_options({"enable_backward": False})
 
 _RUN = 512
 """Directions of one work item on a CPU, where the compiler turns the loop over a run into vector instructions; 1 on a GPU."""
-
-_CPP = native_sections(__file__, "spherical_harmonics_encoding.h")
-
-
-@no_type_check
-@wp.func_native(_CPP.values)
-def _values(begin: int, end: int, count: int, degree: int, directions: wp.array(dtype=wp.float32), result: wp.array(dtype=wp.float32)): ...
-
-
-@no_type_check
-@wp.func_native(_CPP.direction_gradient)
-def _direction_gradient(
-    begin: int,
-    end: int,
-    count: int,
-    degree: int,
-    directions: wp.array(dtype=wp.float32),
-    grad: wp.array(dtype=wp.float32),
-    result: wp.array(dtype=wp.float32),
-): ...
 
 
 @no_type_check
@@ -53,7 +33,7 @@ def _values_kernel(
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run
-    _values(begin, wp.min(begin + run, count), count, degree, directions, result)
+    harmonic_values(begin, wp.min(begin + run, count), count, degree, directions, result)
 
 
 @no_type_check
@@ -68,7 +48,7 @@ def _direction_gradient_kernel(
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run
-    _direction_gradient(begin, wp.min(begin + run, count), count, degree, directions, grad, result)
+    harmonic_gradients(begin, wp.min(begin + run, count), count, degree, directions, grad, result)
 
 
 def _launch_runs(kernel: Any, degree: int, *arrays: Tensor) -> None:

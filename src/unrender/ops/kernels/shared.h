@@ -11,6 +11,23 @@
 // section: forget_add
 #undef UNRENDER_ADD
 
+// section: vector_exp
+// e^x within two units in the last place, as arithmetic alone: a compiler turns a loop over it into vector instructions. Arguments are
+// clamped to the range of finite, normal results; NaN stays NaN.
+auto vector_exp = [](float x) {
+    const float y = x < -87.f ? -87.f : (x > 88.f ? 88.f : x);
+    const int n = (int)(y * 1.44269504f + (y < 0.f ? -0.5f : 0.5f));
+    const float r = y - n * 0.693359375f + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    union { int bits; float value; } power = {(n + 127) << 23};
+    return (p * r * r + r + 1.f) * power.value;
+};
+
 // section: skip_others
         // In a loop over n up to `end`: skip, eight at once, the elements whose `mask` lacks the range's `bit`.
         if (n + 8 <= end) {

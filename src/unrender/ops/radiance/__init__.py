@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from unrender.ops.radiance.seen import see_encoded
+from unrender.ops.radiance.surface_color import surface_color
 
-__all__ = ["see_encoded"]
+__all__ = ["see_encoded", "surface_color"]

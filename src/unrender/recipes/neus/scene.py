@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from unrender.cameras import Rays
@@ -15,7 +16,7 @@ from unrender.fields.perceptron import Perceptron
 from unrender.fields.radiance import RadianceField
 from unrender.fields.surface import SurfaceField, SurfaceSample
 from unrender.geometry.isosurface import extract_surface
-from unrender.ops.encodings import spherical_harmonics_encode
+from unrender.ops.radiance import surface_color
 from unrender.ops.rays import (
     OccupancyGrid,
     Samples,
@@ -138,8 +139,8 @@ class NeusScene(RayScene):
         found = self.surface.along(samples, rays)
         surface = found.surface
         weights = weights_from_sdf(found.middle, found.slope, samples, self.sharpness(), anneal=self.annealing)
-        color = self.color(found.positions, surface.normals, surface.features, rays.directions, samples.ray_index)
-        return SurfaceSamples(weights, color, surface.normals, surface)
+        color, normals = self._shaded(found.positions, surface.gradient, surface.features, rays.directions, samples.ray_index)
+        return SurfaceSamples(weights, color, normals, surface)
 
     def render(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, SurfaceSamples]:
         """Composite the samples of some rays over a background."""
@@ -155,24 +156,21 @@ class NeusScene(RayScene):
     def color(self, positions: Tensor, normals: Tensor, features: Tensor, directions: Tensor, ray_index: Tensor) -> Tensor:
         """Return sRGB at positions on the surface.
 
-        With ``reflections`` the network also reads harmonics of the direction d - 2 (d · n) n, into which the ray is mirrored, and d · n
-        (Verbin et al. 2022): the colors of a shiny surface vary slowly with these, but fast with d.
-
         Args:
             positions: [samples, 3].
-            normals: [samples, 3].
+            normals: [samples, 3], of any length.
             features: [samples, features] of the distance field.
             directions: [rays, 3], of unit length.
             ray_index: the ray of each sample.
         """
-        place = [positions.t(), normals.t(), features.t()]
-        if self.reflections:
-            incoming, normal = directions[ray_index].t(), normals.t()
-            cosine = (incoming * normal).sum(0)
-            mirrored = (incoming - 2 * cosine * normal).t()
-            place = [cosine[None], spherical_harmonics_encode(mirrored, _SH_DEGREE).t(), *place]
-        harmonics = spherical_harmonics_encode(directions, _SH_DEGREE)
-        return torch.sigmoid(self.color_net.along_rays(torch.cat(place).t(), harmonics, ray_index))
+        return self._shaded(positions, normals, features, directions, ray_index)[0]
+
+    def _shaded(
+        self, positions: Tensor, gradients: Tensor, features: Tensor, directions: Tensor, ray_index: Tensor
+    ) -> tuple[Float[Tensor, "samples 3"], Float[Tensor, "samples 3"]]:
+        """Return the colors and the normals."""
+        layers = tuple(self.color_net.weights), tuple(self.color_net.biases)
+        return surface_color(positions, gradients, features, directions, ray_index, *layers, reflections=self.reflections)
 
     def evaluate_around(self, samples: Samples, rays: Rays) -> FieldSamples:
         """Evaluate the radiance field beyond the cube."""
@@ -231,7 +229,7 @@ class NeusScene(RayScene):
         """Return sRGB of points on the surface, each seen along its own direction."""
         own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
         surface = self.surface.sample(points)
-        return self.color(points, surface.normals, surface.features, directions, own_ray)
+        return self.color(points, surface.gradient, surface.features, directions, own_ray)
 
 
 @torch.no_grad()
