@@ -19,7 +19,7 @@ from unrender.ops.encodings import spherical_harmonics_encode
 from unrender.ops.rays import OccupancyGrid
 from unrender.recipes import nerf, neus
 from unrender.recipes.neus.config import SurfaceStart
-from unrender.recipes.neus.first_surface import surface_of_density
+from unrender.recipes.neus.first_surface import FirstDepths
 from unrender.recipes.neus.scene import new_scene
 from unrender.recipes.settings import override
 from unrender.recipes.visual_hull import box_of_object, close_outside
@@ -76,9 +76,11 @@ def test_depths_that_contradict_each_other_are_not_fused(deeper: float, useful: 
     config = neus.GridField().density(neus.PRESETS["cpu"])
     scene = _Mirror(config, unbounded=False, masked=True, generator=torch.Generator().manual_seed(0))
     scene.deeper = deeper
-    fused = surface_of_density(scene, capture, 48)
-    assert (fused is not None) == useful
-    if fused is not None:
+    depths = FirstDepths.of(scene, capture, 48)
+    assert depths.are_usable == useful == (depths.missing is None)
+    if useful:
+        fused = depths.surface()
+        assert fused is not None
         assert float((fused - sphere_distance(48, _RADIUS)).abs()[sphere_distance(48, _RADIUS).abs() < 0.1].median()) < 2 * 2 / 47
 
 

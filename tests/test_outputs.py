@@ -20,12 +20,15 @@ import unrender.recipes.table
 import unrender.runs.inputs
 import unrender.runs.outputs
 import unrender.runs.report_writing
-from tiny_recipe import TINY, TinyScene, tiny_capture, tiny_job
+from tiny_recipe import TARGET, TINY, TinyConfig, TinyScene, tiny_capture, tiny_job
 from unrender.cameras import Cameras
+from unrender.captures.capture import Capture
 from unrender.cli import main
 from unrender.color import linear_from_srgb
 from unrender.files.hdr import write_hdr
+from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting
+from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases
 from unrender.render.asset import Asset, PbrMaterial
 from unrender.render.rendering import Encoding, Rendering
 from unrender.render.scene import Scene
@@ -33,6 +36,7 @@ from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.evaluation import evaluate, truth_of
 from unrender.runs.figures import read_picture
+from unrender.runs.opening import open_run
 from unrender.runs.outputs import ENVIRONMENT_HEIGHT, evaluate_into
 from unrender.runs.session import run_job
 from unrender.shading.latlong import write_environment
@@ -283,3 +287,46 @@ def test_the_asset_is_written_with_its_material_and_its_light(tmp_path: Path) ->
 
 def files_of(directory: RunDirectory) -> Iterator[str]:
     return (path.name for path in directory.path.iterdir() if path.name != ".lock")
+
+
+def two_phases(wrong: float) -> Callable[..., FitResult]:
+    """Return a fit of the right color for most of the budget, then of one that is off by a number."""
+
+    def run(capture: Capture, config: TinyConfig, *, resume: Any, observer: Any, **_: Any) -> FitResult:
+        def phase(off: float) -> Callable[[PhaseStart], FitResult]:
+            def fit_phase(start: PhaseStart) -> FitResult:
+                scene = TinyScene()
+                if start.previous is not None:
+                    scene.load_state_dict(start.previous.scene.state_dict())
+                fitting = Fitting(scene, torch.optim.SGD(scene.parameters(), lr=0.5), start.clock, start.observer, report_every=0.0)
+                if start.resume is not None:
+                    fitting.restore(start.resume)
+                for _ in fitting:
+                    error = ((TARGET - scene.color) ** 2).mean()
+                    fitting.take_step({"rgb": ((TARGET + off - scene.color) ** 2).sum()}, error=error.detach())
+                return fitting.result(capture.source_from_world)
+
+            return fit_phase
+
+        phases = (Phase("first", 0.75, phase(0.0)), Phase("second", 0.25, phase(wrong)))
+        return fit_in_phases(phases, Clock(config.steps), resume=resume, observer=observer)
+
+    return run
+
+
+@pytest.mark.parametrize(("wrong", "is_kept"), [(0.2, True), (0.0, False)])
+def test_the_scene_before_a_last_phase_that_is_worse_is_kept_as_a_run(wrong: float, is_kept: bool, tmp_path: Path) -> None:
+    recipe = replace(TINY, fit=two_phases(wrong))
+    directory = RunDirectory(tmp_path / "run")
+    result = run_job(tiny_job(recipe=recipe), directory, display=Display.quiet())
+    assert directory.before.path.exists() == is_kept
+    assert sum("unrender eval" in remark for remark in result.record.remarks) == is_kept
+    if not is_kept:
+        return
+    before = open_run(directory.before.path, {"tiny": recipe}, CPU)
+    assert isinstance(before.scene, TinyScene) and isinstance(result.result.scene, TinyScene)
+    assert before.record.steps == 30 and before.record.is_finished
+    torch.testing.assert_close(before.scene.color, TARGET, atol=1e-4, rtol=0)
+    assert float((result.result.scene.color.detach() - TARGET).min()) > 0.1
+    run_job(tiny_job(recipe=TINY), directory, overwrite=True, display=Display.quiet())
+    assert not directory.before.path.exists()

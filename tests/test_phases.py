@@ -12,6 +12,7 @@ from tiny_recipe import TinyScene
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Fitting, Outcome, Progress
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
+from unrender.render.scene import Scene
 from unrender.runs.checkpoints import same_tensors
 from unrender.runs.directory import HistoryLine
 from unrender.runs.session import remarks_about_phases
@@ -164,3 +165,64 @@ def test_a_last_phase_that_fits_the_photos_worse_than_the_one_before_is_told(end
     if is_told:
         assert remarks[0].startswith("the surface fits the photos with 23.1 dB, worse than the radiance field that it began with (24.5 dB)")
     assert remarks_about_phases(history[:2]) == remarks_about_phases([]) == []
+
+
+def run_when_ready(
+    ready: Callable[[float], bool],
+    calls: list[str],
+    *,
+    most: float = 1.0,
+    steps: int = 16,
+    resume: Mapping[str, Tensor] | None = None,
+    observer: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """A quarter of the budget for a color that falls to zero, and more while it is not ready; then one that rises to one."""
+
+    def missing(scene: Scene) -> str | None:
+        assert isinstance(scene, TinyScene)
+        return None if ready(float(scene.color[0].detach())) else "it is not dark yet"
+
+    phases = (Phase("dark", 0.25, Fade(0.0, calls, "dark"), missing, most), Phase("bright", 0.75, Fade(1.0, calls, "bright")))
+    return fit_in_phases(phases, Clock(steps), resume=resume, observer=observer)
+
+
+@pytest.mark.parametrize(
+    ("color", "most", "dark", "calls"),
+    [
+        (1.0, 1.0, 4, ["dark", "bright"]),
+        (0.3 * 0.5**5, 1.0, 8, ["dark", "dark", "bright"]),  # twice as much
+        (0.0, 1.0, 16, ["dark", "dark", "dark"]),  # never
+        (0.0, 0.375, 6, ["dark", "dark", "bright"]),  # never, but that is as much as it gets
+    ],
+)
+def test_a_phase_goes_on_until_it_is_ready(color: float, most: float, dark: int, calls: list[str]) -> None:
+    called: list[str] = []
+    result = run_when_ready(lambda seen: seen < color, called, most=most)
+    assert called == calls
+    assert [progress.phase for progress in result.history] == ["dark"] * dark + ["bright"] * (16 - dark)
+    assert [progress.step for progress in result.history] == list(range(1, 17))
+    assert (result.outcome, result.steps, result.skipped_steps) == ("finished", 16, len(set(calls)))
+    assert result.remarks == (("it is not dark yet",) if dark == 16 else ())
+
+
+@pytest.mark.parametrize("stop_at", [3, 4, 6, 8, 12])
+def test_a_phase_that_goes_on_resumes_bit_equal(stop_at: int) -> None:
+    kept: list[dict[str, Tensor]] = []
+
+    def is_ready(seen: float) -> bool:
+        return seen < 0.3 * 0.5**5
+
+    whole = run_when_ready(is_ready, [], observer=lambda progress: kept.append(progress.snapshot()))
+    resumed = run_when_ready(is_ready, [], resume=kept[stop_at - 1])
+    assert [progress.phase for progress in resumed.history] == [progress.phase for progress in whole.history[stop_at:]]
+    assert same_tensors(whole.scene.state_dict(), resumed.scene.state_dict())
+    assert resumed.skipped_steps == whole.skipped_steps == 2
+
+
+def test_a_larger_budget_gives_a_phase_that_was_never_ready_another_chance() -> None:
+    kept: list[dict[str, Tensor]] = []
+    run_when_ready(lambda seen: False, [], observer=lambda progress: kept.append(progress.snapshot()))
+    calls: list[str] = []
+    result = run_when_ready(lambda seen: True, calls, steps=40, resume=kept[-1])
+    assert calls == ["dark", "bright"]
+    assert [progress.step for progress in result.history if progress.phase == "bright"] == list(range(17, 41))

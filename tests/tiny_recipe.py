@@ -33,7 +33,7 @@ from unrender.shading.materials import Uniform, Unlit
 _CORNERS = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, 1], [0, 0, -1]]) * 0.5
 _FACES = torch.tensor([[0, 2, 4], [2, 1, 4], [1, 3, 4], [3, 0, 4], [2, 0, 5], [1, 2, 5], [3, 1, 5], [0, 3, 5]])
 State = Mapping[str, Tensor]
-_TARGET = torch.tensor([0.6, 0.07, 0.03])
+TARGET = torch.tensor([0.6, 0.07, 0.03])
 """Linear light."""
 
 
@@ -89,7 +89,7 @@ def fit(
     if resume is not None:
         fitting.restore(resume)
     for _ in fitting:
-        error = ((_TARGET + 0.01 * torch.randn(3, generator=generator) - scene.color) ** 2).mean()
+        error = ((TARGET + 0.01 * torch.randn(3, generator=generator) - scene.color) ** 2).mean()
         fitting.take_step({"rgb": error, "prior": error.detach() / 10}, error=error.detach(), counts={"samples": 640})
     return fitting.result(capture.source_from_world)
 
@@ -118,7 +118,7 @@ def tiny_capture(path: Path | None = None, options: CaptureOptions | None = None
         poses[view, :3, 3] = 3.0 * back
     cameras = Cameras.alike(poses, torch.tensor([[40.0, 40.0, 12.0, 12.0]]).repeat(count, 1), torch.zeros(count, 6), size, size)
     scene = TinyScene()
-    scene.color.data.copy_(_TARGET)
+    scene.color.data.copy_(TARGET)
     pictures = [scene.render_view(cameras, view) for view in range(count)]
     masks = torch.stack([(picture.opacity * 255).to(torch.uint8) for picture in pictures])
     images = torch.stack([(picture.srgb.clamp(0, 1) * 255).round().to(torch.uint8) for picture in pictures])

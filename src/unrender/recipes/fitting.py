@@ -85,6 +85,8 @@ class FitResult:
     """The upward direction of the frame of the input."""
     signal: int | None = None
     """Number of the signal that interrupted the fit; None if there was none."""
+    remarks: tuple[str, ...] = ()
+    """Sentences of the recipe about what is unexpected in the result."""
 
     def __repr__(self) -> str:
         psnr = self.history[-1].psnr if self.history else None

@@ -7,6 +7,7 @@ summed here.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,9 +16,14 @@ from torch import Tensor
 
 from unrender.recipes.clock import Clock
 from unrender.recipes.fitting import FitResult, Observer, Progress, clock_of
+from unrender.render.scene import Scene
 
 _KEY = "phase"
-"""Snapshot entry: the number of the phase, the steps skipped before it, the fraction of the budget and the step at which it began."""
+"""Snapshot entry: the number of the phase, the steps skipped before it, the fraction of the budget and the step at which it began, and the
+fraction at which it ends; then the fraction of the snapshot."""
+
+_LATE = 0.85
+"""Share of the budget after which no further phase begins."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,11 @@ class Phase:
     share: float
     """Share of the budget; a phase with share 0 is skipped."""
     fit: Callable[[PhaseStart], FitResult]
+    missing: Callable[[Scene], str | None] | None = None
+    """A sentence on what its scene lacks for the next phase; None if nothing. While something is missing, the phase goes on until it has
+    had twice as much."""
+    most: float = 1.0
+    """Share of the budget after which it no longer goes on. The next phase begins, if there is budget left."""
 
 
 def fit_in_phases(
@@ -54,7 +65,8 @@ def fit_in_phases(
 ) -> FitResult:
     """Run phases one after the other as one fit.
 
-    A phase that is interrupted or diverges is the last one. The result has the scene of the last phase that ran.
+    A phase that is interrupted or diverges is the last one, and so is one that is not ready before the budget is used. The result has the
+    scene of the last phase that ran.
 
     A fit may go on with a larger budget than it began with. A later phase that began at half of the old budget then begins where the fit
     is in the new one, if that is earlier.
@@ -81,15 +93,27 @@ def fit_in_phases(
         if phase.share == 0:
             continue
         is_last = not any(later.share for later in phases[number + 1 :])
+        snapshot = resume if number == first else None
+        first_step = clock.step if snapshot is None else _first_step_of(snapshot)
         end = 1.0 if is_last else min(1.0, begin + phase.share)  # the shares may sum to slightly less than one
-        clock.enter(begin, end)
-        first_step = clock.step if number > first or resume is None else _first_step_of(resume)
-        state = torch.tensor([number, skipped, begin, first_step], dtype=torch.float64)
-        watching = None if observer is None else _named(observer, phase.name, state)
-        previous = phase.fit(PhaseStart(clock, resume if number == first else None, watching, previous, first_step))
-        history += tuple(_named_progress(progress, phase.name, state) for progress in previous.history)
-        skipped += previous.skipped_steps
-        if previous.outcome in ("interrupted", "diverged"):
+        end = end if snapshot is None else max(end, _end_of(snapshot, clock))
+        while True:
+            clock.enter(begin, end)
+            state = torch.tensor([number, skipped, begin, first_step, end], dtype=torch.float64)
+            watching = None if observer is None else _named(observer, phase.name, state)
+            result = phase.fit(PhaseStart(clock, snapshot, watching, previous, first_step))
+            history += tuple(_named_progress(progress, phase.name, state) for progress in result.history)
+            failed = result.outcome in ("interrupted", "diverged")
+            with clock.running():
+                missing = None if failed or phase.missing is None else phase.missing(result.scene)
+            if missing is None or end >= min(1.0, begin + phase.most):
+                break
+            snapshot = history[-1].snapshot() if result.history else snapshot
+            end = min(2 * end - begin, begin + phase.most, 1.0)
+            end = end if end <= _LATE else 1.0
+        skipped += result.skipped_steps
+        previous = result if missing is None or end < 1 else replace(result, remarks=(*result.remarks, missing))
+        if failed or end >= 1:
             break
         begin = end
     assert previous is not None
@@ -112,6 +136,12 @@ def _first_step_of(tensors: Mapping[str, Tensor]) -> int:
     return int(sum(tensors[_KEY].tolist()[3:4]))
 
 
+def _end_of(tensors: Mapping[str, Tensor], clock: Clock) -> float:
+    """Return the fraction of the budget at which the phase of a snapshot was to end; 0 under another budget."""
+    end, fraction = (tensors[_KEY].tolist()[4:6] + [0.0, 0.0])[:2]  # absent from snapshots of earlier versions
+    return end if math.isclose(fraction, clock.overall_at(*clock_of(tensors)), rel_tol=1e-6) else 0.0
+
+
 def _named(observer: Observer, name: str, state: Tensor) -> Observer:
     return lambda progress: observer(_named_progress(progress, name, state))
 
@@ -120,6 +150,6 @@ def _named_progress(progress: Progress, name: str, state: Tensor) -> Progress:
     """Return progress that names its phase, with snapshots that record its state."""
 
     def snapshot() -> dict[str, Tensor]:
-        return progress.snapshot() | {_KEY: state}
+        return progress.snapshot() | {_KEY: torch.cat([state, state.new_tensor([progress.fraction])])}
 
     return dataclasses.replace(progress, phase=name, snapshot=snapshot)

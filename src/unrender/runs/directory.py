@@ -4,6 +4,7 @@
 ``run.json``         recipe, full configuration, versions, seed, device, input, split, outcome, timings
 ``history.jsonl``    one line per report of the running fit: step, seconds, PSNR, losses
 ``checkpoints/``     the last two, see :mod:`unrender.runs.checkpoints`
+``before/``          the run before its last phase, if that fits the photos worse
 ``metrics.json``     PSNR and SSIM of the held-out views
 ``renders/``         every held-out view: color, depth, normal; one view during the fit, as ``progress_060s.png``
 ``mesh.ply, .glb``   the surface with its material, in the frame of the input
@@ -228,6 +229,11 @@ class RunDirectory:
     def viewer_file(self) -> Path:
         return self.path / "viewer.html"
 
+    @property
+    def before(self) -> RunDirectory:
+        """The run that ends before the last phase, kept if that phase fits the photos worse."""
+        return RunDirectory(self.path / "before")
+
     def mesh_file(self, suffix: str) -> Path:
         """Return the file of the surface in one of the mesh formats."""
         return self.path / f"mesh.{suffix}"
@@ -329,7 +335,7 @@ class RunDirectory:
     def clear(self, outputs: Iterable[OutputFiles]) -> None:
         """Remove the files of an earlier run and its outputs, and nothing else."""
         self.clear_outputs(outputs)
-        for folder in (self.checkpoints, self.renders):
+        for folder in (self.checkpoints, self.renders, self.before.path):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self.history_file, self.record_file):
             file.unlink(missing_ok=True)

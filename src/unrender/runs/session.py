@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
+import shutil
 import signal
 import threading
 import time
@@ -376,6 +378,7 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
         result = dataclasses.replace(result, planned_steps=job.planned_steps, signal=stop.number)
         if result.outcome != "interrupted" and watcher.last is not None:
             watcher.end(dataclasses.replace(watcher.last, step=result.steps, fraction=1.0, seconds=result.seconds))
+    worse = [] if result.outcome == "interrupted" else _settle(directory, record)
     directory.write_record(
         dataclasses.replace(
             record,
@@ -385,12 +388,24 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
             skipped_steps=result.skipped_steps,
             peak_memory_mb=peak_memory_mb(job.device),
             timings={"fit": time.perf_counter() - started},
-            remarks=[*remarks_about(result, job.config.max_seconds), *remarks_about_phases(directory.read_history()), *watcher.remarks],
+            remarks=[*remarks_about(result, job.config.max_seconds), *result.remarks, *worse, *watcher.remarks],
         )
     )
     if stop.number is not None and result.outcome != "interrupted":
         raise KeyboardInterrupt  # the signal came after the last step: the fit is finished, its outputs are not written
     return result
+
+
+def _settle(directory: RunDirectory, record: RunRecord) -> list[str]:
+    """Keep the scene before the last phase if that is better, and return the sentence that says so; remove it otherwise."""
+    history, before = directory.read_history(), directory.before
+    worse, kept = remarks_about_phases(history), find_checkpoint(before.checkpoints, record.recipe).checkpoint
+    if not worse or kept is None:
+        shutil.rmtree(before.path, ignore_errors=True)
+        return worse
+    before.write_record(dataclasses.replace(record, outcome="finished", steps=kept.info.step, seconds=kept.info.seconds))
+    name = phases_of(history)[-2].name
+    return [*worse, f"the {name} is kept in {before.path}: `unrender eval {shlex.quote(str(before.path))}` renders and scores it"]
 
 
 def _check_used(directory: RunDirectory, job: Job[C, I], info: CheckpointInfo) -> None:
@@ -497,6 +512,9 @@ class _Watcher:
         self._saved_at = time.monotonic()
 
     def __call__(self, progress: Progress) -> None:
+        if self.last is not None and self.last.phase != progress.phase:
+            with self._noting("the scene before the last phase"):
+                self._keep(self.last)
         self.last = progress
         with self._noting("a line of history.jsonl"):
             self._directory.append_history(history_line(progress))
@@ -527,7 +545,7 @@ class _Watcher:
             OutputFolderError: it cannot be written.
         """
         try:
-            self._write(progress, progress.snapshot())
+            self._write(self._directory, progress, progress.snapshot())
         except OSError as error:
             raise OutputFolderError(
                 f"step {progress.step} could not be saved in {self._directory.checkpoints} ({error.strerror or error}); "
@@ -535,15 +553,21 @@ class _Watcher:
             ) from error
         self._saved_at = time.monotonic()
 
-    def _write(self, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+    def _write(self, directory: RunDirectory, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
         save_checkpoint(
-            self._directory.checkpoints,
+            directory.checkpoints,
             tensors,
             recipe=self._recipe,
             step=progress.step,
             fraction=progress.fraction,
             seconds=progress.seconds,
         )
+
+    def _keep(self, ended: Progress) -> None:
+        """Save the scene with which a phase ended."""
+        scene = {name: tensor for name, tensor in ended.snapshot().items() if not name.startswith("optimizer.")}
+        shutil.rmtree(self._directory.before.path, ignore_errors=True)
+        self._write(self._directory.before, ended, scene)
 
     def _take_picture(self, progress: Progress) -> None:
         if self._milestones is not None:

@@ -110,7 +110,7 @@ def fit(
         return _fit_pass(capture, config, start, scene, exposure, light_first=0.0, device=device, seed=seed + 1)
 
     phases = (
-        *(Phase(phase.name, before * phase.share, phase.fit) for phase in surface),
+        *(replace(phase, share=before * phase.share) for phase in surface),
         Phase("materials in space" if before or has_mesh else "shape and materials in space", first, pass_in_space),
         Phase("light" if "material" in lock else "textures", 1 - before - first, pass_in_textures),
     )

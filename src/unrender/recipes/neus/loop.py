@@ -25,7 +25,7 @@ from unrender.recipes.exposures import exposed, exposure_of, part_of
 from unrender.recipes.fitting import FitResult, Fitting, Observer
 from unrender.recipes.nerf import loop as nerf
 from unrender.recipes.neus.config import NeusConfig, NeusLosses, SurfaceStart
-from unrender.recipes.neus.first_surface import surface_of_density
+from unrender.recipes.neus.first_surface import FirstDepths
 from unrender.recipes.neus.scene import NeusScene, SurfaceSamples, load_surface, new_scene
 from unrender.recipes.phases import Phase, PhaseStart, fit_in_phases, phase_of
 from unrender.recipes.pixels import PixelBatch, PixelSampler, RayCount, draw_background
@@ -38,6 +38,8 @@ from unrender.render.scene import Scene
 
 _DENSITY = 0
 """Number of the radiance field's phase."""
+_SHARE_AT_FIRST = 0.4
+"""Part of the radiance field's share after which the surface may begin."""
 
 
 def fit(
@@ -73,6 +75,7 @@ def phases_of(capture: Capture, config: NeusConfig, *, device: torch.device, see
     field = config.field.from_coarse_to_fine() if config.refine_poses else config.field
     density = field.density(config)
     share = 0.0 if density is None else field.density_share(surroundings=surroundings)
+    depths: FirstDepths | None = None
 
     def fit_density(start: PhaseStart) -> FitResult:
         assert density is not None
@@ -84,10 +87,28 @@ def phases_of(capture: Capture, config: NeusConfig, *, device: torch.device, see
             refinement = PoseRefinement(capture, poses, config.sampling.background, later=share > 0, device=device, seed=seed)
         settings = replace(config, field=field)
         return _fit_surface(
-            capture, settings, start, exposure=exposure, refinement=refinement, surroundings=surroundings, device=device, seed=seed
+            capture,
+            settings,
+            start,
+            depths,
+            exposure=exposure,
+            refinement=refinement,
+            surroundings=surroundings,
+            device=device,
+            seed=seed,
         )
 
-    return Phase("radiance field", share, fit_density), Phase("surface", 1 - share, fit_surface)
+    def missing(scene: Scene) -> str | None:
+        nonlocal depths
+        assert isinstance(scene, nerf.NerfScene) and field.lattice is not None
+        depths = FirstDepths.of(scene, capture, field.lattice)
+        return depths.missing
+
+    surface = partial(Phase, "surface", fit=fit_surface)
+    if poses is not None or share == 0:  # poses are refined from coarse to fine over the whole share
+        return Phase("radiance field", share, fit_density), surface(1 - share)
+    first, most = _SHARE_AT_FIRST * share, share if capture.has_masks else 1.0
+    return Phase("radiance field", first, fit_density, missing, most), surface(1 - first)
 
 
 def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
@@ -99,9 +120,16 @@ def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.
 
 
 def _start_scene(
-    capture: Capture, config: NeusConfig, start: PhaseStart, *, surroundings: bool, device: torch.device, seed: int
+    capture: Capture,
+    config: NeusConfig,
+    start: PhaseStart,
+    depths: FirstDepths | None,
+    *,
+    surroundings: bool,
+    device: torch.device,
+    seed: int,
 ) -> NeusScene:
-    """Return the scene before its first step, from the visual hull or from the radiance field."""
+    """Return the scene before its first step, from the visual hull or from the radiance field, whose depths may be known already."""
     weights, masked, field = torch.Generator().manual_seed(seed), capture.has_masks, config.field
     if start.resume is not None:
         return new_scene(config, SurfaceStart(), surroundings=surroundings, masked=masked, generator=weights).to(device)
@@ -113,7 +141,8 @@ def _start_scene(
     fused = None
     if isinstance(density, nerf.NerfScene) and field.lattice is not None:
         with start.clock.running():
-            fused = surface_of_density(density, capture, field.lattice)
+            depths = FirstDepths.of(density, capture, field.lattice) if depths is None else depths
+            fused = depths.surface() if depths.are_usable or not masked else None
         initial = initial if fused is None else fused
     box = None if initial is None or not from_hull else box_of_object(initial, hull)
     if box is not None:
@@ -143,6 +172,7 @@ def _fit_surface(
     capture: Capture,
     config: NeusConfig,
     start: PhaseStart,
+    depths: FirstDepths | None,
     *,
     exposure: Exposure | None,
     refinement: PoseRefinement | None,
@@ -154,7 +184,7 @@ def _fit_surface(
     sampling, adam, weights, clock = config.sampling, config.adam, config.losses, start.clock
     generator = torch.Generator(device).manual_seed(seed)
     seen_now = capture if refinement is None else refinement.capture()
-    scene = _start_scene(seen_now, config, start, surroundings=surroundings, device=device, seed=seed)
+    scene = _start_scene(seen_now, config, start, depths, surroundings=surroundings, device=device, seed=seed)
     scene.poses = None if refinement is None else refinement.poses
     scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
     pixels = PixelSampler(capture, device)
