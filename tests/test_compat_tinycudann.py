@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 
 from unrender.compat import tinycudann as tcnn
+from unrender.compat.tinycudann import modules
 from unrender.compat.tinycudann.lattices import Grid
+from unrender.ops.encodings import encoded_mlp
 
 
 def encode(config: dict[str, Any], *points: Sequence[float]) -> list[list[float]]:
@@ -285,6 +287,25 @@ def test_second_derivatives_of_a_fused_network() -> None:
         (normals,) = torch.autograd.grad(1e3 * model(x).sum(), x, create_graph=True)
         results.append(torch.autograd.grad((normals.norm(dim=1) - 1).square().mean(), model.params)[0])
     close(results[0].double(), results[1], 1e-3 * float(results[1].abs().max()))
+
+
+@pytest.mark.parametrize("output", ["None", "Sigmoid"])
+def test_a_grid_and_its_network_are_one_operation(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32, where points have no gradient: the same values, first and second derivatives as in float64, which is the general path."""
+    calls: list[int] = []
+    monkeypatch.setattr(modules, "encoded_mlp", lambda *given: (calls.append(1), encoded_mlp(*given))[1])
+    shape = {"otype": "FullyFusedMLP", "n_neurons": 32, "n_hidden_layers": 2, "output_activation": output}
+    model = tcnn.NetworkWithInputEncoding(3, 5, {"otype": "HashGrid", "n_levels": 3, "log2_hashmap_size": 10}, shape)
+    model.params.data = 0.5 * torch.randn(model.params.shape)
+    points, cotangent, results = torch.rand(300, 3), torch.randn(300, 5), []
+    for dtype in (torch.float32, torch.float64):
+        model.to(dtype)
+        outputs = model(points.to(dtype))
+        (slope,) = torch.autograd.grad(outputs, model.params, cotangent.to(dtype), create_graph=True)
+        results.append([outputs, slope, *torch.autograd.grad(slope.sin().sum(), model.params)])
+    assert len(calls) == 1
+    for found, wanted in zip(*results, strict=True):
+        close(found.detach().double(), wanted.detach(), 2e-4 * max(1.0, float(wanted.detach().abs().max())))
 
 
 def test_a_module_is_an_ordinary_module() -> None:

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from unrender.compat.tinycudann.descriptions import encoding_from, network_from
 from unrender.compat.tinycudann.encodings import Identity, InputEncoding
+from unrender.compat.tinycudann.lattices import Grid
 from unrender.compat.tinycudann.networks import Perceptron
 from unrender.compat.without_cuda import has_gpu
+from unrender.ops.encodings import encoded_mlp
 from unrender.ops.kernels.checks import Arguments
 
 __all__ = ["Encoding", "Module", "Network", "NetworkWithInputEncoding", "free_temporary_memory", "supports_jit_fusion"]
@@ -120,10 +122,19 @@ class Module(nn.Module):
         weights, features = self.params.to(x.device, compute).split(
             [self._network.parameters if self._network else 0, self._encoding.parameters]
         )
-        result = self._encoding.encode(x.to(compute), features)
-        if self._network:
-            result = self._network.apply(result, weights, self._encoding.padding)
+        result = self._result(x.to(compute), weights, features)
         return result if precise else result.to(self.dtype)
+
+    def _result(self, x: Tensor, weights: Tensor, features: Tensor) -> Tensor:
+        """Encode points and apply the network, as one operation where there is one."""
+        encoding, network = self._encoding, self._network
+        if network is None:
+            return encoding.encode(x, features)
+        grid = encoding.twin if isinstance(encoding, Grid) and x.dtype == torch.float32 else None
+        if grid is None or not network.is_mlp:
+            return network.apply(encoding.encode(x, features), weights, encoding.padding)
+        outputs, _ = encoded_mlp(x, features.view(-1, grid.features), grid, *network.layers(weights, encoding.padding))
+        return network.finish(outputs)
 
     def extra_repr(self) -> str:
         """Return the sizes for ``repr``."""

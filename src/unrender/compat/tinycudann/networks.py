@@ -96,10 +96,13 @@ class Perceptron:
             drawn.append(torch.empty(rows * columns, device="cpu").uniform_(-bound, bound, generator=generator))
         return torch.cat(drawn)
 
-    def apply(
-        self, x: Float[Tensor, "samples inputs"], parameters: Float[Tensor, " parameters"], padding: float
-    ) -> Float[Tensor, "samples outputs"]:
-        """Apply the layers, reading ``padding`` in the padded inputs; differentiable at least twice."""
+    @property
+    def is_mlp(self) -> bool:
+        """Whether :func:`mlp` computes the layers before the output activation."""
+        return self.activation == "ReLU" or self.hidden_layers == 0
+
+    def layers(self, parameters: Float[Tensor, " parameters"], padding: float) -> tuple[list[Tensor], list[Tensor]]:
+        """Return weights and biases without what is padded; the bias of the first layer is what reads ``padding``."""
         weights = self.matrices(parameters)
         first, before = weights[0][:, : self.inputs], weights[0][:, self.inputs :]
         biases = [weight.new_zeros(weight.shape[0]) for weight in weights]
@@ -107,14 +110,25 @@ class Perceptron:
             biases[0] = padding * before.sum(1)
         weights[0] = first
         weights[-1], biases[-1] = weights[-1][: self.outputs], biases[-1][: self.outputs]
-        if self.activation == "ReLU" or self.hidden_layers == 0:
+        return weights, biases
+
+    def finish(self, x: Float[Tensor, "samples outputs"]) -> Float[Tensor, "samples outputs"]:
+        """Apply the output activation."""
+        return ACTIVATIONS[self.output_activation](x)
+
+    def apply(
+        self, x: Float[Tensor, "samples inputs"], parameters: Float[Tensor, " parameters"], padding: float
+    ) -> Float[Tensor, "samples outputs"]:
+        """Apply the layers, reading ``padding`` in the padded inputs; differentiable at least twice."""
+        weights, biases = self.layers(parameters, padding)
+        if self.is_mlp:
             x = mlp(x, weights, biases)
         else:
             with torch.autocast(x.device.type, enabled=False):
                 for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
                     x = F.linear(x, weight, bias)
                     x = ACTIVATIONS[self.activation](x) if layer < self.hidden_layers else x
-        return ACTIVATIONS[self.output_activation](x)
+        return self.finish(x)
 
 
 def _padded(width: int, alignment: int) -> int:

@@ -90,7 +90,7 @@ class PropNetEstimator(nn.Module):
     def compute_loss(self, trans: Float[Tensor, "rays samples"], loss_scaler: float = 1.0) -> Float[Tensor, ""]:
         """Compute how much weight of the final samples the proposals miss.
 
-        The mean of max(0, w - bound)² / w, equation 13 of the source, with the weight that a proposal has around a sample as its bound.
+        The mean of max(0, w - bound)² / w, as in the source, with the weight that a proposal has around a sample as its bound.
 
         Args:
             trans: transmittance in front of each final sample; no gradient flows to it.
