@@ -8,11 +8,15 @@ from harness import Row, compare
 from torch import Tensor, nn
 
 from unrender.ops.encodings import Adam, grid_lookup, grid_lookup_with_jacobian, mlp
+from unrender.ops.encodings.tiled_mlp import tiled_mlp
 from unrender.reference.grid_lookup import grid_lookup_with_jacobian as twin_with_jacobian
 
 
 def rows(quick: bool) -> list[Row]:
-    """Measure grid lookups, values with Jacobian, the two perceptrons of ``nerf``, and a step of Adam on a grid."""
+    """Measure grid lookups, values with Jacobian, the two perceptrons of ``nerf``, and a step of Adam on a grid.
+
+    On a GPU the perceptrons as tiles, too: where these are faster than ``mlp``, it may call them.
+    """
     repeats = 3 if quick else 7
     generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     points = torch.rand(2**15 if quick else 2**17, 3, generator=generator)
@@ -80,6 +84,13 @@ def _perceptrons(count: int, generator: torch.Generator, repeats: int) -> list[R
 
         name = f"perceptron {'-'.join(str(size) for size in sizes)}, {count:,} samples, forward + backward"
         results.append(compare(name, ours, peer, peer_name="nn.Sequential", items=count, repeats=repeats))
+        if inputs.device.type == "cpu":
+            continue
+
+        def tiled(inputs=inputs, weights=weights, biases=biases, cotangent=cotangent) -> object:
+            return torch.autograd.grad(tiled_mlp(inputs, weights, biases), [inputs, *weights, *biases], cotangent)
+
+        results.append(compare(f"{name}, as tiles", tiled, ours, peer_name="mlp", items=count, repeats=repeats))
     return results
 
 

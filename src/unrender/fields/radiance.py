@@ -157,7 +157,7 @@ class RadianceField(nn.Module):
 def level_weights(detail: float, levels: int, *, like: Tensor) -> Float[Tensor, " seen"]:
     """Return the weights of the levels that are seen, from the coarsest.
 
-    They are (1 - cos(π clamp(detail - level, 0, 1))) / 2, and one for the first level (Lin et al. 2021, equation 14).
+    They are (1 - cos(π clamp(detail - level, 0, 1))) / 2, and one for the first level (Lin et al. 2021).
 
     >>> level_weights(2.5, 4, like=torch.zeros(1)).tolist()
     [1.0, 1.0, 0.5]

@@ -56,7 +56,7 @@ def ssim(image: Float[Tensor, "height width 3"], reference: Float[Tensor, "heigh
     Returns:
         At most 1, reached by equal images; NaN for an image without pixels.
 
-    Source: Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, from error visibility to structural similarity, 2004, eq. 13.
+    Source: Wang, Bovik, Sheikh, Simoncelli: Image quality assessment, from error visibility to structural similarity, 2004.
 
     >>> image = torch.linspace(0, 1, 16 * 16 * 3).reshape(16, 16, 3)
     >>> round(ssim(image, image).item(), 6)

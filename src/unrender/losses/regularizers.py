@@ -25,7 +25,7 @@ _NORM_GUARD = 1e-12
 def eikonal(gradients: Float[Tensor, "samples 3"], weight: Float[Tensor, " samples"] | None = None) -> Float[Tensor, ""]:
     """Average (|∇f| - 1)²: a signed distance has slope one everywhere.
 
-    Source: Gropp et al., Implicit geometric regularization, 2020, eq. 2.
+    Source: Gropp et al., Implicit geometric regularization, 2020.
 
     >>> eikonal(torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.6, 0.8]])).item()
     2.0
@@ -39,7 +39,7 @@ def mask_bce(opacity: Float[Tensor, " rays"], mask: Float[Tensor, " rays"]) -> F
 
     The opacity o is clipped to [0.001, 0.999].
 
-    Source: Wang et al., NeuS, 2021, eq. 16.
+    Source: Wang et al., NeuS, 2021.
 
     >>> round(mask_bce(torch.tensor([0.5, 0.0]), torch.tensor([1.0, 1.0])).item(), 4)
     3.8005
@@ -68,7 +68,7 @@ def sparsity(sdf: Float[Tensor, " samples"], scale: float, weight: Float[Tensor,
         scale: one over the distance from the surface within which the loss acts.
         weight: one per sample.
 
-    Source: Long et al., SparseNeuS, 2022, eq. 10.
+    Source: Long et al., SparseNeuS, 2022.
 
     >>> round(sparsity(torch.tensor([0.0, -1.0]), 1.0).item(), 4)
     0.6839
@@ -79,7 +79,7 @@ def sparsity(sdf: Float[Tensor, " samples"], scale: float, weight: Float[Tensor,
 def curvature(laplacian: Float[Tensor, " samples"], weight: Float[Tensor, " samples"] | None = None) -> Float[Tensor, ""]:
     """Average |Δf|, which is small for a smooth surface: Δf of a signed distance is twice the mean curvature.
 
-    Source: Li et al., Neuralangelo, 2023, eq. 9.
+    Source: Li et al., Neuralangelo, 2023.
 
     >>> curvature(torch.tensor([-4.0, 2.0])).item()
     3.0
@@ -95,7 +95,7 @@ def total_variation(grid: Float[Tensor, "depth height width channels"]) -> Float
     Raises:
         ValueError: the grid has fewer than two voxels along an axis.
 
-    Source: Fridovich-Keil et al., Plenoxels, 2022, eq. 4.
+    Source: Fridovich-Keil et al., Plenoxels, 2022.
 
     >>> ramp = torch.arange(4.0).reshape(1, 1, 4, 1).expand(3, 3, 4, 2)
     >>> round(total_variation(3 * ramp).item(), 6)

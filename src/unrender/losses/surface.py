@@ -21,7 +21,7 @@ def sign_changes(sdf: Float[Tensor, " vertices"], edges: Int[Tensor, "edges 2"])
         sdf: f at the vertices of a lattice.
         edges: the vertices of each edge, once.
 
-    Source: Munkberg et al., Extracting triangular 3D models, materials, and lighting from images, 2022, eq. 2.
+    Source: Munkberg et al., Extracting triangular 3D models, materials, and lighting from images, 2022.
 
     >>> round(sign_changes(torch.tensor([-1.0, 2.0, 3.0]), torch.tensor([[0, 1], [1, 2]])).item(), 4)
     3.4402

@@ -8,7 +8,7 @@ each rendering is first scaled by the least squares, s = Σ_M c t / Σ_M c² in 
 ``psnr_l``, ``ssim``
     of sRGB values in [0, 1], SSIM with a window of 3 × 3 pixels, black outside of M.
 ``depth_si_mse``
-    variance of log z − log z*, which no common factor changes (Eigen et al. 2014, eq. 3 with λ = 1).
+    variance of log z − log z*, which no common factor changes (Eigen et al. 2014, with λ = 1).
 ``normal_cosine_distance``
     mean of 1 − n · n*.
 ``chamfer``

@@ -68,7 +68,7 @@ def ggx_distribution(alpha: Float[Tensor, "*#shape 1"], cosine: Float[Tensor, "*
 
     D = α² / (π (c² (α² − 1) + 1)²), and ∫ D c dh over the hemisphere is 1.
 
-    Source: Walter et al., Microfacet models for refraction through rough surfaces, 2007, eq. 33.
+    Source: Walter et al., Microfacet models for refraction through rough surfaces, 2007.
 
     >>> round(ggx_distribution(torch.tensor([0.25]), torch.tensor([1.0])).item(), 4)
     5.093
@@ -85,7 +85,7 @@ def smith_masking(
 
     Λ(c) = (√(1 + α² (1 − c²) / c²) − 1) / 2.
 
-    Source: Heitz, Understanding the masking-shadowing function in microfacet-based BRDFs, 2014, eq. 72 and 99.
+    Source: Heitz, Understanding the masking-shadowing function in microfacet-based BRDFs, 2014.
 
     >>> smith_masking(torch.tensor([1.0]), torch.tensor([0.5]), torch.tensor([0.5])).item()
     0.5

@@ -88,7 +88,7 @@ def contract(positions: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     Raises:
         ValueError: for positions that are not a float32 matrix of three columns.
 
-    Source: Barron et al., Mip-NeRF 360, 2022, equation 10.
+    Source: Barron et al., Mip-NeRF 360, 2022.
 
     >>> import torch
     >>> contract(torch.tensor([[0.5, 0.0, 0.0], [4.0, 0.0, 0.0]])).tolist()

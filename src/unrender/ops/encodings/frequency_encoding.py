@@ -214,7 +214,7 @@ def frequency_encode(
     Raises:
         ValueError: for an encoding without columns, ``frequencies`` out of range, or positions that are not a float32 matrix.
 
-    Source: Mildenhall et al. 2020, "NeRF", equation 4 (without its pi, as in its code); the weights: Lin et al. 2021, "BARF", equation 14.
+    Source: Mildenhall et al. 2020, "NeRF", equation 4 (without its pi, as in its code); the weights: Lin et al. 2021, "BARF".
 
     >>> frequency_encode(torch.tensor([[0.5]]), 2)                  # x, sin 0.5, cos 0.5, sin 1, cos 1
     tensor([[0.5000, 0.4794, 0.8776, 0.8415, 0.5403]])

@@ -189,7 +189,7 @@ def hash_encode(
     Raises:
         ValueError: for shapes that do not fit the grid, a wrong dtype, tensors on different devices, or ``active_levels`` out of range.
 
-    Source: Müller, Evans, Schied, Keller 2022, "Instant Neural Graphics Primitives with a Multiresolution Hash Encoding", equations 2 to 4.
+    Source: Müller, Evans, Schied, Keller 2022, "Instant Neural Graphics Primitives with a Multiresolution Hash Encoding".
 
     >>> grid = HashGrid(levels=1, features=1, log2_entries=3, base_resolution=2)      # one cell: scale 1, eight corners
     >>> table = torch.arange(8.0).reshape(8, 1)                                        # corner (x, y, z) holds x + 2 y + 4 z

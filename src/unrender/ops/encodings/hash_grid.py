@@ -70,7 +70,7 @@ class HashGrid:
     def spanning(cls, base_resolution: int, finest_resolution: int, *, levels: int, features: int, log2_entries: int) -> HashGrid:
         """Make the grid whose levels grow from one resolution to another.
 
-        Each level is b = (finest / base)^(1 / (levels - 1)) times the one before (equation 3 of the source).
+        Each level is b = (finest / base)^(1 / (levels - 1)) times the one before.
 
         Raises:
             ValueError: for a value out of its range.

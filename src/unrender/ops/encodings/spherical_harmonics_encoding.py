@@ -114,7 +114,7 @@ def spherical_harmonics_encode(directions: Float[Tensor, "points 3"], degree: in
     Raises:
         ValueError: for a ``degree`` out of range, or directions that are not a float32 matrix of three columns.
 
-    Source: Ramamoorthi and Hanrahan 2001, "An Efficient Representation for Irradiance Environment Maps", equation 3, with the sign (-1)^m.
+    Source: Ramamoorthi and Hanrahan 2001, "An Efficient Representation for Irradiance Environment Maps", with the sign (-1)^m.
 
     >>> spherical_harmonics_encode(torch.tensor([[0.0, 0.6, 0.8]]), 2)
     tensor([[ 0.2821, -0.2932,  0.3909, -0.0000]])

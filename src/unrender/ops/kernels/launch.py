@@ -233,3 +233,18 @@ def run_in_threads(work: Callable[[int], None], chunks: int, threads: int) -> No
     for error in errors:
         if error is not None:
             raise error
+
+
+def launch_tiled(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, threads: int) -> None:
+    """Run a kernel of tiles for blocks ``0 <= i < count``.
+
+    A block has some threads on a GPU and one on a CPU. Unlike other kernels this has no argument ``first``.
+    """
+    if count == 0:
+        return
+    ready = [wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a for a in arguments]
+    if device.type == "cpu":
+        wp.launch_tiled(kernel, dim=[count], inputs=ready, device="cpu", block_dim=1)
+        return
+    stream = wp.stream_from_torch(torch.cuda.current_stream(device))
+    wp.launch_tiled(kernel, dim=[count], inputs=ready, device=wp.device_from_torch(device), stream=stream, block_dim=threads)

@@ -123,7 +123,7 @@ def distortion(weights: Float[Tensor, " samples"], samples: Samples) -> Float[Te
     Raises:
         ValueError: there is not one weight per sample, or its type or device is wrong.
 
-    Source: Barron et al., Mip-NeRF 360, 2022, equation 15.
+    Source: Barron et al., Mip-NeRF 360, 2022.
 
     >>> import torch
     >>> from unrender.ops.rays.samples import Samples

@@ -225,7 +225,7 @@ def sdf_alpha(
     Raises:
         ValueError: the tensors differ in size or device, or are not floating-point.
 
-    Source: Wang et al., NeuS, 2021, equations 10-13.
+    Source: Wang et al., NeuS, 2021, equations 12 and 13.
 
     >>> import torch
     >>> sdf_alpha(torch.zeros(1), -torch.ones(1), torch.full((1,), 0.1), torch.tensor(20.0), 1.0).mul(1e4).round().tolist()

@@ -183,7 +183,7 @@ def weights_from_density(density: Float[Tensor, " samples"], samples: Samples, *
     Raises:
         ValueError: there is not one density per sample, or its type or device is wrong.
 
-    Source: Max, Optical models for direct volume rendering, 1995; Mildenhall et al., NeRF, 2020, equation 3.
+    Source: Max, Optical models for direct volume rendering, 1995; Mildenhall et al., NeRF, 2020.
 
     >>> import torch
     >>> from unrender.ops.rays.samples import Samples

@@ -172,7 +172,7 @@ class NerfScene(RayScene):
 
 
 def _folded(samples: Samples) -> Samples:
-    """Replace distances t by t / (1 + t) (mip-NeRF 360, equation 14), so far samples do not dominate."""
+    """Replace distances t by t / (1 + t) (Barron et al. 2022, mip-NeRF 360), so far samples do not dominate."""
     return replace(samples, starts=samples.starts / (1 + samples.starts), ends=samples.ends / (1 + samples.ends))
 
 
