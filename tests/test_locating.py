@@ -65,9 +65,9 @@ def test_another_frame_of_the_world_gives_the_same_motion() -> None:
 class Ball(RayScene):
     """A ball of radius 0.8 with waves of color on it, over white."""
 
-    def __init__(self) -> None:
+    def __init__(self, waves: float = 5.0) -> None:
         super().__init__()
-        self.calls = 0
+        self.waves, self.calls = waves, 0
 
     def render_chunk(self, rays: Rays) -> Rendering:
         self.calls += 1
@@ -76,7 +76,7 @@ class Ball(RayScene):
         distance = -along - inside.clamp_min(0).sqrt()
         opacity = torch.sigmoid(40 * inside)
         places = rays.origins + distance[:, None] * rays.directions
-        color = 0.5 + 0.4 * (5 * places + torch.tensor([0.3, 1.0, 2.0])).sin()
+        color = 0.5 + 0.4 * (self.waves * places + torch.tensor([0.3, 1.0, 2.0])).sin()
         over = opacity[:, None] * color + (1 - opacity)[:, None]
         return Rendering(over, opacity, distance, torch.zeros_like(color), "srgb")
 
@@ -112,6 +112,16 @@ def test_a_camera_is_found_from_ten_degrees_and_five_percent_away(where: Where, 
     assert float(found.losses[-30:].mean()) < 0.01 * float(found.losses[:3].mean())
     torch.testing.assert_close(found.poses[0], start.world_from_camera[0])
     torch.testing.assert_close(found.camera.intrinsics, true.intrinsics)
+
+
+def test_a_search_at_a_minimum_of_its_own_begins_again_and_needs_no_further_steps() -> None:
+    """Waves so short that the descent from 15 degrees ends where they fit shifted by one."""
+    scene, true = Ball(waves=16.0), one_camera()
+    steps: list[int] = []
+    photo, start = scene.render_view(true, 0).srgb, displaced(true, 15.0, 5.0, 3)
+    found = locate(scene, photo, start, pixels=256, on_step=lambda: steps.append(1))
+    assert float(found.losses[75:100].mean()) > 0.3 * float(found.losses[0])
+    assert remaining(found.camera, true)[0] < 0.5 and len(steps) == len(found.losses) == len(found.poses) == 300
 
 
 def test_other_things_around_the_object_are_left_out() -> None:

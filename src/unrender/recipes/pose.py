@@ -40,6 +40,12 @@ _LEARNING_RATE, _DECAY = 0.01, 0.8
 """Of Adam, and the factor on it after each third of the steps, as published for 300 steps."""
 _AVERAGED = 0.25
 """Last share of the steps, whose mean correction is the result: the random pixels of each step move it to and fro."""
+_STUCK = 0.3
+"""A search whose error after a third of the steps is more than this share of the first is at a minimum of its own."""
+_FEWEST = 24
+"""Steps of a search that may begin again."""
+_AROUND_START = 0.15
+"""Scale of the random motions from which it then begins again: radians, and shares of the distance of the camera."""
 _REGION = 13
 """Side of the region around a corner in pixels: three dilations by 5 x 5."""
 _MOST_CORNERS = 2000
@@ -148,30 +154,55 @@ def locate(
     else:
         gradient = _of_rays(scene, photo, camera, compared_pixels(photo, where), pixels, only_object, seed)
     with pytorch_on_one_thread():
-        return _descended(gradient, camera, steps, on_step, settles=isinstance(scene, Asset))
+        return _descended(gradient, camera, steps, on_step, seed, settles=isinstance(scene, Asset))
 
 
 Gradient: TypeAlias = Callable[[Float[Tensor, " 6"], int], tuple[float, Float[Tensor, " 6"]]]
 """Returns the error of a correction at a step, and its gradient."""
 
 
-def _descended(gradient: Gradient, camera: Cameras, steps: int, on_step: OnStep | None, *, settles: bool) -> Located:
-    """Descend along a gradient; where it ``settles``, the learning rate is also halved after each third of the steps."""
+def _descended(gradient: Gradient, camera: Cameras, steps: int, on_step: OnStep | None, seed: int, *, settles: bool) -> Located:
+    """Descend along a gradient; where it ``settles``, the learning rate is also halved after each third of the steps.
+
+    Elsewhere, a search that is stuck after a third of the steps spends a sixth of them on random poses around the start, and goes on from
+    the best one if that is better than where it is.
+    """
     start = camera.world_from_camera[0]
-    twist = torch.zeros(6, device=start.device)
-    optimizer = torch.optim.Adam([twist], lr=_LEARNING_RATE)
-    losses, twists = [], []
-    for step in range(steps):
-        third = 3 * step / steps
-        falling = _DECAY**third * (0.5 ** int(third) if settles else 1.0)
-        optimizer.param_groups[0]["lr"] = _LEARNING_RATE * falling
+    losses: list[float] = []
+    twists: list[Tensor] = []
+
+    def look(twist: Tensor) -> Tensor:
         twists.append(twist.clone())
-        loss, twist.grad = gradient(twist.detach(), step)
+        loss, slope = gradient(twist, len(losses))
         losses.append(loss)
-        optimizer.step()
         if on_step is not None:
             on_step()
-    averaged = torch.stack([*twists, twist.clone()][-math.ceil(_AVERAGED * steps) :]).mean(0)
+        return slope
+
+    def descend(twist: Tensor, until: int) -> Tensor:
+        optimizer = torch.optim.Adam([twist], lr=_LEARNING_RATE)
+        while len(losses) < until:
+            third = 3 * len(losses) / steps
+            optimizer.param_groups[0]["lr"] = _LEARNING_RATE * _DECAY**third * (0.5 ** int(third) if settles else 1.0)
+            twist.grad = look(twist.detach())
+            optimizer.step()
+        return twist.detach()
+
+    third = steps if settles or steps < _FEWEST else steps // 3
+    twist = descend(torch.zeros(6, device=start.device), third)
+    few = max(1, third // 4)
+    error = sum(losses[-few:]) / few
+    if third < steps and error > _STUCK * losses[0]:
+        generator = torch.Generator().manual_seed(seed)
+        distance = camera.positions[0].norm().cpu()
+        scale = _AROUND_START * torch.cat([distance.expand(3) / 3, torch.ones(3)])
+        while len(losses) < steps // 2:
+            look((scale * torch.randn(6, generator=generator)).to(start.device))
+        best = min(range(third, steps // 2), key=losses.__getitem__, default=0)
+        twist = twists[best].clone() if losses[best] < error else twist
+    if third < steps:
+        twist = descend(twist, steps)
+    averaged = torch.stack([*twists, twist][-math.ceil(_AVERAGED * steps) :]).mean(0)
     found = _corrected(camera, averaged[None])
     return Located(found, torch.tensor(losses), rigid_motion(torch.stack(twists)) @ start)
 
