@@ -1,11 +1,11 @@
-"""Copies a Blender capture with fitted cameras that are turned by random angles, and brings the true poses for a comparison.
+"""Copies a capture with fitted cameras that are turned by random angles, and brings the true poses for a comparison.
 
     python benchmarks/noisy_poses.py chair_200 chair_noisy --degrees 3
     unrender fit nerf chair_noisy --refine-poses
 
-Each camera of ``transforms_train.json`` is turned by the given angle about a random axis, through its own center (``--about itself``),
-which moves the object in the photo, or through the origin (``--about origin``), as in BARF. Cameras that are held out stay. Photos are
-linked where possible.
+Each camera of ``transforms_train.json`` or ``transforms.json`` is turned by the given angle about a random axis, through its own center
+(``--about itself``), which moves the object in the photo, or through the origin (``--about origin``), as in BARF. Cameras of
+``transforms_test.json`` stay. Photos are linked where possible.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ def write_noisy(capture: Path, out: Path, *, degrees: float, about: str, seed: i
     """Write the copy."""
     generator = torch.Generator().manual_seed(seed)
     true: dict[str, list[list[float]]] = {}
-    out.mkdir(parents=True, exist_ok=False)
-    for part in ("train", "test"):
-        content = json.loads((capture / f"transforms_{part}.json").read_text(encoding="utf-8"))
+    shutil.copytree(capture, out, copy_function=_link)
+    for file in sorted(out.glob("transforms*.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
         for frame in content["frames"]:
-            name = Path(frame["file_path"]).with_suffix(".png").as_posix()
+            name = Path(frame["file_path"])
             pose = torch.tensor(frame["transform_matrix"], dtype=torch.float64)
-            true[name] = pose.tolist()
+            true[(name if name.suffix else name.with_suffix(".png")).as_posix()] = pose.tolist()
             axis = torch.randn(3, generator=generator, dtype=torch.float64)
             turn = rigid_motion(torch.cat([torch.zeros(3), math.radians(degrees) * axis / axis.norm()]))
-            if part == "train":
+            if file.name in ("transforms.json", "transforms_train.json"):
                 frame["transform_matrix"] = (pose @ turn if about == "itself" else turn @ pose).tolist()
-        (out / f"transforms_{part}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-        shutil.copytree(capture / part, out / part, copy_function=_link)
+        file.unlink()  # a link, perhaps
+        file.write_text(json.dumps(content, indent=1), encoding="utf-8")
     (out / "true_poses.json").write_text(json.dumps(true), encoding="utf-8")
 
 

@@ -168,7 +168,7 @@ def test_a_mesh_and_a_light_are_read_in_the_axes_of_the_photos(tmp_path: Path, t
     truth.transformed(move).export(tmp_path / "ball.glb")
     folder, recipe = write_blender(tmp_path / "photos"), recipes()["light"]
     options = StartOptions(mesh=tmp_path / "ball.glb", env=tmp_path / "sky.hdr")
-    given = read_input(recipe, folder, options, recipes=recipes(), device=CPU).input
+    given = read_input(recipe, recipe.presets["cpu"], folder, options, recipes=recipes(), device=CPU).input
     assert isinstance(given, FittedRun) and given.environment is not None and given.scene.asset().material is not None
     back = given.scene.asset().transformed(given.capture.source_from_world).mesh.vertices
     torch.testing.assert_close((back - move[:3, 3]).norm(dim=-1), torch.full((len(back),), RADIUS), atol=1e-4, rtol=0)
@@ -176,7 +176,7 @@ def test_a_mesh_and_a_light_are_read_in_the_axes_of_the_photos(tmp_path: Path, t
     seen = latlong_from_cube(given.environment.texels, 32, axes)
     assert float((seen - latlong_from_cube(truth.environment.texels, 32)).abs().mean()) < 0.02
     with pytest.raises(ValueError, match=r"none.hdr is not there"):
-        read_input(recipe, folder, StartOptions(env=tmp_path / "none.hdr"), recipes=recipes(), device=CPU)
+        read_input(recipe, recipe.presets["cpu"], folder, StartOptions(env=tmp_path / "none.hdr"), recipes=recipes(), device=CPU)
 
 
 def test_a_mesh_of_one_color_is_a_known_material(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -185,7 +185,7 @@ def test_a_mesh_of_one_color_is_a_known_material(tmp_path: Path, capfd: pytest.C
     rows = [*(f"v {x} {y} {z}" for x, y, z in vertices.tolist()), "usemtl red", *(f"f {a} {b} {c}" for a, b, c in faces.tolist())]
     mesh.write_text("\n".join(["mtllib ball.mtl", *rows]))
     (tmp_path / "ball.mtl").write_text("newmtl red\nKd 0.6 0.1 0.1\nPr 0.5\n")
-    given = read_input(recipe, folder, StartOptions(mesh=mesh), recipes=recipes(), device=CPU).input
+    given = read_input(recipe, recipe.presets["cpu"], folder, StartOptions(mesh=mesh), recipes=recipes(), device=CPU).input
     found = mesh_pbr.fit(given, LIGHT, device=CPU, seed=1).asset()
     found.export(tmp_path / "found.glb")
     again = read_asset(tmp_path / "found.glb")

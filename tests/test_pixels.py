@@ -16,6 +16,7 @@ from unrender.recipes import nerf, neus, pixels
 from unrender.recipes.pixels import PixelBatch, PixelSampler
 from unrender.recipes.settings import override
 from unrender.runs.evaluation import evaluate
+from unrender.transforms import rigid_motion
 
 CPU = torch.device("cpu")
 
@@ -51,6 +52,25 @@ def test_a_batch_knows_its_views_and_pixels() -> None:
     again = capture.cameras.rays(batch.views, batch.pixels)
     torch.testing.assert_close(again.directions, batch.rays.directions, atol=1e-6, rtol=0)
     assert torch.equal(again.origins, batch.rays.origins)
+
+
+def test_normals_turn_with_the_cameras_and_zero_stays_unknown() -> None:
+    """Seen from a camera they are the same, whatever its pose; and their gradient turns it."""
+    capture = mixed_capture()
+    maps = [torch.nn.functional.normalize(torch.randn(height, width, 3, generator=generator()), dim=-1) for width, height in SIZES.tolist()]
+    for normals in maps:
+        normals[0] = 0
+    capture = replace(capture, normals=Images.of(maps))
+    turns = rigid_motion(0.3 * torch.randn(len(capture), 6, generator=generator(1)))
+    poses = (turns @ capture.cameras.world_from_camera).requires_grad_()
+    before = PixelSampler(capture, CPU).draw(500, generator())
+    after = PixelSampler(capture, CPU).draw(500, generator(), replace(capture.cameras, world_from_camera=poses))
+    assert before.normal is not None and after.normal is not None
+    torch.testing.assert_close(after.normal, (turns[before.views, :3, :3] @ before.normal[:, :, None])[..., 0], atol=1e-5, rtol=0)
+    along = (before.normal * before.rays.directions).sum(-1)
+    torch.testing.assert_close((after.normal * after.rays.directions).sum(-1), along, atol=1e-5, rtol=0)
+    (slope,) = torch.autograd.grad(after.normal.sum(), poses)
+    assert bool(slope[list(capture.split.train), :3, :3].any()) and not bool(slope[:, :, 3].any())
 
 
 def test_pixels_are_drawn_uniformly_over_all_views() -> None:

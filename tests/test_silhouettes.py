@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
@@ -14,9 +15,13 @@ from unrender.captures.capture import Capture
 from unrender.captures.images import Images
 from unrender.captures.silhouettes import without_contradicting_masks
 from unrender.demo import make_demo_capture
+from unrender.recipes import neus
+from unrender.recipes.pose_refinement import HULL_MARGIN
+from unrender.recipes.settings import override
 from unrender.recipes.table import recipes
 from unrender.recipes.visual_hull import seen_cells
 from unrender.runs.inputs import prepared
+from unrender.transforms import rigid_motion
 
 
 @cache
@@ -76,7 +81,7 @@ def test_a_fit_gets_the_hull_of_the_others_without_a_hole() -> None:
     wrong = with_mask(capture, view, holed)
     others = replace(capture, split=replace(capture.split, train=tuple(v for v in capture.split.train if v != view)))
     expected, cut = (seen_cells(given, 32, torch.device("cpu"), within_masks=True).seen for given in (others, wrong))
-    found = seen_cells(prepared(recipes()["neus"], wrong), 32, torch.device("cpu"), within_masks=True).seen
+    found = seen_cells(prepared(recipes()["neus"], neus.PRESETS["cpu"], wrong), 32, torch.device("cpu"), within_masks=True).seen
     assert torch.equal(found, expected)
     assert int((expected & ~cut).sum()) > 20
 
@@ -84,3 +89,28 @@ def test_a_fit_gets_the_hull_of_the_others_without_a_hole() -> None:
 def test_captures_without_masks_are_left_alone() -> None:
     capture = replace(demo(), has_masks=False)
     assert without_contradicting_masks(capture) is capture
+
+
+def turned(capture: Capture, degrees: float, views: Sequence[int]) -> Capture:
+    """The capture with some cameras turned about random axes through their own centers."""
+    turns = torch.zeros(len(capture), 6)
+    axes = torch.nn.functional.normalize(torch.randn(len(views), 3, generator=torch.Generator().manual_seed(1)), dim=1)
+    turns[list(views), 3:] = math.radians(degrees) * axes
+    poses = capture.cameras.world_from_camera @ rigid_motion(turns)
+    return replace(capture, cameras=replace(capture.cameras, world_from_camera=poses))
+
+
+def test_a_mask_at_an_inexact_pose_contradicts_the_others_unless_poses_are_refined() -> None:
+    view, recipe, config = demo().split.train[7], recipes()["neus"], neus.PRESETS["cpu"]
+    capture = turned(demo(), 5.0, [view])
+    assert prepared(recipe, config, capture).split.train == tuple(v for v in capture.split.train if v != view)
+    assert prepared(recipe, override(config, refine_poses=True), capture) is capture
+
+
+@pytest.mark.parametrize("kind", ["empty", "inverted", "half"])
+def test_a_wrong_mask_contradicts_the_others_where_all_poses_are_inexact(kind: str) -> None:
+    capture = turned(demo(), 3.0, range(len(demo())))
+    view = capture.split.train[7]
+    found = without_contradicting_masks(with_mask(capture, view, WRONG[kind]), margin=HULL_MARGIN)
+    assert found.split.train == tuple(v for v in capture.split.train if v != view)
+    assert without_contradicting_masks(capture, margin=HULL_MARGIN) is capture

@@ -98,9 +98,9 @@ def fit(
         with ordinary_pytorch(target):
             if isinstance(input, str | Path):
                 with display.task("reading the input"):
-                    reading = read_input(method, Path(input), recipes=table, device=target)
+                    reading = read_input(method, config, Path(input), recipes=table, device=target)
             elif isinstance(input, Input):
-                reading = Reading(prepared(method, input), Origin())
+                reading = Reading(prepared(method, config, input), Origin())
             else:
                 raise ValueError(f"the recipe {recipe} takes {method.input.summary} or its path as input, got {type(input).__name__}")
             job = Job(method, preset, config, reading.input, reading.origin, target, seed)

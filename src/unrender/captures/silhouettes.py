@@ -161,15 +161,20 @@ def outline(photos: Images, view: int, block: int) -> UInt8[Tensor, "rows column
     return mask
 
 
-def without_contradicting_masks(capture: Capture) -> Capture:
+def without_contradicting_masks(capture: Capture, *, margin: float = 0.0) -> Capture:
     """Leave out the fitted views whose masks contradict those of the others, with a note.
 
     The space that all masks but one keep is the visual hull of the others, from which a right mask cuts thin slices. One that cuts blocks
     from it is wrong: as fits close the space outside of the hull, it would leave a hole in the surface for good.
+
+    Args:
+        capture: the photos.
+        margin: share of the image size by which a right mask may be off because poses are inexact: only what a mask cuts away farther from
+        its outline than this contradicts the others.
     """
     if not capture.has_masks or len(capture.split.train) < 2:
         return capture
-    shares = _cut_alone(capture)
+    shares = _cut_alone(capture, margin)
     limit = max(_WRONG * max(1, _MANY / len(shares)) ** 2, _AMONG_OTHERS * float(shares.quantile(0.9)))
     wrong = {view: float(share) for view, share in zip(outlining_views(capture), shares, strict=True) if share > limit}
     if not wrong:
@@ -184,8 +189,11 @@ def without_contradicting_masks(capture: Capture) -> Capture:
     return replace(capture, split=replace(capture.split, train=train), notes=(*capture.notes, note))
 
 
-def _cut_alone(capture: Capture) -> Float[Tensor, " views"]:
-    """Return the share of the others' visual hull that each fitted view alone cuts away in blocks of 2³ cells."""
+def _cut_alone(capture: Capture, margin: float) -> Float[Tensor, " views"]:
+    """Return the share of the others' visual hull that each fitted view alone cuts away in blocks of 2³ cells.
+
+    Cells are not counted that lie less than the ``margin`` outside of its outline.
+    """
     train = outlining_views(capture)
     cameras = capture.cameras.select(train)
     block = outline_block(capture.photos)
@@ -209,7 +217,13 @@ def _cut_alone(capture: Capture) -> Float[Tensor, " views"]:
             left = left[by[left] != -2]
         return torch.where(2 * seen >= len(cameras), by, -2)
 
-    only = torch.cat(in_threads(only_view, centers.split(CHUNK))).reshape(_CELLS, _CELLS, _CELLS)
+    only = torch.cat(in_threads(only_view, centers.split(CHUNK)))
+    if margin > 0:
+        for view, (silhouette, size) in enumerate(zip(silhouettes, cameras.sizes.float().mean(1).tolist(), strict=True)):
+            own = (only == view).nonzero()[:, 0]
+            _, outside = silhouette_vote(silhouette.grown(margin * size), silhouette.pixel, cameras, view, centers[own])
+            only[own[~outside]] = -2
+    only = only.reshape(_CELLS, _CELLS, _CELLS)
     kept = int((only == -1).sum())
     # A block of 2³ cells belongs to a view if all eight do.
     low, high = (sign * F.max_pool3d(sign * only[None, None].float(), 2, 1)[0, 0] for sign in (-1, 1))

@@ -90,7 +90,7 @@ def fit_input(
         if recipe.input.name in ("capture", "capture|run") and not is_run(path):
             path = posed(path, display)
         with display.task("reading the input"):
-            given = read_input(recipe, path, reading, recipes=table.recipes(), device=target)
+            given = read_input(recipe, config, path, reading, recipes=table.recipes(), device=target)
     except (ValueError, OSError):
         directory.remove_if_empty()
         raise
@@ -450,7 +450,7 @@ def run_demo(
     describe_input(capture, capture, display)
     preset, config = recipe.start(None, target)
     config = with_budget(config, steps=DEMO_STEPS if steps is None and max_seconds is None else steps, max_seconds=max_seconds)
-    job = Job(recipe, preset, config, prepared(recipe, capture), Origin(DEMO_CAPTURE, DEMO_CAPTURE), target, seed)
+    job = Job(recipe, preset, config, prepared(recipe, config, capture), Origin(DEMO_CAPTURE, DEMO_CAPTURE), target, seed)
     run = run_job(job, directory, overwrite=overwrite, display=display, measure=compare_with_truth, strict=wants_traceback())
     return Ending(exit_code(run), results_of(run, directory))
 

@@ -53,6 +53,8 @@ class PoseCorrections(nn.Module):
     """The views that determine the scene, by their index into all."""
     held_out: Tensor
     """The views that have no effect on the scene, by their index into all."""
+    basis: Tensor
+    """The six motions of each view; see the module's text."""
 
     def __init__(self, start: Float[Tensor, "views 4 4"], fitted: tuple[int, ...], held_out: tuple[int, ...]) -> None:
         """Begin without corrections.
@@ -68,6 +70,7 @@ class PoseCorrections(nn.Module):
         self.register_buffer("start", start.float().clone())
         self.register_buffer("fitted", torch.tensor(fitted, dtype=torch.int64))
         self.register_buffer("held_out", torch.tensor(held_out, dtype=torch.int64))
+        self.register_buffer("basis", basis_of(self.start), persistent=False)
 
     @classmethod
     def like(cls, state: dict[str, Tensor], prefix: str) -> PoseCorrections | None:
@@ -80,7 +83,7 @@ class PoseCorrections(nn.Module):
     def twists(self) -> Float[Tensor, "fitted 6"]:
         """Return the twists of the fitted views, without a similarity of the whole."""
         start = self.start[self.fitted]
-        twists = (basis_of(start) @ self.motions[:, :, None])[:, :, 0]
+        twists = (self.basis[self.fitted] @ self.motions[:, :, None])[:, :, 0]
         twists = twists - twists.mean(0)
         places = start[:, :3, 3]
         places = places - places.mean(0)
@@ -94,7 +97,7 @@ class PoseCorrections(nn.Module):
     def held_out_poses(self) -> Float[Tensor, "views 4 4"]:
         """Return ``world_from_camera`` of all views, differentiable in the motions of those held out, with the others as they began."""
         start = self.start[self.held_out]
-        twists = (basis_of(start) @ self.held_out_motions[:, :, None])[:, :, 0]
+        twists = (self.basis[self.held_out] @ self.held_out_motions[:, :, None])[:, :, 0]
         return self.start.index_copy(0, self.held_out, rigid_motion(twists) @ start)
 
     @torch.no_grad()

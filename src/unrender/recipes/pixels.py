@@ -116,7 +116,7 @@ class PixelSampler:
             count: number of pixels.
             generator: on the device of the sampler.
             cameras: of all views of the capture, at the size of its photos. Rays are computed from their poses, intrinsics and distortion,
-            which receive gradients; by default from the capture's own cameras.
+            which receive gradients, and normals turn with their poses; by default the capture's own cameras.
 
         Raises:
             ValueError: the number of ``cameras`` is not that of the views of the capture.
@@ -136,7 +136,7 @@ class PixelSampler:
             pixels=pixels,
             color=rgba[:, :3],
             alpha=rgba[:, 3] if self._has_masks else None,
-            normal=None if self._normals is None else self._normal(view, place),
+            normal=None if self._normals is None else self._normal(view, place, cameras),
         )
 
     def _drawn(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,10 +148,14 @@ class PixelSampler:
         view, place = self._photos.locate(index)
         return view, place, self._rgba[self._photos.at(view, place)]
 
-    def _normal(self, view: Tensor, place: Tensor) -> Float[Tensor, "rays 3"]:
+    def _normal(self, view: Tensor, place: Tensor, cameras: Cameras | None) -> Float[Tensor, "rays 3"]:
         assert self._normals is not None
         stored = self._normals.pixels.device  # another device only for normals on disk
-        return self._normals.pixels[self._normals.at(view.to(stored), place.to(stored))].to(self._device)
+        normal = self._normals.pixels[self._normals.at(view.to(stored), place.to(stored))].to(self._device)
+        if cameras is None:
+            return normal
+        turns = cameras.world_from_camera[self._views, :3, :3] @ self._world_from_camera[:, :3, :3].mT
+        return (turns[view] * normal[:, None, :]).sum(-1)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what the next draws depend on besides the generator."""

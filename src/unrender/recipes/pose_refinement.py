@@ -89,6 +89,7 @@ class PoseRefinement:
         self._background: Background = background
         self._later, self._seed = later, seed
         self._pixels: PixelSampler | None = None
+        self._places: Tensor | None = None
         if capture.split.test:
             swapped = Split(capture.split.test, capture.split.train, capture.split.rule)
             self._pixels = PixelSampler(replace(capture, split=swapped), device)
@@ -99,8 +100,10 @@ class PoseRefinement:
         return replace(self._capture, cameras=self.poses.corrected(self._capture.cameras))
 
     def cameras(self) -> Cameras:
-        """Return the cameras of all views, differentiable in the motions of the fitted ones."""
-        return replace(self._cameras, world_from_camera=self.poses.fitted_poses())
+        """Return the cameras of all views for a step, differentiable in the motions of the fitted ones."""
+        poses = self.poses.fitted_poses()
+        self._places = poses.detach()[self.poses.fitted, :3, 3]
+        return replace(self._cameras, world_from_camera=poses)
 
     def set_rates(self, optimizer: Optimizer | None, fraction: float) -> None:
         """Set the learning rates of both groups of motions."""
@@ -122,7 +125,8 @@ class PoseRefinement:
             step: its number.
             rays: of the step.
         """
-        scene.viewpoints = self.poses.poses()[self.poses.fitted, :3, 3]
+        assert self._places is not None, "follow belongs to the step of the last cameras"
+        scene.viewpoints = self._places
         if self._pixels is None or (fraction < ALL_DETAIL and not self._later):
             return {}
         generator = torch.Generator(scene.viewpoints.device).manual_seed(self._seed * 1_000_003 + step)

@@ -117,6 +117,10 @@ class Choice:
         return next(name for name, member in self.members.items() if type(member) is kind)
 
 
+def _never(_: object) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Recipe(Generic[C, I]):
     """A row of the table: a method and how to use it."""
@@ -134,6 +138,8 @@ class Recipe(Generic[C, I]):
     """True for methods that rasterize: photos are resampled to pinhole cameras before the fit and its evaluation."""
     outputs: tuple[Output, ...] = ("cameras", "metrics", "mesh", "video")
     choices: tuple[Choice, ...] = ()
+    refines_poses: Callable[[C], bool] = _never
+    """Tells whether a configuration has the poses as unknowns, which are then inexact before the fit."""
 
     @property
     def config_type(self) -> type[Any]:
@@ -212,6 +218,7 @@ NERF: Recipe[nerf.NerfConfig, Capture] = Recipe(
     fit=later(lambda: nerf.fit),
     load_scene=later(lambda: nerf.load_scene),
     input=CAPTURE,
+    refines_poses=lambda config: config.refine_poses,
 )
 NERF_MLP: Recipe[nerf_mlp.NerfMlpConfig, Capture] = Recipe(
     name="nerf-mlp",
@@ -237,6 +244,7 @@ NEUS: Recipe[neus.NeusConfig, Capture] = Recipe(
     load_scene=later(lambda: neus.load_scene),
     input=CAPTURE,
     choices=(Choice("field", "The signed distance: grid, dense grids for a CPU; hash, a hash grid with a perceptron.", neus.FIELDS),),
+    refines_poses=lambda config: config.refine_poses,
 )
 
 _SHAPE = Choice("shape", "The shape: neus, a surface fitted first; cubes or tets, a lattice of distances from the masks.", mesh_pbr.SHAPES)

@@ -30,6 +30,7 @@ from unrender.demo import make_demo_capture
 from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.recipes.inputs import FittedRun, MeshInput, Picture
 from unrender.recipes.kinds import Input, InputName
+from unrender.recipes.pose_refinement import HULL_MARGIN
 from unrender.recipes.table import C, I, Recipe
 from unrender.render.asset import Asset, read_asset
 from unrender.render.lit import LitScene
@@ -37,6 +38,7 @@ from unrender.render.refined_poses import refined
 from unrender.runs.directory import RunDirectory, RunRecord
 from unrender.runs.opening import open_run
 from unrender.runs.read_options import ReadOptions, RunOptions, StartOptions
+from unrender.runs.scores import refines_poses
 from unrender.shading.latlong import LIGHT_SIZE, read_environment
 from unrender.transforms import upright
 
@@ -78,6 +80,7 @@ class Reading(Generic[I]):
 
 def read_input(
     recipe: Recipe[C, I],
+    config: C,
     path: Path,
     options: ReadOptions | None = None,
     *,
@@ -88,6 +91,7 @@ def read_input(
 
     Args:
         recipe: defines the kind of input.
+        config: says whether its poses are exact.
         path: a folder or a file.
         options: options of that kind, by default the defaults.
         recipes: the table, for runs of other recipes.
@@ -109,7 +113,7 @@ def read_input(
         reading = Reading(read_picture(path), Origin(absolute))
     else:
         reading = Reading(read_mesh_input(path), Origin(absolute))
-    return Reading(prepared(recipe, reading.input), reading.origin)
+    return Reading(prepared(recipe, config, reading.input), reading.origin)
 
 
 def _read_start(
@@ -183,20 +187,22 @@ def _check_mesh_in_view(mesh: Mesh, capture: Capture, path: Path) -> None:
     )
 
 
-def prepared(recipe: Recipe[C, I], given: Input) -> I:
+def prepared(recipe: Recipe[C, I], config: C, given: Input) -> I:
     """Return an input as a recipe needs it.
 
-    Views whose masks contradict the others are not fitted, and methods that rasterize get photos without lens distortion.
+    Views whose masks contradict the others are not fitted, by more than inexact poses explain where these are refined. Methods that
+    rasterize get photos without lens distortion.
 
     Raises:
         ValueError: the recipe takes another kind of input.
     """
     if not isinstance(given, INPUT_TYPES[recipe.input.name]):
         raise ValueError(f"the recipe {recipe.name} takes {recipe.input.summary} as input, got {type(given).__name__}")
+    margin = mask_margin(refines_poses=recipe.refines_poses(config))
     if isinstance(given, Capture):
-        given = _usable(given, undistort=recipe.undistorted)
+        given = _usable(given, margin, undistort=recipe.undistorted)
     elif isinstance(given, FittedRun):
-        capture = _usable(given.capture, undistort=recipe.undistorted)
+        capture = _usable(given.capture, margin, undistort=recipe.undistorted)
         given = replace(given, capture=capture, notes=(*given.notes, *capture.notes[len(given.capture.notes) :]))
     return given  # pyright: ignore[reportReturnType]  the class was checked above
 
@@ -213,8 +219,13 @@ def kind_of(recipe: Recipe[C, I], given: Input) -> InputName:
     return "run" if isinstance(given, FittedRun) else "capture"
 
 
-def _usable(capture: Capture, *, undistort: bool) -> Capture:
-    capture = without_contradicting_masks(capture)
+def mask_margin(*, refines_poses: bool) -> float:
+    """Return the share of the image size by which masks may be off, because poses are."""
+    return HULL_MARGIN if refines_poses else 0.0
+
+
+def _usable(capture: Capture, margin: float, *, undistort: bool) -> Capture:
+    capture = without_contradicting_masks(capture, margin=margin)
     return undistorted(capture) if undistort else capture
 
 
@@ -280,7 +291,7 @@ def read_photos(record: RunRecord, moved_to: Path | None = None) -> Capture:
     maps = known.options.normal_maps
     if maps is not None and not maps.is_dir():
         capture = read_capture(path, replace(known.options, normal_maps=None))
-        split = without_contradicting_masks(capture).split
+        split = without_contradicting_masks(capture, margin=mask_margin(refines_poses=refines_poses(record))).split
         same = (len(split.train), len(split.test)) == (known.train_views, known.test_views)  # the fingerprint covers the normal maps too
         capture = replace(capture, notes=(*capture.notes, f"the normal maps are not at {maps} any more; the photos are read without them"))
     else:
