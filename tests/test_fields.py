@@ -167,6 +167,33 @@ def test_a_surface_that_leaves_its_box_ends_there():
         assert bool((field.sdf(torch.tensor([[0.4, 0.0, 0.0], [0.52, 0.0, 0.0], [0.52, 0.6, 0.0]])) < 0).tolist() == [True, False, False])
 
 
+def test_distances_end_as_their_mean_over_the_last_steps():
+    field = _grid_of(sphere_distance(9, 0.5), (0.0, 9), (0.5, 12))
+    for fraction in (0.1, 0.5, 0.84):
+        field.advance(fraction)
+    seen = []
+    for step in range(9):
+        if step == 5:  # a fit that resumes here goes on as if it had not stopped
+            again = _grid_of(sphere_distance(9, 0.5), (0.0, 9), (0.5, 12))
+            again.load_state_dict(field.state_dict())
+            field = again
+        field.distance_grid.data += 0.01 * (step + 1)
+        field.advance(0.85 + 0.01 * step)
+        seen.append(field.distance_grid.detach().clone())
+    field.settle()
+    torch.testing.assert_close(field.distance_grid.detach(), torch.stack(seen[::4]).mean(0))
+    settled = field.distance_grid.detach().clone()
+    field.settle()
+    assert torch.equal(field.distance_grid, settled) and field.mean.numel() == 0
+
+
+def test_distances_without_last_steps_stay():
+    field = _grid_sdf()
+    before = field.distance_grid.detach().clone()
+    field.settle()
+    assert torch.equal(field.distance_grid, before)
+
+
 def test_a_grid_sphere_has_unit_slope_and_the_right_sign():
     field = _grid_of(sphere_distance(65, 0.5))
     sample = field.sample(_points() + 0.01)

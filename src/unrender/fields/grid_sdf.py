@@ -19,6 +19,8 @@ from unrender.ops.rays import OccupancyGrid, Samples, grid_surface, grid_visible
 
 _SLAB = 16
 """Layers of the distance grid whose bending energy one step measures, for a tenth of the cost of the whole grid."""
+_AVERAGED_FROM, _AVERAGED_EVERY = 0.85, 4
+"""The distances end as the mean over the steps from this fraction of the budget on, of which every so many enter."""
 _SLAB_STRIDE = 7919
 """A prime, so that the slabs of successive steps spread over the grid."""
 
@@ -26,7 +28,9 @@ _SLAB_STRIDE = 7919
 class GridSdf(SurfaceField):
     """f(x) and ∇f(x) by trilinear interpolation of a grid over a box; features of a radiance field, whose colors are those of the surface.
 
-    Beyond the box f grows with the distance from it. A refinement keeps the function (trilinear upsampling) and makes new parameters.
+    Beyond the box f grows with the distance from it. A refinement keeps the function (trilinear upsampling) and makes new parameters. Every
+    step moves a vertex by the noise of the few rays near it, so at the end the distances become their mean over the last steps (Polyak and
+    Juditsky 1992), which is smoother and no less sharp.
 
     Args:
         stages: the sizes of the grid over a fit, as if it covered the world cube: its cells depend on the stage alone.
@@ -37,6 +41,8 @@ class GridSdf(SurfaceField):
     """
 
     box: Tensor
+    mean: Tensor
+    entered: Tensor
 
     def __init__(
         self,
@@ -53,6 +59,8 @@ class GridSdf(SurfaceField):
         self.distance_rate = distance_rate
         self.register_buffer("box", torch.tensor([[-1.0] * 3, [1.0] * 3]) if box is None else box.float().clone())
         self.distance_grid = nn.Parameter(_cropped(initial, self.box, _shape(self.box, stages[0][1])))
+        self.register_buffer("mean", torch.empty(0))
+        self.register_buffer("entered", torch.zeros((), dtype=torch.int64))
         self.color_source = radiance
 
     @property
@@ -130,11 +138,27 @@ class GridSdf(SurfaceField):
     @torch.no_grad()
     def advance(self, fraction: float) -> bool:
         wanted = max(k for k, (start, _) in enumerate(self.stages) if fraction >= start)
-        if wanted <= self.stage:
-            return False
-        self.stage = wanted
-        self.distance_grid = nn.Parameter(_resized(self.distance_grid, _shape(self.box, self.stages[wanted][1])))
-        return True
+        if wanted > self.stage:
+            self.stage = wanted
+            self.distance_grid = nn.Parameter(_resized(self.distance_grid, _shape(self.box, self.stages[wanted][1])))
+            self._forget_mean()
+            return True
+        if fraction >= _AVERAGED_FROM:
+            self.entered += 1
+            if (entered := int(self.entered)) % _AVERAGED_EVERY == 1:
+                number = 1 + entered // _AVERAGED_EVERY
+                self.mean = self.distance_grid.clone() if number == 1 else self.mean.lerp_(self.distance_grid, 1 / number)
+        return False
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        if self.mean.numel():
+            self.distance_grid.copy_(self.mean)
+        self._forget_mean()
+
+    def _forget_mean(self) -> None:
+        self.mean = torch.empty(0, device=self.mean.device)
+        self.entered.zero_()
 
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
         distances = {"params": [self.distance_grid], "lr": self.distance_rate * self.voxel, "weight_decay": 0.0}
@@ -157,6 +181,9 @@ class GridSdf(SurfaceField):
         """Resize to the stage of a saved state before its values are loaded."""
         saved, box = state_dict[f"{prefix}distance_grid"], state_dict[f"{prefix}box"]
         self.distance_grid.data = torch.empty_like(saved, device=self.distance_grid.device)
+        self._forget_mean()
+        for name in ("mean", "entered"):  # absent from states of earlier versions
+            setattr(self, name, state_dict.setdefault(f"{prefix}{name}", getattr(self, name)).to(saved.device, copy=True))
         fitting = [number for number, (_, size) in enumerate(self.stages) if _shape(box, size) == tuple(saved.shape[:3])]
         self.stage = max(fitting, default=0)
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -121,6 +121,10 @@ class SurfaceField(nn.Module, ABC):
     def advance(self, fraction: float) -> bool:
         """Switch to the level of detail for this fraction of the budget. Returns True if finer parameters replaced the old ones."""
 
+    def settle(self) -> None:
+        """Take the values with which the field ends, after the last step of a fit."""
+        return
+
     @abstractmethod
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
         """Return the groups of all parameters for an optimizer, each with ``params``, ``lr`` and ``weight_decay``.

@@ -134,6 +134,7 @@ class Fitting:
         *,
         generator: torch.Generator | None = None,
         parts: Mapping[str, Stateful] | None = None,
+        finish: Callable[[], None] | None = None,
         report_every: float = 0.5,
     ) -> None:
         """Prepare a fit.
@@ -145,6 +146,7 @@ class Fitting:
             observer: called with the progress every ``report_every`` seconds.
             generator: source of everything random in the loop; its state is part of every snapshot.
             parts: other state to restore when the fit resumes, by name.
+            finish: called after the last step, before it is reported.
             report_every: seconds between two calls of the observer.
         """
         self.scene = scene
@@ -154,6 +156,7 @@ class Fitting:
         self.history: list[Progress] = []
         self._parts = dict(parts or {})
         self._observer = observer
+        self._finish = finish
         self._report_every = report_every
         self._base_rates = [] if optimizer is None else [group["lr"] for group in optimizer.param_groups]
         # Our own optimizers skip a step on the device, without a synchronization; other optimizers are only called for finite steps.
@@ -184,6 +187,8 @@ class Fitting:
                     self.clock.start()
                     started = True
                 last = self.clock.fraction >= 1
+                if last and self._finish is not None:
+                    self._finish()
                 if last or self.clock.seconds - self._reported >= self._report_every:
                     self._report()
                 if self._outcome != "finished":

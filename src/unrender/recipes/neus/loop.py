@@ -193,7 +193,7 @@ def _fit_surface(
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
     optimizer = _optimizer(scene, exposure, adam, config.sharpness.sharpness_rate)
     parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
-    fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts=parts)
+    fitting = Fitting(scene, optimizer, clock, start.observer, generator=generator, parts=parts, finish=scene.surface.settle)
     if start.resume is not None:
         fitting.restore(start.resume)
     regularization = config.field.regularization_weight
