@@ -171,7 +171,6 @@ def run_when_ready(
     ready: Callable[[float], bool],
     calls: list[str],
     *,
-    most: float = 1.0,
     steps: int = 16,
     resume: Mapping[str, Tensor] | None = None,
     observer: Callable[[Progress], None] | None = None,
@@ -182,22 +181,21 @@ def run_when_ready(
         assert isinstance(scene, TinyScene)
         return None if ready(float(scene.color[0].detach())) else "it is not dark yet"
 
-    phases = (Phase("dark", 0.25, Fade(0.0, calls, "dark"), missing, most), Phase("bright", 0.75, Fade(1.0, calls, "bright")))
+    phases = (Phase("dark", 0.25, Fade(0.0, calls, "dark"), missing), Phase("bright", 0.75, Fade(1.0, calls, "bright")))
     return fit_in_phases(phases, Clock(steps), resume=resume, observer=observer)
 
 
 @pytest.mark.parametrize(
-    ("color", "most", "dark", "calls"),
+    ("color", "dark", "calls"),
     [
-        (1.0, 1.0, 4, ["dark", "bright"]),
-        (0.3 * 0.5**5, 1.0, 8, ["dark", "dark", "bright"]),  # twice as much
-        (0.0, 1.0, 16, ["dark", "dark", "dark"]),  # never
-        (0.0, 0.375, 6, ["dark", "dark", "bright"]),  # never, but that is as much as it gets
+        (1.0, 4, ["dark", "bright"]),
+        (0.3 * 0.5**5, 10, ["dark", "dark", "bright"]),  # half of the remaining budget more
+        (0.0, 16, ["dark", "dark", "dark"]),  # never
     ],
 )
-def test_a_phase_goes_on_until_it_is_ready(color: float, most: float, dark: int, calls: list[str]) -> None:
+def test_a_phase_goes_on_until_it_is_ready(color: float, dark: int, calls: list[str]) -> None:
     called: list[str] = []
-    result = run_when_ready(lambda seen: seen < color, called, most=most)
+    result = run_when_ready(lambda seen: seen < color, called)
     assert called == calls
     assert [progress.phase for progress in result.history] == ["dark"] * dark + ["bright"] * (16 - dark)
     assert [progress.step for progress in result.history] == list(range(1, 17))

@@ -22,8 +22,8 @@ _KEY = "phase"
 """Snapshot entry: the number of the phase, the steps skipped before it, the fraction of the budget and the step at which it began, and the
 fraction at which it ends; then the fraction of the snapshot."""
 
-_LATE = 0.85
-"""Share of the budget after which no further phase begins."""
+_LATE = 0.6
+"""Share of the budget after which a phase that goes on takes all that is left."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,8 @@ class Phase:
     """Share of the budget; a phase with share 0 is skipped."""
     fit: Callable[[PhaseStart], FitResult]
     missing: Callable[[Scene], str | None] | None = None
-    """A sentence on what its scene lacks for the next phase; None if nothing. While something is missing, the phase goes on until it has
-    had twice as much."""
-    most: float = 1.0
-    """Share of the budget after which it no longer goes on. The next phase begins, if there is budget left."""
+    """A sentence on what its scene lacks for the next phase; None if nothing. While something is missing, the phase goes on: for half of
+    the remaining budget, at last for all of it."""
 
 
 def fit_in_phases(
@@ -106,13 +104,12 @@ def fit_in_phases(
             failed = result.outcome in ("interrupted", "diverged")
             with clock.running():
                 missing = None if failed or phase.missing is None else phase.missing(result.scene)
-            if missing is None or end >= min(1.0, begin + phase.most):
+            if missing is None or end >= 1:
                 break
             snapshot = history[-1].snapshot() if result.history else snapshot
-            end = min(2 * end - begin, begin + phase.most, 1.0)
-            end = end if end <= _LATE else 1.0
+            end = 0.5 * (end + 1) if end <= _LATE else 1.0
         skipped += result.skipped_steps
-        previous = result if missing is None or end < 1 else replace(result, remarks=(*result.remarks, missing))
+        previous = result if missing is None else replace(result, remarks=(*result.remarks, missing))
         if failed or end >= 1:
             break
         begin = end

@@ -15,8 +15,8 @@ from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.first_surface import fuse_depth_maps, seen_through
 from unrender.recipes.nerf.loop import NerfScene
 
-_RECOGNIZED, _COMPLETE = 0.8, 0.95
-"""Smallest share of the object's pixels that must be opaque for depths to be used, and to be used at once."""
+_RECOGNIZED = 0.8
+"""Smallest share of the object's pixels that must be opaque for depths to be used."""
 _CONTRADICTED = 0.1
 """Largest share of their points that other views may see through. It is up to 0.02 on dull objects, and 0.28 on a polished head."""
 
@@ -60,15 +60,12 @@ class FirstDepths:
     @property
     def missing(self) -> str | None:
         """A sentence on why no surface should begin with these depths yet; None if it may."""
-        if self.recognized < _COMPLETE:
-            reason = f"the radiance field is opaque in only {100 * self.recognized:.0f} % of the pixels inside the masks"
-        elif self.contradicted > _CONTRADICTED:
-            reason = f"{100 * self.contradicted:.0f} % of the points that one view of the radiance field shows are seen through from others"
-        else:
+        if self.contradicted <= _CONTRADICTED:
             return None
         return (
-            f"no surface was begun, because {reason}: what is shown is that field; a larger budget goes on from here, and masks or more "
-            "photos from around the object help"
+            f"no surface was begun, because {100 * self.contradicted:.0f} % of the points that one view of the radiance field shows are "
+            "seen through from others: what is shown is that field; a larger budget goes on from here, and masks or more photos from "
+            "around the object help"
         )
 
     @property

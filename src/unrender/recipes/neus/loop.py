@@ -38,8 +38,6 @@ from unrender.render.scene import Scene
 
 _DENSITY = 0
 """Number of the radiance field's phase."""
-_SHARE_AT_FIRST = 0.4
-"""Part of the radiance field's share after which the surface may begin."""
 
 
 def fit(
@@ -104,11 +102,9 @@ def phases_of(capture: Capture, config: NeusConfig, *, device: torch.device, see
         depths = FirstDepths.of(scene, capture, field.lattice)
         return depths.missing
 
-    surface = partial(Phase, "surface", fit=fit_surface)
-    if poses is not None or share == 0:  # poses are refined from coarse to fine over the whole share
-        return Phase("radiance field", share, fit_density), surface(1 - share)
-    first, most = _SHARE_AT_FIRST * share, share if capture.has_masks else 1.0
-    return Phase("radiance field", first, fit_density, missing, most), surface(1 - first)
+    # With masks there is the visual hull to begin with, and poses are refined from coarse to fine over the whole share.
+    is_tested = not capture.has_masks and poses is None
+    return Phase("radiance field", share, fit_density, missing if is_tested else None), Phase("surface", 1 - share, fit_surface)
 
 
 def load_scene(config: NeusConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
