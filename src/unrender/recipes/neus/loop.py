@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from unrender.captures.capture import Capture
+from unrender.captures.silhouettes import without_contradicting_masks
 from unrender.captures.upright import upward_direction
 from unrender.color import over
 from unrender.devices import on_cpu
@@ -179,7 +180,7 @@ def _fit_surface(
     """Run the phase of the surface: the whole fit, or what follows the radiance field."""
     sampling, adam, weights, clock = config.sampling, config.adam, config.losses, start.clock
     generator = torch.Generator(device).manual_seed(seed)
-    seen_now = capture if refinement is None else refinement.capture()
+    seen_now = capture if refinement is None or start.resume is not None else without_contradicting_masks(refinement.capture())
     scene = _start_scene(seen_now, config, start, depths, surroundings=surroundings, device=device, seed=seed)
     scene.poses = None if refinement is None else refinement.poses
     scene.viewpoints = capture.cameras.select(capture.split.train).positions.to(device)
