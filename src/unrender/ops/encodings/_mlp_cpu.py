@@ -21,10 +21,12 @@ from unrender.ops.kernels.native import native_sections
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
-_WIDEST = 128
-"""Units of the widest layer of the fused path, whose buffers are on the stack of a thread."""
-_LAYERS = 4
+_LAYERS = 5
 """Largest number of layers of the fused path."""
+_WIDEST = 320
+"""Units of its widest layer."""
+_MEMORY, _BLOCK, _STEP = 160 * 1024, 64, 80
+"""Numbers in the buffers of a work item, on the stack of its thread; samples of the smallest panel, and numbers in a row of it."""
 _VECTOR = 4
 """Rows of what is added per ray are padded to a multiple of this."""
 _CHUNK, _SMALLEST, _CHUNKS = 4096, 512, 8
@@ -296,5 +298,8 @@ def checked_layers(
 
 def is_fused(inputs: int, parameters: Sequence[Tensor]) -> bool:
     """Tell whether layers, weights and biases in turn, fit the fused path."""
-    widest = max(inputs, *(parameter.shape[0] for parameter in parameters))
-    return on_cpu(parameters[0].device) and parameters[0].dtype == torch.float32 and widest <= _WIDEST and len(parameters) <= 2 * _LAYERS
+    widths = [inputs, *(weight.shape[0] for weight in parameters[0::2])]
+    widest = max(widths)
+    rows = sum(widths[:-1]) + 2 * widest + 12  # of the backward pass, with what is added per ray
+    fits = widest <= _WIDEST and len(widths) <= _LAYERS + 1 and rows * _STEP + (widths[1] + 3) * _BLOCK <= _MEMORY
+    return fits and on_cpu(parameters[0].device) and parameters[0].dtype == torch.float32

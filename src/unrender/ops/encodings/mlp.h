@@ -19,7 +19,7 @@
 #define SUMS (LANES / 4)
 typedef float vec __attribute__((ext_vector_type(LANES)));
 typedef float four __attribute__((ext_vector_type(4), aligned(4)));
-const int BLOCK = LANES * VECTORS, MOST = 256, MEMORY = 80 * 1024;
+const int BLOCK = LANES * VECTORS, MOST = 256, MEMORY = 160 * 1024, PREFERRED = 80 * 1024;
 // out[u][n] = start[u] + sum_k w[u * row_step + k * k_step] * from[k][n], for all samples n of a panel. A block of samples at a time, for
 // ROWS rows whose sums fit into registers; the last rows are computed again where there are fewer. `mode` is 1 for max(0, .) and 2 for zero
 // where `mask` is not positive. With `starts`, the sums start at out[u][n].
@@ -167,6 +167,11 @@ for (int l = 0; l <= layers; l++) {
 const int* ray_index = (const int*)rays.index;
 const int padded = (network.units[1] + 3) / 4 * 4;  // rows of what is added per ray
 alignas(64) float memory[MEMORY];
+// Samples of a panel of so many rows: as many as fit into half of the second-level cache, but at least a block.
+auto samples_of = [&](int rows, int scratch) {
+    const int fit = (PREFERRED - scratch) / rows - 16, most = fit > MOST ? MOST : fit;
+    return most < BLOCK ? BLOCK : most / BLOCK * BLOCK;
+};
 // What the samples of the panel get from their rays, turned to [unit, sample].
 auto add_rays = [&](long long p0, int taken, float* hidden, int step, float* rows) {
     for (int n0 = 0; n0 < taken; n0 += BLOCK) {
@@ -185,9 +190,7 @@ auto add_rays = [&](long long p0, int taken, float* hidden, int step, float* row
 // use: tiles
 // All layers of a panel of samples lie in two buffers, in turn.
 const int each = widest + 3, scratch = ray_index ? BLOCK * padded : 0;
-int panel = (MEMORY - scratch) / (2 * each) - 16;
-panel = (panel > MOST ? MOST : panel) / BLOCK * BLOCK;
-const int step = panel + 16;
+const int panel = samples_of(2 * each, scratch), step = panel + 16;
 float* buffers[2] = {memory, memory + each * step};
 for (long long p0 = begin; p0 < end; p0 += panel) {
     const int taken = end - p0 < panel ? end - p0 : panel;
@@ -215,10 +218,8 @@ for (long long p0 = begin; p0 < end; p0 += panel) {
 // use: tiles
 // Of a panel of samples, the inputs and all hidden layers, and the gradients of a layer and the one below.
 const int scratch = ray_index ? BLOCK * padded : 0, all = rows_of_layers - outputs + 3 + 2 * (widest + 3);
-int panel = (MEMORY - scratch) / all - 16;
-panel = (panel > MOST ? MOST : panel) / BLOCK * BLOCK;
-const int step = panel + 16;
-float* hidden[5];
+const int panel = samples_of(all, scratch), step = panel + 16;
+float* hidden[8];
 float* next = memory;
 for (int l = 0; l < layers; l++) {
     hidden[l] = next;

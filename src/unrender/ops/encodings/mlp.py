@@ -1,6 +1,6 @@
 """Small multilayer perceptrons with ReLU between the layers, fused on a CPU.
 
-These networks are tiny (16 to 128 units), so the general path (one GEMM, one bias, one ReLU at a time) spends its time
+These networks are tiny (mostly 16 to 128 units), so the general path (one GEMM, one bias, one ReLU at a time) spends its time
 writing activations to memory and reading them back. On a CPU a panel of samples passes all layers inside the caches, and the
 backward pass recomputes the activations instead of storing them. On other devices the same function is a chain of PyTorch GEMMs.
 
@@ -86,9 +86,9 @@ def mlp(
     """Apply a perceptron with ReLU between its layers and a linear last layer.
 
     h_0 = inputs, or (inputs, shared[ray_index]); h_l = relu(W_l h_{l-1} + b_l); result = W_L h_{L-1} + b_L. Differentiable any number
-    of times; a backward pass with ``create_graph=True`` takes the general path. The fused path is for a CPU, float32 and at most 4 layers
-    of at most 128 units. The result is the transposed view of an [outputs, samples] buffer; inputs that are such a view are read without a
-    copy.
+    of times; a backward pass with ``create_graph=True`` takes the general path. The fused path is for a CPU, float32 and at most 5 layers
+    of at most 320 units, 1,300 or so in all. The result is the transposed view of an [outputs, samples] buffer; inputs that are such a view
+    are read without a copy.
 
     Args:
         inputs: one row per sample.

@@ -258,7 +258,7 @@ def see_encoded(
     table = takes.float32(table, "table", ((grid.entries, "entries"), (grid.features, "features"))).contiguous()
     parameters = checked_layers(takes, (samples.starts.shape[0], grid.columns), torch.float32, weights, biases)
     if not is_fused(grid.columns, parameters):
-        raise ValueError("see_encoded takes tensors on a CPU and a perceptron of at most 4 layers of at most 128 units")
+        raise ValueError("see_encoded takes tensors on a CPU and a perceptron of at most 5 layers of at most 320 units, 1,300 or so in all")
     bias, threshold = takes.number(density_bias, "density_bias"), takes.number(threshold, "threshold")
     expected = takes.integer(expected, "expected", 0)
     number, width = samples.count.shape[0], 3 + grid.columns + parameters[-1].shape[0]
