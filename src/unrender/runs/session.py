@@ -397,7 +397,7 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
 
 
 def _settle(directory: RunDirectory, record: RunRecord) -> list[str]:
-    """Keep the scene before the last phase if that is better, and return the sentence that says so; remove it otherwise."""
+    """Keep the scene before the last phase if that is better, and say so; otherwise remove it."""
     history, before = directory.read_history(), directory.before
     worse, kept = remarks_about_phases(history), find_checkpoint(before.checkpoints, record.recipe).checkpoint
     if not worse or kept is None:

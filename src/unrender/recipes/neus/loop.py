@@ -126,7 +126,7 @@ def _start_scene(
     device: torch.device,
     seed: int,
 ) -> NeusScene:
-    """Return the scene before its first step, from the visual hull or from the radiance field, whose depths may be known already."""
+    """Return the scene before its first step, from the visual hull or from the depths of the radiance field."""
     weights, masked, field = torch.Generator().manual_seed(seed), capture.has_masks, config.field
     if start.resume is not None:
         return new_scene(config, SurfaceStart(), surroundings=surroundings, masked=masked, generator=weights).to(device)
