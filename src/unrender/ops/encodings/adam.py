@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Any, no_type_check
 
 import torch
@@ -19,7 +20,8 @@ from torch import Tensor, nn
 from unrender.ops.kernels.checks import Arguments, describe
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
-from unrender.ops.kernels.work import blocks
+from unrender.ops.kernels.structs import filled
+from unrender.ops.kernels.work import blocks, to_device
 
 wp.set_module_options({"enable_backward": False})
 
@@ -45,37 +47,6 @@ class _Rule:
 Rule = wp.struct(_Rule)
 
 
-@no_type_check
-@wp.func_native(_CPP.update)
-def _update(
-    rule: Rule,
-    begin: int,
-    end: int,
-    parameter: wp.array(dtype=wp.float32),
-    gradient: wp.array(dtype=wp.float32),
-    first_moment: wp.array(dtype=wp.float32),
-    second_moment: wp.array(dtype=wp.float32),
-): ...
-
-
-@no_type_check
-@wp.kernel
-def _update_kernel(
-    first: int,
-    rule: Rule,
-    count: int,
-    block: int,
-    skip: wp.array(dtype=wp.float32),
-    parameter: wp.array(dtype=wp.float32),
-    gradient: wp.array(dtype=wp.float32),
-    first_moment: wp.array(dtype=wp.float32),
-    second_moment: wp.array(dtype=wp.float32),
-):
-    begin = (first + wp.tid()) * block
-    if skip[0] == 0.0:
-        _update(rule, begin, wp.min(count, begin + block), parameter, gradient, first_moment, second_moment)
-
-
 class _RootRule:
     """The constants of one update of RMSProp."""
 
@@ -87,33 +58,85 @@ class _RootRule:
 RootRule = wp.struct(_RootRule)
 
 
+class _Table:
+    """The parameters of a step, a row for each."""
+
+    ends: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
+    """The work item behind the last one of each parameter."""
+    addresses: wp.array2d(dtype=wp.int64)  # pyright: ignore[reportInvalidTypeForm]
+    """Of the parameter, its gradient and its moments, behind the number of its entries."""
+    rules: wp.array2d(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    """The constants of its update."""
+    skip: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    block: wp.int32
+
+
+Table = wp.struct(_Table)
+
+
+@no_type_check
+@wp.func_native(_CPP.update)
+def _update(
+    rule: Rule,
+    begin: int,
+    end: int,
+    parameter_address: wp.int64,
+    gradient_address: wp.int64,
+    first_address: wp.int64,
+    second_address: wp.int64,
+): ...
+
+
 @no_type_check
 @wp.func_native(_CPP.root_update)
 def _root_update(
     rule: RootRule,
     begin: int,
     end: int,
-    parameter: wp.array(dtype=wp.float32),
-    gradient: wp.array(dtype=wp.float32),
-    second_moment: wp.array(dtype=wp.float32),
+    parameter_address: wp.int64,
+    gradient_address: wp.int64,
+    second_address: wp.int64,
 ): ...
 
 
 @no_type_check
+@wp.func
+def _part(table: Table, item: int):
+    """Return the row of a work item's parameter, and begin and end of its entries."""
+    row = int(0)
+    before = int(0)
+    while item >= table.ends[row]:
+        before = table.ends[row]
+        row += 1
+    begin = (item - before) * table.block
+    return row, begin, wp.min(int(table.addresses[row, 0]), begin + table.block)
+
+
+@no_type_check
 @wp.kernel
-def _root_update_kernel(
-    first: int,
-    rule: RootRule,
-    count: int,
-    block: int,
-    skip: wp.array(dtype=wp.float32),
-    parameter: wp.array(dtype=wp.float32),
-    gradient: wp.array(dtype=wp.float32),
-    second_moment: wp.array(dtype=wp.float32),
-):
-    begin = (first + wp.tid()) * block
-    if skip[0] == 0.0:
-        _root_update(rule, begin, wp.min(count, begin + block), parameter, gradient, second_moment)
+def _update_kernel(first: int, table: Table):
+    row, begin, end = _part(table, first + wp.tid())
+    if table.skip[0] == 0.0:
+        rule = Rule()
+        rule.beta_1 = table.rules[row, 0]
+        rule.beta_2 = table.rules[row, 1]
+        rule.decay = table.rules[row, 2]
+        rule.step_size = table.rules[row, 3]
+        rule.root_scale = table.rules[row, 4]
+        rule.epsilon = table.rules[row, 5]
+        _update(rule, begin, end, table.addresses[row, 1], table.addresses[row, 2], table.addresses[row, 3], table.addresses[row, 4])
+
+
+@no_type_check
+@wp.kernel
+def _root_update_kernel(first: int, table: Table):
+    row, begin, end = _part(table, first + wp.tid())
+    if table.skip[0] == 0.0:
+        rule = RootRule()
+        rule.beta = table.rules[row, 0]
+        rule.rate = table.rules[row, 1]
+        rule.epsilon = table.rules[row, 2]
+        _root_update(rule, begin, end, table.addresses[row, 1], table.addresses[row, 2], table.addresses[row, 3])
 
 
 @no_type_check
@@ -170,7 +193,7 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
         """Require options within their ranges, those that are given."""
 
     @abstractmethod
-    def _rule(self, group: dict[str, Any], number: int) -> Any:
+    def _rule(self, group: dict[str, Any], number: int) -> tuple[float, ...]:
         """Return the constants of the step of this number, counted from one, for a parameter group."""
 
     @abstractmethod
@@ -212,14 +235,18 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
         """
         if closure is not None:
             raise ValueError(f"{self._takes.verb} takes None as closure, got a function: compute the gradients before the step")
+        found: dict[torch.device, list[tuple[Tensor, list[Tensor], tuple[float, ...]]]] = {}
         for group in self.param_groups:
-            rules: dict[int, Any] = {}  # by number of the step, which a group's parameters share unless one was added later
+            rules: dict[int, tuple[float, ...]] = {}  # by number of the step, which a group's parameters share unless one was added later
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if parameter.grad is not None and parameter.numel():
                     number = self._next_number(parameter)
                     if number not in rules:
                         rules[number] = self._rule(group, number)
-                    self._update(parameter, parameter.grad, rules[number], skip)
+                    tensors = self._tensors_of(parameter, parameter.grad, skip)
+                    found.setdefault(parameter.device, []).append((parameter, tensors, rules[number]))
+        for device, parameters in found.items():
+            self._update(parameters, device, skip)
 
     def _next_number(self, parameter: Tensor) -> int:
         """Count a step of a parameter, from one; make its state before the first."""
@@ -231,21 +258,35 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
         state["step"] += 1
         return int(state["step"])
 
-    def _update(self, parameter: Tensor, gradient: Tensor, rule: Any, skip: Tensor | None) -> None:
+    def _tensors_of(self, parameter: Tensor, gradient: Tensor, skip: Tensor | None) -> list[Tensor]:
+        """Return a parameter, its gradient and its moments, contiguous."""
         state, takes = self.state[parameter], self._takes
-        kernel, moments = self._kernel()
         ready = takes.float32(parameter.detach(), "a parameter", parameter.shape).contiguous()
         gradient = takes.float32(gradient, "its gradient", parameter.shape).contiguous()
-        for name in moments:  # a loaded state may be anything
+        for name in self._kernel()[1]:  # a loaded state may be anything
             state[name] = takes.float32(state[name], f"its {name}", parameter.shape).contiguous()
-        unless = gradient.new_zeros(1) if skip is None else takes.float32(skip, "skip", (), (1,)).reshape(1)
-        count = parameter.numel()
-        block = -(-blocks(count, _BLOCK, parameter.device)[1] // _RUN) * _RUN
-        items = -(-count // block)
-        flat = [tensor.view(-1) for tensor in (ready, gradient, *(state[name] for name in moments))]
-        launch(kernel, items, [rule, count, block, unless, *flat], parameter.device, chunks=items)
-        if not parameter.is_contiguous():
-            parameter.copy_(ready)
+        if skip is not None:
+            takes.float32(skip, "skip", (), (1,))
+        return [ready, gradient, *(state[name] for name in self._kernel()[1])]
+
+    def _update(self, parameters: list[tuple[Tensor, list[Tensor], tuple[float, ...]]], device: torch.device, skip: Tensor | None) -> None:
+        """Update the parameters of a device in one launch."""
+        counts = [parameter.numel() for parameter, _, _ in parameters]
+        block = -(-blocks(max(counts), _BLOCK, device)[1] // _RUN) * _RUN
+        ends = list(accumulate(-(-count // block) for count in counts))
+        addresses = [[count, *(t.data_ptr() for t in tensors)] for count, (_, tensors, _) in zip(counts, parameters, strict=True)]
+        table = filled(
+            Table,
+            ends=to_device(torch.tensor(ends, dtype=torch.int32), device),
+            addresses=to_device(torch.tensor(addresses, dtype=torch.int64), device),
+            rules=to_device(torch.tensor([rule for _, _, rule in parameters]), device),
+            skip=torch.zeros(1, device=device) if skip is None else skip.reshape(1),
+            block=block,
+        )
+        launch(self._kernel()[0], ends[-1], [table], device, chunks=ends[-1])
+        for parameter, (ready, *_), _ in parameters:
+            if not parameter.is_contiguous():
+                parameter.copy_(ready)
 
 
 class Adam(SkippingOptimizer):
@@ -293,14 +334,10 @@ class Adam(SkippingOptimizer):
     def _kernel(self) -> tuple[Any, tuple[str, ...]]:
         return _update_kernel, ("exp_avg", "exp_avg_sq")
 
-    def _rule(self, group: dict[str, Any], number: int) -> Any:
-        rule = Rule()
-        rule.beta_1, rule.beta_2 = group["betas"]
-        rule.decay = 1 - group["lr"] * group["weight_decay"]
-        rule.step_size = group["lr"] / (1 - group["betas"][0] ** number)
-        rule.root_scale = (1 - group["betas"][1] ** number) ** -0.5
-        rule.epsilon = group["eps"]
-        return rule
+    def _rule(self, group: dict[str, Any], number: int) -> tuple[float, ...]:
+        beta_1, beta_2 = group["betas"]
+        decay, step_size = 1 - group["lr"] * group["weight_decay"], group["lr"] / (1 - beta_1**number)
+        return beta_1, beta_2, decay, step_size, (1 - beta_2**number) ** -0.5, group["eps"]
 
 
 class RmsProp(SkippingOptimizer):
@@ -344,7 +381,5 @@ class RmsProp(SkippingOptimizer):
     def _kernel(self) -> tuple[Any, tuple[str, ...]]:
         return _root_update_kernel, ("square_avg",)
 
-    def _rule(self, group: dict[str, Any], number: int) -> Any:
-        rule = RootRule()
-        rule.beta, rule.rate, rule.epsilon = group["beta"], group["lr"], group["eps"]
-        return rule
+    def _rule(self, group: dict[str, Any], number: int) -> tuple[float, ...]:
+        return group["beta"], group["lr"], group["eps"]
