@@ -211,6 +211,7 @@ GENERATORS: dict[str, Generate] = {
     "per_ray": lambda w: w.rand(w.ray_count, w.channels),
     "ray_index": lambda w: w.samples.ray_index,
     "sigmoid": lambda w: True,
+    "box": lambda w: w.pick(None, torch.tensor([[-1.0, -0.5, -2.0], [0.5, 1.0, 2.0]])),
     "levels": lambda w: w.pick(1, 2, 3),
     "features": lambda w: w.pick(1, 2, 4, 8),
     "log2_entries": lambda w: w.pick(3, 5, 8),

@@ -80,16 +80,6 @@ class GridSdf(SurfaceField):
         """Return positions in the box, from 0 to 1 along each axis."""
         return (positions - self.box[0]) * (1 / (self.box[1] - self.box[0]))
 
-    @property
-    def _center_and_half(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
-        """The center of the box, and half of its sides."""
-        return self.box.mean(0), 0.5 * (self.box[1] - self.box[0])
-
-    def _inner(self, rays: Rays) -> Rays:
-        """Return rays in the coordinates in which the box is [-1, 1]³; distances along them stay the same."""
-        center, half = self._center_and_half
-        return Rays((rays.origins - center) / half, rays.directions / half)
-
     def sdf(self, positions: Float[Tensor, "samples 3"]) -> Float[Tensor, " samples"]:
         beyond = positions - torch.minimum(torch.maximum(positions, self.box[0]), self.box[1])
         return grid_lookup(self._unit(positions), self.distance_grid)[:, 0] + beyond.norm(dim=1)
@@ -102,19 +92,15 @@ class GridSdf(SurfaceField):
         if rays.origins.requires_grad or rays.directions.requires_grad:
             positions = samples.positions(rays)
             return SurfaceAlong(positions, self.sample(positions), *self.secant(samples, rays))
-        found = grid_surface(samples, self._inner(rays), self.distance_grid)
-        center, half = self._center_and_half
-        positions = torch.addcmul(center, found.positions, half)
-        gradient = (found.gradient.t() / half[:, None]).t()
-        return SurfaceAlong(
-            positions, SurfaceSample(found.sdf, gradient, self.radiance.features(positions), None), found.middle, found.slope
-        )
+        found = grid_surface(samples, rays, self.distance_grid, box=self.box)
+        surface = SurfaceSample(found.sdf, found.gradient, self.radiance.features(found.positions), None)
+        return SurfaceAlong(found.positions, surface, found.middle, found.slope)
 
     def visible(
         self, samples: Samples, rays: Rays, sharpness: Float[Tensor, ""], *, anneal: float, threshold: float, alpha_threshold: float
     ) -> Bool[Tensor, " samples"]:
         limits = {"threshold": threshold, "alpha_threshold": alpha_threshold}
-        return grid_visible(samples, self._inner(rays), self.distance_grid, sharpness, anneal=anneal, **limits)
+        return grid_visible(samples, rays, self.distance_grid, sharpness, anneal=anneal, box=self.box, **limits)
 
     @torch.no_grad()
     def refresh_occupancy(

@@ -1,10 +1,14 @@
-// A signed distance in a dense grid over the cube [-1, 1]^3, at packed samples: the loops of ops/rays/grid_surface.py.
+// A signed distance in a dense grid over a box, at packed samples: the loops of ops/rays/grid_surface.py.
 //
 // `distances` are the sizes of the grid, `begin` to `end` the range of samples. Results are [channel, sample].
 
+// section: frame
+// Scales and offsets of the coordinates, from the world to the unit cube.
+const float to_x = frame.data[0], to_y = frame.data[1], to_z = frame.data[2];
+const float from_x = frame.data[3], from_y = frame.data[4], from_z = frame.data[5];
+
 // section: unit_point
-    // From the cube [-1, 1]^3 to the unit cube.
-    const float px = 0.5f * x + 0.5f, py = 0.5f * y + 0.5f, pz = 0.5f * z + 0.5f;
+    const float px = to_x * x + from_x, py = to_y * y + from_y, pz = to_z * z + from_z;
 
 // section: point
     // The cell of the point at distance `along` of `ray`.
@@ -26,20 +30,21 @@
 // section: middles
 // Position, distance and gradient in the middle of each interval.
 // use: kernels.grid_sizes with grid=distances
+// use: frame
 const int count = samples.starts.shape[0];
 for (int n = begin; n < end; n++) {
     // use: middle_of
-    positions.data[3 * n] = x;
-    positions.data[3 * n + 1] = y;
-    positions.data[3 * n + 2] = z;
+    positions.data[n] = x;
+    positions.data[count + n] = y;
+    positions.data[2 * count + n] = z;
     // use: kernels.grid_cell
     const float* g = vertices.data + base;
     const int c = 0;
     // use: kernels.grid_corners
     sdf.data[n] = value;
-    gradient.data[n] = 0.5f * slope_x;
-    gradient.data[count + n] = 0.5f * slope_y;
-    gradient.data[2 * count + n] = 0.5f * slope_z;
+    gradient.data[n] = to_x * slope_x;
+    gradient.data[count + n] = to_y * slope_y;
+    gradient.data[2 * count + n] = to_z * slope_z;
 }
 
 // section: ends
@@ -58,7 +63,7 @@ auto gradients = [&](int n, float& at_start, float& at_end) {
 };
 const int size_z = distances.size_z;
 auto layer = [&](float z) {
-    const float pz = 0.5f * z + 0.5f;
+    const float pz = frame.data[2] * z + frame.data[5];
     const float uz = (pz > 0.f ? (pz < 1.f ? pz : 1.f) : 0.f) * (size_z - 1);
     return (short)((int)uz < size_z - 2 ? (int)uz : size_z - 2);
 };
@@ -91,6 +96,7 @@ if (clear)
 // use: kernels.grid_sizes with grid=distances
 // use: kernels.add
 // use: clear
+// use: frame
 const int count = samples.starts.shape[0];
 for (int side = 0; side < 2; side++)
     for (int n = begin; n < end; n++) {
@@ -120,9 +126,9 @@ for (int n = begin; n < end; n++) {
         float* g = grad_grid.data + base + upper * plane;
         const float wz = upper ? fz : z0, sz = upper ? gz : -gz;
         const float dv = with_sdf ? grad_sdf.data[n] : 0.f;
-        const float jx = 0.5f * grad_gradient.data[n];
-        const float jy = 0.5f * grad_gradient.data[count + n];
-        const float jz = 0.5f * grad_gradient.data[2 * count + n];
+        const float jx = to_x * grad_gradient.data[n];
+        const float jy = to_y * grad_gradient.data[count + n];
+        const float jz = to_z * grad_gradient.data[2 * count + n];
         const int c = 0;
         // use: kernels.grid_add_face
     }

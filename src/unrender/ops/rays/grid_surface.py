@@ -1,4 +1,4 @@
-"""A surface in a dense grid of signed distances over the cube [-1, 1]³, evaluated at packed samples.
+"""A surface in a dense grid of signed distances over a box, evaluated at packed samples.
 
 The opacities of a surface follow from the distances at both ends of each interval (equation 13 of NeuS). Intervals that follow each other
 share an end, so one lookup serves both, and so does one addition to the gradient, which is cut into slabs
@@ -41,9 +41,9 @@ _CPP = native_sections(__file__, "grid_surface.h")
 
 @no_type_check
 @wp.func
-def _cell(position: float, size: int):
+def _cell(position: float, scale: float, offset: float, size: int):
     """Return the cell of a position in the world along an axis, and where it lies within."""
-    u = wp.clamp(0.5 * position + 0.5, 0.0, 1.0) * float(size - 1)
+    u = wp.clamp(scale * position + offset, 0.0, 1.0) * float(size - 1)
     cell = wp.min(int(u), size - 2)
     return cell, u - float(cell)
 
@@ -52,14 +52,15 @@ def _cell(position: float, size: int):
 @wp.func
 def _distance_at(
     grid: GridSizes,
+    frame: wp.array(dtype=wp.float32),
     vertices: wp.array(dtype=wp.float32),
     rays: RayArrays,
     ray: int,
     along: float,
 ):
-    x, fx = _cell(rays.origins[ray, 0] + along * rays.directions[ray, 0], grid.size_x)
-    y, fy = _cell(rays.origins[ray, 1] + along * rays.directions[ray, 1], grid.size_y)
-    z, fz = _cell(rays.origins[ray, 2] + along * rays.directions[ray, 2], grid.size_z)
+    x, fx = _cell(rays.origins[ray, 0] + along * rays.directions[ray, 0], frame[0], frame[3], grid.size_x)
+    y, fy = _cell(rays.origins[ray, 1] + along * rays.directions[ray, 1], frame[1], frame[4], grid.size_y)
+    z, fz = _cell(rays.origins[ray, 2] + along * rays.directions[ray, 2], frame[2], frame[5], grid.size_z)
     row = grid.size_x
     plane = grid.size_y * row
     i = z * plane + y * row + x
@@ -77,6 +78,7 @@ def _distance_at(
 @wp.func_native(_CPP.middles)
 def _middles(
     distances: GridSizes,
+    frame: wp.array(dtype=wp.float32),
     vertices: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
@@ -92,6 +94,7 @@ def _middles(
 @wp.func_native(_CPP.ends)
 def _ends(
     distances: GridSizes,
+    frame: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     begin: int,
@@ -107,6 +110,7 @@ def _ends(
 @wp.func_native(_CPP.distance_gradient)
 def _distance_gradient(
     distances: GridSizes,
+    frame: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     layers: wp.array(dtype=wp.int16),
@@ -128,6 +132,7 @@ def _distance_gradient(
 def _surface_kernel(
     first: int,
     distances: GridSizes,
+    frame: wp.array(dtype=wp.float32),
     vertices: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
@@ -152,13 +157,13 @@ def _surface_kernel(
             stop = samples.ends[i]
             before = after
             if ray != last_ray or start != reached:
-                before = _distance_at(distances, vertices, rays, ray, start)
-            after = _distance_at(distances, vertices, rays, ray, stop)
+                before = _distance_at(distances, frame, vertices, rays, ray, start)
+            after = _distance_at(distances, frame, vertices, rays, ray, stop)
             middle[i] = 0.5 * (before + after)
             slope[i] = (after - before) / wp.max(stop - start, _SHORTEST)
             reached = stop
         last_ray = ray
-    _middles(distances, vertices, samples, rays, begin, end, positions, sdf, gradient)
+    _middles(distances, frame, vertices, samples, rays, begin, end, positions, sdf, gradient)
 
 
 @no_type_check
@@ -166,6 +171,7 @@ def _surface_kernel(
 def _ends_kernel(
     first: int,
     distances: GridSizes,
+    frame: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     block: int,
@@ -176,7 +182,7 @@ def _ends_kernel(
 ):
     begin = (first + wp.tid()) * block
     end = wp.min(samples.starts.shape[0], begin + block)
-    _ends(distances, samples, rays, begin, end, grad_middle, grad_slope, end_gradients, layers)
+    _ends(distances, frame, samples, rays, begin, end, grad_middle, grad_slope, end_gradients, layers)
 
 
 @no_type_check
@@ -184,6 +190,7 @@ def _ends_kernel(
 def _distance_gradient_kernel(
     first: int,
     distances: GridSizes,
+    frame: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     layers: wp.array(dtype=wp.int16),
@@ -198,7 +205,21 @@ def _distance_gradient_kernel(
 ):
     begin, end, z_begin, z_end = slab_range(first + wp.tid(), slabs, block, samples.starts.shape[0], distances.size_z)
     _distance_gradient(
-        distances, samples, rays, layers, end_gradients, grad_sdf, with_sdf, grad_gradient, begin, end, clear, z_begin, z_end, grad_grid
+        distances,
+        frame,
+        samples,
+        rays,
+        layers,
+        end_gradients,
+        grad_sdf,
+        with_sdf,
+        grad_gradient,
+        begin,
+        end,
+        clear,
+        z_begin,
+        z_end,
+        grad_grid,
     )
 
 
@@ -207,6 +228,7 @@ def _distance_gradient_kernel(
 def _visible_kernel(
     first: int,
     distances: GridSizes,
+    frame: wp.array(dtype=wp.float32),
     vertices: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
@@ -229,8 +251,8 @@ def _visible_kernel(
         stop = samples.ends[i]
         before = after
         if i == begin or start != reached:
-            before = _distance_at(distances, vertices, rays, ray, start)
-        after = _distance_at(distances, vertices, rays, ray, stop)
+            before = _distance_at(distances, frame, vertices, rays, ray, start)
+        after = _distance_at(distances, frame, vertices, rays, ray, stop)
         reached = stop
         length = stop - start
         if length > 0.0:
@@ -243,24 +265,25 @@ def _visible_kernel(
 
 class _GridSurface(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, distances: Tensor, samples: Samples, origins: Tensor, directions: Tensor) -> Any:
+    def forward(ctx: Any, distances: Tensor, frame: Tensor, samples: Samples, origins: Tensor, directions: Tensor) -> Any:
         count, device = samples.starts.shape[0], distances.device
-        positions, gradient = torch.empty(count, 3, device=device), torch.empty(3, count, device=device)
+        positions, gradient = torch.empty(3, count, device=device), torch.empty(3, count, device=device)
         middle, slope, sdf = (torch.empty(count, device=device) for _ in range(3))
         items, block = blocks(count, _BLOCK, device)
-        arguments = [grid_sizes(distances), distances.view(-1), samples.arrays, _arrays(origins, directions), block]
+        arguments = [grid_sizes(distances), frame, distances.view(-1), samples.arrays, _arrays(origins, directions), block]
         arguments += [positions.view(-1), middle, slope, sdf, gradient.view(-1)]
         launch(_surface_kernel, items, arguments, device, chunks=items)
         ctx.samples = samples
-        ctx.save_for_backward(distances, origins, directions)
+        ctx.save_for_backward(distances, frame, origins, directions)
         ctx.set_materialize_grads(False)
+        positions = positions.t()
         ctx.mark_non_differentiable(positions)
         return positions, middle, slope, sdf, gradient.t()
 
     @staticmethod
     @differentiable_once("grid_surface")
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
-        distances, origins, directions = ctx.saved_tensors
+        distances, frame, origins, directions = ctx.saved_tensors
         samples: Samples = ctx.samples
         _, of_middle, of_slope, of_sdf, of_gradient = grads
         count, device = samples.starts.shape[0], distances.device
@@ -268,16 +291,16 @@ class _GridSurface(torch.autograd.Function):
         layers, end_gradients = torch.empty(3 * count, dtype=torch.int16, device=device), torch.empty(2 * count, device=device)
         items, block = blocks(count, _BLOCK, device)
         ends = [origins.new_zeros(count) if grad is None else grad.contiguous() for grad in (of_middle, of_slope)]
-        launch(_ends_kernel, items, [grid_sizes(distances), *arrays, block, *ends, end_gradients, layers], device, chunks=items)
+        launch(_ends_kernel, items, [grid_sizes(distances), frame, *arrays, block, *ends, end_gradients, layers], device, chunks=items)
         sdf = layers.new_empty(0, dtype=torch.float32) if of_sdf is None else of_sdf.contiguous()
         gradient = origins.new_zeros(3 * count) if of_gradient is None else of_gradient.t().contiguous().view(-1)
         # On a CPU each slab clears its own part of the gradient.
         clear = on_cpu(device)
         grad_grid = recycled(distances.shape) if clear else torch.zeros_like(distances)
         slabs, items, block = slabs_of(distances, count, device)
-        arguments = [grid_sizes(distances), *arrays, layers, end_gradients, sdf, of_sdf is not None, gradient, slabs, block, clear]
+        arguments = [grid_sizes(distances), frame, *arrays, layers, end_gradients, sdf, of_sdf is not None, gradient, slabs, block, clear]
         launch(_distance_gradient_kernel, items, [*arguments, grad_grid.view(-1)], device, chunks=items)
-        return grad_grid, None, None, None
+        return grad_grid, None, None, None, None
 
 
 def _arrays(origins: Tensor, directions: Tensor) -> Any:
@@ -288,7 +311,7 @@ class GridSurface(NamedTuple):
     """A surface in a grid at packed samples."""
 
     positions: Float[Tensor, "samples 3"]
-    """The middle of each interval."""
+    """The middle of each interval; the transposed view of a [3, samples] buffer."""
     middle: Float[Tensor, " samples"]
     """(f(a) + f(b)) / 2 for an interval from a to b; zero in the unused tail, as is ``slope``."""
     slope: Float[Tensor, " samples"]
@@ -307,17 +330,28 @@ def _grid(takes: Arguments, distances: object) -> Tensor:
     return found
 
 
-def grid_surface(samples: Samples, rays: Rays, distances: Float[Tensor, "Z Y X 1"]) -> GridSurface:
+def _frame(takes: Arguments, box: object) -> Tensor:
+    """Return the scales and then the offsets of the coordinates, from the world to the unit cube of a box."""
+    if box is None:
+        return torch.full((6,), 0.5, device=takes.device)
+    corners = takes.float32(box, "box", (2, 3)).detach()
+    scale = 1 / (corners[1] - corners[0])
+    return torch.cat([scale, -corners[0] * scale])
+
+
+def grid_surface(
+    samples: Samples, rays: Rays, distances: Float[Tensor, "Z Y X 1"], *, box: Float[Tensor, "2 3"] | None = None
+) -> GridSurface:
     """Interpolate signed distances f trilinearly at packed samples, with the secant of f over each interval.
 
-    The first vertex of the grid lies at -1 and its last at 1 along each axis; outside, the border value continues. Differentiable once in
-    the distances; rays get no gradient.
+    The first vertex of the grid lies at the first corner of the box and its last at the second one; outside, the border value continues.
+    Differentiable once in the distances; rays get no gradient.
 
     Args:
         samples: the intervals.
-        rays: the rays they lie on; for a grid over another box, in the coordinates in which the box is the cube. Their directions need no
-            unit length.
+        rays: the rays they lie on. Their directions need no unit length.
         distances: signed distances at the vertices.
+        box: the smallest and the largest corner of the grid in the world; by default it is the cube [-1, 1]³.
 
     Raises:
         ValueError: for other shapes or types, tensors on different devices, or fewer than two vertices along an axis.
@@ -333,7 +367,7 @@ def grid_surface(samples: Samples, rays: Rays, distances: Float[Tensor, "Z Y X 1
     origins, directions = ray_tensors(takes, rays, (samples.count.shape[0], "rays"))
     distances = _grid(takes, distances)
     takes.count(4 * samples.starts.shape[0], "the result")
-    return GridSurface(*_GridSurface.apply(distances, samples, origins.detach(), directions.detach()))
+    return GridSurface(*_GridSurface.apply(distances, _frame(takes, box), samples, origins.detach(), directions.detach()))
 
 
 @torch.no_grad()
@@ -346,6 +380,7 @@ def grid_visible(
     anneal: float,
     threshold: float = 1e-4,
     alpha_threshold: float = 0.0,
+    box: Float[Tensor, "2 3"] | None = None,
 ) -> Bool[Tensor, " samples"]:
     """Mark the samples that are visible on a surface whose signed distances are in a grid.
 
@@ -359,6 +394,7 @@ def grid_visible(
         anneal: as in :func:`sdf_alpha`.
         threshold: transmittance at which a ray ends.
         alpha_threshold: opacity up to which a sample is dropped; it still attenuates later samples.
+        box: as in :func:`grid_surface`.
 
     Raises:
         ValueError: for other shapes or types, tensors on different devices, or fewer than two vertices along an axis.
@@ -369,7 +405,7 @@ def grid_visible(
     width = checked_sharpness(takes, sharpness)
     limits = takes.number(threshold, "threshold"), takes.number(alpha_threshold, "alpha_threshold")
     flags = torch.zeros(samples.starts.shape[0], dtype=torch.uint8, device=device)
-    arguments = [grid_sizes(distances), distances.view(-1), samples.arrays, _arrays(origins, directions)]
+    arguments = [grid_sizes(distances), _frame(takes, box), distances.view(-1), samples.arrays, _arrays(origins, directions)]
     arguments += [width, takes.number(anneal, "anneal", 0.0, 1.0), *limits, flags]
     launch(_visible_kernel, origins.shape[0], arguments, device, chunks=chunk_count(samples))
     return flags.view(torch.bool)
