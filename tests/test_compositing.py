@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -269,3 +271,21 @@ def test_an_empty_batch_gives_empty_results() -> None:
     assert weights.shape == (0,)
     assert ops.composite(weights, torch.zeros(0, 3), none).tolist() == [[0.0] * 3] * 2
     assert ops.opacity_and_distance(weights, none)[0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("with_normals", [False, True])
+def test_colors_over_a_background_equal_the_twin(device: str, with_normals: bool) -> None:
+    """Values and gradients, of all results and of the colors alone."""
+    exact = [drawn(SIZE), drawn(SIZE, 3, seed=2), drawn(len(SAMPLES.count), 3, seed=4), drawn(SIZE, 3, low=-1.0, seed=3)]
+    exact = [x.requires_grad_() for x in exact[: 4 if with_normals else 3]]
+    inputs = [x.detach().float().to(device).requires_grad_() for x in exact]
+    results, alone = [], []
+    functions: list[Callable[..., tuple[Tensor, ...]]] = [ops.composite_over, plain_compositing.composite_over]
+    for function, samples, leaves in zip(functions, (on(SAMPLES, device), SAMPLES), (inputs, exact), strict=True):
+        weights, colors, background, *normals = leaves
+        found = function(weights, colors, normals[0] if normals else None, samples, background)
+        results.append(list(found[: len(inputs)]))
+        alone.append(torch.autograd.grad(found[0].square().sum(), weights, retain_graph=True)[0].cpu().double())
+    assert_gradients_agree(results[0], results[1], inputs, exact, 2e-6)
+    torch.testing.assert_close(*alone, rtol=1e-4, atol=1e-5)

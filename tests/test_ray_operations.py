@@ -59,6 +59,16 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "attenuate": (ops.attenuate, {"samples": SAMPLES, "alpha": drawn(SIZE), "light": torch.ones(RAYS), "threshold": 0.1}),
     "attenuate_lazily": (ops.attenuate_lazily, {"samples": SAMPLES, "opacity": lambda part: 0.5 + 0 * part.starts, "threshold": 0.1}),
     "composite": (ops.composite, {"weights": drawn(SIZE), "values": drawn(SIZE, 3), "samples": SAMPLES}),
+    "composite_over": (
+        ops.composite_over,
+        {
+            "weights": drawn(SIZE),
+            "colors": drawn(SIZE, 3),
+            "normals": drawn(SIZE, 3),
+            "samples": SAMPLES,
+            "background": drawn(RAYS, 3),
+        },
+    ),
     "distortion": (ops.distortion, {"weights": drawn(SIZE), "samples": SAMPLES}),
     "grid_surface": (ops.grid_surface, {"samples": SAMPLES, "rays": RAYS_IN_SPACE, "distances": DISTANCES}),
     "grid_visible": (
@@ -261,6 +271,11 @@ TWICE: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]] = 
         lambda w, v: ops.composite(w, v, SAMPLES),
         lambda w, v: compositing.composite(w, v, SAMPLES),
         [drawn(SIZE), drawn(SIZE, 3, seed=1)],
+    ),
+    "composite_over": (
+        lambda w, c, n, b: ops.composite_over(w, c, n, SAMPLES, b),
+        lambda w, c, n, b: compositing.composite_over(w, c, n, SAMPLES, b),
+        [drawn(SIZE), drawn(SIZE, 3, seed=1), drawn(SIZE, 3, low=-1.0, seed=2), drawn(RAYS, 3, seed=3)],
     ),
     "distortion": (lambda w: ops.distortion(w, SAMPLES), lambda w: plain_distortion.distortion(w, SAMPLES), [drawn(SIZE)]),
     "grid_surface": (

@@ -22,3 +22,16 @@ def opacity_and_distance(weights: Float[Tensor, " samples"], samples: Samples) -
     """Add up w_k and w_k t_k along each ray."""
     sums = composite(weights, torch.stack([torch.ones_like(weights), samples.midpoints.to(weights.dtype)], dim=1), samples)
     return sums[:, 0], sums[:, 1]
+
+
+def composite_over(
+    weights: Float[Tensor, " samples"],
+    colors: Float[Tensor, "samples 3"],
+    normals: Float[Tensor, "samples 3"] | None,
+    samples: Samples,
+    background: Float[Tensor, "rays 3"],
+) -> tuple[Float[Tensor, "rays 3"], Float[Tensor, " rays"], Float[Tensor, " rays"], Float[Tensor, "rays 3"]]:
+    """Composite colors over a background, and add up opacity, distance and normals."""
+    opacity, distance = opacity_and_distance(weights, samples)
+    color = composite(weights, colors, samples) + (1 - opacity)[:, None] * background
+    return color, opacity, distance, torch.zeros_like(color) if normals is None else composite(weights, normals, samples)

@@ -23,7 +23,7 @@ from unrender.devices import pytorch_on_one_thread
 from unrender.geometry.isosurface import extract_surface
 from unrender.geometry.mesh import Mesh
 from unrender.numerics import normalized
-from unrender.ops.rays import Samples, composite, opacity_and_distance, ray_chunks
+from unrender.ops.rays import Samples, composite_over, ray_chunks
 from unrender.render.asset import Asset
 from unrender.render.rendering import Encoding, Rendering, concatenated
 
@@ -77,14 +77,8 @@ def render_volume(
     ([[0.75, 0.5, 0.25]], [1.375])
     """
     found = field(samples, rays)
-    opacity, distance = opacity_and_distance(found.weights, samples)
-    behind = (1 - opacity)[:, None] * background
-    if found.normal is None:
-        color = composite(found.weights, found.color, samples) + behind
-        return Rendering(color, opacity, distance, torch.zeros_like(color), encoding), found
-    # One pass over the samples for both, with channels as rows, the layout in which the fields' kernels write them.
-    seen = composite(found.weights, torch.cat([found.color.t(), found.normal.t()]).t(), samples)
-    return Rendering(seen[:, :3] + behind, opacity, distance, seen[:, 3:], encoding), found
+    color, opacity, distance, normal = composite_over(found.weights, found.color, found.normal, samples, background)
+    return Rendering(color, opacity, distance, normal, encoding), found
 
 
 @torch.no_grad()

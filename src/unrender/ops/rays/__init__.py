@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from unrender.ops.rays.capacity import MARCHED_PER_TRAINED, ray_chunks, rendering_capacity, samples_taken
-from unrender.ops.rays.compositing import composite, opacity_and_distance
+from unrender.ops.rays.compositing import composite, composite_over, opacity_and_distance
 from unrender.ops.rays.distortion import distortion
 from unrender.ops.rays.grid_surface import grid_surface, grid_visible
 from unrender.ops.rays.marching import aabb_intersection, march
@@ -28,6 +28,7 @@ __all__ = [
     "attenuate",
     "attenuate_lazily",
     "composite",
+    "composite_over",
     "distortion",
     "grid_surface",
     "grid_visible",
