@@ -48,13 +48,16 @@ class Row:
         return None if self.peer is None else self.items / self.peer
 
 
-def timed(work: Work) -> float:
+Clock = Callable[[], float]
+
+
+def timed(work: Work, clock: Clock = time.perf_counter) -> float:
     """Return the seconds that one call takes until the device has finished."""
     _finish()
-    started = time.perf_counter()
+    started = clock()
     work()
     _finish()
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _finish() -> None:
@@ -62,15 +65,20 @@ def _finish() -> None:
         torch.cuda.synchronize()
 
 
-def compare(name: str, ours: Work, peer: Work, *, peer_name: str, items: int, repeats: int = 7, warm_ups: int = 2) -> Row:
-    """Time both in turn, ``repeats`` times each, after ``warm_ups`` calls that do not count."""
+def compare(
+    name: str, ours: Work, peer: Work, *, peer_name: str, items: int, repeats: int = 7, warm_ups: int = 2, clock: Clock = time.perf_counter
+) -> Row:
+    """Time both in turn, ``repeats`` times each, after ``warm_ups`` calls that do not count.
+
+    With ``clock=time.process_time`` seconds are those of the processor, of all threads together, which other processes hardly change.
+    """
     for _ in range(warm_ups):
         ours()
         peer()
     ours_times, peer_times = [], []
     for _ in range(repeats):
-        ours_times.append(timed(ours))
-        peer_times.append(timed(peer))
+        ours_times.append(timed(ours, clock))
+        peer_times.append(timed(peer, clock))
     return Row(name, statistics.median(ours_times), statistics.median(peer_times), peer_name, items, _spread(ours_times))
 
 

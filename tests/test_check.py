@@ -20,7 +20,7 @@ from unrender.captures.check.checking import MOST_VIEWS, QUICK_VIEWS, check_capt
 from unrender.captures.check.epipolar import Change, VerifiedMatches, agreement
 from unrender.captures.check.evidence import at_least, at_most
 from unrender.captures.check.explanations import explain
-from unrender.captures.check.findings import CheckReport, Finding, in_order
+from unrender.captures.check.findings import CheckReport, Finding, Severity, in_order
 from unrender.captures.check.hull import hull_agreement
 from unrender.captures.check.photos import about_duplicates
 from unrender.captures.images import Images
@@ -313,19 +313,26 @@ def test_photos_that_are_all_alike_are_no_copies() -> None:
     assert vase.severity == "warning" and "alike" in vase.sentence and copies.severity == "broken"
 
 
-def test_the_quick_check_looks_again_before_it_calls_a_capture_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("severity", "pairs", "looks"),
+    [("broken", 40, [QUICK_VIEWS, MOST_VIEWS]), ("ok", 7, [QUICK_VIEWS, MOST_VIEWS]), ("ok", 40, [QUICK_VIEWS])],
+)
+def test_the_quick_check_looks_again_where_some_views_do_not_tell(
+    severity: Severity, pairs: int, looks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[int] = []
 
     def check(capture: object, *, most_views: int) -> CheckReport:
         asked.append(most_views)
-        return CheckReport("x", (Finding("broken", "focal length", "wrong"),) if most_views == QUICK_VIEWS else (), {}, (), None)
+        found = (Finding(severity, "focal length", "found"),) if most_views == QUICK_VIEWS else ()
+        return CheckReport("x", found, {"pairs": float(pairs)}, (), None)
 
     monkeypatch.setattr(check_summary, "check_capture", check)
 
     count = QUICK_VIEWS + 1
     cameras = Cameras.alike(torch.eye(4).repeat(count, 1, 1), torch.full((count, 4), 4.0), None, 8, 8)
     report = quick_check(Capture.from_tensors(torch.zeros(count, 8, 8, 3, dtype=torch.uint8), cameras))
-    assert report.is_usable and asked == [QUICK_VIEWS, MOST_VIEWS]
+    assert report.is_usable and asked == looks
 
 
 def test_copies_are_found_among_all_photos_while_they_are_still_decoded(
@@ -430,6 +437,13 @@ REAL_DAMAGES: dict[str, tuple[Callable[[Capture], Capture], str]] = {
     "inverted masks": (lambda it: with_all_photos(it, invert_mask), "inverted masks"),
     "half the masks": (lambda it: with_all_photos(it, leave_out_mask), "missing masks"),
 }
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_a_focal_length_a_quarter_too_short_is_found_where_few_details_match() -> None:
+    report = quick_check(zoomed(load_capture(real_capture("ethiopian_head_384")), 0.75))
+    assert (report.findings[0].severity, report.findings[0].cause) == ("broken", "focal length"), report.findings
 
 
 @pytest.mark.data

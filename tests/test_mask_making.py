@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -390,3 +391,15 @@ def test_a_white_chair_is_cut_from_white(tmp_path: Path) -> None:
     make_masks(tmp_path)
     masks = [np.asarray(Image.open(tmp_path / "masks" / f"{Path(f['file_path']).name}.png")) >= 128 for f in content["frames"]]
     assert np.mean([(mask & truth).sum() / (mask | truth).sum() for mask, truth in zip(masks, truths, strict=True)]) > 0.9
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_masks_of_a_mug_on_a_white_table_are_those_drawn_by_hand(tmp_path: Path) -> None:
+    folder = real_capture("mary_rose_384")
+    shutil.copytree(folder / "images", tmp_path / "images")
+    shutil.copy(folder / "poses_bounds.npy", tmp_path)
+    made = make_masks(tmp_path).folder
+    pairs = [(made / file.name, file) for file in sorted((folder / "masks").iterdir())]
+    masks = [[np.asarray(Image.open(file).convert("L")) >= 128 for file in pair] for pair in pairs]
+    assert np.mean([(mine & given).sum() / (mine | given).sum() for mine, given in masks]) > 0.95

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -193,15 +193,17 @@ def test_photos_with_masks_on_disk_are_those_in_memory(tmp_path: Path, kind: str
 
 def test_a_fit_within_masks_waits_for_some_photos_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OnDemand(Filling):
-        def __init__(self, fill: Callable[[int], object], count: int, threads: int) -> None:
+        def __init__(self, fill: Callable[[int], object], count: int, threads: int, first: Sequence[int] = ()) -> None:
+            needed.extend(first)
             super().__init__(lambda view: (filled.append(view), fill(view)), count, threads=0)
 
-    filled: list[int] = []
+    filled, needed = list[int](), list[int]()
     monkeypatch.setattr(photos, "Filling", OnDemand)
     capture = load_capture(write_llff(tmp_path / "scan", count=90), memory=1000)
     hull = seen_cells(without_contradicting_masks(capture), 32, CPU, within_masks=True).seen
     # 40, and where types are checked one or another at random, whose number depends on the calls
     assert capture.has_masks and 0 < len(filled) == len(set(filled)) <= 60
+    assert len(needed) == 40 and set(needed) <= set(filled)
     every = seen_cells(load_capture(tmp_path / "scan"), 32, CPU, within_masks=True).seen
     assert bool((hull | ~every).all()) and float(hull.float().mean()) < 1.5 * float(every.float().mean())
 
@@ -234,6 +236,18 @@ def test_what_is_needed_first_is_filled_by_the_thread_that_needs_it() -> None:
     for wait in filling.waits:
         wait()
     assert by[2] == threading.current_thread().name and len(by) == 3
+
+
+def test_what_is_needed_before_the_others_is_filled_first() -> None:
+    filled, done = list[int](), threading.Event()
+
+    def fill(number: int) -> None:
+        filled.append(number)
+        if len(filled) == 5:
+            done.set()
+
+    Filling(fill, 5, threads=1, first=(3, 1))
+    assert done.wait(10) and filled == [3, 1, 0, 2, 4]
 
 
 SCRIPT = """

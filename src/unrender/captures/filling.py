@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 
 class Filling:
     """Fills images one by one on threads that end with the process; one that is needed first is filled by the thread that needs it."""
 
-    def __init__(self, fill: Callable[[int], object], count: int, threads: int) -> None:
+    def __init__(self, fill: Callable[[int], object], count: int, threads: int, first: Sequence[int] = ()) -> None:
         """Start to fill.
 
         Args:
             fill: fills the image of this number.
             count: number of images.
             threads: number of threads.
+            first: images that are needed before the others, in this order.
         """
         self._fill = fill
         self._errors: dict[int, BaseException] = {}
         self._filled = [threading.Event() for _ in range(count)]
+        self._order = tuple(dict.fromkeys((*first, *range(count))))
         self._begun: set[int] = set()
         self._lock = threading.Lock()
         for _ in range(min(threads, count)):
@@ -45,7 +47,7 @@ class Filling:
             raise self._errors[number]
 
     def _run(self) -> None:
-        for number in range(len(self._filled)):
+        for number in self._order:
             if self._takes(number):
                 self._fill_one(number)
 

@@ -23,6 +23,7 @@ from unrender.captures.capture import CaptureError
 from unrender.captures.decoding import is_opaque
 from unrender.captures.images import ImageMemory, Images, averaged_gray, in_threads
 from unrender.captures.photos import decoded_image, image_size, read_photos
+from unrender.captures.silhouettes import outlining
 from unrender.captures.source import Source
 from unrender.numerics import evenly_spread
 from unrender.words import MaskUse
@@ -200,6 +201,7 @@ def _read_later(source: Source, *, downscale: int, masks: MaskUse | None, memory
         apply_exif=source.apply_exif,
         memory=memory,
         finish=finish,
+        first=outlining(source.split.train) if meaning == "object" else (),
     )
     waiting = None if ignored is None else replace(ignored, waits=photos.waits)  # another name: the one above is still being filled
     return _pictures(photos, meaning, waiting, masks, notes, any(dynamic))

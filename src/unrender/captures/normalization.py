@@ -16,14 +16,13 @@ from torch import Tensor
 
 from unrender.cameras import Cameras
 from unrender.captures.capture import CaptureError
-from unrender.captures.silhouettes import Silhouette, carved, cells_of_cube, children, grown_by_a_cell
+from unrender.captures.silhouettes import Silhouette, carved, cells_of_cube, children, grown_by_a_cell, outlining
 from unrender.captures.source import Source
 from unrender.transforms import inverse_similarity, rotation_between, scale_of, similarity, transformed
 from unrender.words import Up
 
 _COARSE_GRID = 24
 _COARSE_STEP = 4
-_MOST_VIEWS = 40
 _PADDING = 1.1
 
 _TIGHT = 0.7
@@ -237,8 +236,7 @@ def _carved(
 
     If the hull is empty, the box itself is used.
     """
-    train = source.split.train
-    views = [train[k * len(train) // min(_MOST_VIEWS, len(train))] for k in range(min(_MOST_VIEWS, len(train)))]
+    views = outlining(source.split.train)
     first = (middle, half)
     for _ in range(2):
         frame = similarity(middle, half, rotation)

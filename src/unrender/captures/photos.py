@@ -99,6 +99,7 @@ def read_photos(
     apply_exif: Sequence[bool] | None = None,
     memory: ImageMemory | None = None,
     finish: Callable[[int, UInt8[ndarray, "rows columns 4"]], None] | None = None,
+    first: Sequence[int] = (),
 ) -> tuple[Images, bool]:
     """Decode photos in threads; see :func:`read_photo`.
 
@@ -111,6 +112,7 @@ def read_photos(
         apply_exif: for each view whether to apply the EXIF orientation, by default to all.
         memory: decides whether the photos are kept in memory or on disk.
         finish: changes the pixels of a view when they are decoded.
+        first: views that are needed before the others, if photos are decoded in the background.
 
     Returns:
         RGBA images, and whether any pixel of them is transparent, before ``finish``. Photos on disk that cannot be transparent, or that are
@@ -145,7 +147,7 @@ def read_photos(
     if photos.on_disk and (opaque or finish is not None):
         use_alpha = use_alpha and not opaque  # what a damaged header hides may not appear while a fit runs
         threads = min(at_once, os.cpu_count() or 1)
-        return replace(photos, waits=Filling(read, len(files), threads).waits), False
+        return replace(photos, waits=Filling(read, len(files), threads, first).waits), False
     return photos, any(in_threads(read, range(len(files)), most=at_once))
 
 

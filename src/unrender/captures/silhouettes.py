@@ -129,9 +129,17 @@ def outlining_views(capture: Capture) -> tuple[int, ...]:
     All of them, or some spread evenly if the photos are on disk.
     """
     train = capture.split.train
-    if not capture.photos.on_disk or len(train) <= _MOST_OF_MANY:
-        return train
-    return tuple(train[place * len(train) // _MOST_OF_MANY] for place in range(_MOST_OF_MANY))
+    return outlining(train) if capture.photos.on_disk else train
+
+
+def outlining(train: Sequence[int]) -> tuple[int, ...]:
+    """Return some of the fitted views, spread evenly, whose masks together outline the object nearly as all do.
+
+    >>> len(outlining(range(39))), outlining(range(400))[:3]
+    (39, (0, 10, 20))
+    """
+    count = min(_MOST_OF_MANY, len(train))
+    return tuple(train[place * len(train) // count] for place in range(count))
 
 
 def outlines(capture: Capture) -> tuple[Cameras, list[UInt8[Tensor, "_ _"] | None]]:

@@ -52,9 +52,8 @@ class PixelPool:
         self._lengths = lengths.tolist()
         self._ends = lengths.cumsum(0).tolist()
         total = self._ends[-1]
-        self._colors = torch.empty(total, dtype=torch.int32, device=device)
-        self._places = torch.empty(total, dtype=torch.int32, device=device)
-        self._views = torch.empty(total, dtype=torch.int32, device=device)
+        # Color, view and place of a pixel side by side, so that a random one is read from one place in memory.
+        self._pixels = torch.empty(total, 3, dtype=torch.int32, device=device)
         self._draws, self._done = 0, 0
         self._next: Future[tuple[int, Tensor, Tensor]] | None = None
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="unrender-pool")
@@ -69,8 +68,9 @@ class PixelPool:
         self._prepare(self._done)
         self._draws += 1
         end = self._ends[min(self._done, len(self._ends)) - 1]
-        index = torch.randint(end, (count,), generator=generator, device=self._colors.device)
-        return self._views[index].long(), self._places[index].long(), self._colors[index]
+        index = torch.randint(end, (count,), generator=generator, device=self._pixels.device)
+        drawn = self._pixels.index_select(0, index)
+        return drawn[:, 1].long(), drawn[:, 2].long(), torch.empty_like(index, dtype=torch.int32).copy_(drawn[:, 0])
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of draws, on which the content depends."""
@@ -126,9 +126,9 @@ class PixelPool:
         view, places, colors = block
         slot = task % len(self._order)
         part = slice(self._ends[slot] - self._lengths[slot], self._ends[slot])
-        self._views[part] = view
-        self._places[part] = places.to(self._places)
-        self._colors[part] = colors.to(self._colors)
+        self._pixels[part, 0] = colors.to(self._pixels)
+        self._pixels[part, 1] = view
+        self._pixels[part, 2] = places.to(self._pixels)
 
 
 def averaged_at(image: UInt8[Tensor, "height width 4"], places: Int[Tensor, " samples"], block: int) -> UInt8[Tensor, "samples 4"]:
@@ -139,8 +139,8 @@ def averaged_at(image: UInt8[Tensor, "height width 4"], places: Int[Tensor, " sa
     True
     """
     pixels, width = image.reshape(-1, 4), image.shape[1]
-    if block == 1:
-        return pixels[places].contiguous()
+    if block == 1:  # four bytes at once
+        return pixels.view(torch.int32)[:, 0].index_select(0, places).view(torch.uint8).reshape(-1, 4)
     row, column = places // (width // block), places % (width // block)
     within = torch.arange(block)
     index = (row * block + within[:, None])[:, :, None] * width + (column * block)[None, :, None] + within  # [block, samples, block]

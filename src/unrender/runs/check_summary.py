@@ -15,6 +15,9 @@ _MOST_LINES = 4
 _OF_MATCHES = ("poses", "focal length", "order", "camera axes", "inverted poses", "mirrored photos", "static background")
 """What matches between photos tell, better the more photos are compared."""
 
+_FEW_PAIRS = 16
+"""Fewer pairs of photos with matches say little about a focal length; decoding more photos for it would keep a fit waiting."""
+
 
 def say_summary(capture: Capture, display: Display) -> None:
     """Print the verdict of a quick check and what it warns of."""
@@ -33,7 +36,8 @@ def quick_check(capture: Capture) -> CheckReport:
     doubtful = any(
         finding.severity == "broken" or (finding.cause in _OF_MATCHES and finding.severity != "ok") for finding in report.findings
     )
-    if doubtful and len(capture) > QUICK_VIEWS:
+    few = report.numbers.get("pairs", 0.0) < _FEW_PAIRS and not capture.photos.waits
+    if (doubtful or few) and len(capture) > QUICK_VIEWS:
         return _some_checked(capture, MOST_VIEWS)
     return report
 

@@ -84,7 +84,7 @@ def _checked(capture: Capture, most_views: int, path: Path | None, options: Capt
         findings.append(_too_few_features(hull))
     else:
         findings += explanation.findings
-        numbers |= {"agreement": explanation.given, "best focal factor": explanation.focal}
+        numbers |= {"agreement": explanation.given, "best focal factor": explanation.focal, "pairs": float(explanation.pairs)}
     if masks is not None:
         findings += about_masks(masks, names, None if explanation is None else explanation.fits)
         numbers |= {"hull IoU": masks.hull.mean}

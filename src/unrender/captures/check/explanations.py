@@ -29,7 +29,7 @@ _LEAST_PAIRS, _LEAST_MATCHES = 4, 80
 _FACTORS = torch.exp(torch.linspace(math.log(0.3), math.log(3.3), 49, dtype=torch.float64))
 """Factors of the focal length that are tried."""
 _FOCAL_OFF, _FOCAL_UNSURE = math.log(1.22), math.log(1.08)
-_FOCAL_GAIN, _FOCAL_CLEAR = 1.12, 1.6
+_FOCAL_GAIN, _FOCAL_CLEAR = 1.08, 1.6
 """The residual must be this many times as large as with the best focal length, the second for small differences."""
 _FOCAL_SURE = 1.03
 """Lower bound of that ratio when pairs are resampled (right cameras at most 1.00; 0.6 times the focal length at least 1.04)."""
@@ -54,6 +54,8 @@ class Explanation:
     """Mean agreement of the pairs of each view; NaN without pairs."""
     focal: float
     """Factor of the focal length that fits best."""
+    pairs: int
+    """Pairs of photos whose matches were compared with the cameras."""
     fits: bool | None
     """Whether the cameras agree; None if the matches are too few to be sure that they do not."""
 
@@ -90,9 +92,9 @@ def explain(
 
     def broken(finding: Finding, sure: bool, focal: float = 1.0) -> Explanation:
         if sure:
-            return Explanation([finding], given, by_view, focal, False)
+            return Explanation([finding], given, by_view, focal, len(by_pair), False)
         sentence = f"perhaps {finding.sentence}; the matches between the photos are too few to be sure"
-        return Explanation([Finding("warning", finding.cause, sentence)], given, by_view, focal, None)
+        return Explanation([Finding("warning", finding.cause, sentence)], given, by_view, focal, len(by_pair), None)
 
     if float(best.mean()) >= _FITS and float(best.mean()) > given + _BETTER:
         about = _about_turn(turned, inverted, float(best.mean()), evidence, axes)
@@ -112,7 +114,7 @@ def explain(
             doubt = f", and they are too few to tell whether the focal length is {focal:.2g} times what is given"
         elif off > _FOCAL_UNSURE and gain > _FOCAL_CLEAR:
             finding = Finding("warning", "focal length", f"{share}: check the intrinsics")
-            return Explanation([finding], given, by_view, focal, True)
+            return Explanation([finding], given, by_view, focal, len(by_pair), True)
     contradicting = float((by_pair < _VIEW_FAILS).double().mean())
     order = _best_order(matches, poses, names, by_pair) if given < _FITS or contradicting > _MANY_PAIRS else None
     if order is not None:
@@ -124,7 +126,7 @@ def explain(
         strangers = [int(view) for view in (by_view < _VIEW_FAILS).nonzero()[:, 0]]
         if _are_many(strangers, matches, by_pair, by_view):
             return broken(_about_wrong_views(strangers, "broken", names), True)
-        return Explanation([good, *_about_single_views(strangers, names)], given, by_view, focal, True)
+        return Explanation([good, *_about_single_views(strangers, names)], given, by_view, focal, len(by_pair), True)
     static = _static_matches(matches)
     if not has_masks and float(static.double().mean()) > _STATIC:
         return broken(
@@ -138,10 +140,10 @@ def explain(
     wrong = _wrong_views(matches, by_pair, len(names))
     if wrong:
         severity: Severity = "broken" if _are_many(wrong, matches, by_pair, by_view) else "warning"
-        return Explanation([_about_wrong_views(wrong, severity, names)], given, by_view, focal, severity == "warning")
+        return Explanation([_about_wrong_views(wrong, severity, names)], given, by_view, focal, len(by_pair), severity == "warning")
     if given >= _FAILS:
         unsure = Finding("warning", "poses", f"the cameras explain only {evidence}: the poses or the lens are inaccurate")
-        return Explanation([unsure], given, by_view, focal, True)
+        return Explanation([unsure], given, by_view, focal, len(by_pair), True)
     return broken(
         Finding(
             "broken",
