@@ -31,7 +31,7 @@ wp.set_module_options({"enable_backward": False})
 
 _CPP = native_sections(__file__, "marching.h")
 
-_RAYS_PER_CHUNK = 1024
+_RAYS_PER_CHUNK = 256
 
 _MOST_STEPS = 2**22
 """Intervals of equal length on the longest way through a grid, at most."""

@@ -27,8 +27,10 @@ from unrender.ops.rays.checks import ray_tensors
 
 wp.set_module_options({"enable_backward": False})
 
-_SAMPLES_PER_CHUNK = 32768
-"""Smallest number of samples per thread: they take about 0.2 ms, and waking a thread on a busy machine takes as long."""
+_SAMPLES_PER_CHUNK = 8192
+"""Smallest number of samples of a chunk: they take 0.05 to 0.2 ms, about as long as a thread takes to wake."""
+_CHUNKS_PER_THREAD = 4
+"""A thread that wakes late, or whose rays are long, leaves chunks to the others."""
 
 
 _FIELDS = ("ray_index", "starts", "ends", "first", "count")
@@ -214,7 +216,7 @@ def per_sample(takes: Arguments, tensor: object, name: str, samples: Samples) ->
 
 def chunk_count(samples: Samples) -> int:
     """Return how finely ``launch`` should cut a kernel whose work items are the rays of ``samples``."""
-    return min(thread_count(), max(1, samples.starts.shape[0] // _SAMPLES_PER_CHUNK))
+    return min(_CHUNKS_PER_THREAD * thread_count(), max(1, samples.starts.shape[0] // _SAMPLES_PER_CHUNK))
 
 
 @no_type_check
