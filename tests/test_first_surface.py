@@ -78,10 +78,23 @@ def test_depths_that_contradict_each_other_are_not_fused(deeper: float, useful: 
     scene.deeper = deeper
     depths = FirstDepths.of(scene, capture, 48)
     assert depths.are_usable == useful == (depths.missing is None)
+    assert depths.shown > 0.1
     if useful:
         fused = depths.surface()
         assert fused is not None
         assert float((fused - sphere_distance(48, _RADIUS)).abs()[sphere_distance(48, _RADIUS).abs() < 0.1].median()) < 2 * 2 / 47
+
+
+def test_a_radiance_field_that_is_empty_in_the_cube_has_no_depths_yet() -> None:
+    cameras = _cameras()
+    images = torch.zeros(12, 32, 32, 3, dtype=torch.uint8)
+    capture = Capture.from_tensors(images, cameras, split=Split(tuple(range(12)), (), "none"), name="fog", fingerprint="fog")
+    config = neus.GridField().density(neus.PRESETS["cpu"])
+    scene = _Mirror(config, unbounded=True, masked=False, generator=torch.Generator().manual_seed(0))
+    scene.deeper = 10.0
+    depths = FirstDepths.of(scene, capture, 48)
+    assert depths.shown == depths.contradicted == 0
+    assert depths.missing is not None and "still empty in the region of interest" in depths.missing
 
 
 def _hull(low: tuple[float, float, float], high: tuple[float, float, float], size: int = 32) -> OccupancyGrid:
