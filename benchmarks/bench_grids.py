@@ -1,4 +1,4 @@
-"""Dense grids, fused perceptrons and the sparse optimizer against their counterparts in PyTorch."""
+"""Dense grids and the sparse optimizer against their counterparts in PyTorch."""
 
 from __future__ import annotations
 
@@ -7,22 +7,17 @@ import torch.nn.functional as F
 from harness import Row, compare
 from torch import Tensor, nn
 
-from unrender.ops.encodings import Adam, grid_lookup, grid_lookup_with_jacobian, mlp
-from unrender.ops.encodings.tiled_mlp import tiled_mlp
+from unrender.ops.encodings import Adam, grid_lookup, grid_lookup_with_jacobian
 from unrender.reference.grid_lookup import grid_lookup_with_jacobian as twin_with_jacobian
 
 
 def rows(quick: bool) -> list[Row]:
-    """Measure grid lookups, values with Jacobian, the two perceptrons of ``nerf``, and a step of Adam on a grid.
-
-    On a GPU the perceptrons as tiles, too: where these are faster than ``mlp``, it may call them.
-    """
+    """Measure grid lookups, values with Jacobian, and a step of Adam on a grid."""
     repeats = 3 if quick else 7
     generator = torch.Generator(torch.get_default_device()).manual_seed(0)
     points = torch.rand(2**15 if quick else 2**17, 3, generator=generator)
     return [
         *_lookups(points, generator, repeats),
-        *_perceptrons(points.shape[0], generator, repeats),
         _optimizer(quick, generator, repeats),
     ]
 
@@ -59,39 +54,6 @@ def _lookups(points: Tensor, generator: torch.Generator, repeats: int) -> list[R
             repeats=repeats,
         ),
     ]
-
-
-def _perceptrons(count: int, generator: torch.Generator, repeats: int) -> list[Row]:
-    results = []
-    for sizes in ((32, 32, 16), (32, 64, 64, 3)):
-        weights = [(torch.randn(o, i, generator=generator) / i**0.5).requires_grad_() for i, o in zip(sizes, sizes[1:], strict=False)]
-        biases = [torch.zeros(o).requires_grad_() for o in sizes[1:]]
-        layers: list[nn.Module] = []
-        for weight, bias in zip(weights, biases, strict=True):
-            linear = nn.Linear(weight.shape[1], weight.shape[0])
-            linear.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
-            layers += [linear, nn.ReLU()]
-        network = nn.Sequential(*layers[:-1])
-        inputs = torch.randn(sizes[0], count, generator=generator).t().requires_grad_()
-        rows_first = inputs.detach().contiguous().requires_grad_()
-        cotangent = torch.randn(sizes[-1], count, generator=generator).t()
-
-        def ours(inputs=inputs, weights=weights, biases=biases, cotangent=cotangent) -> object:
-            return torch.autograd.grad(mlp(inputs, weights, biases), [inputs, *weights, *biases], cotangent)
-
-        def peer(network=network, rows_first=rows_first, cotangent=cotangent) -> object:
-            return torch.autograd.grad(network(rows_first), [rows_first, *network.parameters()], cotangent)
-
-        name = f"perceptron {'-'.join(str(size) for size in sizes)}, {count:,} samples, forward + backward"
-        results.append(compare(name, ours, peer, peer_name="nn.Sequential", items=count, repeats=repeats))
-        if inputs.device.type == "cpu":
-            continue
-
-        def tiled(inputs=inputs, weights=weights, biases=biases, cotangent=cotangent) -> object:
-            return torch.autograd.grad(tiled_mlp(inputs, weights, biases), [inputs, *weights, *biases], cotangent)
-
-        results.append(compare(f"{name}, as tiles", tiled, ours, peer_name="mlp", items=count, repeats=repeats))
-    return results
 
 
 def _optimizer(quick: bool, generator: torch.Generator, repeats: int) -> Row:

@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unrender.ops.encodings import mlp
+from unrender.ops.encodings import _mlp_cpu, mlp
 from unrender.ops.encodings._mlp_cpu import is_fused
 from unrender.reference.mlp import mlp as twin
+
+
+@pytest.fixture(autouse=True)
+def several_work_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a few thousand samples be more than a work item."""
+    monkeypatch.setattr(_mlp_cpu, "_CHUNK", 4096)
 
 
 def _case(sizes: tuple[int, ...], samples: int):

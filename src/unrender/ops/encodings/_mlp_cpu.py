@@ -29,9 +29,9 @@ _MEMORY, _BLOCK, _STEP = 160 * 1024, 64, 80
 """Numbers in the buffers of a work item, on the stack of its thread; samples of the smallest panel, and numbers in a row of it."""
 _VECTOR = 4
 """Rows of what is added per ray are padded to a multiple of this."""
-_CHUNK, _SMALLEST, _CHUNKS = 4096, 512, 8
-"""Most and fewest samples of a work item, and work items of a small batch. Weight gradients are summed per work item and then over these,
-so the result does not depend on threads."""
+_CHUNK, _SMALLEST, _WORK = 2**14, 512, 2**23
+"""Most and fewest samples of a work item, and its samples times weights: with fewer, another thread costs more than it saves. Weight
+gradients are summed per work item and then over these, so the result does not depend on threads."""
 
 _CPP = native_sections(__file__, "mlp.h")
 _Units = wp.types.vector(length=_LAYERS + 1, dtype=wp.int32)
@@ -176,9 +176,9 @@ def rays_of(rays: tuple[Tensor, Tensor] | None) -> Any:
     return described
 
 
-def _chunk_size(count: int) -> int:
+def _chunk_size(parameters: int) -> int:
     """Return the number of samples of a work item."""
-    return min(_CHUNK, max(_SMALLEST, -(-count // (_CHUNKS * _SMALLEST)) * _SMALLEST))
+    return min(_CHUNK, max(_SMALLEST, _WORK // parameters // _SMALLEST * _SMALLEST))
 
 
 def run_forward(
@@ -194,7 +194,7 @@ def run_forward(
         sigmoid: whether the outputs pass through 1 / (1 + e^-y).
     """
     count = x.shape[1]
-    y, size = x.new_empty(weights[-1].shape[0], count), _chunk_size(count)
+    y, size = x.new_empty(weights[-1].shape[0], count), _chunk_size(packed.shape[0])
     chunks = -(-count // size)
     x = x.contiguous()
     arguments = [*described(weights, packed, sigmoid=sigmoid), rays_of(rays), count, size, x.data_ptr(), y.data_ptr()]
@@ -226,7 +226,7 @@ def run_backward(
         squashed: the outputs, if they have passed through a sigmoid.
     """
     count = x.shape[1]
-    size = _chunk_size(count)
+    size = _chunk_size(packed.shape[0])
     chunks = -(-count // size)
     x, ready = x.contiguous(), grad_y.contiguous()
     grad_x = torch.empty_like(x) if with_inputs else None
