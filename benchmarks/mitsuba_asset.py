@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import argparse
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mitsuba as mi  # pyright: ignore[reportMissingImports]
 import numpy as np
 import torch
+from lit_assets import lit
 from numpy import ndarray
 from PIL import Image
 from scipy.ndimage import binary_erosion
@@ -38,8 +38,7 @@ from unrender.color import srgb_from_linear
 from unrender.geometry.mesh import Mesh
 from unrender.render.asset import Asset, PbrMaterial, read_asset
 from unrender.render.lit import LitScene
-from unrender.shading.latlong import latlong_from_cube, read_environment
-from unrender.shading.lights import EnvironmentLight
+from unrender.shading.latlong import latlong_from_cube
 from unrender.transforms import look_at
 
 if mi.variant() is None:  # another script may have chosen a differentiable one
@@ -47,8 +46,6 @@ if mi.variant() is None:  # another script may have chosen a differentiable one
 mi.set_log_level(mi.LogLevel.Error)
 
 _FIELD = math.radians(36.0)
-_MEAN_LIGHT = 0.3
-"""Radiance, so that few pixels are clipped."""
 _Z_UP = [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, -1.0, 0.0], [0.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]]
 """From +Y up, of Mitsuba's lights, to +Z up."""
 
@@ -73,15 +70,6 @@ def main() -> None:
         print(f"view {view}: {decibels(ours, theirs, inside):.2f} dB, {(ours - theirs)[inside].mean():+.4f} in the mean", flush=True)
         for name, picture in (("ours", ours), ("mitsuba", theirs), ("difference", 4 * np.abs(ours - theirs))):
             Image.fromarray((picture.clip(0, 1) * 255).round().astype(np.uint8)).save(given.out / f"{view}_{name}.png")
-
-
-def lit(asset: Asset, hdr: Path) -> Asset:
-    """Bring an asset into a ball of radius one around the origin, under a light of mean radiance 0.3."""
-    low, high = asset.mesh.bounding_box
-    centered = asset.mesh.vertices - (low + high) / 2
-    light = read_environment(hdr, 128).texels
-    mesh = replace(asset.mesh, vertices=centered / centered.norm(dim=1).max())
-    return replace(asset, mesh=mesh, environment=EnvironmentLight(light * (_MEAN_LIGHT / light.mean())))
 
 
 def ring(views: int, side: int) -> Cameras:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from unrender.cameras import Cameras
@@ -73,10 +75,14 @@ def cameras_around(count: int, side: int = 40) -> Cameras:
     return Cameras.alike(poses, lens.expand(count, -1), None, side, side)
 
 
-def photographed(asset: Asset, cameras: Cameras) -> Capture:
-    """Photos of an asset with masks; two of every eight are held out."""
-    scene = LitScene(asset)
-    seen = [scene.render_view(cameras, view) for view in range(len(cameras))]
+def photographed(asset: Asset, cameras: Cameras, *, turning: bool = False) -> Capture:
+    """Photos of an asset with masks, whose light may turn with the camera; one of every eight is held out."""
+    scenes = [LitScene(asset)] * len(cameras)
+    if turning:
+        assert asset.environment is not None
+        turned = [replace(asset.environment, light_from_world=pose[None, :3, :3].mT) for pose in cameras.world_from_camera]
+        scenes = [LitScene(replace(asset, environment=light)) for light in turned]
+    seen = [scene.render_view(cameras, view) for view, scene in enumerate(scenes)]
     straight = torch.stack([each.color / each.opacity.clamp_min(1e-3)[..., None] for each in seen]).clamp(0, 1)
     images = (straight * 255).round().to(torch.uint8)
     masks = (torch.stack([each.opacity for each in seen]) * 255).round().to(torch.uint8)

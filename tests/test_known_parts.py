@@ -14,12 +14,13 @@ from lit_ball import RADIUS, ball, cameras_around, mapped_ball, photographed, sk
 from tiny_captures import BALL, write_blender
 from unrender.captures.capture import Capture
 from unrender.captures.upright import upward_direction
+from unrender.cli.fit_options import help_groups
 from unrender.cli.program import main
 from unrender.geometry.mesh import Mesh
 from unrender.recipes import mesh_pbr
 from unrender.recipes.fitting import FitResult, Fitting, Progress
 from unrender.recipes.inputs import FittedRun
-from unrender.recipes.mesh_pbr.config import Part
+from unrender.recipes.mesh_pbr.config import Materials, Part
 from unrender.recipes.settings import override
 from unrender.recipes.table import recipes
 from unrender.render.asset import Asset, PbrMaterial, read_asset
@@ -194,3 +195,21 @@ def test_a_mesh_of_one_color_is_a_known_material(tmp_path: Path, capfd: pytest.C
     fit = ["fit", "light", str(folder), "--out", str(tmp_path / "run"), "--device", "cpu", "--steps", "2"]
     assert main([*fit, "--lock", "shape", "lihgt"]) == 2 and "--lock is 'shape lihgt'" in capfd.readouterr().err
     assert main(fit) == 1 and "the shape is locked, and photos comes without one" in capfd.readouterr().err
+
+
+OTHER: dict[str, object] = {
+    "shape": mesh_pbr.Tetrahedra(5), "first_mask_l1": 3.0, "sign_changes": 9.0, "deviation": 9.0, "laplacian": 7.0,
+    "laplacian_of": "positions", "position_rate": 0.5, "distance_rate": 0.5, "shape_betas": (0.1, 0.1),
+    "first_share": 0.2, "light_first": 0.9, "faces": 9, "materials": Materials(texture_size=16), "layers": 3, "mask": 40.0,
+    "smooth": 4.0, "smooth_gloss": 4.0, "keep_to": "neighbors", "keep": 4.0, "keep_gloss": 4.0, "texture_rate": 0.9, "first_warm_up": 0.9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "config"), [("material", MATERIAL), ("light", LIGHT)])
+def test_settings_that_help_pages_leave_out_do_nothing(name: str, config: mesh_pbr.MeshPbrConfig, capture: Capture, truth: Asset) -> None:
+    recipe = recipes()[name]
+    listed = {option.path[-1] for group in help_groups(recipe, config, everything=True)[0] for option in group.options}
+    assert listed.isdisjoint(recipe.idle) and {"light_rate", "white_light"} <= listed
+    given = truth if name == "light" else Asset(truth.mesh, environment=truth.environment)
+    first, second = (fitted(capture, given, some) for some in (config, override(config, **{key: OTHER[key] for key in recipe.idle})))
+    assert torch.equal(first.scene.render_view(capture.cameras, 0).color, second.scene.render_view(capture.cameras, 0).color)

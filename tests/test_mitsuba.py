@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -10,20 +9,15 @@ import numpy as np
 import pytest
 from scipy.ndimage import binary_erosion
 
+from benchmark_programs import benchmark
 from unrender.render.asset import read_asset
 from unrender.render.lit import LitScene
-
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "mitsuba_asset.py"
 
 
 def comparison() -> ModuleType:
     """Return the benchmark; skip the test without Mitsuba."""
     pytest.importorskip("mitsuba")
-    described = importlib.util.spec_from_file_location("mitsuba_asset", SCRIPT)
-    assert described is not None and described.loader is not None
-    module = importlib.util.module_from_spec(described)
-    described.loader.exec_module(module)
-    return module
+    return benchmark("mitsuba_asset")
 
 
 @pytest.mark.slow

@@ -13,27 +13,33 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from jaxtyping import Float
 from numpy import ndarray
 from scipy.ndimage import binary_erosion
 from torch import Tensor
 
+import unrender
+from benchmark_programs import benchmark
 from browser import npm_packages, seen_by_chromium, served
+from lit_ball import cameras_around, mapped_ball, photographed, sky, stripes
 from unrender.cameras import Cameras
 from unrender.color import srgb_from_linear
 from unrender.geometry.isosurface import extract_surface
-from unrender.geometry.mesh import Mesh
+from unrender.geometry.mesh import Mesh, read_mesh
 from unrender.geometry.unwrapping import unwrapped
 from unrender.numerics import normalized
+from unrender.recipes.inputs import FittedRun
 from unrender.render.asset import Asset, PbrMaterial, read_asset
 from unrender.render.lit import LitScene, material_of
 from unrender.render.surface import render_surface
+from unrender.runs.outputs import write_light
 from unrender.runs.viewer import viewer_page
 from unrender.runs.viewpoint import ELEVATION, UPRIGHT
 from unrender.shading.cubes import cube_directions
-from unrender.shading.latlong import read_environment, write_environment
+from unrender.shading.latlong import write_environment
 from unrender.shading.lights import EnvironmentLight, prefiltered
 from unrender.shading.materials import Unlit, VertexColor
-from unrender.transforms import look_at
+from unrender.transforms import look_at, rotation_between, similarity
 
 VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 THREE = "three@0.187.0"
@@ -84,13 +90,9 @@ def colored() -> Asset:
 
 
 def avocado(folder: Path) -> Asset:
-    """Return the avocado of glTF's samples in a ball of radius one around the origin, under the light of a studio."""
+    """Return the avocado of glTF's samples under the light of a studio."""
     asset = read_asset(folder / "avocado_512" / "avocado.gltf")
-    low, high = asset.mesh.bounding_box
-    centered = asset.mesh.vertices - (low + high) / 2
-    light = read_environment(folder / "hdri" / "studio_small_03_1k.hdr", 128).texels
-    mesh = replace(asset.mesh, vertices=centered / centered.norm(dim=1).max())
-    return replace(asset, mesh=mesh, environment=EnvironmentLight(light * (0.3 / light.mean())))
+    return benchmark("lit_assets").lit(asset, folder / "hdri" / "studio_small_03_1k.hdr")
 
 
 def camera(side: int) -> Cameras:
@@ -153,7 +155,9 @@ import { HDRLoader } from "addons/loaders/HDRLoader.js";
 const given = GIVEN, renderer = new three.WebGLRenderer({ canvas: document.querySelector("canvas"), antialias: true });
 renderer.setSize(given.side, given.side);
 renderer.toneMapping = three.NoToneMapping;
-const scene = new three.Scene(), camera = new three.PerspectiveCamera(given.field, 1, 0.05, 50);
+const scene = new three.Scene(), camera = new three.Camera();
+camera.projectionMatrix.fromArray(given.projection);
+camera.projectionMatrixInverse.copy(camera.projectionMatrix).invert();
 scene.background = new three.Color(0);
 camera.matrixAutoUpdate = false;
 camera.matrix.fromArray(given.matrix);
@@ -167,18 +171,32 @@ renderer.render(scene, camera);
 
 
 def seen_by_three(asset: Asset, view: Cameras, folder: Path) -> ndarray:
-    """Return the picture that three.js renders of a GLB and an HDR, over black."""
-    modules = npm_packages(THREE)
+    """Return the picture that three.js renders of an asset with +Z up and its light, over black."""
     assert asset.environment is not None
     asset.export(folder / "asset.glb")
     write_environment(folder / "light.hdr", asset.environment, torch.eye(4), 256)
+    return files_seen_by_three(folder, view, GLTF_FROM_Z_UP)
+
+
+def files_seen_by_three(folder: Path, view: Cameras, gltf_from_world: Float[Tensor, "4 4"]) -> ndarray:
+    """Return the picture that three.js renders of ``asset.glb`` and ``light.hdr`` in a folder, over black.
+
+    Args:
+        folder: of the files.
+        view: a camera in the world.
+        gltf_from_world: a similarity to the axes of the file.
+    """
+    modules = npm_packages(THREE)
     (folder / "three").symlink_to(modules / "three")
-    matrix = GLTF_FROM_Z_UP @ view.world_from_camera[0] @ OPENGL_FROM_OPENCV
-    side, focal = view.height, float(view.intrinsics[0, 0])
-    given = {"side": side, "field": math.degrees(2 * math.atan(side / 2 / focal)), "matrix": matrix.T.flatten().tolist()}
+    pose = gltf_from_world @ view.world_from_camera[0] @ OPENGL_FROM_OPENCV
+    scale = float(pose[:3, :3].det().abs() ** (1 / 3))
+    pose[:3, :3] /= scale
+    up_first = torch.diag(torch.tensor([1.0, -1, 1, 1]))  # clip space of a raster has its first row on top, with y = -1
+    projection = up_first @ view.clip_from_camera(0.05 * scale, 50 * scale)[0] @ OPENGL_FROM_OPENCV
+    given = {"side": view.height, "projection": projection.T.flatten().tolist(), "matrix": pose.T.flatten().tolist()}
     (folder / "index.html").write_text(PAGE.replace("GIVEN", json.dumps(given)), encoding="utf-8")
     with served(folder) as address:
-        picture, console = seen_by_chromium(f"{address}/index.html", side, side, folder)
+        picture, console = seen_by_chromium(f"{address}/index.html", view.height, view.height, folder)
     assert [line for line in console if "favicon" not in line] == []
     return picture
 
@@ -215,6 +233,35 @@ def test_three_renders_the_avocado_as_we_do(data_dir: Path, tmp_path: Path) -> N
     asset, view = avocado(data_dir), camera(256)
     _, inside = rendered(asset, view)
     assert decibels(without_shadows(asset, view), seen_by_three(asset, view, tmp_path), inside) > 35.6
+
+
+@pytest.mark.slow
+def test_three_renders_the_files_of_a_fit_from_its_own_cameras_as_we_do(tmp_path: Path) -> None:
+    """The frame of the poses is scaled, moved and tilted, and the principal point is not in the middle of the photos."""
+    up = normalized(torch.tensor([0.3, -0.8, 0.4]))
+    source_from_world = similarity(torch.tensor([5.0, -2.0, 1.0]), 2.5, rotation_between(torch.tensor([0.0, 0, 1]), up)).double()
+    shifted = cameras_around(8, side=256)
+    shifted = replace(shifted, intrinsics=shifted.intrinsics + torch.tensor([0.0, 0.0, 15.0, -10.0]))
+    capture = replace(
+        photographed(Asset(mapped_ball(24), stripes(), sky()), shifted), source_from_world=source_from_world, up=tuple(up.tolist())
+    )
+    given = FittedRun("given", "mesh", LitScene(Asset(mapped_ball(24))), capture, "given")
+    small = {"levels": 4, "log2_entries": 12, "finest_resolution": 64, "texture_size": 128, "light_size": 16}
+    result = unrender.fit("material", given, steps=30, settings=small, device="cpu")
+    made = result.asset()
+    assert made.environment is not None
+    made.export(tmp_path / "asset.glb")
+    write_light(tmp_path / "light.hdr", made.environment, source_from_world, result.up)
+    written = read_mesh(tmp_path / "asset.glb", own_axes=True)
+    gltf_from_source = torch.eye(4).double()
+    gltf_from_source[:3, :3] = GLTF_FROM_Z_UP[:3, :3].double() @ rotation_between(up.double(), torch.tensor([0.0, 0, 1]).double())
+    gltf_from_world = gltf_from_source @ source_from_world
+    expected = result.mesh(frame="normalized").transformed(gltf_from_world)
+    torch.testing.assert_close(written.bounding_box.double(), expected.bounding_box.double(), atol=1e-4, rtol=1e-4)
+    asset, view = result.asset(frame="normalized"), capture.cameras[3]
+    _, inside = rendered(asset, view)
+    assert inside.mean() > 0.1
+    assert decibels(without_shadows(asset, view), files_seen_by_three(tmp_path, view, gltf_from_world.float()), inside) > 28
 
 
 def wall(up: bool) -> Asset:

@@ -6,6 +6,7 @@ import trimesh
 from torch import Tensor
 
 from unrender.geometry.mesh import Mesh
+from unrender.shading.cubes import cube_directions
 from unrender.shading.lights import EnvironmentLight, prefiltered
 from unrender.shading.shadows import BOUNCES, light_transport, shadowed
 
@@ -41,7 +42,7 @@ def floor_and_wall() -> Mesh:
 
 
 def shares(mesh: Mesh, light: EnvironmentLight, color: float) -> Tensor:
-    return shadowed(prefiltered(light), light_transport(mesh), torch.full_like(mesh.vertices, color)).shares
+    return shadowed(prefiltered(light), light_transport(mesh), torch.full_like(mesh.vertices, color)).shares[0]
 
 
 def test_a_convex_mesh_casts_no_shadow_on_itself() -> None:
@@ -74,7 +75,7 @@ def test_a_wall_reflects_its_color_to_the_floor() -> None:
     mesh = floor_and_wall()
     color = torch.zeros_like(mesh.vertices)
     color[-4:, 0] = 1.0
-    found = shadowed(prefiltered(CONSTANT), light_transport(mesh), color).shares[: 17 * 17].view(17, 17, 3)
+    found = shadowed(prefiltered(CONSTANT), light_transport(mesh), color).shares[0, : 17 * 17].view(17, 17, 3)
     assert float((found[9:12, 4:13, 0] - found[9:12, 4:13, 1]).min()) > 0.1, "red light near a red wall"
     assert torch.equal(found[..., 1], found[..., 2])
 
@@ -96,7 +97,17 @@ def test_gradients_of_the_light_are_those_of_finite_differences() -> None:
     assert abs(float((slope * towards).sum() - numeric)) < 2e-3 * abs(float(numeric))
 
 
-def test_a_light_that_turns_with_the_camera_is_refused() -> None:
-    turning = EnvironmentLight(torch.ones(6, 8, 8, 3), torch.eye(3)[None])
-    with pytest.raises(ValueError, match="turns with the camera"):
-        shadowed(prefiltered(turning), light_transport(ball(1)), torch.ones(42, 3))
+def test_a_light_that_turns_with_the_camera_casts_the_shadows_of_the_light_in_each_view() -> None:
+    """A quarter turn about +Z takes the faces of a cube map to other faces, so the same light has axes of the world in every view."""
+    generator = torch.Generator().manual_seed(2)
+    texels, mesh = torch.rand(6, 8, 8, 3, generator=generator), floor_and_wall()
+    quarter = torch.tensor([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    light_from_world = torch.stack([torch.eye(3), quarter, quarter @ quarter])
+    transport, color = light_transport(mesh), torch.full_like(mesh.vertices, 0.5)
+    turning = shadowed(prefiltered(EnvironmentLight(texels, light_from_world)), transport, color).shares
+    directions = cube_directions(8)
+    for view, rotation in enumerate(light_from_world):
+        still = EnvironmentLight(EnvironmentLight(texels).radiance(directions @ rotation.T))
+        expected = shadowed(prefiltered(still), transport, color).shares[0]
+        torch.testing.assert_close(turning[view], expected, atol=1e-4, rtol=1e-4)
+    assert float((turning[1] - turning[0]).abs().max()) > 0.02

@@ -121,7 +121,7 @@ def help_groups(recipe: Recipe[C, I], config: C, *, everything: bool) -> tuple[l
     """Return the groups of a help page in their order, and those that it leaves out."""
     groups = {section.title: section.groups() for section in sections(recipe, config)}
     given, settings, choices, run, reading, output = groups.values()
-    first, *bundles = settings
+    first, *bundles = _effective(settings, recipe.idle)
     budget, others = _split(first, BUDGET)
     bundles = [others, *(dataclasses.replace(group, title=f"settings of {recipe.name}: {group.title}") for group in bundles)]
     rare: list[Group] = []
@@ -129,6 +129,15 @@ def help_groups(recipe: Recipe[C, I], config: C, *, everything: bool) -> tuple[l
         reading, rare = [_split(group, RARE)[1] for group in reading], [_split(group, RARE)[0] for group in reading]
     said = [*_untold(given), dataclasses.replace(budget, title="budget"), *_untold([*run, *choices, *reading, *output])]
     return ([*said, *bundles], []) if everything else (said, [*rare, *bundles])
+
+
+def _effective(groups: list[Group], idle: tuple[str, ...]) -> list[Group]:
+    """Return groups without the options that do nothing, and without groups that have no others."""
+    kept = [
+        dataclasses.replace(group, options=tuple(option for option in group.options if not set(option.path) & set(idle)))
+        for group in groups
+    ]
+    return [group for group in kept if group.options]
 
 
 def _split(group: Group, names: tuple[str, ...]) -> tuple[Group, Group]:

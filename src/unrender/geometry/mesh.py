@@ -475,13 +475,20 @@ def _shape_kept(vertices: Float[Tensor, "vertices 3"], faces: Int[Tensor, "faces
 
 
 def _upright_rotation(up: tuple[float, float, float], axes: Axes) -> Float[np.ndarray, "3 3"]:
-    """Return the smallest rotation that turns ``up`` to the up axis; quarter and half turns are exact."""
+    """Return the rotation that turns ``up`` to the up axis of a file.
+
+    It is the smallest one to +Z; for +Y up, (x, y, z) then becomes (x, z, −y), so that files of either axis and environments have one
+    heading. Quarter and half turns are exact.
+    """
     if axes == "source":
         return np.eye(3)
-    target = mesh_files.Y_UP if axes == "y-up" else mesh_files.Z_UP
-    rotation = rotation_between(torch.tensor(up, dtype=torch.float64), torch.tensor(target, dtype=torch.float64)).numpy()
+    rotation = rotation_between(torch.tensor(up, dtype=torch.float64), torch.tensor(mesh_files.Z_UP, dtype=torch.float64)).numpy()
+    rotation = _Y_FROM_Z_UP @ rotation if axes == "y-up" else rotation
     nearest = np.rint(rotation)
     return nearest + 0.0 if np.abs(rotation - nearest).max() < 1e-12 else rotation
+
+
+_Y_FROM_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 
 
 def _has_three_corners(faces: Int[Tensor, "faces 3"]) -> Bool[Tensor, " faces"]:

@@ -140,6 +140,8 @@ class Recipe(Generic[C, I]):
     choices: tuple[Choice, ...] = ()
     refines_poses: Callable[[C], bool] = _never
     """Tells whether a configuration has the poses as unknowns, which are then inexact before the fit."""
+    idle: tuple[str, ...] = ()
+    """Settings, and bundles of settings, without effect as long as the locks of the presets stay; help pages leave them out."""
 
     @property
     def config_type(self) -> type[Any]:
@@ -267,9 +269,15 @@ MATERIAL: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
     summary="the textures of a known mesh, under a light known or not",
     presets=mesh_pbr.MATERIAL_PRESETS,
     choices=(),
+    idle=mesh_pbr.WITHOUT_SHAPE,
 )
 LIGHT: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
-    MESH_PBR, name="light", summary="the light around a known mesh with its material", presets=mesh_pbr.LIGHT_PRESETS, choices=()
+    MESH_PBR,
+    name="light",
+    summary="the light around a known mesh with its material",
+    presets=mesh_pbr.LIGHT_PRESETS,
+    choices=(),
+    idle=mesh_pbr.WITHOUT_MATERIAL,
 )
 
 

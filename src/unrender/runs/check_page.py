@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 from pathlib import Path
-
-from PIL import Image
 
 from unrender.captures.check.findings import CheckReport, Finding, Severity, ViewCheck
 from unrender.files.atomic import write_text
+from unrender.files.png import png_uri
 from unrender.runs.check_figure import check_picture
 from unrender.runs.figures import Picture, write_picture
 
@@ -41,7 +38,8 @@ def check_page(report: CheckReport, picture: Picture | None) -> str:
     title = f"{report.name}: {report.headline}"
     lead = "A fit can start." if report.is_usable else "A fit will fail until this is repaired."
     command = "" if report.command is None else f"<section><h2>Next</h2><pre><code>{html.escape(report.command)}</code></pre></section>"
-    figure = "" if picture is None else f'<figure><img src="{_png(picture)}" alt="cameras, covered directions and photos"></figure>'
+    source = None if picture is None else png_uri(picture, smallest=True)
+    figure = "" if source is None else f'<figure><img src="{source}" alt="cameras, covered directions and photos"></figure>'
     sections = [
         f'<header><h1>{html.escape(report.name)}: <span class="{report.verdict}">{html.escape(report.headline)}</span></h1>'
         f'<p class="lead">{lead}</p></header>',
@@ -62,12 +60,6 @@ def check_page(report: CheckReport, picture: Picture | None) -> str:
 def _line(finding: Finding) -> str:
     sentence = html.escape(finding.sentence[:1].upper() + finding.sentence[1:])
     return f'<li><b class="{finding.severity}">{_LABELS[finding.severity]}</b><span>{sentence}.</span></li>'
-
-
-def _png(picture: Picture) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
 def _numbers(report: CheckReport) -> str:

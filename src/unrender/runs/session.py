@@ -214,6 +214,8 @@ def run_job(
             display.say(f"stopped at step {result.steps}; the same command resumes it")
             return RunResult(result, directory.read_record())
         display.say(closing_sentence(result))
+        for sentence in result.remarks:
+            display.say(f"note: {sentence}")
         record = write_outputs(
             directory,
             result,

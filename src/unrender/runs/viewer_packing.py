@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import base64
 import gzip
-import io
 from functools import lru_cache
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt
 from numpy import ndarray
-from PIL import Image
 from torch import Tensor
 
 from unrender.color import srgb_from_linear
+from unrender.files.mesh_files.pictures import levels_of
+from unrender.files.png import png_uri
 from unrender.geometry.mesh import Mesh
 from unrender.render.asset import Asset, PbrMaterial
 from unrender.render.lit import MOST_SHADOWED_VERTICES, base_color_of_vertices
@@ -201,7 +201,7 @@ def _shadows(asset: Asset) -> Float[Tensor, "vertices 4"] | None:
     with torch.no_grad():
         color = base_color_of_vertices(asset.mesh, asset.material or PbrMaterial()).float().cpu()
         scaled = shadowed(_convolved(light), light_transport(mesh), color)
-        return torch.cat([scaled.shares, scaled.openness], -1)
+        return torch.cat([scaled.shares[0], scaled.openness], -1)
 
 
 def _level(light: PrefilteredLight, level: int) -> Float[Tensor, "6 size size 3"]:
@@ -230,14 +230,10 @@ def _textures(material: PbrMaterial, lossless: bool) -> dict[str, str]:
         found["gloss"] = torch.stack([torch.ones_like(roughness), roughness, metallic], -1)
     if material.normal is not None:
         found["normal"] = 0.5 * material.normal.detach() + 0.5
-    return {name: _png(picture) if lossless or picture.shape[-1] == 4 else _jpeg(picture) for name, picture in found.items()}
-
-
-def _png(picture: Float[Tensor, "height width channels"]) -> str:
-    levels = (picture.clamp(0, 1) * 255).round().byte().cpu().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(levels).save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return {
+        name: png_uri(levels_of(picture), smallest=True) if lossless or picture.shape[-1] == 4 else _jpeg(picture)
+        for name, picture in found.items()
+    }
 
 
 def _jpeg(picture: Float[Tensor, "height width 3"]) -> str:

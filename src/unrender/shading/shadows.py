@@ -14,7 +14,7 @@ section 4.10.2).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -25,7 +25,7 @@ from unrender.numerics import normalized
 from unrender.ops.raster import TriangleTree, cast_rays, interpolate
 from unrender.shading.cubes import cube_directions, reduced, solid_angles
 from unrender.shading.gbuffer import GBuffer
-from unrender.shading.lights import PrefilteredLight
+from unrender.shading.lights import EnvironmentLight, PrefilteredLight
 from unrender.shading.sparse import Entries, SparseMatrix, sparse_matrix
 
 BOUNCES = 2
@@ -106,8 +106,8 @@ class ShadowedLight:
 
     light: PrefilteredLight
     faces: Int[Tensor, "faces 3"]
-    shares: Float[Tensor, "vertices 3"]
-    """Quotient of the diffuse light at each vertex and that without shadows."""
+    shares: Float[Tensor, "views_or_1 vertices 3"]
+    """Quotient of the diffuse light at each vertex and that without shadows; one for each view if the light turns with the camera."""
     openness: Float[Tensor, "vertices 1"]
 
     def diffuse(self, surface: GBuffer) -> Float[Tensor, "views height width 3"]:
@@ -136,24 +136,29 @@ def shadowed(light: PrefilteredLight, transport: LightTransport, base_color: Flo
     Gradients flow to the environment through the light that arrives directly; reflected light is taken as given.
 
     Args:
-        light: in the axes of the world.
+        light: in the axes of the world, or turning with the camera, where each view has shadows of its own.
         transport: of the mesh that is lit.
         base_color: of each vertex, linear.
-
-    Raises:
-        ValueError: the light turns with the camera.
     """
-    if light.environment.light_from_world is not None:
-        raise ValueError("a light that turns with the camera casts other shadows in every view, which are not computed")
-    texels = reduced(light.environment.texels, _SIZE)
-    if texels.shape[1] != _SIZE:
-        texels = light.environment.radiance(cube_directions(_SIZE, device=texels.device))
-    radiance = texels.reshape(-1, 3)
+    arriving = _arriving(light.environment)
+    radiance = arriving.transpose(0, 1).flatten(1)
     without = transport.free @ radiance
     direct = (without - transport.hidden @ radiance).clamp_min(0)
     with torch.no_grad():
-        reflected = torch.zeros_like(direct)
+        color, reflected = base_color.detach().repeat(1, len(arriving)), torch.zeros_like(direct)
         for _ in range(BOUNCES):
-            reflected = transport.exchanged @ (base_color.detach() * (direct + reflected))
+            reflected = transport.exchanged @ (color * (direct + reflected))
     shares = (direct + reflected) / without.clamp_min(_DARKEST)
-    return ShadowedLight(light, transport.faces, shares, transport.openness[:, None])
+    return ShadowedLight(light, transport.faces, shares.unflatten(1, (-1, 3)).transpose(0, 1), transport.openness[:, None])
+
+
+def _arriving(environment: EnvironmentLight) -> Float[Tensor, "views_or_1 directions 3"]:
+    """Return the radiance from the directions of the transport; for each view, where the light turns with the camera."""
+    texels = reduced(environment.texels, _SIZE)
+    directions = cube_directions(_SIZE, device=texels.device)
+    if environment.light_from_world is not None:
+        turned = directions.reshape(1, 1, -1, 3) @ environment.light_from_world.mT[:, None]
+        return replace(environment, texels=texels).radiance(turned)[:, 0]
+    if texels.shape[1] != _SIZE:
+        texels = environment.radiance(directions)
+    return texels.reshape(1, -1, 3)

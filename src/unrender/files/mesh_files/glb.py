@@ -18,7 +18,8 @@ from jaxtyping import Float
 from unrender.color import linear_from_srgb, srgb_from_linear
 from unrender.files.mesh_files.arrays import FRAME_KEY, Frame, MaterialArrays, MeshArrays
 from unrender.files.mesh_files.gltf import BINARY_CHUNK, GLB_MAGIC, JSON_CHUNK
-from unrender.files.mesh_files.pictures import png
+from unrender.files.mesh_files.pictures import levels_of
+from unrender.files.png import png
 
 _FLOAT = 5126
 _UNSIGNED_INT = 5125
@@ -142,7 +143,7 @@ def _gltf_material(material: MaterialArrays) -> tuple[dict[str, Any], list[bytes
     pictures: list[bytes] = []
 
     def add(picture: torch.Tensor) -> dict[str, int]:
-        pictures.append(png(picture))
+        pictures.append(png(levels_of(picture)))
         return {"index": len(pictures) - 1}
 
     surface: dict[str, Any] = {"metallicFactor": material.metallic, "roughnessFactor": material.roughness}

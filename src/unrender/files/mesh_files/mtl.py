@@ -29,7 +29,8 @@ from unrender.color import linear_from_srgb, srgb_from_linear
 from unrender.files.mesh_files.arrays import MaterialArrays, MeshFileError
 from unrender.files.mesh_files.gltf import file_or_data
 from unrender.files.mesh_files.obj import used_materials
-from unrender.files.mesh_files.pictures import decoded, png
+from unrender.files.mesh_files.pictures import decoded, levels_of
+from unrender.files.png import png
 from unrender.numerics import normalized
 
 PICTURES = ("base_color", "opacity", "roughness", "metallic", "normal")
@@ -270,7 +271,7 @@ def mtl_files(material: MaterialArrays, stem: str, name: str) -> MtlFiles:
 
     def add(kind: str, picture: Tensor, *keys: str) -> None:
         file = f"{stem}_{kind}.png"
-        pictures[file] = png(picture)
+        pictures[file] = png(levels_of(picture))
         rows.extend(f"{key} {file}" for key in keys)
 
     if color is not None:

@@ -1,4 +1,4 @@
-"""Pictures of textures, decoded and encoded."""
+"""Pictures of textures, decoded and rounded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -38,9 +38,6 @@ def decoded(data: bytes) -> Float[Tensor, "height width channels"]:
     return torch.from_numpy(values / 255)
 
 
-def png(picture: Float[Tensor, "height width channels"]) -> bytes:
-    """Encode numbers from 0 to 1 as a PNG of 8 bits, gray for one channel."""
-    levels = (picture.clamp(0, 1) * 255).round().byte().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels).save(buffer, format="PNG")
-    return buffer.getvalue()
+def levels_of(picture: Float[Tensor, "height width channels"]) -> UInt8[np.ndarray, "height width channels"]:
+    """Round numbers from 0 to 1 to 8 bits."""
+    return (picture.detach().clamp(0, 1) * 255).round().byte().cpu().numpy()

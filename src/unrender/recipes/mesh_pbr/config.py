@@ -100,8 +100,8 @@ class Imaging:
     """Samples along each side of a pixel."""
     layers: int = 1
     """Surfaces behind each other that are seen in the second pass; with more than one, textures have an opacity."""
-    light_axes: Literal["world", "camera"] = "world"
-    """Whether the light stays with the world, or turns with the camera, as in photos of a turntable."""
+    light_axes: Literal["auto", "world", "camera"] = "auto"
+    """Whether the light stays with the world, or turns with the camera, as in photos of a turntable; by default, what the photos say."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.samples <= 8 or not 1 <= self.layers <= 16:
@@ -238,3 +238,14 @@ LIGHT_PRESETS: dict[str, MeshPbrConfig] = {
 ASSET_PRESETS: dict[str, MeshPbrConfig] = {name: replace(preset, shape=FittedSurface()) for name, preset in PRESETS.items()}
 SHAPES: dict[str, Tetrahedra | Cubes | FittedSurface] = {"cubes": Cubes(), "tets": Tetrahedra(), "neus": FittedSurface()}
 """The shapes by name, for the option ``--shape``."""
+
+WITHOUT_SHAPE = (
+    *("shape", "first_mask_l1", "sign_changes", "deviation", "laplacian", "laplacian_of", "position_rate", "distance_rate", "shape_betas"),
+)
+"""Settings, and a bundle, that do nothing where the shape is locked."""
+WITHOUT_MATERIAL = (
+    *WITHOUT_SHAPE,
+    *("first_share", "light_first", "faces", "materials", "layers", "mask", "smooth", "smooth_gloss", "keep_to", "keep", "keep_gloss"),
+    *("texture_rate", "first_warm_up"),
+)
+"""Those that do nothing where the material is locked too."""

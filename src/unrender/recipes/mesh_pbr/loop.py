@@ -205,7 +205,9 @@ def _fit_pass(
         losses |= scene.shape.regularization(terms, fraction)
         fitting.take_step(losses, error=error, counts={"triangles": mesh.faces.shape[0]})
         scene.project()
-    return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=scene.shape.mesh().is_empty)
+    result = fitting.result(capture.source_from_world, up=upward_direction(capture), empty=scene.shape.mesh().is_empty)
+    found = scene.axes.sentence
+    return result if found is None else replace(result, remarks=(*result.remarks, found))
 
 
 def _picture_losses(

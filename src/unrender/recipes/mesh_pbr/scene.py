@@ -30,6 +30,7 @@ from unrender.render.lit import DEPTHS, MOST_SHADOWED_VERTICES, LitScene, over_g
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 from unrender.render.surface import render_surface
+from unrender.render.turning_light import LightAxes, axes_of_light
 from unrender.shading.cubes import reduced
 from unrender.shading.gbuffer import GBuffer
 from unrender.shading.lights import EnvironmentLight, Light, PrefilteredLight, prefiltered
@@ -61,6 +62,8 @@ class MeshPbrScene(Scene):
 
     has_masks: Tensor
     known_light: Tensor | None
+    light_axes: Tensor
+    """:class:`LightAxes` as a tensor."""
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class MeshPbrScene(Scene):
         known_light: bool = False,
         *,
         masked: bool,
+        axes: LightAxes,
         imaging: Imaging,
     ) -> None:
         """Begin with a shape, a material and the radiance of the light, which may be known."""
@@ -81,6 +85,8 @@ class MeshPbrScene(Scene):
         """Logarithms of an unknown light."""
         self.register_buffer("known_light", light.detach().clone() if known_light else None)
         self.register_buffer("has_masks", torch.tensor(masked))
+        self.register_buffer("light_axes", axes.as_tensor())
+        self._light_turns = axes.turn
         self._prefiltered: PrefilteredLight | None = None
         self._transport: LightTransport | None = None
 
@@ -119,6 +125,11 @@ class MeshPbrScene(Scene):
         """Bring the unknowns back into their limits after a step."""
         self.appearance.project()
 
+    @property
+    def axes(self) -> LightAxes:
+        """The axes of the light, and how they were found."""
+        return LightAxes.from_tensor(self.light_axes)
+
     def render(self, mesh: Mesh, cameras: Cameras, background: Tensor, values: Callable[[GBuffer], PbrValues]) -> Rendering:
         """Render the mesh of this step with gradients."""
         return render_surface(
@@ -135,9 +146,9 @@ class MeshPbrScene(Scene):
     def _arriving(self, mesh: Mesh, cameras: Cameras) -> Light:
         """Return the light, with the shadows of a mesh whose triangles stay the same."""
         light = self._convolved_light()
-        if self._imaging.light_axes == "camera":
-            camera_from_world = cameras.world_from_camera[:, :3, :3].transpose(1, 2).to(light.irradiance)
-            return replace(light, environment=replace(light.environment, light_from_world=camera_from_world))
+        if self._light_turns:
+            camera_from_world = cameras.world_from_camera[:, :3, :3].mT.to(light.irradiance)
+            light = replace(light, environment=replace(light.environment, light_from_world=camera_from_world))
         if not isinstance(self.shape, MeshShape | KnownShape) or len(mesh.vertices) > MOST_SHADOWED_VERTICES:
             return light
         if self._transport is None or self._transport.free.device != self.device:
@@ -164,7 +175,7 @@ class MeshPbrScene(Scene):
             if mesh.is_empty:
                 return Asset.empty()
             # A light that turns with the camera has no axes in the world.
-            environment = EnvironmentLight(self.radiance()) if self._imaging.light_axes == "world" else None
+            environment = None if self._light_turns else EnvironmentLight(self.radiance())
             if isinstance(self.appearance, KnownMaterial):
                 return Asset(mesh, self.appearance.material(), environment)
             if not isinstance(self.appearance, InTextures):
@@ -251,7 +262,9 @@ def scene_in_space(
         margin = _MARGIN * (box[1] - box[0]).max()
         box = torch.stack([box[0] - margin, box[1] + margin])
     appearance = InSpace(config.materials, box, generator)
-    return MeshPbrScene(shape, appearance, *_light_of(given, config, capture), masked=masked, imaging=config.imaging).to(device)
+    axes = _light_axes(shape, config, given, capture)
+    scene = MeshPbrScene(shape, appearance, *_light_of(given, config, capture), masked=masked, axes=axes, imaging=config.imaging)
+    return scene.to(device)
 
 
 def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, device: torch.device) -> MeshPbrScene:
@@ -263,7 +276,16 @@ def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, dev
     if "material" not in lock:
         size = config.materials.texture_size
         appearance = _in_textures(config, with_straight_normals(baked(shape.mesh(), appearance.channels, size)))
-    return MeshPbrScene(shape, appearance, *_light_of(given, config, capture), masked=capture.has_masks, imaging=config.imaging).to(device)
+    axes, masked = _light_axes(shape, config, given, capture), capture.has_masks
+    scene = MeshPbrScene(shape, appearance, *_light_of(given, config, capture), masked=masked, axes=axes, imaging=config.imaging)
+    return scene.to(device)
+
+
+def _light_axes(shape: Shape, config: MeshPbrConfig, given: Asset, capture: Capture) -> LightAxes:
+    """Return the axes of the light; the photos decide if neither the settings nor a given light do."""
+    if config.imaging.light_axes != "auto" or given.environment is not None:
+        return LightAxes(turn=config.imaging.light_axes == "camera")
+    return axes_of_light(shape.mesh(), capture)
 
 
 def _in_textures(config: MeshPbrConfig, texels: Float[Tensor, "height width 8"] | None = None) -> InTextures:
@@ -325,14 +347,18 @@ def scene_in_textures(scene: MeshPbrScene, config: MeshPbrConfig) -> MeshPbrScen
         shape = MeshShape(mesh)
     texels = with_straight_normals(baked(mesh, scene.appearance.channels, size))
     light, known = scene.radiance(), scene.light_log is None or config.rates.second_light_rate == 0
-    textured = MeshPbrScene(shape, _in_textures(config, texels), light, known, masked=bool(scene.has_masks), imaging=config.imaging)
+    masked, imaging = bool(scene.has_masks), config.imaging
+    textured = MeshPbrScene(shape, _in_textures(config, texels), light, known, masked=masked, axes=scene.axes, imaging=imaging)
     return textured.to(scene.device)
 
 
 def load_pbr_scene(config: MeshPbrConfig, tensors: Mapping[str, Tensor], device: torch.device) -> MeshPbrScene:
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
-    scene = MeshPbrScene(_shape_in(state), _appearance_in(state, config), *_light_in(state), masked=True, imaging=config.imaging)
+    # Snapshots of earlier versions have no axes.
+    state.setdefault("light_axes", LightAxes(turn=config.imaging.light_axes == "camera").as_tensor())
+    axes, imaging = LightAxes.from_tensor(state["light_axes"]), config.imaging
+    scene = MeshPbrScene(_shape_in(state), _appearance_in(state, config), *_light_in(state), masked=True, axes=axes, imaging=imaging)
     scene.load_state_dict(state)
     return scene.to(device)
 
