@@ -105,6 +105,7 @@ def test_a_mask_at_an_inexact_pose_contradicts_the_others_unless_poses_are_refin
     capture = turned(demo(), 5.0, [view])
     assert prepared(recipe, config, capture).split.train == tuple(v for v in capture.split.train if v != view)
     assert prepared(recipe, override(config, refine_poses=True), capture) is capture
+    assert "without masks" in prepared(recipe, override(config, refine_poses=True), replace(capture, has_masks=False)).notes[-1]
 
 
 @pytest.mark.parametrize("kind", ["empty", "inverted", "half"])

@@ -198,9 +198,11 @@ def prepared(recipe: Recipe[C, I], config: C, given: Input) -> I:
     """
     if not isinstance(given, INPUT_TYPES[recipe.input.name]):
         raise ValueError(f"the recipe {recipe.name} takes {recipe.input.summary} as input, got {type(given).__name__}")
-    margin = mask_margin(refines_poses=recipe.refines_poses(config))
+    refines = recipe.refines_poses(config)
+    margin = mask_margin(refines_poses=refines)
     if isinstance(given, Capture):
         given = _usable(given, margin, undistort=recipe.undistorted)
+        given = replace(given, notes=(*given.notes, _POSES_WITHOUT_MASKS)) if refines and not given.has_masks else given
     elif isinstance(given, FittedRun):
         capture = _usable(given.capture, margin, undistort=recipe.undistorted)
         given = replace(given, capture=capture, notes=(*given.notes, *capture.notes[len(given.capture.notes) :]))
@@ -217,6 +219,12 @@ def kind_of(recipe: Recipe[C, I], given: Input) -> InputName:
     if recipe.input.name != "capture|run":
         return recipe.input.name
     return "run" if isinstance(given, FittedRun) else "capture"
+
+
+_POSES_WITHOUT_MASKS = (
+    "poses are refined without masks: they may end farther from the true ones than they were; compare with a fit without --refine-poses, "
+    "or solve the poses again (unrender poses)"
+)
 
 
 def mask_margin(*, refines_poses: bool) -> float:
