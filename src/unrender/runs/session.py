@@ -9,13 +9,10 @@ import contextlib
 import dataclasses
 import shlex
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
-from typing import Any, Generic
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -46,15 +43,10 @@ from unrender.runs.inputs import Origin, kind_of
 from unrender.runs.milestones import Milestones
 from unrender.runs.opening import read_scene
 from unrender.runs.outputs import WRITERS, MeasureMesh, failure_sentences, write_outputs
-
-Handler = Callable[[int, FrameType | None], Any] | int | None
-"""What Python calls at a signal."""
+from unrender.runs.stopping import Stop
 
 CHECKPOINT_EVERY = 30.0
 """Seconds of wall time between checkpoints, the most that a killed run loses."""
-
-STOPPING = tuple(number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None)
-"""Signals that save a checkpoint and stop the fit: Ctrl-C, a request to end, and a terminal that was closed."""
 
 REMARKS: dict[Outcome, str] = {
     "diverged": "the fit diverged: its loss stopped being finite; what is shown is the last good state",
@@ -373,7 +365,7 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
     capture, milestones = job.capture, None
     if capture is not None:
         milestones = Milestones(directory, capture, job.device, display, seconds=seconds, fraction=fraction)
-    with display, _Stop(display) as stop:
+    with display, Stop(display) as stop:
         watcher = _Watcher(directory, job.recipe.name, display, milestones, stop, observer)
         tensors = resume.tensors if resume else None
         result = job.recipe.fit(job.input, job.config, device=job.device, seed=job.seed, resume=tensors, observer=watcher)
@@ -400,14 +392,13 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
 
 def _settle(directory: RunDirectory, record: RunRecord) -> list[str]:
     """Keep the scene before the last phase if that is better, and say so; otherwise remove it."""
-    history, before = directory.read_history(), directory.before
-    worse, kept = remarks_about_phases(history), find_checkpoint(before.checkpoints, record.recipe).checkpoint
+    worse, before = remarks_about_phases(directory.read_history()), directory.before
+    kept = find_checkpoint(before.checkpoints, record.recipe).checkpoint
     if not worse or kept is None:
         shutil.rmtree(before.path, ignore_errors=True)
         return worse
     before.write_record(dataclasses.replace(record, outcome="finished", steps=kept.info.step, seconds=kept.info.seconds))
-    name = phases_of(history)[-2].name
-    return [*worse, f"the {name} is kept in {before.path}: `unrender eval {shlex.quote(str(before.path))}` renders and scores it"]
+    return [*worse, f"what was before is kept: `unrender eval {shlex.quote(str(before.path))}` renders and scores it"]
 
 
 def _check_used(directory: RunDirectory, job: Job[C, I], info: CheckpointInfo) -> None:
@@ -460,39 +451,6 @@ def _read_back(directory: RunDirectory, job: Job[C, I], record: RunRecord) -> Fi
     )
 
 
-class _Stop:
-    """Defers the first Ctrl-C, SIGTERM or SIGHUP to the end of the step; a second one stops immediately."""
-
-    def __init__(self, display: Display) -> None:
-        self.number: int | None = None
-        """The signal that was received."""
-        self._display = display
-        self._before: dict[signal.Signals, Handler] = {}
-
-    def __enter__(self) -> _Stop:
-        if threading.current_thread() is threading.main_thread():
-            # A signal that is ignored stays so (nohup), and so does a handler that Python does not know.
-            for number in STOPPING:
-                before = signal.getsignal(number)
-                if before not in (None, signal.SIG_IGN):
-                    self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
-        with contextlib.suppress(RuntimeError, OSError):  # the signal may have come while something was being printed
-            self._display.say("stopping after this step and saving a checkpoint; press Ctrl-C again to stop at once")
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-
 class _Watcher:
     """Observes a fit: writes history, pictures and checkpoints, shows progress, and passes Ctrl-C to the recipe.
 
@@ -500,7 +458,7 @@ class _Watcher:
     """
 
     def __init__(
-        self, directory: RunDirectory, recipe: str, display: Display, milestones: Milestones | None, stop: _Stop, observer: Observer | None
+        self, directory: RunDirectory, recipe: str, display: Display, milestones: Milestones | None, stop: Stop, observer: Observer | None
     ) -> None:
         self.last: Progress | None = None
         self.remarks: list[str] = []
