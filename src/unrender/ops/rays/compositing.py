@@ -344,7 +344,9 @@ def _gradients_in_turn(
     needed: Sequence[bool], grads: Sequence[Tensor | None], samples: Samples, *inputs: Tensor | None
 ) -> list[Tensor | None]:
     """Return the gradients of the inputs of ``_Over``, which can be differentiated further."""
-    results = _in_turn(*inputs, samples)  # pyright: ignore[reportArgumentType]
+    weights, colors, normals, background = inputs
+    assert weights is not None and colors is not None and background is not None
+    results = _in_turn(weights, colors, normals, background, samples)
     wanted = [tensor for tensor, need in zip(inputs, needed, strict=False) if need and tensor is not None]
     used = [(result, grad) for result, grad in zip(results, grads, strict=True) if grad is not None]
     outputs, given = [result for result, _ in used], [grad for _, grad in used]
