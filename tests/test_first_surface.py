@@ -12,7 +12,7 @@ from torch import Tensor
 from unrender.cameras import Cameras, Rays
 from unrender.captures.capture import Capture, Split
 from unrender.captures.rendered import cameras_around
-from unrender.fields.grid_sdf import sphere_distance
+from unrender.fields.grid_sdf import GridSdf, sphere_distance
 from unrender.fields.perceptron import Perceptron
 from unrender.geometry.first_surface import seen_through
 from unrender.ops.encodings import spherical_harmonics_encode
@@ -158,3 +158,14 @@ def test_a_surface_starts_with_the_colors_of_its_radiance_field(surroundings: bo
         scene.color(points, found.normals, found.features, directions, ray), density.color(density.features(points), harmonics, ray)
     )
     assert (scene.around is scene.surface.radiance) == surroundings and (scene.around is None) == (not surroundings)
+
+
+def test_an_object_that_the_photos_crop_may_reach_as_far_as_its_hull() -> None:
+    """Its first surface is a part of the initial sphere, but its grid of distances is as large as the hull."""
+    cameras = _cameras()
+    photos, masks = torch.zeros(12, 32, 32, 3, dtype=torch.uint8), torch.full((12, 32, 32), 255, dtype=torch.uint8)
+    capture = Capture.from_tensors(photos, cameras, masks=masks, split=Split(tuple(range(12)), (), "none"), name="near", fingerprint="near")
+    config = override(neus.PRESETS["cpu"], steps=1, density_first=0.0)
+    scene = neus.fit(capture, config, device=torch.device("cpu"), seed=0).scene
+    assert isinstance(scene, neus.NeusScene) and isinstance(scene.surface, GridSdf)
+    assert float((scene.surface.box[1] - scene.surface.box[0]).min()) > 1.9

@@ -83,6 +83,6 @@ def test_a_density_that_is_not_a_number_ends_the_ray():
 
 def test_a_perceptron_too_wide_for_the_fused_path_is_refused():
     samples, lines = _scene(2)
-    wide = [torch.zeros(200, GRID.columns), torch.zeros(2, 200)], [torch.zeros(200), torch.zeros(2)]
-    with pytest.raises(ValueError, match="at most 128 units"):
+    wide = [torch.zeros(400, GRID.columns), torch.zeros(2, 400)], [torch.zeros(400), torch.zeros(2)]
+    with pytest.raises(ValueError, match="at most 320 units"):
         see_encoded(samples, lines, _field()[0], GRID, *wide, unbounded=False, density_bias=0.0, threshold=0.1, expected=10**6)

@@ -17,6 +17,7 @@ from unrender.color import over
 from unrender.devices import on_cpu
 from unrender.fields.exposure import Exposure
 from unrender.fields.surface import SurfaceField
+from unrender.geometry.first_surface import hull_distance
 from unrender.losses.photometric import mse, photometric
 from unrender.losses.regularizers import curvature, eikonal, mask_bce, opaque, sparsity
 from unrender.ops.encodings import Adam
@@ -141,7 +142,9 @@ def _start_scene(
             depths = FirstDepths.of(density, capture, field.lattice) if depths is None else depths
             fused = depths.surface() if depths.are_usable or not masked else None
         initial = initial if fused is None else fused
-    box = None if initial is None or not from_hull else box_of_object(initial, hull)
+    # A hull that the photos crop is cut to a sphere to begin with; the object may reach as far as the hull does.
+    outline = initial if fused is not None or not from_hull else hull_distance(hull)
+    box = None if outline is None or not from_hull else box_of_object(outline, hull)
     if box is not None:
         close_outside(hull, box)
     first = SurfaceStart(initial, box)
