@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from unrender.devices import on_cpu
 from unrender.ops.encodings import _mlp_cpu, mlp
 from unrender.ops.encodings._mlp_cpu import is_fused
 from unrender.reference.mlp import mlp as twin
@@ -44,7 +45,8 @@ def test_values_and_gradients_equal_the_twin(sizes: tuple[int, ...], samples: in
 def test_the_widest_layers_of_the_fused_path():
     """In panels of the smallest size; of few samples, because one whose activation is nearly zero may fall on either side of it."""
     for sizes in ((300, 256, 256, 100, 257), (64, 256, 256, 256, 256, 256)):
-        assert is_fused(sizes[0], [tensor for layer in zip(*_case(sizes, 1)[1:3], strict=True) for tensor in layer])
+        parameters = [tensor for layer in zip(*_case(sizes, 1)[1:3], strict=True) for tensor in layer]
+        assert is_fused(sizes[0], parameters) == on_cpu(parameters[0].device)  # the fused path is for a CPU
         _compare(sizes, 600, False)
 
 
