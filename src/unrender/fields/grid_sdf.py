@@ -19,10 +19,10 @@ from unrender.ops.rays import OccupancyGrid, Samples, grid_surface, grid_visible
 
 _SLAB = 16
 """Layers of the distance grid whose bending energy one step measures, for a tenth of the cost of the whole grid."""
-_AVERAGED_FROM, _AVERAGED_EVERY = 0.85, 4
-"""The distances end as the mean over the steps from this fraction of the budget on, of which every so many enter."""
 _SLAB_STRIDE = 7919
 """A prime, so that the slabs of successive steps spread over the grid."""
+_AVERAGED_FROM, _AVERAGED_EVERY = 0.85, 4
+"""The distances end as the mean over the steps from this fraction of the budget on, of which every so many enter."""
 
 
 class GridSdf(SurfaceField):

@@ -393,8 +393,8 @@ def _fit_on(directory: RunDirectory, job: Job[C, I], record: RunRecord, display:
 def _settle(directory: RunDirectory, record: RunRecord) -> list[str]:
     """Keep the scene before the last phase if that is better, and say so; otherwise remove it."""
     worse, before = remarks_about_phases(directory.read_history()), directory.before
-    kept = find_checkpoint(before.checkpoints, record.recipe).checkpoint
-    if not worse or kept is None:
+    kept = find_checkpoint(before.checkpoints, record.recipe).checkpoint if worse else None
+    if kept is None:
         shutil.rmtree(before.path, ignore_errors=True)
         return worse
     before.write_record(dataclasses.replace(record, outcome="finished", steps=kept.info.step, seconds=kept.info.seconds))
