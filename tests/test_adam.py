@@ -65,7 +65,7 @@ def test_one_number_that_is_not_finite_is_found(size: int, value: float) -> None
     for place in (0, size // 2, size - 1):
         wrong = numbers.clone()
         wrong[place] = value
-        assert not bool(all_finite(wrong))
+        assert not bool(all_finite(wrong)) and not bool(all_finite(numbers, wrong, numbers[:3]))
 
 
 def test_rms_prop_is_that_of_its_formula_and_leaves_untouched_entries_alone():

@@ -273,10 +273,8 @@ class Fitting:
     def _step_once(self, losses: Losses, further: Callable[[], Losses] | None) -> None:
         assert self.optimizer is not None, "a fit without an optimizer takes no steps"
         total = self._backward(losses, further)
-        finite = torch.isfinite(total.detach())
-        for parameter in parameters_of(self.optimizer):
-            if parameter.grad is not None:
-                finite = finite & all_finite(parameter.grad)
+        gradients = [parameter.grad for parameter in parameters_of(self.optimizer) if parameter.grad is not None]
+        finite = all_finite(total, *gradients)
         skip = (~finite).float()
         if self._skipping is not None:
             self._skipping.step(skip=skip)

@@ -18,6 +18,7 @@ from unrender.devices import on_cpu
 from unrender.ops.kernels.checks import Arguments
 from unrender.ops.kernels.launch import address, launch
 from unrender.ops.kernels.native import native_sections
+from unrender.ops.kernels.structs import filled
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -61,7 +62,7 @@ class _Rays:
 
 
 Rays = wp.struct(_Rays)
-_NO_RAYS = Rays()
+_NO_RAYS = filled(Rays, count=0, added=0, index=0, gradients=0, carries=0)
 
 
 @no_type_check
@@ -149,10 +150,8 @@ def _unpack(packed: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:
 @lru_cache(maxsize=64)
 def _network(sigmoid: bool, *widths: int) -> Any:
     """Return the ``Network`` of the widths of all layers, that of the input first."""
-    network = Network()
-    network.layers, network.sigmoid = len(widths) - 1, int(sigmoid)
-    network.units = _Units(*widths, *([1] * (_LAYERS + 1 - len(widths))))
-    return network
+    units = _Units(*widths, *([1] * (_LAYERS + 1 - len(widths))))
+    return filled(Network, layers=len(widths) - 1, sigmoid=int(sigmoid), units=units)
 
 
 def described(weights: Sequence[Tensor], packed: Tensor, *, sigmoid: bool = False) -> list[Any]:
@@ -166,14 +165,19 @@ def added_per_ray(shared: Tensor, first: Tensor) -> Tensor:
     return F.pad(added, (0, -added.shape[1] % _VECTOR)).contiguous()
 
 
-def rays_of(rays: tuple[Tensor, Tensor] | None) -> Any:
-    """Return what is added per ray as kernels take it, without gradients; the tensors must outlive the launch."""
+def rays_of(rays: tuple[Tensor, Tensor] | None, gradients: Tensor | None = None, carries: Tensor | None = None) -> Any:
+    """Return what is added per ray as kernels take it; the tensors must outlive the launch.
+
+    Args:
+        rays: what is added to the first layer per ray, padded, and the ray of each sample.
+        gradients: where those of what is added go.
+        carries: where the part of a ray that goes on from the chunk before goes.
+    """
     if rays is None:
         return _NO_RAYS
     added, ray_index = rays
-    described = Rays()
-    described.count, described.added, described.index = added.shape[0], added.data_ptr(), ray_index.data_ptr()
-    return described
+    addresses = {"gradients": address(gradients, torch.float32), "carries": address(carries, torch.float32)}
+    return filled(Rays, count=added.shape[0], added=added.data_ptr(), index=ray_index.data_ptr(), **addresses)
 
 
 def _chunk_size(parameters: int) -> int:
@@ -244,12 +248,11 @@ class GradientSums:
         self._weights, self._ray_index = weights, None if rays is None else rays[1]
         self.of_weights = packed.new_empty(chunks, packed.shape[0])
         """One packed row for each chunk."""
-        self.rays = rays_of(rays)
-        """What is added per ray as kernels take it, with its gradients."""
         if rays is not None:
             # A ray may go on from one chunk to the next: its sum in a chunk that it does not begin in is kept apart.
             self._carries, self._of_added = packed.new_empty(chunks, rays[0].shape[1]), torch.zeros_like(rays[0])
-            self.rays.gradients, self.rays.carries = self._of_added.data_ptr(), self._carries.data_ptr()
+        self.rays = rays_of(rays) if rays is None else rays_of(rays, self._of_added, self._carries)
+        """What is added per ray as kernels take it, with its gradients."""
 
     def results(self, chunk: int) -> tuple[list[Tensor], Tensor | None]:
         """Return the gradients of weights and biases in turn, and of what is added per ray.

@@ -56,8 +56,9 @@ for (int k = begin; k < end; k += 16) {
 }
 
 // section: finite
-// Whether no number from begin to end is infinite or NaN, whose exponents are all ones.
+// Notes a number from begin to end that is infinite or NaN, whose exponents are all ones. All work items write the same.
+const unsigned* values = (const unsigned*)address;
 const unsigned ones = 0x7f800000u;
-unsigned found = 0;
-for (int k = begin; k < end; k++) found |= (*(const unsigned*)(values.data + k) & ones) == ones ? 1u : 0u;
-result.data[item] = found ? 0.f : 1.f;
+unsigned any = 0;
+for (int k = begin; k < end; k++) any |= (values[k] & ones) == ones ? 1u : 0u;
+if (any) found.data[0] = 1.f;

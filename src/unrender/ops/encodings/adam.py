@@ -9,7 +9,7 @@ without a gradient it changes nothing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from typing import Any, no_type_check
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from unrender.ops.kernels.checks import Arguments, describe
 from unrender.ops.kernels.launch import launch
 from unrender.ops.kernels.native import native_sections
-from unrender.ops.kernels.structs import filled
+from unrender.ops.kernels.structs import Filled, filled
 from unrender.ops.kernels.work import blocks, to_device
 
 wp.set_module_options({"enable_backward": False})
@@ -59,16 +59,14 @@ RootRule = wp.struct(_RootRule)
 
 
 class _Table:
-    """The parameters of a step, a row for each."""
+    """Tensors that one launch visits, or several of the same shape in each row."""
 
     ends: wp.array(dtype=wp.int32)  # pyright: ignore[reportInvalidTypeForm]
-    """The work item behind the last one of each parameter."""
+    """The work item behind the last one of each row."""
     addresses: wp.array2d(dtype=wp.int64)  # pyright: ignore[reportInvalidTypeForm]
-    """Of the parameter, its gradient and its moments, behind the number of its entries."""
-    rules: wp.array2d(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
-    """The constants of its update."""
-    skip: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    """Of the tensors of a row, behind the number of entries of each."""
     block: wp.int32
+    """Entries of a work item."""
 
 
 Table = wp.struct(_Table)
@@ -102,7 +100,7 @@ def _root_update(
 @no_type_check
 @wp.func
 def _part(table: Table, item: int):
-    """Return the row of a work item's parameter, and begin and end of its entries."""
+    """Return the row of a work item, and begin and end of its entries."""
     row = int(0)
     before = int(0)
     while item >= table.ends[row]:
@@ -114,63 +112,80 @@ def _part(table: Table, item: int):
 
 @no_type_check
 @wp.kernel
-def _update_kernel(first: int, table: Table):
+def _update_kernel(first: int, table: Table, rules: wp.array2d(dtype=wp.float32), skip: wp.array(dtype=wp.float32)):
     row, begin, end = _part(table, first + wp.tid())
-    if table.skip[0] == 0.0:
+    if skip[0] == 0.0:
         rule = Rule()
-        rule.beta_1 = table.rules[row, 0]
-        rule.beta_2 = table.rules[row, 1]
-        rule.decay = table.rules[row, 2]
-        rule.step_size = table.rules[row, 3]
-        rule.root_scale = table.rules[row, 4]
-        rule.epsilon = table.rules[row, 5]
+        rule.beta_1 = rules[row, 0]
+        rule.beta_2 = rules[row, 1]
+        rule.decay = rules[row, 2]
+        rule.step_size = rules[row, 3]
+        rule.root_scale = rules[row, 4]
+        rule.epsilon = rules[row, 5]
         _update(rule, begin, end, table.addresses[row, 1], table.addresses[row, 2], table.addresses[row, 3], table.addresses[row, 4])
 
 
 @no_type_check
 @wp.kernel
-def _root_update_kernel(first: int, table: Table):
+def _root_update_kernel(first: int, table: Table, rules: wp.array2d(dtype=wp.float32), skip: wp.array(dtype=wp.float32)):
     row, begin, end = _part(table, first + wp.tid())
-    if table.skip[0] == 0.0:
+    if skip[0] == 0.0:
         rule = RootRule()
-        rule.beta = table.rules[row, 0]
-        rule.rate = table.rules[row, 1]
-        rule.epsilon = table.rules[row, 2]
+        rule.beta = rules[row, 0]
+        rule.rate = rules[row, 1]
+        rule.epsilon = rules[row, 2]
         _root_update(rule, begin, end, table.addresses[row, 1], table.addresses[row, 2], table.addresses[row, 3])
 
 
 @no_type_check
 @wp.func_native(_CPP.finite)
-def _finite(item: int, begin: int, end: int, values: wp.array(dtype=wp.float32), result: wp.array(dtype=wp.float32)): ...
+def _finite(begin: int, end: int, address: wp.int64, found: wp.array(dtype=wp.float32)): ...
 
 
 @no_type_check
 @wp.kernel
-def _finite_kernel(first: int, count: int, block: int, values: wp.array(dtype=wp.float32), result: wp.array(dtype=wp.float32)):
-    item = first + wp.tid()
-    _finite(item, item * block, wp.min(count, (item + 1) * block), values, result)
+def _finite_kernel(first: int, table: Table, found: wp.array(dtype=wp.float32)):
+    row, begin, end = _part(table, first + wp.tid())
+    _finite(begin, end, table.addresses[row, 1], found)
+
+
+def _table(counts: Sequence[int], addresses: Sequence[Sequence[int]], device: torch.device) -> tuple[int, Filled]:
+    """Return the number of work items, and the table of tensors of some numbers of entries."""
+    block = -(-blocks(max(counts), _BLOCK, device)[1] // _RUN) * _RUN
+    ends = list(accumulate(-(-count // block) for count in counts))
+    rows = [[count, *row] for count, row in zip(counts, addresses, strict=True)]
+    fields = torch.tensor(ends, dtype=torch.int32), torch.tensor(rows, dtype=torch.int64)
+    return ends[-1], filled(Table, ends=to_device(fields[0], device), addresses=to_device(fields[1], device), block=block)
 
 
 @torch.no_grad()
-def all_finite(tensor: Tensor) -> Tensor:
-    """Tell whether no element of a tensor is infinite or NaN, as a bool tensor without dimensions.
+def all_finite(*tensors: Tensor) -> Tensor:
+    """Tell whether no element of some tensors is infinite or NaN, as a bool tensor without dimensions.
 
-    On a CPU all threads share the work for a large float32 tensor. Elsewhere the sum of the elements is looked at, which may overflow.
+    One launch reads all float32 tensors. Of others the sum of the elements is looked at, which may overflow.
 
     Raises:
-        ValueError: it is no tensor.
+        ValueError: there is no tensor, something else, or one on another device.
 
-    >>> all_finite(torch.ones(3)).item(), all_finite(torch.tensor([1.0, float("nan")])).item()
+    >>> all_finite(torch.ones(3)).item(), all_finite(torch.ones(3), torch.tensor([1.0, float("nan")])).item()
     (True, False)
     """
-    values = Arguments("all_finite").instance(tensor, "tensor", Tensor)
-    if values.dtype != torch.float32 or values.device.type != "cpu" or values.layout is not torch.strided or values.numel() <= _BLOCK:
-        return torch.isfinite(values.sum())
-    values = values.contiguous().view(-1)
-    items, block = blocks(values.shape[0], _BLOCK, values.device)
-    result = torch.empty(items)
-    launch(_finite_kernel, items, [values.shape[0], block, values, result], values.device, chunks=items)
-    return result.bool().all()
+    takes = Arguments("all_finite")
+    device = takes.instance(tensors[0] if tensors else None, "a tensor", Tensor).device
+    sums, read = [], []
+    for tensor in tensors:
+        if takes.instance(tensor, "a tensor", Tensor).device != device:
+            raise ValueError(f"all_finite takes tensors on one device, got some on {device} and on {tensor.device}")
+        if tensor.dtype == torch.float32 and tensor.layout is torch.strided:
+            read += [tensor.contiguous()] if tensor.numel() else []
+        else:
+            sums.append(tensor.sum())
+    found = torch.zeros(1, device=device)
+    if read:
+        items, table = _table([tensor.numel() for tensor in read], [[tensor.data_ptr()] for tensor in read], device)
+        launch(_finite_kernel, items, [table, found], device, chunks=items)
+    finite = found[0] == 0
+    return finite if not sums else finite & torch.stack([value.isfinite() for value in sums]).all()
 
 
 class SkippingOptimizer(torch.optim.Optimizer, ABC):
@@ -235,6 +250,8 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
         """
         if closure is not None:
             raise ValueError(f"{self._takes.verb} takes None as closure, got a function: compute the gradients before the step")
+        if skip is not None:
+            self._takes.float32(skip, "skip", (), (1,))
         found: dict[torch.device, list[tuple[Tensor, list[Tensor], tuple[float, ...]]]] = {}
         for group in self.param_groups:
             rules: dict[int, tuple[float, ...]] = {}  # by number of the step, which a group's parameters share unless one was added later
@@ -243,7 +260,7 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
                     number = self._next_number(parameter)
                     if number not in rules:
                         rules[number] = self._rule(group, number)
-                    tensors = self._tensors_of(parameter, parameter.grad, skip)
+                    tensors = self._tensors_of(parameter, parameter.grad)
                     found.setdefault(parameter.device, []).append((parameter, tensors, rules[number]))
         for device, parameters in found.items():
             self._update(parameters, device, skip)
@@ -252,38 +269,28 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
         """Count a step of a parameter, from one; make its state before the first."""
         state = self.state[parameter]
         if not state:
-            state["step"] = torch.zeros(())
+            state["step"] = 0
             for name in self._kernel()[1]:
                 state[name] = torch.zeros_like(parameter, memory_format=torch.contiguous_format)
-        state["step"] += 1
-        return int(state["step"])
+        state["step"] = int(state["step"]) + 1  # earlier versions kept it as a tensor
+        return state["step"]
 
-    def _tensors_of(self, parameter: Tensor, gradient: Tensor, skip: Tensor | None) -> list[Tensor]:
+    def _tensors_of(self, parameter: Tensor, gradient: Tensor) -> list[Tensor]:
         """Return a parameter, its gradient and its moments, contiguous."""
         state, takes = self.state[parameter], self._takes
         ready = takes.float32(parameter.detach(), "a parameter", parameter.shape).contiguous()
         gradient = takes.float32(gradient, "its gradient", parameter.shape).contiguous()
         for name in self._kernel()[1]:  # a loaded state may be anything
             state[name] = takes.float32(state[name], f"its {name}", parameter.shape).contiguous()
-        if skip is not None:
-            takes.float32(skip, "skip", (), (1,))
         return [ready, gradient, *(state[name] for name in self._kernel()[1])]
 
     def _update(self, parameters: list[tuple[Tensor, list[Tensor], tuple[float, ...]]], device: torch.device, skip: Tensor | None) -> None:
         """Update the parameters of a device in one launch."""
         counts = [parameter.numel() for parameter, _, _ in parameters]
-        block = -(-blocks(max(counts), _BLOCK, device)[1] // _RUN) * _RUN
-        ends = list(accumulate(-(-count // block) for count in counts))
-        addresses = [[count, *(t.data_ptr() for t in tensors)] for count, (_, tensors, _) in zip(counts, parameters, strict=True)]
-        table = filled(
-            Table,
-            ends=to_device(torch.tensor(ends, dtype=torch.int32), device),
-            addresses=to_device(torch.tensor(addresses, dtype=torch.int64), device),
-            rules=to_device(torch.tensor([rule for _, _, rule in parameters]), device),
-            skip=torch.zeros(1, device=device) if skip is None else skip.reshape(1),
-            block=block,
-        )
-        launch(self._kernel()[0], ends[-1], [table], device, chunks=ends[-1])
+        items, table = _table(counts, [[tensor.data_ptr() for tensor in tensors] for _, tensors, _ in parameters], device)
+        rules = to_device(torch.tensor([rule for _, _, rule in parameters]), device)
+        skipped = torch.zeros(1, device=device) if skip is None else skip.reshape(1)
+        launch(self._kernel()[0], items, [table, rules, skipped], device, chunks=items)
         for parameter, (ready, *_), _ in parameters:
             if not parameter.is_contiguous():
                 parameter.copy_(ready)

@@ -1,7 +1,15 @@
-"""Structs that bundle kernel arguments: a batch of samples, a grid, a view."""
+"""Arguments of kernels as bytes, and structs that bundle some of them: a batch of samples, a grid, a view.
+
+A kernel on a CPU takes its arguments as one C struct. What changes from launch to launch are addresses and numbers, so they are packed by
+Python's ``struct``, which takes microseconds where the checks and conversions of Warp take tens of them.
+"""
 
 from __future__ import annotations
 
+import ctypes
+import struct
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import warp as wp
@@ -10,33 +18,107 @@ from torch import Tensor
 from unrender.ops.kernels.checks import MOST_ELEMENTS
 
 
-def filled(kind: Any, **values: Tensor | int | float) -> Any:
-    """Return an instance of a Warp struct with all its fields set.
+def packer(fields: Sequence[tuple[int, Any]], size: int) -> struct.Struct:
+    """Return what packs a C struct: numbers as they are, everything else as bytes.
 
-    Packing a struct takes as long as passing its tensors one by one, so reuse a struct for several kernels. It stores the addresses, shapes
-    and strides of its tensors, and keeps them alive.
+    Args:
+        fields: offset and ctypes type of each field, in order.
+        size: of the struct.
+    """
+    text, reached = "", 0
+    for offset, kind in fields:
+        length = ctypes.sizeof(kind)
+        code = getattr(kind, "_type_", None)
+        text += f"{offset - reached}x{code if isinstance(code, str) else f'{length}s'}"
+        reached = offset + length
+    return struct.Struct(f"@{text}{size - reached}x")
+
+
+class _OneArray:
+    """A struct that shows how Warp describes an array."""
+
+    array: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+
+
+_ARRAY_TYPE: Any = next(kind for _, kind, *_ in wp.struct(_OneArray).ctype._fields_)
+_ROW = _ARRAY_TYPE.shape.size
+_ROWS = tuple(struct.Struct(f"{dimensions}i{_ROW - 4 * dimensions}x") for dimensions in range(_ROW // 4 + 1))
+"""What packs shape or strides of an array, by the number of its dimensions."""
+_ARRAY = packer([(getattr(_ARRAY_TYPE, name).offset, kind) for name, kind in _ARRAY_TYPE._fields_], ctypes.sizeof(_ARRAY_TYPE))
+
+
+def packed_array(tensor: Tensor) -> bytes:
+    """Return Warp's description of a tensor: its address, shape and strides. It does not keep the tensor alive."""
+    size, dimensions = tensor.element_size(), tensor.ndim
+    row = _ROWS[dimensions]
+    return _ARRAY.pack(tensor.data_ptr(), 0, row.pack(*tensor.shape), row.pack(*[size * step for step in tensor.stride()]), dimensions, 0)
+
+
+class _Layout:
+    """The fields of a struct."""
+
+    def __init__(self, kind: Any) -> None:
+        self.key = kind.key
+        self.fields = [(name, variable.type) for name, variable in kind.vars.items()]
+        types = [(getattr(kind.ctype, name).offset, field) for name, field in kind.ctype._fields_]
+        assert [name for name, _ in self.fields] == [name for name, _ in kind.ctype._fields_]
+        self.pack = packer(types, ctypes.sizeof(kind.ctype)).pack
+
+    def packed(self, values: dict[str, Any]) -> bytes:
+        """Return the struct with these values."""
+        if len(values) != len(self.fields):
+            raise TypeError(f"{self.key} takes {', '.join(name for name, _ in self.fields)}, got {', '.join(values)}")
+        parts = []
+        for name, declared in self.fields:
+            value = values[name]
+            if isinstance(value, Tensor):
+                if wp.dtype_from_torch(value.dtype) is not declared.dtype or value.ndim != declared.ndim:
+                    wanted = f"{declared.ndim} dimensions of {declared.dtype.__name__}"
+                    raise TypeError(f"{self.key}.{name} takes {wanted}, got {value.ndim} of {value.dtype}")
+                if value.numel() > MOST_ELEMENTS:
+                    raise ValueError(f"{self.key}.{name} takes fewer than 2^31 elements, got shape {tuple(value.shape)}")
+                parts.append(packed_array(value))
+            else:
+                parts.append(value if isinstance(value, int | float) else bytes(value))
+        return self.pack(*parts)
+
+
+@cache
+def _layout_of(kind: Any) -> _Layout:
+    return _Layout(kind)
+
+
+class Filled:
+    """A struct with all its fields set. It keeps its tensors alive."""
+
+    __slots__ = ("_instance", "_kind", "_values", "packed")
+
+    def __init__(self, kind: Any, values: dict[str, Any]) -> None:
+        self._kind, self._values, self._instance = kind, values, None
+        self.packed = _layout_of(kind).packed(values)
+        """The struct as a kernel takes it."""
+
+    def instance(self) -> Any:
+        """Return the instance of the struct that Warp itself takes, made once."""
+        if self._instance is None:
+            self._instance = self._kind()
+            for name, value in self._values.items():
+                given = wp.from_torch(value.detach(), requires_grad=False) if isinstance(value, Tensor) else value
+                setattr(self._instance, name, given)
+        return self._instance
+
+
+def filled(kind: Any, **values: Any) -> Filled:
+    """Return a Warp struct with all its fields set.
+
+    Reuse a struct for several kernels. It stores the addresses, shapes and strides of its tensors.
 
     Args:
         kind: the class that ``wp.struct`` made.
-        values: one for each field: a tensor of the array's type and number of dimensions, or a number.
+        values: one for each field: a tensor of the array's type and number of dimensions, a number, or a Warp vector.
 
     Raises:
-        TypeError: a tensor is not of the type of its field.
+        TypeError: a tensor is not of the type of its field, or there is not one value for each field.
         ValueError: a tensor has more elements than kernels can count.
     """
-    instance = kind()
-    fields = instance.__ctype__()
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            declared = kind.vars[name].type
-            if wp.dtype_from_torch(value.dtype) is not declared.dtype or value.ndim != declared.ndim:
-                raise TypeError(
-                    f"{kind.key}.{name} takes {declared.ndim} dimensions of {declared.dtype.__name__}, got {value.ndim} of {value.dtype}"
-                )
-            if value.numel() > MOST_ELEMENTS:
-                raise ValueError(f"{kind.key}.{name} takes fewer than 2^31 elements, got shape {tuple(value.shape)}")
-            instance.__dict__[name] = value
-            setattr(fields, name, wp.from_torch(value.detach(), requires_grad=False, return_ctype=True))
-        else:
-            setattr(fields, name, value)
-    return instance
+    return Filled(kind, values)

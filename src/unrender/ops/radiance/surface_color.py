@@ -35,6 +35,7 @@ from unrender.ops.kernels.checks import Arguments, as_int32
 from unrender.ops.kernels.derivatives import differentiable_once
 from unrender.ops.kernels.launch import address, launch
 from unrender.ops.kernels.native import native_sections
+from unrender.ops.kernels.structs import filled
 
 wp.set_module_options({"enable_backward": False, "optimization_level": 3})
 
@@ -307,11 +308,9 @@ def _memory(count: int, rows: int) -> tuple[int, Tensor]:
 
 def _surface(positions: Tensor, gradients: Tensor, features: Tensor, directions: Tensor, ray_index: Tensor) -> Any:
     """Return the arrays as kernels take them; they must outlive the launch."""
-    surface = Surface()
-    surface.count, surface.rays = gradients.shape[1], directions.shape[0]
-    surface.positions, surface.gradients = positions.data_ptr(), gradients.data_ptr()
-    surface.features, surface.directions, surface.ray_index = features.data_ptr(), directions.data_ptr(), ray_index.data_ptr()
-    return surface
+    arrays = {"positions": positions, "gradients": gradients, "features": features, "directions": directions, "ray_index": ray_index}
+    addresses = {name: tensor.data_ptr() for name, tensor in arrays.items()}
+    return filled(Surface, count=gradients.shape[1], rays=directions.shape[0], **addresses)
 
 
 def surface_color(

@@ -203,9 +203,8 @@ def _grid_of(cells: Tensor, corners: Tensor) -> Any:
     padded = torch.nn.functional.pad(flags, (0, bounds[2], 0, bounds[1], 0, bounds[0]))
     for axis in (1, 2, 3):
         padded = padded.unflatten(axis, (-1, side)).amax(axis + 1)
-    grid = filled(_Boxes, corners=corners, occupied=flags.view(-1), blocks=padded.contiguous().view(-1))
-    grid.resolution = wp.vec3i(*cells.shape[1:])
-    return grid
+    resolution = wp.vec3i(*cells.shape[1:])
+    return filled(_Boxes, corners=corners, occupied=flags.view(-1), blocks=padded.contiguous().view(-1), resolution=resolution)
 
 
 @torch.no_grad()
