@@ -50,6 +50,9 @@ VOXELS = ops.voxel_grid(drawn(3, 4, 5) > 0.3)
 ROWS = len(VOXELS.vertices)
 DENSITY, HARMONICS, LAYERS = drawn(ROWS, high=5.0), drawn(ROWS, 12, low=-1.0, seed=2), drawn(3, 4, 8, 4, seed=3)
 
+PLACES = torch.arange(6)
+MAPS = ops.PixelMaps(torch.tensor([3, 2]), drawn(2, 3, 4, low=-1.0), torch.zeros(2, dtype=torch.int64), drawn(6, 3))
+
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "add_voxel_variation": (
         ops.add_voxel_variation,
@@ -112,6 +115,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         {"sdf": drawn(SIZE), "cosine": -drawn(SIZE), "lengths": drawn(SIZE), "sharpness": torch.tensor(20.0), "anneal": 1.0},
     ),
     "visible": (ops.visible, {"samples": SAMPLES, "alpha": drawn(SIZE)}),
+    "pixel_rays": (ops.pixel_rays, {"views": PLACES % 2, "places": PLACES, "packed": PLACES.int(), "maps": MAPS}),
     "voxel_grid": (ops.voxel_grid, {"used": drawn(3, 4, 5) > 0.3}),
     "weights_from_alpha": (ops.weights_from_alpha, {"alpha": drawn(SIZE), "samples": SAMPLES}),
     "weights_from_density": (ops.weights_from_density, {"density": drawn(SIZE), "samples": SAMPLES}),
@@ -125,12 +129,12 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 """A call of every operation that launches a kernel, with arguments that fit."""
 
 WITHOUT_KERNELS = {
-    *("MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "Samples", "VoxelGrid"),
+    *("MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "PixelMaps", "PixelRays", "Samples", "VoxelGrid"),
     *("ray_chunks", "rendering_capacity", "samples_taken"),
 }
 NOT_DIFFERENTIATED = {
     *("aabb_intersection", "add_voxel_variation", "attenuate", "attenuate_lazily", "grid_visible", "largest_weights"),
-    *("march", "prune", "prune_hidden", "ray_range", "visible", "voxel_grid"),
+    *("march", "pixel_rays", "prune", "prune_hidden", "ray_range", "visible", "voxel_grid"),
 }
 
 
@@ -185,6 +189,15 @@ def test_samples_whose_tensors_do_not_fit_each_other_cannot_be_made(name: str, v
 def test_samples_take_indices_of_64_bits() -> None:
     wide = Samples(SAMPLES.ray_index.long(), SAMPLES.starts, SAMPLES.ends, SAMPLES.first.long(), SAMPLES.count.long())
     assert torch.equal(ops.composite(drawn(SIZE), drawn(SIZE, 3), wide), ops.composite(drawn(SIZE), drawn(SIZE, 3), SAMPLES))
+
+
+def test_pixels_that_do_not_exist_have_no_ray() -> None:
+    """Whatever their indices are: the kernel reads within the maps only."""
+    views, places = torch.tensor([0, 2, -1, 1, 1]), torch.tensor([5, 0, 0, 6, -1])
+    found = ops.pixel_rays(views, places, torch.full((5,), -1, dtype=torch.int32), MAPS)
+    torch.testing.assert_close(found.directions[0], MAPS.poses[0, :, :3] @ MAPS.directions[5])
+    assert torch.equal(found.origins[0], MAPS.poses[0, :, 3]) and found.pixels[0].tolist() == [2.5, 1.5]
+    assert not bool(found.directions[1:].any()) and not bool(found.origins[1:].any()) and bool((found.color == 1).all())
 
 
 def exported() -> set[str]:

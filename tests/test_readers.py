@@ -144,7 +144,7 @@ def test_intrinsics_on_a_frame_win_over_global_ones(tmp_path: Path) -> None:
     cameras = load_capture(folder).cameras
     assert cameras.intrinsics[3].tolist() == [50.0, 45.0, 20.0, 15.0]
     torch.testing.assert_close(cameras.distortion[3], torch.tensor([0.1, 0, 0, 0, 0, 0]))
-    assert not bool(cameras.distortion[2].any()) and not cameras.share_a_lens
+    assert not bool(cameras.distortion[2].any()) and cameras.lens_of_view.unique().tolist() == [0, 1]
 
 
 def test_distortion_and_lens_are_read(tmp_path: Path) -> None:
@@ -494,7 +494,7 @@ def test_dtu_reference_points_project_onto_the_object() -> None:
 def test_fox_rays_follow_its_lens() -> None:
     capture = load_capture(real_capture("fox_270"))
     assert capture.photos.sizes.tolist() == [[270, 480]] * 50 and capture.unbounded
-    assert capture.cameras.has_distortion and capture.cameras.share_a_lens
+    assert capture.cameras.has_distortion and not bool(capture.cameras.lens_of_view.any())
     assert any("17 of the 67 frames" in note for note in capture.notes)
     rays = capture.cameras.image_rays(7)
     pixels, _ = capture.cameras.project(rays.origins + 2.5 * rays.directions, 7)

@@ -227,11 +227,6 @@ class Cameras:
         rows = torch.cat([values.to("cpu", torch.float64) for values in numbers], 1)
         return torch.unique(rows, dim=0, return_inverse=True)[1].reshape(-1)
 
-    @property
-    def share_a_lens(self) -> bool:
-        """Whether all views have the same size, intrinsics and distortion, so one map of directions serves all."""
-        return bool((self.lens_of_view == 0).all())
-
     def pixel_centers(self, view: int) -> Float[Tensor, "pixels 2"]:
         """Return the (x, y) of every pixel center of one image in row-major order, starting with (0.5, 0.5)."""
         like = self.intrinsics

@@ -116,10 +116,13 @@ class GridSdf(SurfaceField):
 
     def _range_of_cells(self, resolution: int) -> tuple[Tensor, Tensor]:
         """Return the smallest and the largest signed distance at the eight corners of every cell, x fastest."""
-        axis = torch.linspace(-1, 1, resolution + 1, device=self.distance_grid.device)
-        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
-        corners = self.sdf(torch.stack([x, y, z], dim=-1).reshape(-1, 3)).reshape(1, 1, *x.shape)
-        return -F.max_pool3d(-corners, 2, 1).reshape(-1), F.max_pool3d(corners, 2, 1).reshape(-1)
+        ticks = torch.linspace(-1, 1, resolution + 1, device=self.distance_grid.device)
+        z, y, x = torch.meshgrid(ticks, ticks, ticks, indexing="ij")
+        low = high = self.sdf(torch.stack([x, y, z], dim=-1).reshape(-1, 3)).reshape(x.shape)
+        for axis in range(3):
+            low = torch.minimum(low.narrow(axis, 0, resolution), low.narrow(axis, 1, resolution))
+            high = torch.maximum(high.narrow(axis, 0, resolution), high.narrow(axis, 1, resolution))
+        return low.reshape(-1), high.reshape(-1)
 
     @torch.no_grad()
     def advance(self, fraction: float) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 from unrender.cameras import Cameras, Rays
 from unrender.captures.capture import Capture
 from unrender.captures.images import Images, averaged
+from unrender.ops.rays import PixelMaps, pixel_rays
 from unrender.recipes.pixel_pool import PixelPool, any_in_block
 from unrender.words import Background
 
@@ -91,17 +92,17 @@ class PixelSampler:
         if self._valid is not None and len(self._valid) == 0:
             raise ValueError(f"{capture.name} ignores all pixels of its training views, so there is nothing to fit; correct its masks")
         self._views = torch.tensor(capture.split.train, device=device)
-        self._widths = self._cameras.width if self._cameras.same_size else self._cameras.sizes[:, 0].to(device)
         self._world_from_camera = self._cameras.world_from_camera.float().to(device)
-        self._share_a_lens = self._cameras.share_a_lens
-        self._maps: tuple[Tensor, Tensor] | None = None
+        directions, begins = None, torch.zeros(len(self._cameras), dtype=torch.int64, device="cpu")
         lens = self._cameras.lens_of_view
         distinct = {int(number): int(size.prod()) for number, size in zip(lens, self._cameras.sizes, strict=True)}
         if sum(distinct.values()) <= _MOST_MAPPED_PIXELS:
-            directions, begin = self._cameras.directions_in_camera()
-            self._maps = directions.to(device).contiguous(), begin.to(device)
+            directions, begins = self._cameras.directions_in_camera()
+            directions = directions.to(device).contiguous()
         else:
             self._cameras = self._cameras.to(device)
+        poses = self._world_from_camera[:, :3].contiguous()
+        self._maps = PixelMaps(self._cameras.sizes[:, 0].to(device).contiguous(), poses, begins.to(device).contiguous(), directions)
         self._device = device
 
     @property
@@ -125,17 +126,19 @@ class PixelSampler:
             view, place, color = self._pool.draw(count, generator)
         else:
             view, place, color = self._drawn(count, generator)
-        rgba = color.view(torch.uint8).reshape(count, 4).float() * (1 / 255)
-        width = self._widths if isinstance(self._widths, int) else self._widths[view]
-        row = place // width
-        pixels = torch.stack((place - row * width, row), -1).to(self._world_from_camera.dtype) + 0.5
-        views = self._views[view]
+        found, views = pixel_rays(view, place, color, self._maps), self._views[view]
+        if cameras is not None:
+            rays = self._rays_from(cameras, views, found.pixels)
+        elif self._maps.directions is None:
+            rays = self._cameras.rays(view, found.pixels)
+        else:
+            rays = Rays(found.origins, found.directions)
         return PixelBatch(
-            rays=self._rays(view, place, pixels) if cameras is None else self._rays_from(cameras, views, pixels),
+            rays=rays,
             views=views,
-            pixels=pixels,
-            color=rgba[:, :3],
-            alpha=rgba[:, 3] if self._has_masks else None,
+            pixels=found.pixels,
+            color=found.color,
+            alpha=found.alpha if self._has_masks else None,
             normal=None if self._normals is None else self._normal(view, place, cameras),
         )
 
@@ -165,15 +168,6 @@ class PixelSampler:
         """Restore a state, so that the same pixels are drawn as after it was saved."""
         if self._pool is not None and state_dict:
             self._pool.load_state_dict(state_dict)
-
-    def _rays(self, view: Int[Tensor, " rays"], place: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
-        """Return the rays of the capture's own cameras, with cached directions if there are any."""
-        if self._maps is None:
-            return self._cameras.rays(view, pixels)
-        directions, begin = self._maps
-        in_camera = directions[place if self._share_a_lens else begin[view] + place]
-        pose = self._world_from_camera[view]
-        return Rays(origins=pose[:, :3, 3].contiguous(), directions=(pose[:, :3, :3] * in_camera[:, None, :]).sum(-1))
 
     def _rays_from(self, cameras: Cameras, views: Int[Tensor, " rays"], pixels: Float[Tensor, "rays 2"]) -> Rays:
         if len(cameras) != self._total_views:

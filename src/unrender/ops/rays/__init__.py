@@ -9,6 +9,7 @@ from unrender.ops.rays.grid_surface import grid_surface, grid_visible
 from unrender.ops.rays.marching import aabb_intersection, march
 from unrender.ops.rays.multi_sphere import render_multi_sphere
 from unrender.ops.rays.occupancy import OccupancyGrid
+from unrender.ops.rays.pixel_rays import PixelMaps, PixelRays, pixel_rays
 from unrender.ops.rays.ray_ranges import prune, ray_range
 from unrender.ops.rays.samples import Samples
 from unrender.ops.rays.sdf_weights import sdf_alpha, weights_from_sdf
@@ -21,6 +22,8 @@ __all__ = [
     "MARCHED_PER_TRAINED",
     "OccupancyGrid",
     "Opacity",
+    "PixelMaps",
+    "PixelRays",
     "Samples",
     "VoxelGrid",
     "aabb_intersection",
@@ -35,6 +38,7 @@ __all__ = [
     "largest_weights",
     "march",
     "opacity_and_distance",
+    "pixel_rays",
     "prune",
     "prune_hidden",
     "ray_chunks",

@@ -125,5 +125,8 @@ def ray_range(samples: Samples, begin: Int[Tensor, " rays"], end: Int[Tensor, " 
     end = as_int32(takes.integers(end, "end", ((rays, "rays"),))).minimum(samples.count)
     capacity = checked_capacity(takes, capacity)
     part = allocate_samples((end - begin).clamp_min(0), capacity, "ray_range")
+    part.ray_index.fill_(-1)  # a ray may name places that the samples do not have
+    part.starts.zero_()
+    part.ends.zero_()
     launch(_range_kernel, rays, [samples.arrays, begin, part.arrays], device, chunks=chunk_count(samples))
     return part

@@ -188,11 +188,17 @@ def allocate_samples(counts: Int[Tensor, " rays"], capacity: int | None, verb: s
     """
     if capacity is not None:
         counts = counts.masked_fill(counts.cumsum(0) > capacity, 0)
-    size = int(counts.sum()) if capacity is None else capacity
-    Arguments(verb).count(size, "the samples returned")
-    starts = torch.zeros(size, device=counts.device)
-    ray_index = torch.full((size,), -1, dtype=torch.int32, device=counts.device)
-    return Samples(ray_index, starts, torch.zeros_like(starts), (counts.cumsum(0) - counts).int(), counts)
+    ends = counts.cumsum(0)
+    first = (ends - counts).int()
+    if capacity is None:  # every place is written
+        size = int(ends[-1]) if len(ends) else 0
+        Arguments(verb).count(size, "the samples returned")
+        starts, stops = torch.empty(size, device=counts.device), torch.empty(size, device=counts.device)
+        return Samples(torch.empty(size, dtype=torch.int32, device=counts.device), starts, stops, first, counts)
+    Arguments(verb).count(capacity, "the samples returned")
+    starts = torch.zeros(capacity, device=counts.device)
+    ray_index = torch.full((capacity,), -1, dtype=torch.int32, device=counts.device)
+    return Samples(ray_index, starts, torch.zeros_like(starts), first, counts)
 
 
 def arguments_of(verb: str, samples: object) -> Arguments:

@@ -40,7 +40,7 @@ from unrender.recipes.fitting import FitResult, Fitting, Observer, scene_state
 from unrender.recipes.nerf.config import NerfConfig
 from unrender.recipes.phases import PhaseStart
 from unrender.recipes.pixels import PixelSampler, RayCount, draw_background, picture_background
-from unrender.recipes.pose_refinement import ALL_DETAIL, HULL_MARGIN, PoseRefinement, detail, poses_of
+from unrender.recipes.pose_refinement import HULL_MARGIN, PoseRefinement, detail, poses_of
 from unrender.recipes.schedules import exponential, steps_down, warm_up
 from unrender.recipes.visual_hull import close_unseen
 from unrender.render.asset import Asset
@@ -50,6 +50,9 @@ from unrender.render.volume import FieldSamples, asset_of_density, normals_from_
 
 _DARK = 1e-3
 """Transmittance at which a training ray ends."""
+
+_CONSTANT_UNTIL = 0.5
+"""Share of the budget before the learning rate falls. While poses are refined, all levels have come in by then."""
 
 _CELL_SHARE = 0.25
 """A step is at least this share of the finest cell that is seen, while poses are refined from coarse to fine."""
@@ -223,11 +226,10 @@ def fit_phase(
     ray_count = RayCount(sampling.start_rays, sampling.max_rays, sampling.target_samples)
     groups = scene.field.parameter_groups(adam.learning_rate, weight_decay=adam.weight_decay)
     groups += [] if exposure is None else exposure.parameter_groups(adam.learning_rate)
-    scene.poses, refinement, constant = poses, None, 0.0
+    scene.poses, refinement = poses, None
     if poses is not None:
         groups += poses.parameter_groups()
         refinement = PoseRefinement(capture, poses, sampling.background, later=False, device=device, seed=seed)
-        constant = ALL_DETAIL  # levels that come in late learn as fast as the first
     parts = {"rays": ray_count, "pixels": pixels, "coarse_pixels": coarse, **part_of(exposure)}
     fitting = Fitting(scene, adam.optimizer(groups), clock, start.observer, generator=generator, parts=parts)
     if start.resume is None:
@@ -240,7 +242,7 @@ def fit_phase(
     for step in fitting:
         fraction = clock.fraction
         falling = (
-            exponential(1 / 30, fraction, after=constant)
+            exponential(1 / 30, fraction, after=_CONSTANT_UNTIL)
             if config.decay == "exponential"
             else steps_down(0.33, fraction, at=(0.5, 0.75, 0.9))
         )

@@ -199,13 +199,13 @@ def _fit_surface(
     regularization = config.field.regularization_weight
     capacity = None if on_cpu(device) else MARCHED_PER_TRAINED * sampling.target_samples
 
-    first = start.first_step
+    first, parameters = start.first_step, list(scene.surface.parameters())
     for step in fitting:
         fraction = clock.fraction
         scene.set_fraction(fraction)
-        before = list(scene.surface.parameters())
         if scene.surface.advance(fraction):
-            fitting.exchange(before, list(scene.surface.parameters()))
+            before, parameters = parameters, list(scene.surface.parameters())
+            fitting.exchange(before, parameters)
         decayed = exponential(config.final_rate, fraction, after=config.constant_until)
         fitting.set_learning_rate(decayed * warm_up(fraction, over=adam.warm_up))
         cameras = None
@@ -259,8 +259,10 @@ def _ray_losses(
     samples: Samples,
 ) -> dict[str, Tensor]:
     """Return the loss terms along rays whose weight is not zero at this fraction."""
-    used = (samples.ray_index >= 0).float()
     surface = found.field
+    # On a CPU there is no unused tail.
+    all_used = on_cpu(truth.device) and len(samples.starts) > 0
+    used = None if all_used else (samples.ray_index >= 0).float()
     losses = {"rgb": ramp(weights.rgb_weight, fraction) * photometric(weights.loss)(rendering.color, truth)}
     if (weight := ramp(weights.eikonal_weight, fraction)) > 0:
         losses |= {"eikonal": weight * eikonal(surface.gradient, used)}
