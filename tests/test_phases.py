@@ -156,14 +156,15 @@ def test_shares_that_sum_to_slightly_less_than_one_use_the_whole_budget() -> Non
     assert fractions[0] == 1.0 and fractions[1] == pytest.approx(1 - 4e-7, abs=1e-9)
 
 
-@pytest.mark.parametrize(("ended", "is_told"), [(23.1, True), (24.3, False), (26.0, False)])
+@pytest.mark.parametrize(("ended", "is_told"), [(23.1, True), (23.9, True), (24.3, False), (26.0, False)])
 def test_a_last_phase_that_fits_the_photos_worse_than_the_one_before_is_told(ended: float, is_told: bool) -> None:
     course = [("radiance field", 20.0), ("radiance field", 24.5), ("surface", 18.0), ("surface", ended), ("surface", None)]
     history = [HistoryLine(step, 0.1, 1.0, psnr, {}, {}, phase) for step, (phase, psnr) in enumerate(course)]
     remarks = remarks_about_phases(history)
     assert len(remarks) == is_told
     if is_told:
-        assert remarks[0].startswith("the surface fits the photos with 23.1 dB, worse than the radiance field that it began with (24.5 dB)")
+        fits = f"the surface fits the photos with {ended:.1f} dB, worse than the radiance field that it began with (24.5 dB)"
+        assert remarks[0].startswith(fits) and ("its shape is not reliable" in remarks[0]) == (ended == 23.1)
     assert remarks_about_phases(history[:2]) == remarks_about_phases([]) == []
 
 

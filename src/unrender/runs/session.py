@@ -58,6 +58,9 @@ REMARKS: dict[Outcome, str] = {
 _NO_WORSE = 0.3
 """Decibels by which a phase may end below the one before it."""
 
+_MUCH_WORSE = 1.0
+"""Decibels below it from which on a surface is not where the light comes from; a smaller loss is one of gloss and of fine parts."""
+
 
 @dataclass(frozen=True)
 class Job(Generic[C, I]):
@@ -429,10 +432,10 @@ def remarks_about_phases(history: Sequence[HistoryLine]) -> list[str]:
     (before, reached), (last, ended) = ends[-2:]
     if ended is None or reached is None or ended >= reached - _NO_WORSE:
         return []
-    return [
-        f"the {last} fits the photos with {ended:.1f} dB, worse than the {before} that it began with ({reached:.1f} dB): its shape is not "
-        "reliable; a larger budget, masks, or more photos from around the object help"
-    ]
+    fits = f"the {last} fits the photos with {ended:.1f} dB, worse than the {before} that it began with ({reached:.1f} dB)"
+    if ended >= reached - _MUCH_WORSE:
+        return [f"{fits}; a larger budget helps"]
+    return [f"{fits}: its shape is not reliable; a larger budget, masks, or more photos from around the object help"]
 
 
 def _read_back(directory: RunDirectory, job: Job[C, I], record: RunRecord) -> FitResult:
