@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from unrender.cameras import Cameras
 from unrender.captures.capture import Capture
 from unrender.captures.silhouettes import outlines
+from unrender.captures.uncovered import lacking_cells
 from unrender.fields.grid_sdf import sphere_distance
 from unrender.geometry.first_surface import hull_distance
 from unrender.ops.rays import OccupancyGrid
 
+_COMPARED = 64
+"""Cells along a side of the cube in which masks are compared."""
 _MARGIN = 0.05
 """Share of its longest side by which the box of the object is widened."""
 
@@ -26,15 +31,30 @@ def seen_cells(capture: Capture, resolution: int, device: torch.device, *, withi
 def close_unseen(grid: OccupancyGrid, capture: Capture, *, within_masks: bool, margin: float | None = None) -> None:
     """Close the cells inside no training view; with ``within_masks``, those outside the visual hull too.
 
+    Cells stay open that the hull lacks because some masks are wrong (:func:`~unrender.captures.uncovered.lacking_cells`).
+
     Args:
         grid: of any number of levels.
         capture: the photos.
         within_masks: whether masks outline the object.
         margin: share of the image size by which silhouettes are dilated; by default two pixels.
     """
-    cameras, masks = outlines(capture) if within_masks else (capture.cameras, None)
-    pixels = 2.0 if margin is None else margin * float(cameras.sizes.float().mean())
-    grid.mark_seen(cameras.to(grid.seen.device), capture.split.train, masks=masks, margin=pixels)
+    views, device = capture.split.train, grid.seen.device
+    if not within_masks:
+        grid.mark_seen(capture.cameras.to(device), views, margin=_pixels(capture.cameras, margin))
+        return
+    cameras, masks = outlines(capture)
+    hull = OccupancyGrid(_COMPARED).to(device)
+    hull.mark_seen(cameras.to(device), views, masks=masks, margin=_pixels(cameras, margin))
+    lacking = lacking_cells(hull.seen.reshape((_COMPARED,) * 3).cpu(), cameras.to("cpu"), views, masks)
+    spared = None
+    if lacking.any():
+        spared = F.interpolate(lacking[None, None].float(), size=(grid.resolution,) * 3)[0, 0] > 0
+    grid.mark_seen(cameras.to(device), views, masks=masks, margin=_pixels(cameras, margin), spared=spared)
+
+
+def _pixels(cameras: Cameras, margin: float | None) -> float:
+    return 2.0 if margin is None else margin * float(cameras.sizes.float().mean())
 
 
 def surface_of_hull(hull: OccupancyGrid, radius: float) -> Tensor | None:

@@ -15,7 +15,7 @@ from typing import no_type_check
 
 import torch
 import warp as wp
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from unrender.cameras import Cameras
@@ -323,6 +323,7 @@ class OccupancyGrid(nn.Module):
         views: Sequence[int],
         masks: Sequence[UInt8[Tensor, "_ _"] | None] | None = None,
         margin: float = 2.0,
+        spared: Bool[Tensor, "size size size"] | None = None,
     ) -> None:
         """Close permanently the cells that no view sees, and with masks those outside the visual hull.
 
@@ -336,6 +337,7 @@ class OccupancyGrid(nn.Module):
             masks: 255 where the object is; one mask [height, width] for each camera, of its image size, or None for a view that carves
             nothing.
             margin: pixels by which silhouettes are dilated.
+            spared: cells of the innermost cube, indexed [z, y, x], that masks do not close.
 
         Raises:
             ValueError: there is no view, one that does not exist, or one whose camera is not finite; or the masks are not one per
@@ -359,6 +361,8 @@ class OccupancyGrid(nn.Module):
                     raise ValueError(f"mark_seen takes masks of the size of each image, {width} × {height} in view {view}, got {found}")
                 Arguments("mark_seen").tensor(mask, f"the mask of view {view}", (torch.uint8,), ((height, "rows"), (width, "columns")))
         device = self.values.device
+        if spared is not None:
+            takes.tensor(spared, "spared", (torch.bool,), tuple((self.resolution, axis) for axis in ("layers", "rows", "columns")))
         camera_from_world = camera_from_world.to(device)
         intrinsics = cameras.intrinsics.float().to(device)
         lens = cameras.distortion.float().to(device)
@@ -387,6 +391,8 @@ class OccupancyGrid(nn.Module):
             )
             arguments = [struct, sums.contiguous(), float(margin), self.resolution, seen, carved]
             launch(_mark_seen_kernel, seen.shape[0], arguments, device)
+        if spared is not None:
+            carved[: self.resolution**3] &= ~spared.reshape(-1).to(device)
         self.seen.copy_(seen.bool() & ~carved.bool())
         self.values.masked_fill_(~self.seen, -1.0)
         self._pack(torch.where(self.occupied() & self.seen, 1.0, 0.0), torch.zeros(1, device=device))
