@@ -47,6 +47,32 @@ def test_projection_inverts_rays(lens: LensModel, distortion: list[float]) -> No
 
 
 @pytest.mark.parametrize(("lens", "distortion"), LENSES)
+def test_points_along_the_rays_of_pixels_are_found_in_them_and_no_others(lens: LensModel, distortion: list[float]) -> None:
+    cameras = cameras_around(2, lens, distortion)
+    rays = cameras.image_rays(1)
+    ahead = rays.origins + 2.0 * rays.directions
+    behind = rays.origins - 2.0 * rays.directions
+    beside = ahead + 20.0 * cameras.world_from_camera[1, :3, 0]
+    nowhere = torch.full_like(ahead[:1], torch.nan)
+    found, pixels, places = cameras.project_inside(torch.cat([behind, nowhere, ahead, beside]), 1)
+    assert found.tolist() == list(range(len(behind) + 1, len(behind) + 1 + len(ahead)))
+    torch.testing.assert_close(pixels, cameras.pixel_centers(1), rtol=0, atol=1e-9)
+    torch.testing.assert_close(places.double().flip(-1) + 0.5, cameras.pixel_centers(1))
+
+
+def test_a_fisheye_image_has_points_beyond_a_right_angle() -> None:
+    camera = cameras_around(1, "fisheye")
+    camera = replace(camera, intrinsics=torch.tensor([[15.0, 15.0, 32.0, 24.5]], dtype=torch.float64))
+    pose = camera.world_from_camera[0]
+    sideways = pose[:3, 3] + pose[:3, :3] @ torch.tensor([1.0, 0.0, -0.2], dtype=torch.float64)
+    found, pixels, places = camera.project_inside(sideways[None], 0)
+    assert found.tolist() == [0]
+    angle = math.atan2(1.0, -0.2)
+    torch.testing.assert_close(pixels, torch.tensor([[32 + 15 * angle, 24.5]], dtype=torch.float64))
+    assert places.tolist() == [[24, int(32 + 15 * angle)]]
+
+
+@pytest.mark.parametrize(("lens", "distortion"), LENSES)
 def test_float32_rays_are_exact_to_a_ten_thousandth_of_a_pixel(lens: LensModel, distortion: list[float]) -> None:
     single, double = cameras_around(1, lens, distortion, torch.float32), cameras_around(1, lens, distortion)
     directions = single.directions_in_camera()[0].double()

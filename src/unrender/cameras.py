@@ -271,7 +271,7 @@ class Cameras:
         """Project world points into one image: pixel coordinates and camera depth z, the inverse of :meth:`rays`.
 
         For a perspective lens, a point whose depth is not positive is behind the camera, and its pixel is meaningless. Points beyond the
-        radius where a lens polynomial folds back are projected without distortion, so they do not reappear inside the image.
+        radius or angle where a lens polynomial folds back are projected without distortion, so they do not reappear inside the image.
 
         >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
         >>> pixels, depth = camera.project(torch.tensor([[0.1, -0.2, 2.0]]), 0)
@@ -285,6 +285,26 @@ class Cameras:
         plane = _distorted(in_camera, self.distortion[view], fisheye) if self.has_distortion else _on_plane(in_camera)
         pixels = torch.stack((plane[:, 0] * fx + cx, plane[:, 1] * fy + cy), -1)
         return pixels, in_camera[:, 2]
+
+    def project_inside(
+        self, points: Float[Tensor, "points 3"], view: int
+    ) -> tuple[Int[Tensor, " inside"], Float[Tensor, "inside 2"], Int[Tensor, "inside 2"]]:
+        """Project the world points that lie in one image: their numbers, pixel coordinates, and the row and column of their pixels.
+
+        A perspective lens sees what is in front of it, a fisheye lens also what is beyond a right angle. Points that are not finite are in
+        no image.
+
+        >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
+        >>> found, pixels, places = camera.project_inside(torch.tensor([[0.0, 0.0, -2.0], [0.1, -0.2, 2.0]]), 0)
+        >>> found.tolist(), pixels.tolist(), places.tolist()
+        ([1], [[37.0, 14.0]], [[14, 37]])
+        """
+        pixels, depth = self.project(points, view)
+        inside = ((pixels >= 0) & (pixels < self.sizes[view].to(pixels.device))).all(-1)
+        if not bool(self.fisheye[view]):
+            inside &= depth > 0
+        found = inside.nonzero()[:, 0]
+        return found, pixels[found], pixels[found].long().flip(-1)
 
     def clip_from_camera(self, near: float, far: float) -> Float[Tensor, "views 4 4"]:
         """Return the projection to clip space.
@@ -386,6 +406,8 @@ def _distorted(in_camera: Float[Tensor, "points 3"], distortion: Float[Tensor, "
         theta = torch.atan2(radius, in_camera[:, 2])
         t = theta * theta
         theta_d = theta * (1 + t * (k1 + t * (k2 + t * (k3 + t * k4))))
+        slope = 1 + t * (3 * k1 + t * (5 * k2 + t * (7 * k3 + t * 9 * k4)))
+        theta_d = torch.where(slope > 0, theta_d, theta)
         return in_camera[:, :2] * (theta_d / radius.clamp_min(SMALLEST_LENGTH))[:, None]
     plane = _on_plane(in_camera)
     x, y = plane.unbind(-1)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.ndimage import distance_transform_edt, gaussian_filter, label
 from torch import Tensor
 
@@ -75,23 +75,19 @@ def seen_through(cameras: Cameras, distances: Sequence[Float[Tensor, "_ _"]], to
         points = points[(points.abs() <= 1).all(1)]
         for other in views:
             if other != view:
-                within, behind = _behind(points, cameras, other, nearest[other])
-                through += int((within & (behind > tolerance)).sum())
-                seen += int((within & (behind.abs() <= tolerance)).sum())
+                _, behind = _behind(points, cameras, other, nearest[other])
+                through += int((behind > tolerance).sum())
+                seen += int((behind.abs() <= tolerance).sum())
     return through / max(1, through + seen)
 
 
 def _behind(
     points: Float[Tensor, "points 3"], cameras: Cameras, view: int, distances: Float[Tensor, "_ _"]
-) -> tuple[Bool[Tensor, " points"], Float[Tensor, " points"]]:
+) -> tuple[Int[Tensor, " inside"], Float[Tensor, " inside"]]:
     """Return which points are in an image, and how far behind each of them its depth map has the surface."""
-    pixels, depth = cameras.project(points, view)
-    column, row = pixels[:, 0].floor().nan_to_num(-1).long(), pixels[:, 1].floor().nan_to_num(-1).long()
-    width, height = cameras.sizes[view].tolist()
-    within = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    index = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
-    away = (points - cameras.world_from_camera[view, :3, 3].to(points)).norm(dim=1)
-    return within, distances.reshape(-1)[index] - away
+    found, _, places = cameras.project_inside(points, view)
+    away = (points[found] - cameras.world_from_camera[view, :3, 3].to(points)).norm(dim=1)
+    return found, distances[places.unbind(-1)] - away
 
 
 def fuse_depth_maps(
@@ -116,11 +112,11 @@ def fuse_depth_maps(
     points = torch.stack([x, y, z], dim=-1).reshape(-1, 3)
     total, count, behind = torch.zeros(size**3), torch.zeros(size**3), torch.zeros(size**3)
     for view in range(len(cameras)):
-        within, outside_by = _behind(points, cameras, view, distances[view])
-        informed = within & (outside_by >= -truncation)
-        total += torch.where(informed, outside_by.clamp(max=truncation), 0.0)
-        count += informed
-        behind += within & ~informed
+        found, outside_by = _behind(points, cameras, view, distances[view])
+        informed = outside_by >= -truncation
+        total[found] += torch.where(informed, outside_by.clamp(max=truncation), 0.0)
+        count[found] += informed
+        behind[found] += ~informed
     inside = torch.where(count > 0, total < 0, behind > 0).reshape(size, size, size)
     components, number = label(inside.numpy())  # pyright: ignore[reportGeneralTypeIssues]
     if number > 1:

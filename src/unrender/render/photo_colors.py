@@ -157,11 +157,9 @@ class _Best:
         distance = to_camera.norm(dim=-1)
         cosine = (photos.normals * to_camera).sum(-1) / distance.clamp_min(SMALLEST_LENGTH)
         found = torch.nonzero(cosine > (1 + STEEPEST**2) ** -0.5)[:, 0]
-        pixels, depth = camera.project(photos.mesh.vertices[found], 0)
+        inside, pixels, places = camera.project_inside(photos.mesh.vertices[found], 0)
+        found, (row, column) = found[inside], places.unbind(-1)
         size = torch.tensor([camera.width, camera.height]).to(pixels)
-        inside = ((pixels >= 0) & (pixels < size)).all(-1) & ((depth > 0) | bool(camera.fisheye[0]))
-        found, pixels = found[inside], pixels[inside]
-        column, row = pixels.long().unbind(-1)
         confidence, cosine, distance = view.confidence[row, column], cosine[found], distance[found]
         footprint = distance / float(camera.intrinsics[0, :2].mean())
         visible = distance <= view.distance[row, column] + STEEPEST * footprint

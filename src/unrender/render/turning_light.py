@@ -148,12 +148,8 @@ class _Observed:
 def _observed(photos: PhotoViews, view: PhotoView) -> _Observed:
     """Return the vertices that are seen in a photo, away from silhouettes."""
     vertices, camera = photos.mesh.vertices, view.camera
-    pixels, depth = camera.project(vertices, view=0)
-    column, row = pixels.floor().long().unbind(-1)
-    height, width = view.distance.shape
-    within = (depth > 0) & (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    vertex = within.nonzero()[:, 0]
-    place = row[vertex], column[vertex]
+    vertex, _, places = camera.project_inside(vertices, 0)
+    place = places.unbind(-1)
     to_camera = camera.positions[0] - vertices[vertex]
     behind = to_camera.norm(dim=-1) - view.distance[place]
     towards = normalized(to_camera)

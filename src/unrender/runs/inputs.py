@@ -177,9 +177,7 @@ def _check_mesh_in_view(mesh: Mesh, capture: Capture, path: Path) -> None:
         ValueError: none does.
     """
     for view in capture.split.train:
-        pixels, depth = capture.cameras.project(mesh.vertices.to(capture.cameras.intrinsics), view)
-        inside = (depth > 0) & (pixels >= 0).all(-1) & (pixels < capture.cameras.sizes[view]).all(-1)
-        if bool(inside.any()):
+        if len(capture.cameras.project_inside(mesh.vertices.to(capture.cameras.intrinsics), view)[0]) > 0:
             return
     raise ValueError(
         f"{path} lies outside of every photo of {capture.name}: it must be in the frame of the poses, as exports of unrender are; "
