@@ -80,7 +80,7 @@ def test_a_fit_says_that_the_light_turns_and_resumes_with_it() -> None:
     kept: list[dict[str, torch.Tensor]] = []
     whole = mesh_pbr.fit(capture, TINY, device=CPU, seed=0, observer=lambda progress: kept.append(progress.snapshot()))
     assert "turns with the camera" in whole.remarks[0]
-    assert whole.asset().environment is None
+    assert "environment.hdr" in whole.remarks[0]
     resumed = mesh_pbr.fit(capture, TINY, device=CPU, seed=0, resume=kept[0])
     assert resumed.remarks == whole.remarks
     seen, again = (result.scene.render_view(capture.cameras, 0).color for result in (whole, resumed))

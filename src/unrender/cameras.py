@@ -289,20 +289,12 @@ class Cameras:
     def project_inside(
         self, points: Float[Tensor, "points 3"], view: int
     ) -> tuple[Int[Tensor, " inside"], Float[Tensor, "inside 2"], Int[Tensor, "inside 2"]]:
-        """Project the world points that lie in one image: their numbers, pixel coordinates, and the row and column of their pixels.
+        """Project points and keep those that are in the image.
 
-        A perspective lens sees what is in front of it, a fisheye lens also what is beyond a right angle. Points that are not finite are in
-        no image.
-
-        >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
-        >>> found, pixels, places = camera.project_inside(torch.tensor([[0.0, 0.0, -2.0], [0.1, -0.2, 2.0]]), 0)
-        >>> found.tolist(), pixels.tolist(), places.tolist()
-        ([1], [[37.0, 14.0]], [[14, 37]])
+        Returns their numbers, pixel coordinates, and the row and column of their pixels. A fisheye lens sees beyond a right angle.
         """
         pixels, depth = self.project(points, view)
-        inside = ((pixels >= 0) & (pixels < self.sizes[view].to(pixels.device))).all(-1)
-        if not bool(self.fisheye[view]):
-            inside &= depth > 0
+        inside = ((pixels >= 0) & (pixels < self.sizes[view].to(pixels.device))).all(-1) & ((depth > 0) | bool(self.fisheye[view]))
         found = inside.nonzero()[:, 0]
         return found, pixels[found], pixels[found].long().flip(-1)
 

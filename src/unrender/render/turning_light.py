@@ -80,13 +80,15 @@ class LightAxes:
 
     @property
     def sentence(self) -> str | None:
-        """What was found, if it is not the usual; None for a light that stands still or was not looked for."""
-        if not self.turn or self.turning == 0:
+        """What holds if it is not the usual, and what was found; None for a light that stands still."""
+        if not self.turn:
             return None
-        return (
-            f"the light turns with the camera, as where an object turns in front of it: that explains {100 * self.turning:.0f} % of how "
-            f"colors change between photos, and a light that stands still {100 * self.still:.0f} %; --light-axes world overrules it"
+        found = (
+            f", as where an object turns in front of it: that explains {100 * self.turning:.0f} % of how colors change between photos, "
+            f"and a light that stands still {100 * self.still:.0f} %; --light-axes world overrules it"
         )
+        written = "environment.hdr and the turning view have the light that the first fitted photo has"
+        return f"the light turns with the camera{found if self.turning > 0 else ''}; {written}"
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from torch import Tensor
 from unrender.numerics import SMALLEST_LENGTH, normalized
 from unrender.ops.raster import texture
 from unrender.shading.bsdf import ggx_specular
-from unrender.shading.cubes import reduced
+from unrender.shading.cubes import cube_directions, reduced
 from unrender.shading.gbuffer import GBuffer
 from unrender.shading.prefilter import COSINE, CubeLevels, convolved, levels_of, weights_of_levels
 from unrender.shading.reflectance import SMALLEST_COSINE, directional_albedo
@@ -132,6 +132,18 @@ class EnvironmentLight:
     def radiance(self, directions: Float[Tensor, "views height width 3"]) -> Float[Tensor, "views height width 3"]:
         """Look up the light from each direction in the axes of the cube, of any length but zero."""
         return _looked_up(self.texels, directions)
+
+    def as_seen_from(self, world_from_camera: Float[Tensor, "3 3"]) -> EnvironmentLight:
+        """Return a light in world axes that is what a light that turns with the camera is around one camera.
+
+        The cube map gets twice as many texels along an edge, so that hardly anything is blurred.
+
+        Args:
+            world_from_camera: rotation of the camera.
+        """
+        size = 2 * self.texels.shape[1]
+        directions = cube_directions(size, self.texels.dtype, self.texels.device)
+        return EnvironmentLight(self.radiance(directions @ world_from_camera.to(self.texels)))
 
     def irradiance(self) -> Float[Tensor, "6 small small 3"]:
         """Compute the cube map of (1/π) ∫ L(l) max(n · l, 0) dl over the normals n.

@@ -64,6 +64,8 @@ class MeshPbrScene(Scene):
     known_light: Tensor | None
     light_axes: Tensor
     """:class:`LightAxes` as a tensor."""
+    first_camera: Tensor
+    """Rotation from the axes of the first fitted photo to the world: a light that turns with the camera is exported as it stood there."""
 
     def __init__(
         self,
@@ -75,8 +77,12 @@ class MeshPbrScene(Scene):
         masked: bool,
         axes: LightAxes,
         imaging: Imaging,
+        first_camera: Float[Tensor, "3 3"] | None = None,
     ) -> None:
-        """Begin with a shape, a material and the radiance of the light, which may be known."""
+        """Begin with a shape, a material and the radiance of the light, which may be known.
+
+        ``first_camera`` is a rotation to the world; None for the axes of the world, or of a state to be loaded.
+        """
         super().__init__()
         self.shape, self.appearance, self._imaging = shape, appearance, imaging
         self.gray_light = False
@@ -86,6 +92,7 @@ class MeshPbrScene(Scene):
         self.register_buffer("known_light", light.detach().clone() if known_light else None)
         self.register_buffer("has_masks", torch.tensor(masked))
         self.register_buffer("light_axes", axes.as_tensor())
+        self.register_buffer("first_camera", torch.eye(3) if first_camera is None else first_camera.detach().float().clone())
         self._light_turns = axes.turn
         self._prefiltered: PrefilteredLight | None = None
         self._transport: LightTransport | None = None
@@ -174,8 +181,8 @@ class MeshPbrScene(Scene):
             mesh = self.shape.mesh()
             if mesh.is_empty:
                 return Asset.empty()
-            # A light that turns with the camera has no axes in the world.
-            environment = None if self._light_turns else EnvironmentLight(self.radiance())
+            environment = EnvironmentLight(self.radiance())
+            environment = environment.as_seen_from(self.first_camera) if self._light_turns else environment
             if isinstance(self.appearance, KnownMaterial):
                 return Asset(mesh, self.appearance.material(), environment)
             if not isinstance(self.appearance, InTextures):
@@ -220,6 +227,8 @@ def given_parts(run: FittedRun | None) -> Asset:
     if run is None:
         return Asset.empty()
     asset = run.scene.asset(largest_only=False) if isinstance(run.scene, LitScene | MeshPbrScene) else Asset.empty()
+    if isinstance(run.scene, MeshPbrScene) and run.scene.axes.turn:
+        asset = replace(asset, environment=None)  # it is the light of one photo
     return asset if run.environment is None else replace(asset, environment=run.environment)
 
 
@@ -249,7 +258,7 @@ def scene_in_space(
         device: of the scene.
         seed: of the material.
     """
-    generator, masked = torch.Generator().manual_seed(seed), capture.has_masks
+    generator = torch.Generator().manual_seed(seed)
     mesh = surface.mesh(_RESOLUTION) if given.is_empty and surface is not None else given.mesh
     if mesh.is_empty:
         shape, box = _shape_of_hull(capture, config, device)
@@ -262,9 +271,7 @@ def scene_in_space(
         margin = _MARGIN * (box[1] - box[0]).max()
         box = torch.stack([box[0] - margin, box[1] + margin])
     appearance = InSpace(config.materials, box, generator)
-    axes = _light_axes(shape, config, given, capture)
-    scene = MeshPbrScene(shape, appearance, *_light_of(given, config, capture), masked=masked, axes=axes, imaging=config.imaging)
-    return scene.to(device)
+    return _scene(capture, config, given, shape, appearance).to(device)
 
 
 def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, device: torch.device) -> MeshPbrScene:
@@ -276,9 +283,16 @@ def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, dev
     if "material" not in lock:
         size = config.materials.texture_size
         appearance = _in_textures(config, with_straight_normals(baked(shape.mesh(), appearance.channels, size)))
-    axes, masked = _light_axes(shape, config, given, capture), capture.has_masks
-    scene = MeshPbrScene(shape, appearance, *_light_of(given, config, capture), masked=masked, axes=axes, imaging=config.imaging)
-    return scene.to(device)
+    return _scene(capture, config, given, shape, appearance).to(device)
+
+
+def _scene(capture: Capture, config: MeshPbrConfig, given: Asset, shape: Shape, appearance: Appearance) -> MeshPbrScene:
+    """Return the scene of a shape and a material under the light to begin with."""
+    light, known = _light_of(given, config, capture)
+    axes, first_camera = _light_axes(shape, config, given, capture), capture.cameras.world_from_camera[capture.split.train[0], :3, :3]
+    return MeshPbrScene(
+        shape, appearance, light, known, masked=capture.has_masks, axes=axes, imaging=config.imaging, first_camera=first_camera
+    )
 
 
 def _light_axes(shape: Shape, config: MeshPbrConfig, given: Asset, capture: Capture) -> LightAxes:
@@ -347,16 +361,24 @@ def scene_in_textures(scene: MeshPbrScene, config: MeshPbrConfig) -> MeshPbrScen
         shape = MeshShape(mesh)
     texels = with_straight_normals(baked(mesh, scene.appearance.channels, size))
     light, known = scene.radiance(), scene.light_log is None or config.rates.second_light_rate == 0
-    masked, imaging = bool(scene.has_masks), config.imaging
-    textured = MeshPbrScene(shape, _in_textures(config, texels), light, known, masked=masked, axes=scene.axes, imaging=imaging)
-    return textured.to(scene.device)
+    return MeshPbrScene(
+        shape,
+        _in_textures(config, texels),
+        light,
+        known,
+        masked=bool(scene.has_masks),
+        axes=scene.axes,
+        imaging=config.imaging,
+        first_camera=scene.first_camera,
+    ).to(scene.device)
 
 
 def load_pbr_scene(config: MeshPbrConfig, tensors: Mapping[str, Tensor], device: torch.device) -> MeshPbrScene:
     """Rebuild the scene of a snapshot."""
     state = scene_state(tensors)
-    # Snapshots of earlier versions have no axes.
+    # Snapshots of earlier versions have no axes, or do not say how the first camera stood.
     state.setdefault("light_axes", LightAxes(turn=config.imaging.light_axes == "camera").as_tensor())
+    state.setdefault("first_camera", torch.eye(3))
     axes, imaging = LightAxes.from_tensor(state["light_axes"]), config.imaging
     scene = MeshPbrScene(_shape_in(state), _appearance_in(state, config), *_light_in(state), masked=True, axes=axes, imaging=imaging)
     scene.load_state_dict(state)
