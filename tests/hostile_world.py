@@ -186,6 +186,8 @@ GENERATORS: dict[str, Generate] = {
     "directions": lambda w: w.rand(w.points, 3, low=-1.0),
     "grid": lambda w: w.rand(2, 3, 4, w.channels),
     "distances": lambda w: w.rand(2, 3, 4, 1, low=-0.5, high=0.5),
+    "slopes": lambda w: w.rand(2, 3, 4, 1, low=-0.5, high=0.5),
+    "smoothed_grid.grid": lambda w: w.rand(2, 3, 4, 1),
     "add_grid_bending.grid": lambda w: w.rand(5, 3, 4, 1),
     "gradient": lambda w: w.rand(5, 3, 4, 1),
     "add_grid_bending.begin": lambda w: w.pick(0, 1),

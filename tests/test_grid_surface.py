@@ -51,6 +51,26 @@ def test_values_and_gradients_are_those_of_the_twin(as_gpu: bool, box: Tensor | 
     torch.testing.assert_close(gradient.double(), *torch.autograd.grad(expected, twin, cotangents), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("as_gpu", [False, True])
+@pytest.mark.parametrize("wanted", [("gradient",), ("sdf",), ("middle", "slope", "sdf", "gradient")])
+def test_the_gradient_may_be_that_of_another_grid(wanted: tuple[str, ...], as_gpu: bool) -> None:
+    samples, rays, distances = _scene()
+    others = distances.flip(0) ** 2
+    ours, twins = ([grid.clone().to(kind).requires_grad_() for grid in (distances, others)] for kind in (torch.float32, torch.float64))
+    expected = dict(zip(["middle", "slope", "sdf", "gradient"], plain(samples, rays, twins[0], slopes=twins[1], box=BOX), strict=True))
+    weight = samples.lengths.clamp_min(1e-6)
+    with as_on_a_gpu() if as_gpu else nullcontext():
+        found = grid_surface(samples, rays, ours[0], slopes=ours[1], box=BOX)
+        sum((getattr(found, name).t() * weight).sum() for name in wanted).backward()
+    sum((expected[name].t() * weight).sum() for name in wanted).backward()
+    torch.testing.assert_close(found.gradient.double(), expected["gradient"], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found.sdf.double(), expected["sdf"], rtol=1e-4, atol=1e-5)
+    for got, twin in zip(ours, twins, strict=True):
+        known = torch.zeros_like(twin) if twin.grad is None else twin.grad
+        assert got.grad is not None
+        torch.testing.assert_close(got.grad.double(), known, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("wanted", ["middle", "slope", "gradient", "sdf"])
 def test_outputs_that_no_loss_uses_change_no_gradient(wanted: str) -> None:
     samples, rays, distances = _scene()

@@ -8,6 +8,7 @@ from unrender.ops.encodings.encoded_mlp import encoded_mlp
 from unrender.ops.encodings.frequency_encoding import frequency_encode
 from unrender.ops.encodings.grid_bending import add_grid_bending
 from unrender.ops.encodings.grid_lookup import grid_lookup, grid_lookup_with_jacobian
+from unrender.ops.encodings.grid_smoothing import smoothed_grid
 from unrender.ops.encodings.hash_encoding import hash_encode
 from unrender.ops.encodings.hash_grid import HashGrid
 from unrender.ops.encodings.mlp import mlp
@@ -26,6 +27,7 @@ __all__ = [
     "grid_lookup_with_jacobian",
     "hash_encode",
     "mlp",
+    "smoothed_grid",
     "spherical_harmonics_encode",
     "uncontract",
 ]

@@ -80,6 +80,7 @@ def _middles(
     distances: GridSizes,
     frame: wp.array(dtype=wp.float32),
     vertices: wp.array(dtype=wp.float32),
+    slopes: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     begin: int,
@@ -124,6 +125,7 @@ def _distance_gradient(
     z_begin: int,
     z_end: int,
     grad_grid: wp.array(dtype=wp.float32),
+    grad_slopes: wp.array(dtype=wp.float32),
 ): ...
 
 
@@ -134,6 +136,7 @@ def _surface_kernel(
     distances: GridSizes,
     frame: wp.array(dtype=wp.float32),
     vertices: wp.array(dtype=wp.float32),
+    slopes: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     block: int,
@@ -163,7 +166,7 @@ def _surface_kernel(
             slope[i] = (after - before) / wp.max(stop - start, _SHORTEST)
             reached = stop
         last_ray = ray
-    _middles(distances, frame, vertices, samples, rays, begin, end, positions, sdf, gradient)
+    _middles(distances, frame, vertices, slopes, samples, rays, begin, end, positions, sdf, gradient)
 
 
 @no_type_check
@@ -202,6 +205,7 @@ def _distance_gradient_kernel(
     block: int,
     clear: bool,
     grad_grid: wp.array(dtype=wp.float32),
+    grad_slopes: wp.array(dtype=wp.float32),
 ):
     begin, end, z_begin, z_end = slab_range(first + wp.tid(), slabs, block, samples.starts.shape[0], distances.size_z)
     _distance_gradient(
@@ -220,6 +224,7 @@ def _distance_gradient_kernel(
         z_begin,
         z_end,
         grad_grid,
+        grad_slopes,
     )
 
 
@@ -265,15 +270,18 @@ def _visible_kernel(
 
 class _GridSurface(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, distances: Tensor, frame: Tensor, samples: Samples, origins: Tensor, directions: Tensor) -> Any:
+    def forward(
+        ctx: Any, distances: Tensor, slopes: Tensor | None, frame: Tensor, samples: Samples, origins: Tensor, directions: Tensor
+    ) -> Any:
         count, device = samples.starts.shape[0], distances.device
         positions, gradient = torch.empty(3, count, device=device), torch.empty(3, count, device=device)
         middle, slope, sdf = (torch.empty(count, device=device) for _ in range(3))
         items, block = blocks(count, _BLOCK, device)
-        arguments = [grid_sizes(distances), frame, distances.view(-1), samples.arrays, _arrays(origins, directions), block]
+        grids = [distances.view(-1), distances.view(-1) if slopes is None else slopes.view(-1)]
+        arguments = [grid_sizes(distances), frame, *grids, samples.arrays, _arrays(origins, directions), block]
         arguments += [positions.view(-1), middle, slope, sdf, gradient.view(-1)]
         launch(_surface_kernel, items, arguments, device, chunks=items)
-        ctx.samples = samples
+        ctx.samples, ctx.has_slopes = samples, slopes is not None
         ctx.save_for_backward(distances, frame, origins, directions)
         ctx.set_materialize_grads(False)
         positions = positions.t()
@@ -297,10 +305,13 @@ class _GridSurface(torch.autograd.Function):
         # On a CPU each slab clears its own part of the gradient.
         clear = on_cpu(device)
         grad_grid = recycled(distances.shape) if clear else torch.zeros_like(distances)
+        grad_slopes = grad_grid
+        if ctx.has_slopes:
+            grad_slopes = recycled(distances.shape) if clear else torch.zeros_like(distances)
         slabs, items, block = slabs_of(distances, count, device)
         arguments = [grid_sizes(distances), frame, *arrays, layers, end_gradients, sdf, of_sdf is not None, gradient, slabs, block, clear]
-        launch(_distance_gradient_kernel, items, [*arguments, grad_grid.view(-1)], device, chunks=items)
-        return grad_grid, None, None, None, None
+        launch(_distance_gradient_kernel, items, [*arguments, grad_grid.view(-1), grad_slopes.view(-1)], device, chunks=items)
+        return grad_grid, grad_slopes if ctx.has_slopes else None, None, None, None, None
 
 
 def _arrays(origins: Tensor, directions: Tensor) -> Any:
@@ -319,7 +330,7 @@ class GridSurface(NamedTuple):
     sdf: Float[Tensor, " samples"]
     """f at the positions."""
     gradient: Float[Tensor, "samples 3"]
-    """∇f at the positions; the transposed view of a [3, samples] buffer."""
+    """∇f at the positions, or that of the other grid; the transposed view of a [3, samples] buffer."""
 
 
 def _grid(takes: Arguments, distances: object) -> Tensor:
@@ -340,17 +351,23 @@ def _frame(takes: Arguments, box: object) -> Tensor:
 
 
 def grid_surface(
-    samples: Samples, rays: Rays, distances: Float[Tensor, "Z Y X 1"], *, box: Float[Tensor, "2 3"] | None = None
+    samples: Samples,
+    rays: Rays,
+    distances: Float[Tensor, "Z Y X 1"],
+    *,
+    slopes: Float[Tensor, "Z Y X 1"] | None = None,
+    box: Float[Tensor, "2 3"] | None = None,
 ) -> GridSurface:
     """Interpolate signed distances f trilinearly at packed samples, with the secant of f over each interval.
 
     The first vertex of the grid lies at the first corner of the box and its last at the second one; outside, the border value continues.
-    Differentiable once in the distances; rays get no gradient.
+    Differentiable once in the grids; rays get no gradient.
 
     Args:
         samples: the intervals.
         rays: the rays they lie on. Their directions need no unit length.
         distances: signed distances at the vertices.
+        slopes: a grid of the same size, whose gradient is returned as ∇f; by default the distances.
         box: the smallest and the largest corner of the grid in the world; by default it is the cube [-1, 1]³.
 
     Raises:
@@ -367,7 +384,8 @@ def grid_surface(
     origins, directions = ray_tensors(takes, rays, (samples.count.shape[0], "rays"))
     distances = _grid(takes, distances)
     takes.count(4 * samples.starts.shape[0], "the result")
-    return GridSurface(*_GridSurface.apply(distances, _frame(takes, box), samples, origins.detach(), directions.detach()))
+    slopes = None if slopes is None else takes.float32(slopes, "slopes", distances.shape).contiguous()
+    return GridSurface(*_GridSurface.apply(distances, slopes, _frame(takes, box), samples, origins.detach(), directions.detach()))
 
 
 @torch.no_grad()

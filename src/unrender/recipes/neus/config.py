@@ -288,6 +288,7 @@ _CPU = NeusConfig(
     field=GridField(),
     color_hidden=(32, 32),
     reflections="on",
+    constant_until=0.5,
     sharpness=SharpnessSettings(sharpness=0.36, sharpness_rate=0.2, cosine_anneal=0.5),
     sampling=Sampling(
         samples_per_ray=400,
