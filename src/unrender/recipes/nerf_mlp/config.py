@@ -105,6 +105,8 @@ class NerfMlpConfig:
     """Learning rate of Adam at the start."""
     final_rate: float = 0.1
     """Final learning rate as a share of the first; it falls exponentially."""
+    constant_until: float = 0.0
+    """Share of the budget before the learning rate begins to fall."""
     coarse_to_fine: float = 0.0
     """Share of the budget over which the octaves of positions join one after the other (BARF); 0 has all from the start."""
 
@@ -113,7 +115,8 @@ class NerfMlpConfig:
 
 
 _PAPER = NerfMlpConfig(sampling=RaySettings(background="white", precrop_until=0.001))
-_QUICK = replace(_PAPER, steps=200_000, sampling=RaySettings(fine_samples=64, background="white", precrop_until=0.0025))
+_HALF = replace(_PAPER, steps=200_000, sampling=RaySettings(fine_samples=64, background="white", precrop_until=0.0025))
+_SMALL = RaySettings(rays=512, coarse_samples=32, fine_samples=32)
 
 PRESETS: dict[str, NerfMlpConfig] = {
     "cpu": NerfMlpConfig(
@@ -127,11 +130,21 @@ PRESETS: dict[str, NerfMlpConfig] = {
             color_hidden=(32,),
             density="softplus",
         ),
-        sampling=RaySettings(rays=512, coarse_samples=32, fine_samples=32),
+        sampling=_SMALL,
         learning_rate=1e-2,
     ),
-    "gpu": _QUICK,
-    "quick": _QUICK,
+    "quick": NerfMlpConfig(
+        steps=6_000,
+        network=FrequencySettings(
+            octaves=8, direction_octaves=2, trunk=(64,) * 8, geometry_features=64, color_hidden=(32,), density="softplus"
+        ),
+        sampling=_SMALL,
+        learning_rate=5e-3,
+        constant_until=0.5,
+    ),
+    "gpu": _HALF,
+    "half": _HALF,
     "paper": _PAPER,
 }
-"""``cpu`` is made for two cores; ``paper`` is the published configuration, ``quick`` that of its authors for photos of half size."""
+"""``cpu`` is made for two cores. ``paper`` is the published configuration, ``half`` that of its authors for photos of half size, and
+``quick`` has the published networks with a quarter of the units."""

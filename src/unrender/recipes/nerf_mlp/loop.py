@@ -75,7 +75,7 @@ def fit(
 
     for _ in fitting:
         fraction = clock.fraction
-        fitting.set_learning_rate(exponential(last_rate, fraction))
+        fitting.set_learning_rate(exponential(last_rate, fraction, after=config.constant_until))
         scene.open_octaves_to(linear(0.0, float(network.octaves), fraction, over=(0.0, opening)))
 
         batch = (middle if fraction < sampling.precrop_until else pixels).draw(sampling.rays, generator)
