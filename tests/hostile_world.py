@@ -23,7 +23,7 @@ from unrender.cameras import Cameras, LensModel, Rays
 from unrender.ops import encodings, raster, rays
 from unrender.ops.encodings import Adam, HashGrid, RmsProp
 from unrender.ops.raster import Raster, TriangleTree, edge_topology, rasterize
-from unrender.ops.rays import OccupancyGrid, Samples, VoxelGrid, voxel_grid
+from unrender.ops.rays import OccupancyGrid, PixelMaps, Samples, VoxelGrid, voxel_grid
 from unrender.transforms import look_at
 
 FAMILIES: tuple[ModuleType, ...] = (encodings, rays, raster)
@@ -186,14 +186,23 @@ GENERATORS: dict[str, Generate] = {
     "directions": lambda w: w.rand(w.points, 3, low=-1.0),
     "grid": lambda w: w.rand(2, 3, 4, w.channels),
     "distances": lambda w: w.rand(2, 3, 4, 1, low=-0.5, high=0.5),
-    "slopes": lambda w: w.rand(2, 3, 4, 1, low=-0.5, high=0.5),
+    "other": lambda w: w.pick(None, w.rand(2, 3, 4, 1, low=-0.5, high=0.5)),
     "smoothed_grid.grid": lambda w: w.rand(2, 3, 4, 1),
     "add_grid_bending.grid": lambda w: w.rand(5, 3, 4, 1),
     "gradient": lambda w: w.rand(5, 3, 4, 1),
     "add_grid_bending.begin": lambda w: w.pick(0, 1),
     "add_grid_bending.end": lambda w: w.pick(4, 5),
     "scale": lambda w: w.pick(0.0, 0.5),
-    "tensor": lambda w: w.rand(w.points, 3),
+    "tensors": lambda w: [w.rand(w.points, 3), w.rand(2)],
+    "spared": lambda w: w.pick(None, w.rand(16, 16, 16) > 0.7),
+    "pixel_rays.views": lambda w: w.integers(2, w.points).long(),
+    "pixel_rays.places": lambda w: w.integers(6, w.points).long(),
+    "packed": lambda w: w.integers(2**31 - 1, w.points),
+    "maps": lambda w: PixelMaps(torch.tensor([3, 2]), w.rand(2, 3, 4), torch.zeros(2, dtype=torch.int64), w.rand(6, 3)),
+    "widths": lambda w: w.integers(9, w.views).long(),
+    "poses": lambda w: w.rand(w.views, 3, 4),
+    "begins": lambda w: w.integers(9, w.views).long(),
+    "PixelMaps.directions": lambda w: w.pick(None, w.rand(9, 3)),
     "hash_encode.grid": lambda w: w.hash_grid,
     "table": lambda w: w.rand(w.hash_grid.entries, w.hash_grid.features),
     "active_levels": lambda w: w.pick(None, 1, w.hash_grid.levels),

@@ -61,11 +61,11 @@ def test_a_skipped_step_changes_nothing():
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_one_number_that_is_not_finite_is_found(size: int, value: float) -> None:
     numbers = torch.linspace(-1e30, 1e30, size)
-    assert bool(all_finite(numbers))
+    assert bool(all_finite([numbers]))
     for place in (0, size // 2, size - 1):
         wrong = numbers.clone()
         wrong[place] = value
-        assert not bool(all_finite(wrong)) and not bool(all_finite(numbers, wrong, numbers[:3]))
+        assert not bool(all_finite([wrong])) and not bool(all_finite([numbers, wrong, numbers[:3]]))
 
 
 def test_rms_prop_is_that_of_its_formula_and_leaves_untouched_entries_alone():

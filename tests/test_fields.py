@@ -156,7 +156,7 @@ def test_a_box_needs_fewer_vertices_for_the_same_cells():
         torch.testing.assert_close(getattr(field.sample(inner), name), getattr(whole.sample(inner), name), atol=1e-4, rtol=1e-4)
 
 
-def test_the_gradient_of_a_grid_is_that_of_the_averaged_grid_along_rays_and_at_points():
+def test_normals_of_a_grid_are_those_of_the_averaged_grid_along_rays_and_at_points():
     generator = torch.Generator().manual_seed(0)
     field = _grid_of(sphere_distance(17, 0.5) + 0.05 * torch.randn(17, 17, 17, generator=generator))
     directions = torch.nn.functional.normalize(torch.randn(40, 3, generator=generator), dim=1)
@@ -165,14 +165,15 @@ def test_the_gradient_of_a_grid_is_that_of_the_averaged_grid_along_rays_and_at_p
     samples = Samples(index, torch.full((40,), 0.3), torch.full((40,), 0.4), index, torch.ones(40, dtype=torch.int32))
     along = field.along(samples, rays)
     here = field.sample(along.positions)
-    torch.testing.assert_close(along.surface.gradient, here.gradient, atol=1e-4, rtol=1e-4)
+    for name in ("gradient", "facing", "normals"):
+        torch.testing.assert_close(getattr(along.surface, name), getattr(here, name), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(along.surface.sdf, here.sdf, atol=1e-5, rtol=1e-5)
     # A bump of one vertex turns it less than it turns the distances beside it.
     bumpy = _grid_of(torch.zeros(17, 17, 17))
     with torch.no_grad():
         bumpy.distance_grid[8, 8, 8] = 1.0
         slope = (bumpy.sdf(torch.tensor([[0.05, 0.0, 0.0]])) - bumpy.sdf(torch.tensor([[0.07, 0.0, 0.0]]))) / 0.02
-        assert 0 < float(-bumpy.sample(torch.tensor([[0.06, 0.0, 0.0]])).gradient[0, 0]) < 0.25 * float(slope)
+        assert 0 < float(-bumpy.sample(torch.tensor([[0.06, 0.0, 0.0]])).facing[0, 0]) < 0.25 * float(slope)
 
 
 def test_distances_grow_beyond_a_box():

@@ -129,7 +129,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 """A call of every operation that launches a kernel, with arguments that fit."""
 
 WITHOUT_KERNELS = {
-    *("MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "PixelMaps", "PixelRays", "Samples", "VoxelGrid"),
+    *("MARCHED_PER_TRAINED", "OccupancyGrid", "Opacity", "PixelMaps", "Samples", "VoxelGrid"),
     *("ray_chunks", "rendering_capacity", "samples_taken"),
 }
 NOT_DIFFERENTIATED = {
@@ -292,7 +292,7 @@ TWICE: dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Tensor]]] = 
     ),
     "distortion": (lambda w: ops.distortion(w, SAMPLES), lambda w: plain_distortion.distortion(w, SAMPLES), [drawn(SIZE)]),
     "grid_surface": (
-        lambda f: torch.cat([y.flatten() for y in ops.grid_surface(SAMPLES, RAYS_IN_SPACE, f)[1:]]),
+        lambda f: torch.cat([y.flatten() for y in ops.grid_surface(SAMPLES, RAYS_IN_SPACE, f)[1:5] if y is not None]),
         lambda f: torch.cat([y.flatten() for y in grid_surface.grid_surface(SAMPLES, RAYS_IN_SPACE, f)]),
         [DISTANCES],
     ),

@@ -28,10 +28,10 @@ _AVERAGED_FROM, _AVERAGED_EVERY = 0.85, 4
 class GridSdf(SurfaceField):
     """f(x) and ∇f(x) by trilinear interpolation of a grid over a box; features of a radiance field, whose colors are those of the surface.
 
-    ∇f is that of the grid averaged with its neighbors, which does not jump at every cell (Voxurf, Wu et al. 2023). Beyond the box f grows
-    with the distance from it. A refinement keeps the function (trilinear upsampling) and makes new parameters. Every step moves a vertex by
-    the noise of the few rays near it, so at the end the distances become their mean over the last steps (Polyak and Juditsky 1992), which
-    is smoother and no less sharp.
+    Normals and colors take ∇f from the grid averaged with its neighbors, where it does not jump at every cell (Voxurf, Wu et al. 2023).
+    Beyond the box f grows with the distance from it. A refinement keeps the function (trilinear upsampling) and makes new parameters. Every
+    step moves a vertex by the noise of the few rays near it, so at the end the distances become their mean over the last steps (Polyak and
+    Juditsky 1992), which is smoother and no less sharp.
 
     Args:
         stages: the sizes of the grid over a fit, as if it covered the world cube: its cells depend on the stage alone.
@@ -86,16 +86,17 @@ class GridSdf(SurfaceField):
         return grid_lookup(self._unit(positions), self.distance_grid)[:, 0] + beyond.norm(dim=1)
 
     def sample(self, positions: Float[Tensor, "samples 3"]) -> SurfaceSample:
-        unit = self._unit(positions)
-        value, (_, jacobian) = grid_lookup(unit, self.distance_grid), grid_lookup_with_jacobian(unit, smoothed_grid(self.distance_grid))
-        return SurfaceSample(value[:, 0], jacobian[:, 0] / (self.box[1] - self.box[0]), self.radiance.features(positions), None)
+        unit, size = self._unit(positions), self.box[1] - self.box[0]
+        value, jacobian = grid_lookup_with_jacobian(unit, self.distance_grid)
+        averaged = grid_lookup_with_jacobian(unit, smoothed_grid(self.distance_grid))[1][:, 0] / size
+        return SurfaceSample(value[:, 0], jacobian[:, 0] / size, self.radiance.features(positions), None, averaged)
 
     def along(self, samples: Samples, rays: Rays) -> SurfaceAlong:
         if rays.origins.requires_grad or rays.directions.requires_grad:
             positions = samples.positions(rays)
             return SurfaceAlong(positions, self.sample(positions), *self.secant(samples, rays))
-        found = grid_surface(samples, rays, self.distance_grid, slopes=smoothed_grid(self.distance_grid), box=self.box)
-        surface = SurfaceSample(found.sdf, found.gradient, self.radiance.features(found.positions), None)
+        found = grid_surface(samples, rays, self.distance_grid, other=smoothed_grid(self.distance_grid), box=self.box)
+        surface = SurfaceSample(found.sdf, found.gradient, self.radiance.features(found.positions), None, found.other_gradient)
         return SurfaceAlong(found.positions, surface, found.middle, found.slope)
 
     def visible(

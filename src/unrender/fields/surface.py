@@ -33,11 +33,18 @@ class SurfaceSample:
     """Input of the color network."""
     laplacian: Float[Tensor, " samples"] | None
     """∇²f from finite differences, for the curvature loss; None where the gradient is exact."""
+    averaged: Float[Tensor, "samples 3"] | None = None
+    """∇f averaged over some neighborhood; None if there is no such average."""
+
+    @property
+    def facing(self) -> Float[Tensor, "samples 3"]:
+        """The gradient that normals and colors are taken from: the averaged one, if there is one."""
+        return self.gradient if self.averaged is None else self.averaged
 
     @cached_property
     def normals(self) -> Float[Tensor, "samples 3"]:
-        """∇f / |∇f|, pointing out."""
-        return normalized(self.gradient)
+        """The direction of :attr:`facing`, pointing out."""
+        return normalized(self.facing)
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,7 @@ class Fitting:
         assert self.optimizer is not None, "a fit without an optimizer takes no steps"
         total = self._backward(losses, further)
         gradients = [parameter.grad for parameter in parameters_of(self.optimizer) if parameter.grad is not None]
-        finite = all_finite(total, *gradients)
+        finite = all_finite([total, *gradients])
         skip = (~finite).float()
         if self._skipping is not None:
             self._skipping.step(skip=skip)

@@ -12,9 +12,7 @@ from unrender.reference.sdf_weights import sdf_alpha
 from unrender.reference.visibility import visible
 
 
-def grid_surface(
-    samples: Samples, rays: Rays, distances: Tensor, *, slopes: Tensor | None = None, box: Tensor | None = None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def grid_surface(samples: Samples, rays: Rays, distances: Tensor, *, box: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the fields of a ``GridSurface``, without the positions.
 
     Samples in the unused tail lie at the origin, with mean and slope zero.
@@ -28,8 +26,7 @@ def grid_surface(
         return (torch.where(used[:, None], origins + along.to(distances)[:, None] * directions, 0.0) - low) / (high - low)
 
     before, after = (grid_lookup(unit(along), distances)[:, 0] for along in (samples.starts, samples.ends))
-    value = grid_lookup(unit(samples.midpoints), distances)
-    jacobian = grid_lookup_with_jacobian(unit(samples.midpoints), distances if slopes is None else slopes)[1]
+    value, jacobian = grid_lookup_with_jacobian(unit(samples.midpoints), distances)
     middle = torch.where(used, 0.5 * (before + after), 0.0)
     slope = torch.where(used, (after - before) / samples.lengths.to(distances).clamp_min(1e-6), 0.0)
     return middle, slope, value[:, 0], jacobian[:, 0] / (high - low)

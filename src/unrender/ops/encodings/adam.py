@@ -159,7 +159,7 @@ def _table(counts: Sequence[int], addresses: Sequence[Sequence[int]], device: to
 
 
 @torch.no_grad()
-def all_finite(*tensors: Tensor) -> Tensor:
+def all_finite(tensors: Sequence[Tensor]) -> Tensor:
     """Tell whether no element of some tensors is infinite or NaN, as a bool tensor without dimensions.
 
     One launch reads all float32 tensors. Of others the sum of the elements is looked at, which may overflow.
@@ -167,19 +167,21 @@ def all_finite(*tensors: Tensor) -> Tensor:
     Raises:
         ValueError: there is no tensor, something else, or one on another device.
 
-    >>> all_finite(torch.ones(3)).item(), all_finite(torch.ones(3), torch.tensor([1.0, float("nan")])).item()
+    >>> all_finite([torch.ones(3)]).item(), all_finite([torch.ones(3), torch.tensor([1.0, float("nan")])]).item()
     (True, False)
     """
     takes = Arguments("all_finite")
-    device = takes.instance(tensors[0] if tensors else None, "a tensor", Tensor).device
+    given = takes.items(tensors, "tensors")
+    if not given:
+        raise ValueError("all_finite takes at least one tensor, got an empty list")
     sums, read = [], []
-    for tensor in tensors:
-        if takes.instance(tensor, "a tensor", Tensor).device != device:
-            raise ValueError(f"all_finite takes tensors on one device, got some on {device} and on {tensor.device}")
-        if tensor.dtype == torch.float32 and tensor.layout is torch.strided:
-            read += [tensor.contiguous()] if tensor.numel() else []
-        else:
+    for item in given:
+        tensor = takes.instance(item, "a tensor", Tensor)
+        if tensor.dtype != torch.float32 or tensor.layout is not torch.strided:
             sums.append(tensor.sum())
+        elif takes.float32(tensor, "a tensor", tensor.shape).numel():
+            read.append(tensor.resolve_neg().contiguous())
+    device = given[0].device
     found = torch.zeros(1, device=device)
     if read:
         items, table = _table([tensor.numel() for tensor in read], [[tensor.data_ptr()] for tensor in read], device)

@@ -91,8 +91,6 @@ def _layout_of(kind: Any) -> _Layout:
 class Filled:
     """A struct with all its fields set. It keeps its tensors alive."""
 
-    __slots__ = ("_instance", "_kind", "_values", "packed")
-
     def __init__(self, kind: Any, values: dict[str, Any]) -> None:
         self._kind, self._values, self._instance = kind, values, None
         self.packed = _layout_of(kind).packed(values)

@@ -9,7 +9,7 @@ from unrender.ops.rays.grid_surface import grid_surface, grid_visible
 from unrender.ops.rays.marching import aabb_intersection, march
 from unrender.ops.rays.multi_sphere import render_multi_sphere
 from unrender.ops.rays.occupancy import OccupancyGrid
-from unrender.ops.rays.pixel_rays import PixelMaps, PixelRays, pixel_rays
+from unrender.ops.rays.pixel_rays import PixelMaps, pixel_rays
 from unrender.ops.rays.ray_ranges import prune, ray_range
 from unrender.ops.rays.samples import Samples
 from unrender.ops.rays.sdf_weights import sdf_alpha, weights_from_sdf
@@ -23,7 +23,6 @@ __all__ = [
     "OccupancyGrid",
     "Opacity",
     "PixelMaps",
-    "PixelRays",
     "Samples",
     "VoxelGrid",
     "aabb_intersection",

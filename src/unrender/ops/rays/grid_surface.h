@@ -28,7 +28,7 @@ const float from_x = frame.data[3], from_y = frame.data[4], from_z = frame.data[
     // use: unit_point
 
 // section: middles
-// Position, distance and gradient in the middle of each interval. The gradient is that of `slopes`, which may be the distances.
+// Position, distance and gradient in the middle of each interval, and the gradient of another grid, if there is one.
 // use: kernels.grid_sizes with grid=distances
 // use: frame
 const int count = samples.starts.shape[0];
@@ -40,18 +40,20 @@ for (int n = begin; n < end; n++) {
     // use: kernels.grid_cell
     const int c = 0;
     {
-        const float* g = slopes.data + base;
+        const float* g = vertices.data + base;
         // use: kernels.grid_corners
         sdf.data[n] = value;
         gradient.data[n] = to_x * slope_x;
         gradient.data[count + n] = to_y * slope_y;
         gradient.data[2 * count + n] = to_z * slope_z;
     }
-    if (slopes.data != vertices.data) {
-        const float* g = vertices.data + base;
+    if (other.data) {
+        const float* g = other.data + base;
         // use: kernels.grid_corners
-        sdf.data[n] = value;
-        (void)slope_x; (void)slope_y; (void)slope_z;
+        (void)value;
+        other_gradient.data[n] = to_x * slope_x;
+        other_gradient.data[count + n] = to_y * slope_y;
+        other_gradient.data[2 * count + n] = to_z * slope_z;
     }
 }
 
@@ -97,12 +99,16 @@ for (int n = begin; n < end; n++) {
 // section: clear
 // On a CPU the slab is the work item's own, in memory that was not cleared before.
 if (clear)
-    for (int k = z_begin * size_y * size_x * channels; k < z_end * size_y * size_x * channels; k++) grad_grid.data[k] = grad_slopes.data[k] = 0.f;
+    for (int k = z_begin * size_y * size_x * channels; k < z_end * size_y * size_x * channels; k++) {
+        grad_grid.data[k] = 0.f;
+        if (other) grad_other.data[k] = 0.f;
+    }
 
 // section: distance_gradient
 // The gradient of the distances with z_begin <= z < z_end.
 // use: kernels.grid_sizes with grid=distances
 // use: kernels.add
+const bool other = grad_other.data != nullptr;
 // use: clear
 // use: frame
 const int count = samples.starts.shape[0];
@@ -131,24 +137,23 @@ for (int n = begin; n < end; n++) {
     // use: kernels.grid_cell
     for (int upper = 0; upper < 2; upper++) {
         if (iz + upper < z_begin || iz + upper >= z_end) continue;
-        float* g = grad_slopes.data + base + upper * plane;
         const float wz = upper ? fz : z0, sz = upper ? gz : -gz;
-        const float of_value = with_sdf ? grad_sdf.data[n] : 0.f;
-        const bool same = grad_slopes.data == grad_grid.data;
-        const float dv = same ? of_value : 0.f;
-        const float jx = to_x * grad_gradient.data[n];
-        const float jy = to_y * grad_gradient.data[count + n];
-        const float jz = to_z * grad_gradient.data[2 * count + n];
         const int c = 0;
         {
+            float* g = grad_grid.data + base + upper * plane;
+            const float dv = with_sdf ? grad_sdf.data[n] : 0.f;
+            const float jx = to_x * grad_gradient.data[n];
+            const float jy = to_y * grad_gradient.data[count + n];
+            const float jz = to_z * grad_gradient.data[2 * count + n];
             // use: kernels.grid_add_face
         }
-        if (!same && with_sdf) {
-            float* g = grad_grid.data + base + upper * plane;
-            UNRENDER_ADD(g, x0 * y0 * wz * of_value);
-            UNRENDER_ADD(g + 1, fx * y0 * wz * of_value);
-            UNRENDER_ADD(g + row, x0 * fy * wz * of_value);
-            UNRENDER_ADD(g + row + 1, fx * fy * wz * of_value);
+        if (other) {
+            float* g = grad_other.data + base + upper * plane;
+            const float dv = 0.f;
+            const float jx = to_x * grad_other_gradient.data[n];
+            const float jy = to_y * grad_other_gradient.data[count + n];
+            const float jz = to_z * grad_other_gradient.data[2 * count + n];
+            // use: kernels.grid_add_face
         }
     }
 }

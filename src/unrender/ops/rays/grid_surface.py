@@ -80,7 +80,7 @@ def _middles(
     distances: GridSizes,
     frame: wp.array(dtype=wp.float32),
     vertices: wp.array(dtype=wp.float32),
-    slopes: wp.array(dtype=wp.float32),
+    other: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     begin: int,
@@ -88,6 +88,7 @@ def _middles(
     positions: wp.array(dtype=wp.float32),
     sdf: wp.array(dtype=wp.float32),
     gradient: wp.array(dtype=wp.float32),
+    other_gradient: wp.array(dtype=wp.float32),
 ): ...
 
 
@@ -119,13 +120,14 @@ def _distance_gradient(
     grad_sdf: wp.array(dtype=wp.float32),
     with_sdf: bool,
     grad_gradient: wp.array(dtype=wp.float32),
+    grad_other_gradient: wp.array(dtype=wp.float32),
     begin: int,
     end: int,
     clear: bool,
     z_begin: int,
     z_end: int,
     grad_grid: wp.array(dtype=wp.float32),
-    grad_slopes: wp.array(dtype=wp.float32),
+    grad_other: wp.array(dtype=wp.float32),
 ): ...
 
 
@@ -136,7 +138,7 @@ def _surface_kernel(
     distances: GridSizes,
     frame: wp.array(dtype=wp.float32),
     vertices: wp.array(dtype=wp.float32),
-    slopes: wp.array(dtype=wp.float32),
+    other: wp.array(dtype=wp.float32),
     samples: SampleArrays,
     rays: RayArrays,
     block: int,
@@ -145,6 +147,7 @@ def _surface_kernel(
     slope: wp.array(dtype=wp.float32),
     sdf: wp.array(dtype=wp.float32),
     gradient: wp.array(dtype=wp.float32),
+    other_gradient: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
     end = wp.min(samples.starts.shape[0], begin + block)
@@ -166,7 +169,7 @@ def _surface_kernel(
             slope[i] = (after - before) / wp.max(stop - start, _SHORTEST)
             reached = stop
         last_ray = ray
-    _middles(distances, frame, vertices, slopes, samples, rays, begin, end, positions, sdf, gradient)
+    _middles(distances, frame, vertices, other, samples, rays, begin, end, positions, sdf, gradient, other_gradient)
 
 
 @no_type_check
@@ -201,11 +204,12 @@ def _distance_gradient_kernel(
     grad_sdf: wp.array(dtype=wp.float32),
     with_sdf: bool,
     grad_gradient: wp.array(dtype=wp.float32),
+    grad_other_gradient: wp.array(dtype=wp.float32),
     slabs: int,
     block: int,
     clear: bool,
     grad_grid: wp.array(dtype=wp.float32),
-    grad_slopes: wp.array(dtype=wp.float32),
+    grad_other: wp.array(dtype=wp.float32),
 ):
     begin, end, z_begin, z_end = slab_range(first + wp.tid(), slabs, block, samples.starts.shape[0], distances.size_z)
     _distance_gradient(
@@ -218,13 +222,14 @@ def _distance_gradient_kernel(
         grad_sdf,
         with_sdf,
         grad_gradient,
+        grad_other_gradient,
         begin,
         end,
         clear,
         z_begin,
         z_end,
         grad_grid,
-        grad_slopes,
+        grad_other,
     )
 
 
@@ -271,29 +276,32 @@ def _visible_kernel(
 class _GridSurface(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, distances: Tensor, slopes: Tensor | None, frame: Tensor, samples: Samples, origins: Tensor, directions: Tensor
+        ctx: Any, distances: Tensor, other: Tensor | None, frame: Tensor, samples: Samples, origins: Tensor, directions: Tensor
     ) -> Any:
         count, device = samples.starts.shape[0], distances.device
         positions, gradient = torch.empty(3, count, device=device), torch.empty(3, count, device=device)
         middle, slope, sdf = (torch.empty(count, device=device) for _ in range(3))
         items, block = blocks(count, _BLOCK, device)
-        grids = [distances.view(-1), distances.view(-1) if slopes is None else slopes.view(-1)]
+        nothing = distances.new_empty(0)
+        other_gradient = None if other is None else torch.empty_like(gradient)
+        grids = [distances.view(-1), nothing if other is None else other.view(-1)]
         arguments = [grid_sizes(distances), frame, *grids, samples.arrays, _arrays(origins, directions), block]
         arguments += [positions.view(-1), middle, slope, sdf, gradient.view(-1)]
+        arguments.append(nothing if other_gradient is None else other_gradient.view(-1))
         launch(_surface_kernel, items, arguments, device, chunks=items)
-        ctx.samples, ctx.has_slopes = samples, slopes is not None
+        ctx.samples, ctx.has_other = samples, other is not None
         ctx.save_for_backward(distances, frame, origins, directions)
         ctx.set_materialize_grads(False)
         positions = positions.t()
         ctx.mark_non_differentiable(positions)
-        return positions, middle, slope, sdf, gradient.t()
+        return positions, middle, slope, sdf, gradient.t(), None if other_gradient is None else other_gradient.t()
 
     @staticmethod
     @differentiable_once("grid_surface")
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         distances, frame, origins, directions = ctx.saved_tensors
         samples: Samples = ctx.samples
-        _, of_middle, of_slope, of_sdf, of_gradient = grads
+        _, of_middle, of_slope, of_sdf, *of_gradients = grads
         count, device = samples.starts.shape[0], distances.device
         arrays = [samples.arrays, _arrays(origins, directions)]
         layers, end_gradients = torch.empty(3 * count, dtype=torch.int16, device=device), torch.empty(2 * count, device=device)
@@ -301,17 +309,19 @@ class _GridSurface(torch.autograd.Function):
         ends = [origins.new_zeros(count) if grad is None else grad.contiguous() for grad in (of_middle, of_slope)]
         launch(_ends_kernel, items, [grid_sizes(distances), frame, *arrays, block, *ends, end_gradients, layers], device, chunks=items)
         sdf = layers.new_empty(0, dtype=torch.float32) if of_sdf is None else of_sdf.contiguous()
-        gradient = origins.new_zeros(3 * count) if of_gradient is None else of_gradient.t().contiguous().view(-1)
+        wanted = (3 * count, 3 * count if ctx.has_other else 0)
+        gradients = [origins.new_zeros(n) if g is None else g.t().contiguous().view(-1) for n, g in zip(wanted, of_gradients, strict=True)]
         # On a CPU each slab clears its own part of the gradient.
         clear = on_cpu(device)
         grad_grid = recycled(distances.shape) if clear else torch.zeros_like(distances)
-        grad_slopes = grad_grid
-        if ctx.has_slopes:
-            grad_slopes = recycled(distances.shape) if clear else torch.zeros_like(distances)
+        grad_other = None
+        if ctx.has_other:
+            grad_other = recycled(distances.shape) if clear else torch.zeros_like(distances)
         slabs, items, block = slabs_of(distances, count, device)
-        arguments = [grid_sizes(distances), frame, *arrays, layers, end_gradients, sdf, of_sdf is not None, gradient, slabs, block, clear]
-        launch(_distance_gradient_kernel, items, [*arguments, grad_grid.view(-1), grad_slopes.view(-1)], device, chunks=items)
-        return grad_grid, grad_slopes if ctx.has_slopes else None, None, None, None, None
+        arguments = [grid_sizes(distances), frame, *arrays, layers, end_gradients, sdf, of_sdf is not None, *gradients, slabs, block, clear]
+        results = [grad_grid.view(-1), gradients[1] if grad_other is None else grad_other.view(-1)]
+        launch(_distance_gradient_kernel, items, [*arguments, *results], device, chunks=items)
+        return grad_grid, grad_other, None, None, None, None
 
 
 def _arrays(origins: Tensor, directions: Tensor) -> Any:
@@ -330,7 +340,9 @@ class GridSurface(NamedTuple):
     sdf: Float[Tensor, " samples"]
     """f at the positions."""
     gradient: Float[Tensor, "samples 3"]
-    """∇f at the positions, or that of the other grid; the transposed view of a [3, samples] buffer."""
+    """∇f at the positions; the transposed view of a [3, samples] buffer."""
+    other_gradient: Float[Tensor, "samples 3"] | None
+    """That of the other grid, if there is one."""
 
 
 def _grid(takes: Arguments, distances: object) -> Tensor:
@@ -355,7 +367,7 @@ def grid_surface(
     rays: Rays,
     distances: Float[Tensor, "Z Y X 1"],
     *,
-    slopes: Float[Tensor, "Z Y X 1"] | None = None,
+    other: Float[Tensor, "Z Y X 1"] | None = None,
     box: Float[Tensor, "2 3"] | None = None,
 ) -> GridSurface:
     """Interpolate signed distances f trilinearly at packed samples, with the secant of f over each interval.
@@ -367,7 +379,7 @@ def grid_surface(
         samples: the intervals.
         rays: the rays they lie on. Their directions need no unit length.
         distances: signed distances at the vertices.
-        slopes: a grid of the same size, whose gradient is returned as ∇f; by default the distances.
+        other: a grid of the same size, such as the distances after smoothing, whose gradient is wanted too.
         box: the smallest and the largest corner of the grid in the world; by default it is the cube [-1, 1]³.
 
     Raises:
@@ -384,8 +396,8 @@ def grid_surface(
     origins, directions = ray_tensors(takes, rays, (samples.count.shape[0], "rays"))
     distances = _grid(takes, distances)
     takes.count(4 * samples.starts.shape[0], "the result")
-    slopes = None if slopes is None else takes.float32(slopes, "slopes", distances.shape).contiguous()
-    return GridSurface(*_GridSurface.apply(distances, slopes, _frame(takes, box), samples, origins.detach(), directions.detach()))
+    other = None if other is None else takes.float32(other, "other", distances.shape).contiguous()
+    return GridSurface(*_GridSurface.apply(distances, other, _frame(takes, box), samples, origins.detach(), directions.detach()))
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, no_type_check
+from dataclasses import dataclass, fields
+from typing import no_type_check
 
 import torch
 import warp as wp
@@ -86,7 +87,8 @@ def _pixel_kernel(
     )
 
 
-class PixelRays(NamedTuple):
+@dataclass(frozen=True)
+class PixelRays:
     """What is known of drawn pixels."""
 
     pixels: Float[Tensor, "pixels 2"]
@@ -99,17 +101,33 @@ class PixelRays(NamedTuple):
     directions: Float[Tensor, "pixels 3"]
 
 
-class PixelMaps(NamedTuple):
-    """What the pixels of some views have in common."""
+@dataclass(frozen=True)
+class PixelMaps:
+    """What the pixels of some views have in common.
+
+    Raises:
+        ValueError: a tensor has the wrong type, size or device.
+    """
 
     widths: Int[Tensor, " views"]
-    """int64."""
+    """int64, of the images."""
     poses: Float[Tensor, "views 3 4"]
     """World from camera."""
     begins: Int[Tensor, " views"]
     """int64, where the directions of a view begin."""
     directions: Float[Tensor, "places 3"] | None
     """In the camera, through every pixel center in row-major order, for one lens after the other; None if rays are not wanted."""
+
+    def __post_init__(self) -> None:
+        """Check the tensors against each other."""
+        takes = Arguments("PixelMaps")
+        views = (takes.tensor(self.widths, "widths", (torch.int64,), ("views",)).shape[0], "views")
+        made = {"widths": self.widths, "poses": takes.float32(self.poses, "poses", (views, 3, 4))}
+        made |= {"begins": takes.tensor(self.begins, "begins", (torch.int64,), (views,))}
+        if self.directions is not None:
+            made |= {"directions": takes.float32(self.directions, "directions", ("places", 3))}
+        for name, tensor in made.items():
+            object.__setattr__(self, name, tensor.contiguous())
 
 
 @torch.no_grad()
@@ -132,20 +150,18 @@ def pixel_rays(views: Int[Tensor, " pixels"], places: Int[Tensor, " pixels"], pa
     >>> found.pixels.tolist(), found.color.tolist(), found.directions.tolist()
     ([[1.5, 0.5]], [[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]])
     """
-    takes = Arguments("pixel_rays")
+    widths = Arguments("pixel_rays").instance(maps, "maps", PixelMaps).widths
+    takes = Arguments("pixel_rays", widths.device, "the maps")
     packed = takes.tensor(packed, "packed", (torch.int32,), ("pixels",)).contiguous()
     count, device = (packed.shape[0], "pixels"), packed.device
     views = takes.tensor(views, "views", (torch.int64,), (count,)).contiguous()
     places = takes.tensor(places, "places", (torch.int64,), (count,)).contiguous()
-    widths = takes.tensor(maps.widths, "maps.widths", (torch.int64,), ("views",)).contiguous()
-    number = (widths.shape[0], "views")
-    poses = takes.float32(maps.poses, "maps.poses", (number, 3, 4)).contiguous()
-    begins = takes.tensor(maps.begins, "maps.begins", (torch.int64,), (number,)).contiguous()
-    directions = None if maps.directions is None else takes.float32(maps.directions, "maps.directions", ("places", 3)).contiguous()
+    takes.count(3 * count[0], "the result")
     found = PixelRays(*(torch.empty(count[0], *shape, device=device) for shape in ((2,), (3,), (), (3,), (3,))))
     items, block = blocks(count[0], _BLOCK, device)
-    integers = [address(tensor, tensor.dtype) for tensor in (views, places, packed, widths, begins)]
-    known = [address(directions, torch.float32), 0 if directions is None else directions.shape[0], number[0], poses.view(-1)]
-    results = [tensor.view(-1) for tensor in found]
+    integers = [tensor.data_ptr() for tensor in (views, places, packed, widths, maps.begins)]
+    number = 0 if maps.directions is None else maps.directions.shape[0]
+    known = [address(maps.directions, torch.float32), number, widths.shape[0], maps.poses.view(-1)]
+    results = [getattr(found, field.name).view(-1) for field in fields(found)]
     launch(_pixel_kernel, items, [*integers, *known, block, *results], device, chunks=items)
     return found

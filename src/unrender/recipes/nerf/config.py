@@ -53,7 +53,7 @@ class NerfConfig:
     adam: AdamSettings = AdamSettings()
     sampling: Sampling = Sampling()
     decay: Literal["steps", "exponential"] = "exponential"
-    """``steps``: multiplied by 0.33 at 1/2, 3/4 and 9/10 of the budget, as published; ``exponential``: from half of the budget on, smoothly
+    """``steps``: multiplied by 0.33 at 1/2, 3/4 and 9/10 of the budget, as published; ``exponential``: from 0.7 of the budget on, smoothly
     to a thirtieth."""
     near: float = 0.05
     """Smallest distance of samples from the camera, in world units."""

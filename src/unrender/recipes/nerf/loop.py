@@ -51,7 +51,7 @@ from unrender.render.volume import FieldSamples, asset_of_density, normals_from_
 _DARK = 1e-3
 """Transmittance at which a training ray ends."""
 
-_CONSTANT_UNTIL = 0.5
+_CONSTANT_UNTIL = 0.7
 """Share of the budget before the learning rate falls. While poses are refined, all levels have come in by then."""
 
 _CELL_SHARE = 0.25

@@ -139,7 +139,7 @@ class NeusScene(RayScene):
         found = self.surface.along(samples, rays)
         surface = found.surface
         weights = weights_from_sdf(found.middle, found.slope, samples, self.sharpness(), anneal=self.annealing)
-        color, normals = self._shaded(found.positions, surface.gradient, surface.features, rays.directions, samples.ray_index)
+        color, normals = self._shaded(found.positions, surface.facing, surface.features, rays.directions, samples.ray_index)
         return SurfaceSamples(weights, color, normals, surface)
 
     def render(self, samples: Samples, rays: Rays, background: Tensor) -> tuple[Rendering, SurfaceSamples]:
@@ -229,7 +229,7 @@ class NeusScene(RayScene):
         """Return sRGB of points on the surface, each seen along its own direction."""
         own_ray = torch.arange(points.shape[0], dtype=torch.int32, device=points.device)
         surface = self.surface.sample(points)
-        return self.color(points, surface.gradient, surface.features, directions, own_ray)
+        return self.color(points, surface.facing, surface.features, directions, own_ray)
 
 
 @torch.no_grad()
