@@ -51,7 +51,8 @@ ROWS = len(VOXELS.vertices)
 DENSITY, HARMONICS, LAYERS = drawn(ROWS, high=5.0), drawn(ROWS, 12, low=-1.0, seed=2), drawn(3, 4, 8, 4, seed=3)
 
 PLACES = torch.arange(6)
-MAPS = ops.PixelMaps(torch.tensor([3, 2]), drawn(2, 3, 4, low=-1.0), torch.zeros(2, dtype=torch.int64), drawn(6, 3))
+IN_CAMERA = drawn(6, 3)
+MAPS = ops.PixelMaps(torch.tensor([3, 2]), drawn(2, 3, 4, low=-1.0), torch.zeros(2, dtype=torch.int64), IN_CAMERA)
 
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "add_voxel_variation": (
@@ -195,7 +196,7 @@ def test_pixels_that_do_not_exist_have_no_ray() -> None:
     """Whatever their indices are: the kernel reads within the maps only."""
     views, places = torch.tensor([0, 2, -1, 1, 1]), torch.tensor([5, 0, 0, 6, -1])
     found = ops.pixel_rays(views, places, torch.full((5,), -1, dtype=torch.int32), MAPS)
-    torch.testing.assert_close(found.directions[0], MAPS.poses[0, :, :3] @ MAPS.directions[5])
+    torch.testing.assert_close(found.directions[0], MAPS.poses[0, :, :3] @ IN_CAMERA[5])
     assert torch.equal(found.origins[0], MAPS.poses[0, :, 3]) and found.pixels[0].tolist() == [2.5, 1.5]
     assert not bool(found.directions[1:].any()) and not bool(found.origins[1:].any()) and bool((found.color == 1).all())
 
