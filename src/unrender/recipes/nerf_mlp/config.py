@@ -132,6 +132,7 @@ PRESETS: dict[str, NerfMlpConfig] = {
         ),
         sampling=_SMALL,
         learning_rate=1e-2,
+        constant_until=0.5,
     ),
     "quick": NerfMlpConfig(
         steps=6_000,
