@@ -153,7 +153,7 @@ class GridSdf(SurfaceField):
         self.entered.zero_()
 
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
-        distances = {"params": [self.distance_grid], "lr": self.distance_rate * self.voxel, "weight_decay": 0.0}
+        distances = {"params": [self.distance_grid], "lr": self.distance_rate * self.voxel, "weight_decay": 0.0, "falls_early": True}
         return [distances, *self.radiance.parameter_groups(learning_rate, weight_decay=weight_decay)]
 
     def regularize(self, step: int, weight: float) -> Mapping[str, Float[Tensor, ""]]:

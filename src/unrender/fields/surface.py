@@ -136,6 +136,8 @@ class SurfaceField(nn.Module, ABC):
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
         """Return the groups of all parameters for an optimizer, each with ``params``, ``lr`` and ``weight_decay``.
 
+        The rate of a group with ``falls_early`` falls from the start of a fit on.
+
         Args:
             learning_rate: the rate of networks; grids and tables have rates relative to it, or to their cells.
             weight_decay: of networks; grids and tables have none.

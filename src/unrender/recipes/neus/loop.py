@@ -206,8 +206,7 @@ def _fit_surface(
         if scene.surface.advance(fraction):
             before, parameters = parameters, list(scene.surface.parameters())
             fitting.exchange(before, parameters)
-        decayed = exponential(config.final_rate, fraction, after=config.constant_until)
-        fitting.set_learning_rate(decayed * warm_up(fraction, over=adam.warm_up))
+        _set_rates(fitting, optimizer, config, fraction)
         cameras = None
         if refinement is not None:
             refinement.set_rates(optimizer, fraction)
@@ -238,6 +237,15 @@ def _fit_surface(
             counts={"rays": count, "samples": samples.used()},
         )
     return fitting.result(capture.source_from_world, up=upward_direction(capture), empty=fitting.last_count("samples") == 0)
+
+
+def _set_rates(fitting: Fitting, optimizer: Adam, config: NeusConfig, fraction: float) -> None:
+    """Set the learning rates: those of distances fall from the start, because their noise is the roughness of the surface."""
+    late, early = exponential(config.final_rate, fraction, after=config.constant_until), exponential(config.final_rate, fraction)
+    fitting.set_learning_rate(late * warm_up(fraction, over=config.adam.warm_up))
+    for group in optimizer.param_groups:
+        if group.get("falls_early", False):
+            group["lr"] *= early / late
 
 
 def _further(
