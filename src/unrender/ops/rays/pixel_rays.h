@@ -22,14 +22,10 @@ for (int n = begin; n < end; n++) {
     if (!directions) continue;
     const long long at = exists ? begins[view] + place : -1;
     const bool known = at >= 0 && at < direction_count;
+    const float* pose = poses.data + 12 * view;
+    const float* d = directions + 3 * (known ? at : 0);
     for (int c = 0; c < 3; c++) {
-        const float* pose = poses.data + 12 * view;
-        const float* d = directions + 3 * at;
-        if (!known) {
-            ray_origins.data[3 * n + c] = ray_directions.data[3 * n + c] = 0.f;
-            continue;
-        }
-        ray_origins.data[3 * n + c] = pose[4 * c + 3];
-        ray_directions.data[3 * n + c] = pose[4 * c] * d[0] + pose[4 * c + 1] * d[1] + pose[4 * c + 2] * d[2];
+        ray_origins.data[3 * n + c] = known ? pose[4 * c + 3] : 0.f;
+        ray_directions.data[3 * n + c] = known ? pose[4 * c] * d[0] + pose[4 * c + 1] * d[1] + pose[4 * c + 2] * d[2] : 0.f;
     }
 }

@@ -262,7 +262,7 @@ class NeusConfig:
     sharpness: SharpnessSettings = SharpnessSettings()
     adam: AdamSettings = AdamSettings(warm_up=0.025)
     constant_until: float = 0.0
-    """Share of the budget before the exponential decay of the learning rate begins."""
+    """Share of the budget before the learning rate falls exponentially; that of distances in a grid falls from the start."""
     final_rate: float = 0.1
     """Final learning rate as a share of its peak."""
     losses: NeusLosses = NeusLosses()
