@@ -11,15 +11,18 @@ import torch
 from lit_ball import RADIUS, ball, cameras_around
 from unrender.captures.capture import Capture, CaptureError, Split
 from unrender.color import srgb_from_linear
+from unrender.fields.pose_corrections import PoseCorrections
 from unrender.geometry.mesh import Mesh
-from unrender.recipes import mesh_pbr
+from unrender.recipes import deform, mesh_pbr
 from unrender.recipes.fitting import FitResult, Fitting, Progress
 from unrender.recipes.inputs import FittedRun
 from unrender.recipes.mesh_pbr.scene import MeshPbrScene, scene_in_space
 from unrender.recipes.mesh_pbr.shapes import MeshShape, TetrahedralShape
 from unrender.recipes.settings import override
+from unrender.recipes.windows import WindowSampler
 from unrender.render.asset import Asset
 from unrender.render.lit import LitScene
+from unrender.render.refined_poses import refined
 from unrender.render.surface import render_surface
 from unrender.runs.evaluation import evaluate
 from unrender.shading.lights import AmbientLight, DirectionalLight
@@ -134,6 +137,52 @@ def test_the_surface_of_an_asset_may_begin_with_the_visual_hull(capture: Capture
     assert list(dict.fromkeys(line.phase for line in whole.history)) == ["surface", "materials in space", "textures"]
     with pytest.raises(ValueError, match="density_first is 1"):
         mesh_pbr.FittedSurface(density_first=1.0)
+
+
+def test_an_asset_is_fitted_at_the_poses_that_its_surface_refined_and_keeps_them(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[torch.Tensor] = []
+
+    class Watched(WindowSampler):
+        def __init__(self, seen: Capture, device: torch.device, *, largest_side: int, side: int) -> None:
+            drawn.append(seen.cameras.world_from_camera.clone())
+            super().__init__(seen, device, largest_side=largest_side, side=side)
+
+    monkeypatch.setattr("unrender.recipes.mesh_pbr.loop.WindowSampler", Watched)
+    for module in ("nerf.loop", "neus.loop", "mesh_pbr.loop"):
+        monkeypatch.setattr(f"unrender.recipes.{module}.Fitting", partial(Fitting, report_every=0.0))
+    config = replace(override(SMALL, steps=16), shape=mesh_pbr.FittedSurface(refine_poses=True))
+    kept: dict[str | None, dict[str, torch.Tensor]] = {}
+
+    def watch(progress: Progress) -> None:
+        kept[progress.phase] = progress.snapshot()
+
+    whole = mesh_pbr.fit(capture, config, device=CPU, seed=1, observer=watch)
+    assert list(kept) == ["radiance field", "surface", "materials in space", "textures"]
+    poses = [refined(capture, mesh_pbr.load_scene(config, kept[phase], CPU)).cameras.world_from_camera for phase in kept]
+    given = capture.cameras.world_from_camera
+    assert len(drawn) == 2 and not torch.allclose(poses[1], given, atol=1e-5)
+    assert all(torch.equal(one, poses[1]) for one in (*drawn, *poses[2:], refined(capture, whole.scene).cameras.world_from_camera))
+    again = mesh_pbr.fit(capture, config, device=CPU, seed=1, resume=kept["materials in space"])
+    assert torch.equal(drawn[-1], poses[1])
+    assert all(torch.equal(value, again.scene.state_dict()[name]) for name, value in whole.scene.state_dict().items())
+
+
+def test_a_fit_that_goes_on_from_a_scene_keeps_the_poses_that_were_refined_with_it(capture: Capture) -> None:
+    scene = LitScene(Asset(ball()))
+    scene.poses = PoseCorrections(capture.cameras.world_from_camera, capture.split.train, capture.split.test)
+    with torch.no_grad():
+        scene.poses.motions.normal_(std=0.01, generator=torch.Generator().manual_seed(0))
+    moved = refined(capture, scene)
+    given = FittedRun("given", "mesh", scene, moved, "given")
+    config = deform.DeformConfig(steps=1)
+    in_textures = fitted(given, SMALL).scene
+    textured = FittedRun("textured", "mesh-pbr", in_textures, moved, "textured")
+    for found in (in_textures, fitted(textured, SMALL).scene, deform.fit(given, config, device=CPU, seed=0).scene):
+        assert torch.equal(refined(capture, found).cameras.world_from_camera, moved.cameras.world_from_camera)
+    rebuilt = deform.load_scene(config, {f"scene.{name}": value for name, value in found.state_dict().items()}, CPU)
+    assert torch.equal(refined(capture, rebuilt).cameras.world_from_camera, moved.cameras.world_from_camera)
+    with pytest.raises(ValueError, match="ball comes with one; leave refine_poses out"):
+        fitted(given, replace(SMALL, shape=mesh_pbr.FittedSurface(refine_poses=True)))
 
 
 def test_the_asset_has_textures_of_the_limits_and_a_light(capture: Capture) -> None:

@@ -259,6 +259,7 @@ MESH_PBR: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = Recipe(
     input=CAPTURE_OR_RUN,
     undistorted=True,
     choices=(_SHAPE,),
+    refines_poses=lambda config: isinstance(config.shape, mesh_pbr.FittedSurface) and config.shape.refine_poses,
 )
 ASSET: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
     MESH_PBR, name="asset", summary="the same from a surface that neus fits first: what to use", presets=mesh_pbr.ASSET_PRESETS
@@ -269,6 +270,7 @@ MATERIAL: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
     summary="the textures of a known mesh, under a light known or not",
     presets=mesh_pbr.MATERIAL_PRESETS,
     choices=(),
+    refines_poses=_never,
     idle=mesh_pbr.WITHOUT_SHAPE,
 )
 LIGHT: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
@@ -277,6 +279,7 @@ LIGHT: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
     summary="the light around a known mesh with its material",
     presets=mesh_pbr.LIGHT_PRESETS,
     choices=(),
+    refines_poses=_never,
     idle=mesh_pbr.WITHOUT_MATERIAL,
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unrender.captures.capture import Capture
-from unrender.render.scene import RayScene, Scene
+from unrender.render.scene import Scene
 
 
 def refined(capture: Capture, scene: Scene) -> Capture:
@@ -14,7 +14,7 @@ def refined(capture: Capture, scene: Scene) -> Capture:
     Raises:
         ValueError: the scene was fitted to another number of photos.
     """
-    if not isinstance(scene, RayScene) or scene.poses is None:
+    if scene.poses is None:
         return capture
     count = len(scene.poses.start)
     if len(capture) != count:

@@ -25,6 +25,19 @@ SurfaceColor: TypeAlias = Callable[[Float[Tensor, "points 3"], Float[Tensor, "po
 class Scene(nn.Module, ABC):
     """A fitted scene. Scenes made of triangles rasterize; scenes rendered along rays derive from :class:`RayScene`."""
 
+    poses: PoseCorrections | None
+    """The poses of the photos, if they were unknowns besides the scene, or besides the one that it goes on from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.poses = None
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Take the poses of a saved state, if it has any."""
+        if self.poses is None:
+            self.poses = PoseCorrections.like(state_dict, f"{prefix}poses.")
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
     @abstractmethod
     def render_view(self, cameras: Cameras, view: int) -> Rendering:
         """Render the whole image of one camera without gradients; fields are shaped [height, width, ...]."""
@@ -55,18 +68,13 @@ class RayScene(Scene):
 
     viewpoints: Tensor
     """Positions [views, 3] of the fitted cameras, from which a mesh without photos is colored; empty if they are not known."""
-    poses: PoseCorrections | None
-    """The poses of the photos, if they were unknowns besides the scene."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.poses = None
         self.register_buffer("viewpoints", torch.zeros(0, 3))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Resize the viewpoints and the poses to those of a saved state; states of earlier versions have none."""
-        if self.poses is None:
-            self.poses = PoseCorrections.like(state_dict, f"{prefix}poses.")
+        """Resize the viewpoints to those of a saved state; states of earlier versions have none."""
         saved = state_dict.setdefault(f"{prefix}viewpoints", self.viewpoints)
         self.viewpoints = torch.empty_like(saved, device=self.viewpoints.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)

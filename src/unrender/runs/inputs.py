@@ -260,13 +260,14 @@ def read_run(
         raise ValueError(f"{path} is not finished; run the command that began it again first")
     capture = refined(read_photos(run.record, photos), run.scene)
     fingerprint = hashlib.sha256(f"{run.checkpoint.sha256}\n{capture.fingerprint}".encode()).hexdigest()
+    poses = "" if run.scene.poses is None else ", at the poses that were refined with it, those of held-out photos too"
     fitted = FittedRun(
         name=path.resolve().name,
         recipe=run.record.recipe,
         scene=run.scene,
         capture=capture,
         fingerprint=fingerprint,
-        notes=(f"goes on from {run.record.recipe}, {run.record.outcome} after {run.record.steps} steps", *capture.notes),
+        notes=(f"goes on from {run.record.recipe}, {run.record.outcome} after {run.record.steps} steps{poses}", *capture.notes),
     )
     assert run.record.capture is not None
     where = run.record.capture.path if photos is None else str(photos.absolute())

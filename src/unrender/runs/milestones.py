@@ -16,7 +16,7 @@ from numpy import ndarray
 from unrender.cameras import Cameras
 from unrender.captures.capture import Capture
 from unrender.recipes.fitting import Progress
-from unrender.render.scene import RayScene, Scene
+from unrender.render.scene import Scene
 from unrender.runs.directory import RunDirectory
 from unrender.runs.display import Display
 from unrender.runs.figures import Picture, color_picture, normal_picture, write_picture
@@ -108,6 +108,6 @@ class Milestones:
 
     def _cameras_now(self, scene: Scene) -> Cameras:
         """Return the camera of the picture, at its pose of now if poses are refined."""
-        if not isinstance(scene, RayScene) or scene.poses is None:
+        if scene.poses is None:
             return self._cameras
         return replace(self._cameras, world_from_camera=scene.poses.poses()[self._view][None].to(self._cameras.world_from_camera))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from unrender.files.atomic import write_json
@@ -39,7 +40,8 @@ def metrics_of(record: RunRecord, evaluation: Evaluation) -> dict[str, object]:
 
 def refines_poses(record: RunRecord) -> bool:
     """Tell whether a run has refined the poses of its photos."""
-    return record.config.get("refine_poses") is True
+    bundles = [record.config, *(value for value in record.config.values() if isinstance(value, Mapping))]
+    return any(bundle.get("refine_poses") is True for bundle in bundles)
 
 
 def write_measures(file: Path, record: RunRecord) -> None:

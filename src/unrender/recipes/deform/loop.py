@@ -130,6 +130,7 @@ def fit(
             "mesh-pbr` move its vertices by the colors"
         )
     scene = _scene_of(asset, config, masked=capture.has_masks).to(device)
+    scene.poses = given.scene.poses if isinstance(given, FittedRun) else None
     template = scene.template.mesh()
     edges = torch.from_numpy(template.edges()[0]).to(device)
     edge = float(mean_edge_length(template.vertices, template.faces))

@@ -47,6 +47,8 @@ class FittedSurface:
     """Share of the budget for the surface, with the default settings of ``neus``."""
     density_first: float | None = None
     """Share of that for a radiance field, by default that of ``neus``; 0 begins with the visual hull, which suits polished objects."""
+    refine_poses: bool = False
+    """Refine the poses of the cameras while the surface is fitted, from coarse to fine (BARF)."""
 
     def __post_init__(self) -> None:
         if not 0 < self.surface_share < 1:

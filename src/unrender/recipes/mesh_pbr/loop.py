@@ -41,6 +41,7 @@ from unrender.recipes.schedules import ramp
 from unrender.recipes.windows import WindowBatch, WindowSampler
 from unrender.render.asset import Asset
 from unrender.render.lit import LitScene
+from unrender.render.refined_poses import refined
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 
@@ -72,7 +73,7 @@ def fit(
     known = given_parts(run)
     field = None if run is None or isinstance(run.scene, LitScene | MeshPbrScene) else run.scene
     has_mesh = field is not None or not known.is_empty
-    _check_lock(config, known, capture.name, has_mesh=has_mesh)
+    _check_settings(config, known, capture.name, has_mesh=has_mesh)
     lock = config.lock
     textured = not known.is_empty and ("material" in lock or has_textures(known))
     surface_first = not has_mesh and isinstance(config.shape, FittedSurface)
@@ -88,14 +89,21 @@ def fit(
     light_first = 0.0 if known.environment is not None and "light" in lock else config.light_first
 
     def begun(previous: Scene | None) -> MeshPbrScene:
-        return scene_in_space(capture, config, known, field if previous is None else previous, device=device, seed=seed)
+        seen = capture if previous is None else refined(capture, previous)
+        return scene_in_space(seen, config, known, field if previous is None else previous, device=device, seed=seed)
+
+    def fit_pass(start: PhaseStart, scene: MeshPbrScene, *, light_first: float, seed: int) -> FitResult:
+        before = start.previous.scene if start.previous is not None else None if run is None else run.scene
+        if start.resume is None and before is not None:
+            scene.poses = before.poses
+        return _fit_pass(refined(capture, scene), config, start, scene, exposure, light_first=light_first, device=device, seed=seed)
 
     def pass_in_space(start: PhaseStart) -> FitResult:
         if start.resume is not None:
             scene = load_pbr_scene(config, start.resume, device)
         else:
             scene = begun(None if start.previous is None else start.previous.scene)
-        return _fit_pass(capture, config, start, scene, exposure, light_first=light_first, device=device, seed=seed)
+        return fit_pass(start, scene, light_first=light_first, seed=seed)
 
     def pass_in_textures(start: PhaseStart) -> FitResult:
         if start.resume is not None:
@@ -107,7 +115,7 @@ def fit(
                     scene = scene_of_asset(capture, config, known, device=device)
                 else:
                     scene = scene_in_textures(previous if isinstance(previous, MeshPbrScene) else begun(previous), config)
-        return _fit_pass(capture, config, start, scene, exposure, light_first=0.0, device=device, seed=seed + 1)
+        return fit_pass(start, scene, light_first=0.0, seed=seed + 1)
 
     phases = (
         *(replace(phase, share=before * phase.share) for phase in surface),
@@ -119,20 +127,23 @@ def fit(
 
 def _surface_settings(config: MeshPbrConfig, device: torch.device) -> NeusConfig:
     """Return the settings of the surface that is fitted first."""
-    settings = replace(SURFACES["cpu" if device.type == "cpu" else "gpu"], exposure=config.exposure)
-    share = config.shape.density_first if isinstance(config.shape, FittedSurface) else None
-    if share is None or not isinstance(settings.field, GridField):
+    shape = config.shape if isinstance(config.shape, FittedSurface) else FittedSurface()
+    settings = SURFACES["cpu" if device.type == "cpu" else "gpu"]
+    settings = replace(settings, exposure=config.exposure, refine_poses=shape.refine_poses)
+    if shape.density_first is None or not isinstance(settings.field, GridField):
         return settings
-    return replace(settings, field=replace(settings.field, density_first=share))
+    return replace(settings, field=replace(settings.field, density_first=shape.density_first))
 
 
-def _check_lock(config: MeshPbrConfig, known: Asset, name: str, *, has_mesh: bool) -> None:
-    """Check that what is locked is given, and that something is left to fit.
+def _check_settings(config: MeshPbrConfig, known: Asset, name: str, *, has_mesh: bool) -> None:
+    """Check that what is locked is given, that something is left to fit, and that poses can be refined if they are to be.
 
     Raises:
-        ValueError: it is not; the message says how to give it.
+        ValueError: one of these does not hold; the message says what to do.
     """
     locked = config.lock
+    if has_mesh and isinstance(config.shape, FittedSurface) and config.shape.refine_poses:
+        raise ValueError(f"poses are refined while a surface is fitted, and {name} comes with one; leave refine_poses out")
     if "shape" in locked and not has_mesh and not isinstance(config.shape, FittedSurface):
         raise ValueError(f"the shape is locked, and {name} comes without one; give it with --mesh FILE, or go on from a run of neus")
     if "material" in locked and known.material is None:
