@@ -13,7 +13,7 @@ import time
 import warnings
 import weakref
 from pathlib import Path
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import pytest
 import torch
@@ -23,6 +23,7 @@ import unrender.ops
 from unrender.devices import as_on_a_gpu, on_cpu, thread_count
 from unrender.ops.kernels.cache import start_with_writable_cache, temporary_cache
 from unrender.ops.kernels.launch import address, launch, run_in_threads
+from unrender.ops.kernels.structs import filled
 
 CPU = torch.device("cpu")
 FOLDER = Path(unrender.ops.__path__[0])
@@ -55,6 +56,30 @@ def _nothing_kernel(first: int, values: wp.array(dtype=wp.uint8)):
         values[0] = values[1]
 
 
+class _Pair:
+    values: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    others: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+
+
+class _OtherPair:
+    others: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+    values: wp.array(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+
+
+class _Rows:
+    rows: wp.array2d(dtype=wp.float32)  # pyright: ignore[reportInvalidTypeForm]
+
+
+Pair, OtherPair, Rows = wp.struct(_Pair), wp.struct(_OtherPair), wp.struct(_Rows)
+
+
+@no_type_check
+@wp.kernel
+def _first_kernel(first: int, pair: Pair, result: wp.array(dtype=wp.float32)):
+    i = first + wp.tid()
+    result[i] = pair.values[i]
+
+
 FIRST_LAUNCHES = """
 import threading, torch
 from unrender.ops.raster import texture
@@ -69,6 +94,16 @@ threads = [threading.Thread(target=look_up, args=(k,)) for k in range(4)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
 assert len(found) == 4 and all(torch.equal(a, b) for k in found for a, b in zip(found[0], found[k]))
+"""
+
+LAST_LAUNCH = """
+import sys
+from unrender.ops.kernels.launch import run_in_threads
+class Last:
+    def __del__(self, run=run_in_threads, out=sys.stdout):
+        run(lambda k: out.write(str(k)), 8, 2)
+run_in_threads(lambda k: None, 8, 2)
+last = Last()
 """
 
 
@@ -113,7 +148,6 @@ def test_the_first_launches_of_a_process_may_come_from_several_threads(attempt: 
     assert run.returncode == 0, run.stderr
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 def test_an_error_in_one_chunk_waits_for_the_others() -> None:
     """They work on memory that the caller frees when the error reaches it."""
     together, helpers, ended = threading.Barrier(3), [], []
@@ -133,6 +167,80 @@ def test_an_error_in_one_chunk_waits_for_the_others() -> None:
     assert ended == helpers[1:]
 
 
+def test_an_interruption_at_any_instruction_waits_for_the_helpers_and_loses_none() -> None:
+    """Ctrl-C may come anywhere. Here it comes at every instruction of a launch in turn, with a helper at work as soon as it is woken."""
+    instructions, running, begun = 0, [], threading.Event()
+
+    def work(k: int) -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert begun.wait(timeout=60)
+            return
+        running.append(k)
+        begun.set()
+        time.sleep(0.001)
+        running.remove(k)
+
+    def trace(frame: Any, event: str, _: object) -> Any:
+        nonlocal left
+        if not frame.f_code.co_filename.endswith("launch.py"):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        return trace
+
+    run_in_threads(lambda k: None, 3, 3)
+    was_interrupted, tracer = True, sys.gettrace()
+    while was_interrupted:
+        begun.clear()
+        left = instructions
+        sys.settrace(trace)
+        try:
+            run_in_threads(work, 2, 2)
+            was_interrupted = False
+        except KeyboardInterrupt:
+            instructions += 1
+        finally:
+            sys.settrace(tracer)
+        assert not running
+    assert instructions > 200
+    threads = 1 + sum(thread.name == "unrender" for thread in threading.enumerate())
+    together = threading.Barrier(threads)
+    run_in_threads(lambda k: [together.wait(timeout=60)] and None, threads, threads)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no timer that interrupts")
+def test_interruptions_of_the_wait_do_not_end_it() -> None:
+    ended, together = [], threading.Barrier(4)
+
+    def work(k: int) -> None:
+        together.wait(timeout=60)
+        if threading.current_thread() is not threading.main_thread():
+            time.sleep(0.1 + 0.05 * k)
+            ended.append(k)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            signal.setitimer(signal.ITIMER_REAL, 0.03, 0.02)
+            run_in_threads(work, 4, 4)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert len(ended) == 3
+
+
+def test_an_object_of_a_module_may_launch_when_the_interpreter_ends() -> None:
+    run = subprocess.run([sys.executable, "-c", LAST_LAUNCH], check=False, capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "01234567", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
 def test_a_forked_process_starts_its_own_threads():
     """It inherits the pool without its threads, so work given to that pool would never be done."""
     run_in_threads(lambda k: None, 8, 3)
@@ -161,6 +269,21 @@ def test_a_wrong_type_is_refused_by_a_kernel_that_has_run() -> None:
         for _ in range(2):
             with pytest.raises(RuntimeError, match="expects an array with"):
                 launch(_count_kernel, 4, [1, wrong], CPU)
+
+
+def test_a_struct_of_another_kind_is_refused() -> None:
+    result = torch.zeros(2)
+    arrays = {"values": torch.ones(2), "others": torch.ones(2)}
+    for _ in range(2):
+        launch(_first_kernel, 2, [filled(Pair, **arrays), result], CPU)
+        with pytest.raises(TypeError, match=r"_first_kernel takes _Pair as pair, got _OtherPair"):
+            launch(_first_kernel, 2, [filled(OtherPair, **arrays), result], CPU)
+    assert torch.equal(result, torch.ones(2))
+
+
+def test_a_tensor_whose_rows_are_too_far_apart_for_a_kernel_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"less than 2\^31 bytes apart, got shape \(3, 536870912\)"):
+        filled(Rows, rows=torch.empty(3, 2**29, device="meta"))  # 1.6e9 elements, fewer than 2^31
 
 
 def test_a_tensor_too_large_for_a_kernel_is_refused_by_one_that_has_run() -> None:

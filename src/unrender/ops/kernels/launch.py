@@ -11,7 +11,9 @@ destination (a level, a ray, a tile), and ``chunks`` says how finely to cut.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import itertools
 import logging
 import os
 import struct
@@ -28,7 +30,7 @@ from torch import Tensor
 
 from unrender.devices import on_cpu, thread_count
 from unrender.ops.kernels.cache import start_with_writable_cache
-from unrender.ops.kernels.structs import Filled, packed_array, packer
+from unrender.ops.kernels.structs import Filled, packed, packer
 
 
 def _start_warp() -> None:
@@ -51,8 +53,8 @@ _SMALLEST_CHUNK = 2048
 """Work items below which a thread costs more (about 60 microseconds) than it saves."""
 
 
-_Signature: TypeAlias = "tuple[tuple[torch.dtype, int] | None, ...]"
-"""Element types and dimensions of the tensors of a launch; None for each other argument."""
+_Signature: TypeAlias = "tuple[Any, ...]"
+"""Element type and dimensions of each tensor of a launch, the class of each struct and number."""
 
 
 class _Recorded:
@@ -74,7 +76,7 @@ class _Recorded:
 
     def packed(self, arguments: Sequence[Any]) -> bytes:
         """Return all arguments as the kernel takes them, with ``first`` zero."""
-        return self._pack(0, *[_packed(argument) for argument in arguments])
+        return self._pack(0, *[packed(argument) for argument in arguments])
 
     def run(self, first: int, count: int, packed: bytes) -> None:
         """Run the kernel for work items ``first <= i < first + count``."""
@@ -83,101 +85,128 @@ class _Recorded:
         self._forward(ctypes.byref(self._bounds(count)), ctypes.byref(self._buffer.from_buffer(arguments)))
 
 
-def _packed(argument: Any) -> Any:
-    """Return an argument as a number or bytes."""
-    if isinstance(argument, Tensor):
-        return packed_array(argument)
-    if isinstance(argument, Filled):
-        return argument.packed
-    return argument if isinstance(argument, int | float) else bytes(argument.__ctype__())
-
-
 _FIRST = struct.Struct("i")
 _recorded: dict[Any, dict[_Signature, _Recorded]] = {}
 """What has run of each kernel loaded on a CPU, by the types of its arguments."""
 
 
-class _Task:
-    """A part of a launch that a helper has been given."""
+class _Work:
+    """The chunks of a launch, of which helpers and the thread that launches each take the next free one.
 
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work: Callable[[], None] | None = work
+    The caller may free the memory that the chunks are on as soon as the launch is over, so it waits for every helper that may have begun.
+    An interruption (Ctrl-C) may come between any two instructions: what is done by then is read off the helpers, not noted beside them.
+    """
+
+    def __init__(self, work: Callable[[int], None], chunks: int) -> None:
+        self._work: Callable[[int], None] | None = work
+        self._chunks, self._next = chunks, itertools.count()
         self._ended = threading.Lock()
         self._ended.acquire()
+        self.asked: list[_Helper] = []
+        """All helpers that may work on it."""
         self.error: BaseException | None = None
-        self.is_running = True
+        """What a helper raised."""
 
-    def run(self) -> None:
-        """Do the work, and let go of it."""
-        assert self._work is not None
-        try:
-            self._work()
-        except BaseException as error:
-            self.error = error
-        self._work = None
+    def drain(self) -> None:
+        """Do the chunks that nobody has begun."""
+        work = self._work
+        assert work is not None
+        while (k := next(self._next)) < self._chunks:
+            work(k)
 
-    def end(self) -> None:
-        """Tell whoever waits."""
-        self.is_running = False
-        self._ended.release()
+    def tell(self) -> None:
+        """Tell who waits that a helper has ended."""
+        _unlock(self._ended)
 
     def wait(self) -> None:
-        """Wait for the end, whatever interrupts the wait: the work is on memory that the caller frees."""
+        """Wait until no helper works on it, whatever interrupts the wait, and let go of it; raise the last interruption then."""
         interruption = None
-        while self.is_running:
+        while True:
             try:
-                self._ended.acquire()
+                for helper in self.asked:
+                    while helper.is_on(self):
+                        helper.wake()  # unless an interruption came before that
+                        self._ended.acquire()
+                break
             except BaseException as error:
                 interruption = error
+        self._work = None
         if interruption is not None:
-            raise interruption
+            try:
+                raise interruption
+            finally:
+                del interruption
 
 
 class _Helper:
-    """A thread that runs one task after the other. Locks wake it, which takes less than a queue and futures."""
+    """A thread that takes part in one launch after the other. Locks wake it, which takes less than a queue and futures."""
 
-    def __init__(self, idle: list[_Helper]) -> None:
-        self._idle, self._task, self._wake = idle, None, threading.Lock()
+    def __init__(self) -> None:
+        # One entry at most. A dictionary, because it is set by whoever comes first, and cleared, in one instruction.
+        self._work: dict[None, _Work] = {}
+        self._wake = threading.Lock()
         self._wake.acquire()
         threading.Thread(target=self._serve, name="unrender", daemon=True).start()
 
-    def start(self, work: Callable[[], None]) -> _Task:
-        """Begin some work; the helper must be idle."""
-        self._task = task = _Task(work)
-        self._wake.release()
-        return task
+    def offer(self, work: _Work) -> bool:
+        """Let it take part, unless it is busy."""
+        work.asked.append(self)  # before it can begin
+        if self._work.setdefault(None, work) is not work:
+            return False
+        self.wake()
+        return True
+
+    def is_on(self, work: _Work) -> bool:
+        """Tell whether it has this work, begun or not."""
+        return self._work.get(None) is work
+
+    def wake(self) -> None:
+        """Let it look for work; without any it sleeps again."""
+        _unlock(self._wake)
 
     def _serve(self) -> None:
         while True:
             self._wake.acquire()
-            task, self._task = self._task, None
-            assert task is not None
-            task.run()
-            self._idle.append(self)  # before the end, so that the next launch finds it
-            task.end()
-            del task
+            work = self._work.get(None)
+            if work is not None:
+                try:
+                    work.drain()
+                except BaseException as error:
+                    work.error = error
+                self._work.clear()  # before it tells, so that the next launch finds it idle
+                work.tell()
+            del work
+
+
+def _unlock(lock: threading.Lock) -> None:
+    try:
+        lock.release()
+    except RuntimeError:  # it is open
+        pass
 
 
 @dataclass
 class _Pool:
     """The helpers that run kernels on a CPU beside the thread that launches them."""
 
-    idle: list[_Helper] = field(default_factory=list)
-    started: int = 0
+    helpers: list[_Helper] = field(default_factory=list)
     loading: AbstractContextManager[Any] = field(default_factory=threading.Lock)
     """Held while a kernel is loaded."""
-    lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
-    """Held while helpers are taken."""
+    lock: AbstractContextManager[Any] = field(default_factory=threading.RLock)
+    """Held while helpers are made."""
+    is_closed: bool = False
+    """True once the interpreter ends: threads then stop for good as soon as they need it."""
 
-    def take(self, wanted: int) -> list[_Helper]:
-        """Return up to this many idle helpers, none of them if other launches keep all busy."""
-        with self.lock:
-            while self.started < wanted:
-                self.idle.append(_Helper(self.idle))
-                self.started += 1
-            taken = self.idle[:wanted]
-            del self.idle[:wanted]
-            return taken
+    def share(self, work: _Work, wanted: int) -> None:
+        """Let up to this many idle helpers take part, none of them if other launches keep all busy."""
+        if len(self.helpers) < wanted:
+            with self.lock:
+                while len(self.helpers) < wanted:
+                    self.helpers.append(_Helper())
+        for helper in self.helpers:
+            if wanted == 0:
+                return
+            wanted -= helper.offer(work)
 
 
 _pool = _Pool()
@@ -188,9 +217,16 @@ def _forget_threads() -> None:
 
     OpenMP's threads are missing too, and PyTorch would wait for them forever: it gets one thread, as in a worker of its data loader.
     """
-    _pool.idle, _pool.started = [], 0
-    _pool.loading, _pool.lock = threading.Lock(), threading.Lock()
+    _pool.helpers, _pool.loading, _pool.lock = [], threading.Lock(), threading.RLock()
     torch.set_num_threads(1)
+
+
+def _close() -> None:
+    """Let every further launch run alone: an object of a module may end, and launch, after all threads have stopped."""
+    _pool.is_closed = True
+
+
+atexit.register(_close)
 
 
 if sys.platform != "win32":
@@ -226,7 +262,7 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
     if count == 0:
         return
     if device.type != "cpu":
-        ready = _for_warp(arguments)
+        ready = _for_warp(kernel, arguments)
         stream = wp.stream_from_torch(torch.cuda.current_stream(device))
         wp.launch(kernel, dim=count, inputs=[0, *ready], device=wp.device_from_torch(device), stream=stream)
         return
@@ -236,28 +272,37 @@ def launch(kernel: Any, count: int, arguments: Sequence[Any], device: torch.devi
         chunks = min(threads, max(1, count // _SMALLEST_CHUNK))
     chunks = min(chunks, count)
     recorded = _recorded_of(kernel)
-    signature = tuple([(a.dtype, a.ndim) if isinstance(a, Tensor) else None for a in arguments])
+    signature = tuple([(a.dtype, a.ndim) if isinstance(a, Tensor) else a.kind if isinstance(a, Filled) else type(a) for a in arguments])
     # Warp itself reports what it does not take, such as a size beyond int32, and chooses among the forms of a generic kernel.
     known = recorded.get(signature)
     if known is None or not all([a.nbytes < 2**31 and a.is_contiguous() for a in arguments if isinstance(a, Tensor)]):
-        known = _Recorded(wp.launch(kernel, dim=count, inputs=[0, *_for_warp(arguments)], device="cpu", record_cmd=True))
+        known = _Recorded(wp.launch(kernel, dim=count, inputs=[0, *_for_warp(kernel, arguments)], device="cpu", record_cmd=True))
         if not kernel.is_generic:
             recorded[signature] = known
-    packed = known.packed(arguments)
+    ready = known.packed(arguments)
 
     if chunks == 1 or threads == 1:
-        known.run(0, count, packed)
+        known.run(0, count, ready)
         return
 
-    def run(k: int) -> None:
+    def run(k: int, _held: Sequence[Any] = arguments) -> None:
+        # It holds the tensors, as the packed arguments do not: they live as long as a helper may work on them.
         begin = count * k // chunks
-        known.run(begin, count * (k + 1) // chunks - begin, packed)
+        known.run(begin, count * (k + 1) // chunks - begin, ready)
 
     run_in_threads(run, chunks, threads)
 
 
-def _for_warp(arguments: Sequence[Any]) -> list[Any]:
-    """Return arguments as Warp takes them."""
+def _for_warp(kernel: Any, arguments: Sequence[Any], *, behind: int = 1) -> list[Any]:
+    """Return arguments as Warp takes them; ``behind`` is how many others the kernel takes before them.
+
+    Raises:
+        TypeError: a struct is of another kind than the kernel takes, which Warp does not check.
+    """
+    for declared, argument in zip(kernel.adj.args[behind:], arguments, strict=False):
+        if isinstance(argument, Filled) and argument.kind is not declared.type:
+            wanted = getattr(declared.type, "key", declared.type)
+            raise TypeError(f"{kernel.key} takes {wanted} as {declared.label}, got {argument.kind.key}")
     return [
         wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a.instance() if isinstance(a, Filled) else a
         for a in arguments
@@ -279,32 +324,22 @@ def _recorded_of(kernel: Any) -> dict[_Signature, _Recorded]:
 
 def run_in_threads(work: Callable[[int], None], chunks: int, threads: int) -> None:
     """Call ``work(k)`` for ``0 <= k < chunks`` on this and other threads, which each take the next free ``k``."""
-    helpers = min(threads, chunks) - 1
+    helpers = 0 if _pool.is_closed else min(threads, chunks) - 1
     if helpers <= 0:
         for k in range(chunks):
             work(k)
         return
-    counter = iter(range(chunks))
-    lock = threading.Lock()
-
-    def drain() -> None:
-        while True:
-            with lock:
-                k = next(counter, None)
-            if k is None:
-                return
-            work(k)
-
-    tasks: list[_Task] = []
+    shared = _Work(work, chunks)
     try:
-        tasks.extend(helper.start(drain) for helper in _pool.take(helpers))
-        drain()
-    finally:  # wait for all of them, whatever one of them raised
-        for task in tasks:
-            task.wait()
-    for task in tasks:
-        if task.error is not None:
-            raise task.error
+        try:
+            _pool.share(shared, helpers)
+            shared.drain()
+        finally:  # whatever was raised
+            shared.wait()
+    finally:  # again, because an interruption may have come as that wait began
+        shared.wait()
+    if shared.error is not None:
+        raise shared.error
 
 
 def launch_tiled(kernel: Any, count: int, arguments: Sequence[Any], device: torch.device, *, threads: int) -> None:
@@ -314,7 +349,7 @@ def launch_tiled(kernel: Any, count: int, arguments: Sequence[Any], device: torc
     """
     if count == 0:
         return
-    ready = _for_warp(arguments)
+    ready = _for_warp(kernel, arguments, behind=0)
     if device.type == "cpu":
         wp.launch_tiled(kernel, dim=[count], inputs=ready, device="cpu", block_dim=1)
         return

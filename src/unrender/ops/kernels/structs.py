@@ -47,11 +47,28 @@ _ROWS = tuple(struct.Struct(f"{dimensions}i{_ROW - 4 * dimensions}x") for dimens
 _ARRAY = packer([(getattr(_ARRAY_TYPE, name).offset, kind) for name, kind in _ARRAY_TYPE._fields_], ctypes.sizeof(_ARRAY_TYPE))
 
 
-def packed_array(tensor: Tensor) -> bytes:
-    """Return Warp's description of a tensor: its address, shape and strides. It does not keep the tensor alive."""
-    size, dimensions = tensor.element_size(), tensor.ndim
-    row = _ROWS[dimensions]
-    return _ARRAY.pack(tensor.data_ptr(), 0, row.pack(*tensor.shape), row.pack(*[size * step for step in tensor.stride()]), dimensions, 0)
+def packed(value: Any) -> Any:
+    """Return an argument, or a field of a struct, as what packs its kernel's or struct's: a number as it is, everything else as bytes.
+
+    The bytes of a tensor are Warp's description of it: its address, shape and strides. They do not keep it alive.
+
+    Raises:
+        ValueError: the strides of a tensor, in bytes, exceed int32, in which Warp describes them.
+    """
+    if isinstance(value, Tensor):
+        size, dimensions = value.element_size(), value.ndim
+        row = _ROWS[dimensions]
+        try:
+            shape, strides = row.pack(*value.shape), row.pack(*[size * step for step in value.stride()])
+        except struct.error:
+            found = f"shape {tuple(value.shape)} and strides {value.stride()} of {value.dtype}"
+            raise ValueError(f"a kernel takes tensors whose rows are less than 2^31 bytes apart, got {found}: split the call") from None
+        return _ARRAY.pack(value.data_ptr(), 0, shape, strides, dimensions, 0)
+    if isinstance(value, int | float):
+        return value
+    if isinstance(value, Filled):
+        return value.packed
+    return bytes(value if isinstance(value, ctypes.Array) else value.__ctype__())  # a vector, else an array or a struct of Warp
 
 
 class _Layout:
@@ -77,9 +94,7 @@ class _Layout:
                     raise TypeError(f"{self.key}.{name} takes {wanted}, got {value.ndim} of {value.dtype}")
                 if value.numel() > MOST_ELEMENTS:
                     raise ValueError(f"{self.key}.{name} takes fewer than 2^31 elements, got shape {tuple(value.shape)}")
-                parts.append(packed_array(value))
-            else:
-                parts.append(value if isinstance(value, int | float) else bytes(value))
+            parts.append(packed(value))
         return self.pack(*parts)
 
 
@@ -92,14 +107,14 @@ class Filled:
     """A struct with all its fields set. It keeps its tensors alive."""
 
     def __init__(self, kind: Any, values: dict[str, Any]) -> None:
-        self._kind, self._values, self._instance = kind, values, None
+        self.kind, self._values, self._instance = kind, values, None
         self.packed = _layout_of(kind).packed(values)
         """The struct as a kernel takes it."""
 
     def instance(self) -> Any:
         """Return the instance of the struct that Warp itself takes, made once."""
         if self._instance is None:
-            self._instance = self._kind()
+            self._instance = self.kind()
             for name, value in self._values.items():
                 given = wp.from_torch(value.detach(), requires_grad=False) if isinstance(value, Tensor) else value
                 setattr(self._instance, name, given)
