@@ -9,6 +9,7 @@ import torch
 
 from unrender.cameras import Cameras, LensModel, arc_cameras, interpolated_cameras, orbit_cameras, spiral_cameras
 from unrender.color import linear_from_srgb, over, srgb_from_linear
+from unrender.lenses import folds
 from unrender.transforms import look_at, matrix_from_wxyz, rotation_between, slerp, wxyz_from_matrix
 
 LENSES: list[tuple[LensModel, list[float]]] = [
@@ -160,6 +161,38 @@ def test_points_behind_the_fold_of_a_lens_stay_outside_the_image() -> None:
     pixels, _ = camera.project(pose[:3, 3] + around @ pose[:3, :3].T, 0)
     inside = ((pixels >= 0) & (pixels < torch.tensor([64.0, 48.0]))).all(-1)
     assert not bool(inside.any())
+
+
+@pytest.mark.parametrize("lens", ["opencv", "fisheye"])
+def test_points_stay_outside_where_a_lens_polynomial_rises_again(lens: LensModel) -> None:
+    """1 - 1.5 t + 0.5 t² is zero at t = 1 and at t = 2, between which the polynomial falls."""
+    shown, folded = (0.8, 0.99), (1.0, 1.2, 1.5, 2.5)
+    distortion = torch.tensor([[-0.5, 0.1, 0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    intrinsics = torch.tensor([[100.0, 100.0, 200.0, 64.0]], dtype=torch.float64)  # wide enough to show them without distortion
+    camera = Cameras.alike(torch.eye(4, dtype=torch.float64)[None], intrinsics, distortion, 400, 128, lens)
+    radii = torch.tensor([*shown, *folded], dtype=torch.float64)
+    sideways, forward = (radii.sin(), radii.cos()) if lens == "fisheye" else (radii, torch.ones_like(radii))
+    points = torch.stack((sideways, torch.zeros_like(radii), forward), -1)
+    found, pixels, _ = camera.project_inside(points, 0)
+    assert found.tolist() == list(range(len(shown)))
+    torch.testing.assert_close(camera.rays(torch.zeros(len(shown)).int(), pixels).directions, torch.nn.functional.normalize(points[found]))
+
+
+def test_the_fold_is_the_first_zero_of_the_slope_of_the_polynomial() -> None:
+    coefficients = 0.5 * torch.randn(60, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = folds(torch.cat([coefficients, torch.ones(60, 2, dtype=torch.float64)], 1))
+    steps = torch.linspace(0, 20, 200_001, dtype=torch.float64)
+    assert 20 < int(found.isfinite().sum()) < 60
+    for (k1, k2, k3, k4), fold in zip(coefficients, found, strict=True):
+        falls = (1 + steps * (3 * k1 + steps * (5 * k2 + steps * (7 * k3 + steps * 9 * k4))) <= 0).nonzero()[:, 0]
+        assert steps[falls[0] - 1] < fold <= steps[falls[0]] if len(falls) else fold > 20
+
+
+def test_a_fisheye_does_not_show_what_is_exactly_behind_it_in_the_middle() -> None:
+    camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[10.0, 10.0, 32.0, 24.0]]), None, 64, 48, "fisheye")
+    found, pixels, _ = camera.project_inside(torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, 1.0]]), 0)
+    assert found.tolist() == [0, 1]  # at the rim of a picture of everything
+    torch.testing.assert_close(pixels, torch.tensor([[32 + 10 * math.pi, 24], [32.0, 24.0]]))
 
 
 @pytest.mark.parametrize(("lens", "distortion"), LENSES)

@@ -17,14 +17,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unrender.numerics import SMALLEST_LENGTH, SMALLEST_PIVOT, away_from_zero, normalized
+from unrender.lenses import distorted_fisheye, distorted_perspective, folds, on_plane, undistorted_fisheye, undistorted_perspective
+from unrender.numerics import SMALLEST_LENGTH, normalized
 from unrender.printing import counted, of_fields, size_range
 from unrender.transforms import look_at, matrix_from_wxyz, slerp, wxyz_from_matrix
 
 LensModel = Literal["opencv", "fisheye"]
-
-_NEWTON_STEPS = 12
-"""Convergence is quadratic: photographic lenses need 4 to 6 steps to reach float64 rounding."""
 
 
 @dataclass(frozen=True)
@@ -270,8 +268,8 @@ class Cameras:
     def project(self, points: Float[Tensor, "points 3"], view: int) -> tuple[Float[Tensor, "points 2"], Float[Tensor, " points"]]:
         """Project world points into one image: pixel coordinates and camera depth z, the inverse of :meth:`rays`.
 
-        For a perspective lens, a point whose depth is not positive is behind the camera, and its pixel is meaningless. Points beyond the
-        radius or angle where a lens polynomial folds back are projected without distortion, so they do not reappear inside the image.
+        For a perspective lens, a point whose depth is not positive is behind the camera, and its pixel is meaningless. Points at or beyond
+        the radius or angle where a lens polynomial stops rising are projected far outside, so they do not reappear in the image.
 
         >>> camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[100.0, 100.0, 32.0, 24.0]]), None, 64, 48)
         >>> pixels, depth = camera.project(torch.tensor([[0.1, -0.2, 2.0]]), 0)
@@ -281,8 +279,11 @@ class Cameras:
         pose = self.world_from_camera[view]
         in_camera = _times(points - pose[:3, 3], pose[:3, :3])
         fx, fy, cx, cy = self.intrinsics[view].unbind()
-        fisheye = bool(self.fisheye[view])
-        plane = _distorted(in_camera, self.distortion[view], fisheye) if self.has_distortion else _on_plane(in_camera)
+        if self.has_distortion:
+            bend = distorted_fisheye if bool(self.fisheye[view]) else distorted_perspective
+            plane = bend(in_camera, self.distortion[view], self._folds[view])
+        else:
+            plane = on_plane(in_camera)
         pixels = torch.stack((plane[:, 0] * fx + cx, plane[:, 1] * fy + cy), -1)
         return pixels, in_camera[:, 2]
 
@@ -352,6 +353,10 @@ class Cameras:
         return torch.where(finite, clip, torch.nan)
 
     @cached_property
+    def _folds(self) -> Float[Tensor, " views"]:
+        return folds(self.distortion)
+
+    @cached_property
     def _mixes_lenses(self) -> bool:
         return bool(self.fisheye.any()) and not bool(self.fisheye.all())
 
@@ -372,12 +377,12 @@ class Cameras:
             return normalized(torch.cat((plane, torch.ones_like(plane[:, :1])), -1))
         exact, distortion = plane.double(), distortion.double()
         if fisheye is None:
-            undo = _undistorted_fisheye if bool(self.fisheye.all()) else _undistorted_perspective
+            undo = undistorted_fisheye if bool(self.fisheye.all()) else undistorted_perspective
             return undo(exact, distortion).to(plane.dtype)
         # Each formula gets zeros for the other's pixels, so that their NaN never reaches a gradient.
         chosen = fisheye[..., None]
-        perspective = _undistorted_perspective(torch.where(chosen, 0.0, exact), torch.where(chosen, 0.0, distortion))
-        bent = _undistorted_fisheye(torch.where(chosen, exact, 0.0), torch.where(chosen, distortion, 0.0))
+        perspective = undistorted_perspective(torch.where(chosen, 0.0, exact), torch.where(chosen, 0.0, distortion))
+        bent = undistorted_fisheye(torch.where(chosen, exact, 0.0), torch.where(chosen, distortion, 0.0))
         return torch.where(chosen, bent, perspective).to(plane.dtype)
 
 
@@ -385,65 +390,6 @@ def _times(rows: Float[Tensor, "... rows 3"], columns: Float[Tensor, "... 3 colu
     """Multiply in the type of the matrices: half precision, which autocast would choose, moves points by pixels."""
     with torch.autocast(rows.device.type, enabled=False):
         return rows @ columns
-
-
-def _on_plane(in_camera: Float[Tensor, "points 3"]) -> Float[Tensor, "points 2"]:
-    return in_camera[:, :2] / away_from_zero(in_camera[:, 2:], SMALLEST_LENGTH)
-
-
-def _distorted(in_camera: Float[Tensor, "points 3"], distortion: Float[Tensor, " 6"], fisheye: bool) -> Float[Tensor, "points 2"]:
-    k1, k2, k3, k4, p1, p2 = distortion.unbind()
-    if fisheye:
-        radius = in_camera[:, :2].norm(dim=-1)
-        theta = torch.atan2(radius, in_camera[:, 2])
-        t = theta * theta
-        theta_d = theta * (1 + t * (k1 + t * (k2 + t * (k3 + t * k4))))
-        slope = 1 + t * (3 * k1 + t * (5 * k2 + t * (7 * k3 + t * 9 * k4)))
-        theta_d = torch.where(slope > 0, theta_d, theta)
-        return in_camera[:, :2] * (theta_d / radius.clamp_min(SMALLEST_LENGTH))[:, None]
-    plane = _on_plane(in_camera)
-    x, y = plane.unbind(-1)
-    r = x * x + y * y
-    radial = 1 + r * (k1 + r * (k2 + r * (k3 + r * k4)))
-    slope = 1 + r * (3 * k1 + r * (5 * k2 + r * (7 * k3 + r * 9 * k4)))
-    bent = torch.stack(
-        (x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x), y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y),
-        -1,
-    )
-    return torch.where((slope > 0)[:, None], bent, plane)
-
-
-def _undistorted_perspective(plane: Float[Tensor, "rays 2"], distortion: Float[Tensor, "*#rays 6"]) -> Float[Tensor, "rays 3"]:
-    """Invert the polynomial by Newton's method on both coordinates of the image plane, from the distorted point."""
-    k1, k2, k3, k4, p1, p2 = distortion.unbind(-1)
-    goal_x, goal_y = plane.unbind(-1)
-    x, y = goal_x, goal_y
-    for _ in range(_NEWTON_STEPS):
-        r = x * x + y * y
-        radial = 1 + r * (k1 + r * (k2 + r * (k3 + r * k4)))
-        by_r = k1 + r * (2 * k2 + r * (3 * k3 + r * 4 * k4))
-        miss_x = x * radial + 2 * p1 * x * y + p2 * (r + 2 * x * x) - goal_x
-        miss_y = y * radial + p1 * (r + 2 * y * y) + 2 * p2 * x * y - goal_y
-        xx = radial + 2 * x * x * by_r + 2 * p1 * y + 6 * p2 * x
-        yy = radial + 2 * y * y * by_r + 6 * p1 * y + 2 * p2 * x
-        xy = 2 * x * y * by_r + 2 * p1 * x + 2 * p2 * y
-        determinant = away_from_zero(xx * yy - xy * xy, SMALLEST_PIVOT)
-        x, y = x - (yy * miss_x - xy * miss_y) / determinant, y - (xx * miss_y - xy * miss_x) / determinant
-    return normalized(torch.stack((x, y, torch.ones_like(x)), -1))
-
-
-def _undistorted_fisheye(plane: Float[Tensor, "rays 2"], distortion: Float[Tensor, "*#rays 6"]) -> Float[Tensor, "rays 3"]:
-    """Invert the polynomial by Newton's method on the angle from the optical axis, which may exceed a right angle."""
-    k1, k2, k3, k4 = distortion[..., :4].unbind(-1)
-    goal = plane.norm(dim=-1)
-    theta = goal.clamp(max=torch.pi)
-    for _ in range(_NEWTON_STEPS):
-        t = theta * theta
-        miss = theta * (1 + t * (k1 + t * (k2 + t * (k3 + t * k4)))) - goal
-        slope = 1 + t * (3 * k1 + t * (5 * k2 + t * (7 * k3 + t * 9 * k4)))
-        theta = (theta - miss / away_from_zero(slope, SMALLEST_PIVOT)).clamp(0, torch.pi)
-    sideways = plane * (torch.sin(theta) / goal.clamp_min(SMALLEST_LENGTH))[:, None]
-    return normalized(torch.cat((sideways, torch.cos(theta)[:, None]), -1))
 
 
 def mean_up(cameras: Cameras) -> Float[Tensor, " 3"]:
