@@ -57,6 +57,13 @@ def test_a_skipped_step_changes_nothing():
     assert torch.equal(optimizer.state[parameter]["exp_avg"], torch.zeros(40))
 
 
+def test_a_skip_on_another_device_than_the_parameters_is_refused():
+    parameter = torch.nn.Parameter(torch.ones(4))
+    parameter.grad = torch.ones(4)
+    with pytest.raises(ValueError, match="the parameters on cpu and skip on meta"):
+        Adam([parameter], lr=0.1).step(skip=torch.ones(1, device="meta"))
+
+
 @pytest.mark.parametrize("size", [5, 300_001])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_one_number_that_is_not_finite_is_found(size: int, value: float) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
 from unrender.cameras import Rays
+from unrender.fields import grid_sdf
 from unrender.fields.grid_sdf import GridSdf, sphere_distance
 from unrender.fields.hash_sdf import HashSdf, Normals
 from unrender.fields.perceptron import truncated_exp
@@ -17,7 +19,8 @@ from unrender.fields.stages import Stage
 from unrender.fields.surface import SurfaceField
 from unrender.geometry.first_surface import hull_distance
 from unrender.losses.regularizers import laplacian_smoothness
-from unrender.ops.encodings import HashGrid
+from unrender.ops.encodings import HashGrid, smoothed_grid
+from unrender.ops.encodings.adam import Adam, RmsProp
 from unrender.ops.rays import OccupancyGrid, Samples, march, sdf_alpha, visible
 
 
@@ -176,6 +179,49 @@ def test_normals_of_a_grid_are_those_of_the_averaged_grid_along_rays_and_at_poin
         assert 0 < float(-bumpy.sample(torch.tensor([[0.06, 0.0, 0.0]])).facing[0, 0]) < 0.25 * float(slope)
 
 
+def test_views_smooth_a_grid_once_and_never_see_an_earlier_one(monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    monkeypatch.setattr(grid_sdf, "smoothed_grid", lambda grid: calls.append(None) or smoothed_grid(grid))
+    field = _grid_of(sphere_distance(9, 0.5), (0.0, 9), (0.5, 12))
+    fitted = _grid_of(sphere_distance(9, 0.3), (0.0, 9), (0.5, 12))
+
+    def is_current(smoothings: int) -> bool:
+        with torch.no_grad():
+            before = len(calls)
+            first, second = field.sample(_points()).facing, field.sample(_points()).facing
+            assert len(calls) == before + smoothings
+        return torch.equal(first, second) and torch.equal(first, field.sample(_points()).facing.detach())
+
+    def step(kind: type[torch.optim.Optimizer]) -> None:
+        field.distance_grid.grad = torch.rand(field.distance_grid.shape, generator=torch.Generator().manual_seed(0))
+        kind([field.distance_grid], lr=0.1).step()  # pyright: ignore[reportCallIssue]
+
+    def averaged() -> None:
+        for _ in range(5):
+            field.advance(0.9)
+            step(Adam)
+
+    changes = {
+        "nothing": lambda: None,
+        "our Adam": lambda: step(Adam),
+        "RMSProp": lambda: step(RmsProp),
+        "PyTorch's Adam": lambda: step(torch.optim.Adam),
+        "a loaded state": lambda: field.load_state_dict(fitted.state_dict()),
+        "a finer stage": lambda: field.advance(0.6),
+        "the mean of the last steps": lambda: (averaged(), field.settle()),
+        "a loaded coarser state": lambda: field.load_state_dict(fitted.state_dict()),
+    }
+    with torch.no_grad():
+        before = field.sample(_points()).facing
+    for name, change in changes.items():
+        change()
+        assert is_current(int(name != "nothing")), name
+        with torch.no_grad():
+            after = field.sample(_points()).facing
+        assert torch.equal(before, after) == (name == "nothing"), name
+        before = after
+
+
 def test_distances_grow_beyond_a_box():
     field = _grid_of(sphere_distance(65, 0.4), box=torch.tensor([[-0.5] * 3, [0.5] * 3]))
     with torch.no_grad():
@@ -207,6 +253,23 @@ def test_distances_end_as_their_mean_over_the_last_steps():
     settled = field.distance_grid.detach().clone()
     field.settle()
     assert torch.equal(field.distance_grid, settled) and field.mean.numel() == 0
+
+
+def test_a_state_of_another_device_is_taken_to_that_of_the_field_near_the_end():
+    """A fit on a GPU resumes from a state on the CPU; ``meta`` stands for the GPU."""
+    field = _grid_of(sphere_distance(9, 0.5))
+    for _ in range(6):
+        field.advance(0.9)
+    state = field.state_dict()
+    assert int(state["entered"]) == 6
+    again = _grid_of(sphere_distance(9, 0.5)).to("meta")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # copying to meta does nothing, of which PyTorch warns
+        again.load_state_dict(state)
+    assert {value.device.type for value in again.state_dict().values()} == {"meta"}
+    for _ in range(4):  # reads nothing from the device, which has nothing
+        again.advance(0.9)
+    assert again.mean.shape == field.mean.shape and again.mean.device.type == "meta"
 
 
 def test_distances_without_last_steps_stay():

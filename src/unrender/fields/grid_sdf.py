@@ -44,6 +44,7 @@ class GridSdf(SurfaceField):
     box: Tensor
     mean: Tensor
     entered: Tensor
+    """How many steps of the end have been counted, for a saved state; read from there alone, because a GPU would have to be waited for."""
 
     def __init__(
         self,
@@ -62,6 +63,8 @@ class GridSdf(SurfaceField):
         self.distance_grid = nn.Parameter(_cropped(initial, self.box, _shape(self.box, stages[0][1])))
         self.register_buffer("mean", torch.empty(0))
         self.register_buffer("entered", torch.zeros((), dtype=torch.int64))
+        self._entered = 0
+        self._kept: tuple[Tensor, int, int, Tensor] | None = None
         self.color_source = radiance
 
     @property
@@ -88,14 +91,28 @@ class GridSdf(SurfaceField):
     def sample(self, positions: Float[Tensor, "samples 3"]) -> SurfaceSample:
         unit, size = self._unit(positions), self.box[1] - self.box[0]
         value, jacobian = grid_lookup_with_jacobian(unit, self.distance_grid)
-        averaged = grid_lookup_with_jacobian(unit, smoothed_grid(self.distance_grid))[1][:, 0] / size
+        averaged = grid_lookup_with_jacobian(unit, self._smoothed())[1][:, 0] / size
         return SurfaceSample(value[:, 0], jacobian[:, 0] / size, self.radiance.features(positions), None, averaged)
+
+    def _smoothed(self) -> Tensor:
+        """Return the averaged grid.
+
+        Without gradients it is that of the last call if the distances are the same since, as they are in all chunks of a view.
+        """
+        grid, kept = self.distance_grid, self._kept
+        if torch.is_grad_enabled() or grid.is_inference():  # a tensor of inference mode does not know whether it was changed
+            self._kept = None
+            return smoothed_grid(grid)
+        address, version = grid.data_ptr(), grid._version
+        if kept is None or kept[0] is not grid or kept[1:3] != (address, version):
+            self._kept = kept = grid, address, version, smoothed_grid(grid)
+        return kept[3]
 
     def along(self, samples: Samples, rays: Rays) -> SurfaceAlong:
         if rays.origins.requires_grad or rays.directions.requires_grad:
             positions = samples.positions(rays)
             return SurfaceAlong(positions, self.sample(positions), *self.secant(samples, rays))
-        found = grid_surface(samples, rays, self.distance_grid, other=smoothed_grid(self.distance_grid), box=self.box)
+        found = grid_surface(samples, rays, self.distance_grid, other=self._smoothed(), box=self.box)
         surface = SurfaceSample(found.sdf, found.gradient, self.radiance.features(found.positions), None, found.other_gradient)
         return SurfaceAlong(found.positions, surface, found.middle, found.slope)
 
@@ -136,9 +153,10 @@ class GridSdf(SurfaceField):
             self._forget_mean()
             return True
         if fraction >= _AVERAGED_FROM:
-            self.entered += 1
-            if (entered := int(self.entered)) % _AVERAGED_EVERY == 1:
-                number = 1 + entered // _AVERAGED_EVERY
+            self._entered += 1
+            self.entered.fill_(self._entered)
+            if self._entered % _AVERAGED_EVERY == 1:
+                number = 1 + self._entered // _AVERAGED_EVERY
                 self.mean = self.distance_grid.clone() if number == 1 else self.mean.lerp_(self.distance_grid, 1 / number)
         return False
 
@@ -150,6 +168,7 @@ class GridSdf(SurfaceField):
 
     def _forget_mean(self) -> None:
         self.mean = torch.empty(0, device=self.mean.device)
+        self._entered = 0
         self.entered.zero_()
 
     def parameter_groups(self, learning_rate: float, *, weight_decay: float) -> list[dict[str, Any]]:
@@ -175,7 +194,9 @@ class GridSdf(SurfaceField):
         self.distance_grid.data = torch.empty_like(saved, device=self.distance_grid.device)
         self._forget_mean()
         for name in ("mean", "entered"):  # absent from states of earlier versions
-            setattr(self, name, state_dict.setdefault(f"{prefix}{name}", getattr(self, name)).to(saved.device, copy=True))
+            found = state_dict.setdefault(f"{prefix}{name}", getattr(self, name))
+            setattr(self, name, torch.empty_like(found, device=self.distance_grid.device))
+        self._entered = int(state_dict[f"{prefix}entered"])
         fitting = [number for number, (_, size) in enumerate(self.stages) if _shape(box, size) == tuple(saved.shape[:3])]
         self.stage = max(fitting, default=0)
         super()._load_from_state_dict(state_dict, prefix, *rest)

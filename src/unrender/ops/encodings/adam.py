@@ -107,7 +107,7 @@ def _part(table: Table, item: int):
         before = table.ends[row]
         row += 1
     begin = (item - before) * table.block
-    return row, begin, wp.min(int(table.addresses[row, 0]), begin + table.block)
+    return row, begin, begin + wp.min(table.block, int(table.addresses[row, 0]) - begin)
 
 
 @no_type_check
@@ -244,8 +244,8 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
 
         Args:
             closure: None; gradients must be computed before.
-            skip: a tensor of one number on the device; if it is not zero, nothing is updated. A step with a NaN is thus skipped without
-            synchronization.
+            skip: a tensor of one number on the device of the parameters; if it is not zero, nothing is updated. A step with a NaN is thus
+            skipped without synchronization.
 
         Raises:
             ValueError: for a closure, a ``skip`` that is not one float32, or a gradient or moment that does not fit its parameter.
@@ -253,7 +253,8 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
         if closure is not None:
             raise ValueError(f"{self._takes.verb} takes None as closure, got a function: compute the gradients before the step")
         if skip is not None:
-            self._takes.float32(skip, "skip", (), (1,))
+            for device in {parameter.device for group in self.param_groups for parameter in group["params"]}:
+                Arguments(self._takes.verb, device, "the parameters").float32(skip, "skip", (), (1,))
         found: dict[torch.device, list[tuple[Tensor, list[Tensor], tuple[float, ...]]]] = {}
         for group in self.param_groups:
             rules: dict[int, tuple[float, ...]] = {}  # by number of the step, which a group's parameters share unless one was added later
@@ -296,6 +297,8 @@ class SkippingOptimizer(torch.optim.Optimizer, ABC):
         for parameter, (ready, *_), _ in parameters:
             if not parameter.is_contiguous():
                 parameter.copy_(ready)
+            elif not parameter.is_inference():
+                torch.autograd.graph.increment_version(parameter)  # PyTorch does not see what kernels write
 
 
 class Adam(SkippingOptimizer):
