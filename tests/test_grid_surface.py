@@ -11,6 +11,7 @@ from torch import Tensor
 from unrender.cameras import Rays
 from unrender.devices import as_on_a_gpu
 from unrender.ops.encodings import grid_lookup
+from unrender.ops.kernels import work
 from unrender.ops.kernels.work import recycled
 from unrender.ops.rays import OccupancyGrid, Samples, grid_surface, grid_visible, march
 from unrender.reference.grid_surface import grid_surface as plain
@@ -57,8 +58,8 @@ def test_the_gradient_of_another_grid_comes_with_it(wanted: tuple[str, ...], as_
     samples, rays, distances = _scene()
     others = distances.flip(0) ** 2
     ours, twins = ([grid.clone().to(kind).requires_grad_() for grid in (distances, others)] for kind in (torch.float32, torch.float64))
-    expected = dict(zip(["middle", "slope", "sdf", "gradient"], plain(samples, rays, twins[0], box=BOX), strict=True))
-    expected["other_gradient"] = plain(samples, rays, twins[1], box=BOX)[3]
+    names = ["middle", "slope", "sdf", "gradient", "other_gradient"]
+    expected = dict(zip(names, plain(samples, rays, twins[0], other=twins[1], box=BOX), strict=True))
     weight = samples.lengths.clamp_min(1e-6)
     with as_on_a_gpu() if as_gpu else nullcontext():
         found = grid_surface(samples, rays, ours[0], other=ours[1], box=BOX)
@@ -144,3 +145,20 @@ def test_memory_is_recycled_only_when_its_tensor_is_gone() -> None:
     del view
     again = recycled((5, 3))
     assert again.shape == (5, 3) and recycled((15,)).data_ptr() != again.data_ptr()
+
+
+def test_memory_of_other_sizes_is_dropped_when_none_of_the_right_size_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_kept", work._Kept())
+    held, _ = recycled((10,)), recycled((20,))
+    del _
+    again = recycled((30,))
+    assert [array.size for array in work._kept.arrays] == [10, 30]
+    assert held.shape == (10,) and again.shape == (30,)
+
+
+def test_no_memory_is_kept_where_references_cannot_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "_kept", work._Kept())
+    monkeypatch.setattr(work, "_FREE", None)
+    assert recycled((2, 5)).shape == (2, 5) and not work._kept.arrays
+    monkeypatch.setattr(work.sys, "getrefcount", lambda array: 1)
+    assert work._references_to_a_free_one() is None

@@ -12,8 +12,10 @@ from unrender.reference.sdf_weights import sdf_alpha
 from unrender.reference.visibility import visible
 
 
-def grid_surface(samples: Samples, rays: Rays, distances: Tensor, *, box: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the fields of a ``GridSurface``, without the positions.
+def grid_surface(
+    samples: Samples, rays: Rays, distances: Tensor, *, other: Tensor | None = None, box: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Return the fields of a ``GridSurface``, without the positions, and without the last one if there is no other grid.
 
     Samples in the unused tail lie at the origin, with mean and slope zero.
     """
@@ -29,7 +31,10 @@ def grid_surface(samples: Samples, rays: Rays, distances: Tensor, *, box: Tensor
     value, jacobian = grid_lookup_with_jacobian(unit(samples.midpoints), distances)
     middle = torch.where(used, 0.5 * (before + after), 0.0)
     slope = torch.where(used, (after - before) / samples.lengths.to(distances).clamp_min(1e-6), 0.0)
-    return middle, slope, value[:, 0], jacobian[:, 0] / (high - low)
+    found = middle, slope, value[:, 0], jacobian[:, 0] / (high - low)
+    if other is None:
+        return found
+    return *found, grid_lookup_with_jacobian(unit(samples.midpoints), other)[1][:, 0] / (high - low)
 
 
 def grid_visible(
