@@ -42,6 +42,17 @@ def test_drawn_colors_are_those_of_their_rays_whatever_size_and_lens(most_mapped
     assert sorted(set(batch.views.tolist())) == sorted(capture.split.train)
 
 
+@pytest.mark.parametrize("most_mapped", [2**26, 0])
+def test_cameras_in_double_precision_give_the_rays_of_single_precision(most_mapped: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pixels, "_MOST_MAPPED_PIXELS", most_mapped)
+    capture = mixed_capture()
+    numbers = {name: getattr(capture.cameras, name).double() for name in ("world_from_camera", "intrinsics", "distortion")}
+    exact = replace(capture, cameras=replace(capture.cameras, **numbers))
+    rays, expected = (PixelSampler(one, CPU).draw(500, generator()).rays for one in (exact, capture))
+    assert rays.directions.dtype == torch.float32
+    torch.testing.assert_close((rays.origins, rays.directions), (expected.origins, expected.directions), rtol=0, atol=1e-6)
+
+
 def test_a_batch_knows_its_views_and_pixels() -> None:
     capture = mixed_capture()
     batch = PixelSampler(capture, CPU).draw(3000, generator())

@@ -12,7 +12,7 @@ from torch import Tensor
 from unrender.captures.capture import Capture
 from unrender.captures.images import Images
 from unrender.captures.silhouettes import outlines
-from unrender.captures.uncovered import lacking_cells
+from unrender.captures.uncovered import _uncovered, lacking_cells
 from unrender.demo import make_demo_capture
 from unrender.ops.rays import OccupancyGrid
 from unrender.recipes.visual_hull import seen_cells
@@ -75,6 +75,14 @@ def test_a_part_that_two_masks_lost_stays_open() -> None:
 
 def test_a_part_that_many_masks_exclude_stays_closed() -> None:
     assert not lacking(body_and_knob((0, 3, 6, 9, 12, 15))).any()
+
+
+def test_a_camera_in_a_cell_of_the_hull_sees_nothing_uncovered() -> None:
+    capture = make_demo_capture(views=4, size=48)
+    pose = capture.cameras.world_from_camera[0]
+    center = pose[:3, 3] + 1e-6 * pose[:3, 2]
+    pixels, block = _uncovered(center[None], 2 / SIZE, capture.cameras, 0, torch.full((48, 48), 255, dtype=torch.uint8))
+    assert block == 1 and not pixels.any()
 
 
 def test_cells_that_are_spared_are_of_the_grid() -> None:

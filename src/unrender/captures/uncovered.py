@@ -95,7 +95,7 @@ def _uncovered(centers: Tensor, cell: float, cameras: Cameras, view: int, mask: 
     shown[row[seen], column[seen]] = 1
     if seen.any():
         half = cell / 2 * float(cameras.intrinsics[view, :2].max()) / float(depth[seen].median())
-        shown = _spread(shown, 1 + round(half / block))
+        shown = _spread(shown, 1 + round(min(half / block, max(rows, columns))))  # a camera in the hull has cells that fill its picture
     return (_spread(outside, -(-_INSIDE // block)) == 0) & (shown == 0), block
 
 

@@ -98,9 +98,11 @@ class PixelSampler:
         distinct = {int(number): int(size.prod()) for number, size in zip(lens, self._cameras.sizes, strict=True)}
         if sum(distinct.values()) <= _MOST_MAPPED_PIXELS:
             directions, begins = self._cameras.directions_in_camera()
-            directions = directions.to(device).contiguous()
+            directions = directions.to(device, torch.float32).contiguous()
         else:
-            self._cameras = self._cameras.to(device)
+            exact = self._cameras.to(device)
+            intrinsics, distortion = exact.intrinsics.float(), exact.distortion.float()
+            self._cameras = replace(exact, world_from_camera=self._world_from_camera, intrinsics=intrinsics, distortion=distortion)
         poses = self._world_from_camera[:, :3].contiguous()
         self._maps = PixelMaps(self._cameras.sizes[:, 0].to(device).contiguous(), poses, begins.to(device).contiguous(), directions)
         self._device = device
