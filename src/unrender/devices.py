@@ -190,8 +190,8 @@ _of_this_thread = _OfThisThread()
 
 
 def _forget_other_threads() -> None:
-    """Replace the lock in a process made by ``fork``: another thread, which is missing there, may have held it."""
-    _threads.lock = threading.Lock()
+    """Replace the locks in a process made by ``fork``: another thread, which is missing there, may have held them."""
+    _threads.lock, _kept_memory.lock = threading.Lock(), threading.Lock()
 
 
 if sys.platform != "win32":

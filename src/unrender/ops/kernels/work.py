@@ -9,9 +9,13 @@ added.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,10 +28,44 @@ COPIES = 8
 MOST_RANGES = 16
 """Ranges of a large gradient; one bit each."""
 _BLOCKS_PER_THREAD = 4
-_kept: list[np.ndarray] = []
-"""What :func:`recycled` has given out. Where nothing of the right size is free, all that is free is dropped."""
-_kept_lock = threading.Lock()
 _NUMPY_TYPES = {torch.float32: np.float32, torch.int32: np.int32, torch.int64: np.int64}
+
+
+@dataclass
+class _Kept:
+    """What :func:`recycled` has given out. Where nothing of the right size is free, all that is free is dropped."""
+
+    arrays: list[np.ndarray] = field(default_factory=list)
+    lock: AbstractContextManager[Any] = field(default_factory=threading.Lock)
+
+
+_kept = _Kept()
+
+
+def _forget_other_threads() -> None:
+    """Replace the lock in a process made by ``fork``: another thread, which is missing there, may have held it."""
+    _kept.lock = threading.Lock()
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_forget_other_threads)
+
+
+def _references(arrays: list[np.ndarray]) -> list[int]:
+    """Count the references to each array of a list, among them those of this function, whose number depends on Python."""
+    return [sys.getrefcount(array) for array in arrays]
+
+
+def _references_to_a_free_one() -> int | None:
+    """Return what :func:`_references` finds for an array without a tensor; None where a tensor makes no difference."""
+    arrays = [np.empty(1, np.float32), np.empty(1, np.float32)]
+    tensor = torch.from_numpy(arrays[1])
+    free, held = _references(arrays)
+    del tensor
+    return free if held > free else None
+
+
+_FREE = _references_to_a_free_one()
 
 
 def blocks(count: int, smallest: int, device: torch.device) -> tuple[int, int]:
@@ -61,14 +99,16 @@ def recycled(shape: Sequence[int]) -> Tensor:
     Fresh memory costs a page fault for every 4 KiB, which takes longer than writing to it.
     """
     size = math.prod(shape)
-    with _kept_lock:
-        for array in _kept:
-            # The list, the loop and the argument of getrefcount refer to the array; a tensor would be a fourth.
-            if array.size == size and sys.getrefcount(array) == 3:
-                return torch.from_numpy(array).view(*shape)
-        _kept[:] = [array for array in _kept if sys.getrefcount(array) > 3]
-        _kept.append(np.empty(size, np.float32))
-        return torch.from_numpy(_kept[-1]).view(*shape)
+    if _FREE is None:
+        return torch.from_numpy(np.empty(size, np.float32)).view(*shape)
+    with _kept.lock:
+        is_free = [count == _FREE for count in _references(_kept.arrays)]
+        for number, free in enumerate(is_free):
+            if free and _kept.arrays[number].size == size:
+                return torch.from_numpy(_kept.arrays[number]).view(*shape)
+        _kept.arrays = [array for array, free in zip(_kept.arrays, is_free, strict=True) if not free]
+        _kept.arrays.append(np.empty(size, np.float32))
+        return torch.from_numpy(_kept.arrays[-1]).view(*shape)
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
