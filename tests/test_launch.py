@@ -20,10 +20,13 @@ import torch
 import warp as wp
 
 import unrender.ops
-from unrender.devices import as_on_a_gpu, on_cpu, thread_count
+from unrender.devices import _kept_memory, as_on_a_gpu, keeping_freed_memory, on_cpu, thread_count
+from unrender.ops.encodings.adam import Table, _part
 from unrender.ops.kernels.cache import start_with_writable_cache, temporary_cache
-from unrender.ops.kernels.launch import address, launch, run_in_threads
+from unrender.ops.kernels.grids import slab_range
+from unrender.ops.kernels.launch import _pool, address, launch, run_in_threads
 from unrender.ops.kernels.structs import filled
+from unrender.ops.kernels.work import _kept, recycled
 
 CPU = torch.device("cpu")
 FOLDER = Path(unrender.ops.__path__[0])
@@ -80,6 +83,17 @@ def _first_kernel(first: int, pair: Pair, result: wp.array(dtype=wp.float32)):
     result[i] = pair.values[i]
 
 
+@no_type_check
+@wp.kernel
+def _last_block_kernel(first: int, table: Table, block: int, count: int, item: int, found: wp.array(dtype=wp.int64)):
+    _row, begin, end = _part(table, item)
+    slab_begin, slab_end, _z, _z_end = slab_range(item, 1, block, count, 9)
+    found[0] = wp.int64(begin)
+    found[1] = wp.int64(end)
+    found[2] = wp.int64(slab_begin)
+    found[3] = wp.int64(slab_end)
+
+
 FIRST_LAUNCHES = """
 import threading, torch
 from unrender.ops.raster import texture
@@ -98,6 +112,7 @@ assert len(found) == 4 and all(torch.equal(a, b) for k in found for a, b in zip(
 
 LAST_LAUNCH = """
 import sys
+from unrender.ops.kernels.grids import slab_range
 from unrender.ops.kernels.launch import run_in_threads
 class Last:
     def __del__(self, run=run_in_threads, out=sys.stdout):
@@ -208,7 +223,11 @@ def test_an_interruption_at_any_instruction_waits_for_the_helpers_and_loses_none
     assert instructions > 200
     threads = 1 + sum(thread.name == "unrender" for thread in threading.enumerate())
     together = threading.Barrier(threads)
-    run_in_threads(lambda k: [together.wait(timeout=60)] and None, threads, threads)
+
+    def meet(k: int) -> None:
+        together.wait(timeout=60)
+
+    run_in_threads(meet, threads, threads)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="has no timer that interrupts")
@@ -261,6 +280,36 @@ def test_a_forked_process_starts_its_own_threads():
         os.waitpid(child, 0)
         pytest.fail("the child did not end")
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no fork")
+def test_a_forked_process_has_locks_that_nobody_holds():
+    """Another thread of its parent may hold them as it is made."""
+    with warnings.catch_warnings(), _pool.lock, _pool.loading, _kept.lock, _kept_memory.lock:
+        warnings.simplefilter("ignore")
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            with keeping_freed_memory():
+                launch(_count_kernel, 9, [2, torch.zeros(9, dtype=torch.int32)], CPU)
+                recycled((9,))
+                run_in_threads(lambda k: None, 99, 99)
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_blocks_end_with_the_longest_tensor_that_kernels_count() -> None:
+    """The end of the last block, if it were full, would be beyond int32."""
+    count, block = 2**31 - 1, 2**20 + 16
+    table = filled(
+        Table,
+        ends=torch.tensor([-(-count // block)], dtype=torch.int32),
+        addresses=torch.tensor([[count, 0]], dtype=torch.int64),
+        block=block,
+    )
+    found = torch.zeros(4, dtype=torch.int64)
+    launch(_last_block_kernel, 1, [table, block, count, count // block, found], CPU)
+    assert found.tolist() == 2 * [count // block * block, count]
 
 
 def test_a_wrong_type_is_refused_by_a_kernel_that_has_run() -> None:

@@ -73,6 +73,13 @@ def test_pruning_in_portions_equals_pruning_at_once() -> None:
     assert_same(kept, visibility.prune_hidden(samples, opacity, threshold=1e-2, capacity=1))
 
 
+def test_a_flag_holds_whatever_its_byte_is() -> None:
+    """PyTorch makes flags of other bytes than 0 and 1 where a tensor of bytes is viewed as flags."""
+    samples = packed(20, seed=2)
+    flags = torch.rand(samples.starts.shape[0], generator=torch.Generator().manual_seed(3)) < 0.3
+    assert_same(prune(samples, (7 * flags.to(torch.uint8)).view(torch.bool)), prune(samples, flags))
+
+
 def test_no_rays_and_no_samples() -> None:
     none = Samples(*(torch.zeros(0, dtype=torch.int32), torch.zeros(0), torch.zeros(0)), *(torch.zeros(0, dtype=torch.int32) for _ in "ab"))
     assert ray_range(none, none.first, none.count).starts.shape == (0,)

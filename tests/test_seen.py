@@ -9,6 +9,7 @@ from torch import Tensor
 from unrender.cameras import Rays
 from unrender.ops.encodings import HashGrid, encoded_mlp
 from unrender.ops.radiance import see_encoded
+from unrender.ops.radiance.seen import _division
 from unrender.ops.rays import Samples
 from unrender.reference.seen import see_encoded as twin
 
@@ -62,6 +63,22 @@ def test_bits_do_not_depend_on_the_number_of_threads():
         results.append((seen.starts, known.encoding, known.outputs))
     torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def test_without_rays_nothing_is_seen():
+    none = torch.zeros(0, dtype=torch.int32)
+    empty = Samples(none, torch.zeros(0), torch.zeros(0), none, none)
+    lines = Rays(torch.zeros(0, 3), torch.zeros(0, 3))
+    seen, known = see_encoded(empty, lines, *_field(), unbounded=False, density_bias=0.0, threshold=0.1, expected=10)
+    assert seen.count.shape == (0,) and known.positions.shape == (3, 0) and known.outputs.shape == (5, 0)
+
+
+@pytest.mark.parametrize("threads", [1, 3, 17, 32, 128])
+def test_every_work_item_has_rays(threads: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("unrender.ops.radiance.seen.thread_count", lambda: threads)
+    for rays in (1, 63, 64, 65, 500, 4353, 4354, 8250, 8255, 20_000, 70_001):
+        items, per_item = _division(rays)
+        assert (items - 1) * per_item < rays <= items * per_item
 
 
 def test_without_samples_nothing_is_seen():

@@ -86,7 +86,7 @@ def gather_cpu(
     i = first + wp.tid()
     level = levels - 1 - i // runs  # the finest levels miss the cache most, so they start first
     begin = (i % runs) * run_length
-    end = wp.min(begin + run_length, count)
+    end = begin + wp.min(run_length, count - begin)
     gather(level, begin, end, count, grid, directional, positions, directions, table, result)
 
 
@@ -124,6 +124,6 @@ def slope_cpu(
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run_length
-    end = wp.min(begin + run_length, count)
+    end = begin + wp.min(run_length, count - begin)
     for level in range(levels):
         _slope(level, begin, end, count, grid, directional, positions, directions, table, grad, result)

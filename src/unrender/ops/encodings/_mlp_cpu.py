@@ -111,7 +111,7 @@ def _forward_kernel(
     y: wp.uint64,
 ):
     begin = (first + wp.tid()) * chunk_size
-    forward_chunk(network, weights, rays, count, begin, wp.min(count, begin + chunk_size), x, y)
+    forward_chunk(network, weights, rays, count, begin, begin + wp.min(chunk_size, count - begin), x, y)
 
 
 @no_type_check
@@ -132,7 +132,7 @@ def _backward_kernel(
 ):
     chunk = first + wp.tid()
     begin = chunk * chunk_size
-    end = wp.min(count, begin + chunk_size)
+    end = begin + wp.min(chunk_size, count - begin)
     backward_chunk(network, weights, rays, count, begin, end, chunk, x, y, grad_y, grad_first, grad_x, grad_weights)
 
 

@@ -17,22 +17,22 @@ float *first_moment = (float*)first_address, *second_moment = (float*)second_add
     }
 // The update is exactly zero where gradient and first moment are, whose bits are then zero but for the sign.
 const unsigned magnitude = 0x7fffffffu;
-for (int k = begin; k < end; k += 16) {
-    const int last = k + 16 < end ? k + 16 : end;
+for (long long k = begin; k < end; k += 16) {
+    const long long last = k + 16 < end ? k + 16 : end;
 #if !defined(__CUDA_ARCH__) && !defined(__CUDACC__)
     typedef float vec __attribute__((ext_vector_type(16), aligned(4)));
     typedef unsigned bits __attribute__((ext_vector_type(16), aligned(4)));
     if (last - k == 16) {
-        const int j = k;
+        const long long j = k;
         const bits touched = *(const bits*)(gradient + j) | *(const bits*)(first_moment + j);
         if (__builtin_reduce_or(touched) & magnitude) UPDATE(vec, __builtin_elementwise_sqrt)
         continue;
     }
 #endif
     unsigned touched = 0;
-    for (int j = k; j < last; j++) touched |= *(const unsigned*)(gradient + j) | *(const unsigned*)(first_moment + j);
+    for (long long j = k; j < last; j++) touched |= *(const unsigned*)(gradient + j) | *(const unsigned*)(first_moment + j);
     if (last - k == 16 && !(touched & magnitude)) continue;
-    for (int j = k; j < last; j++) UPDATE(float, sqrtf)
+    for (long long j = k; j < last; j++) UPDATE(float, sqrtf)
 }
 #undef UPDATE
 
@@ -41,12 +41,12 @@ float* parameter = (float*)parameter_address;
 const float* gradient = (const float*)gradient_address;
 float* second_moment = (float*)second_address;
 // The second moment of an entry begins with its first gradient.
-for (int k = begin; k < end; k += 16) {
-    const int last = k + 16 < end ? k + 16 : end;
+for (long long k = begin; k < end; k += 16) {
+    const long long last = k + 16 < end ? k + 16 : end;
     unsigned touched = 0;
-    for (int j = k; j < last; j++) touched |= *(const unsigned*)(gradient + j);
+    for (long long j = k; j < last; j++) touched |= *(const unsigned*)(gradient + j);
     if (!(touched & 0x7fffffffu)) continue;
-    for (int j = k; j < last; j++) {
+    for (long long j = k; j < last; j++) {
         const float g = gradient[j], before = second_moment[j], square = g * g;
         const float moment = before == 0.f ? square : rule.beta * before + (1.f - rule.beta) * square;
         const bool changed = g != 0.f;

@@ -97,7 +97,7 @@ def _encode_kernel(
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run
-    _encode(begin, wp.min(begin + run, count), count, octaves, positions, result)
+    _encode(begin, begin + wp.min(run, count - begin), count, octaves, positions, result)
 
 
 @no_type_check
@@ -114,7 +114,7 @@ def _position_gradient_kernel(
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run
-    _position_gradient(begin, wp.min(begin + run, count), count, octaves, second_order, encoded, grad, directions, result)
+    _position_gradient(begin, begin + wp.min(run, count - begin), count, octaves, second_order, encoded, grad, directions, result)
 
 
 @no_type_check
@@ -129,7 +129,7 @@ def _directional_kernel(
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run
-    _directional(begin, wp.min(begin + run, count), count, octaves, encoded, directions, result)
+    _directional(begin, begin + wp.min(run, count - begin), count, octaves, encoded, directions, result)
 
 
 def _launch_runs(kernel: Any, octaves: Any, arguments: list[Any], result: Tensor) -> None:

@@ -107,7 +107,7 @@ def _values_kernel(
     values: wp.array(dtype=wp.float32),
 ):
     i = first + wp.tid()
-    _values(grid, vertices, positions, count, i * block, wp.min(count, (i + 1) * block), values)
+    _values(grid, vertices, positions, count, i * block, i * block + wp.min(block, count - i * block), values)
 
 
 @no_type_check
@@ -123,7 +123,7 @@ def _values_and_jacobian_kernel(
     jacobian: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    _values_and_jacobian(grid, vertices, positions, count, begin, wp.min(count, begin + block), values, jacobian)
+    _values_and_jacobian(grid, vertices, positions, count, begin, begin + wp.min(block, count - begin), values, jacobian)
 
 
 @no_type_check
@@ -158,7 +158,9 @@ def _position_gradient_kernel(
     grad_positions: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    _position_gradient(grid, vertices, positions, grad_values, grad_jacobian, count, begin, wp.min(count, begin + block), grad_positions)
+    _position_gradient(
+        grid, vertices, positions, grad_values, grad_jacobian, count, begin, begin + wp.min(block, count - begin), grad_positions
+    )
 
 
 def _launch_blocks(kernel: Any, grid: Tensor, positions: Tensor, *arrays: Tensor, result: tuple[Tensor, ...]) -> None:

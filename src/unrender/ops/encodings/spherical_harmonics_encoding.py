@@ -33,7 +33,7 @@ def _values_kernel(
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run
-    harmonic_values(begin, wp.min(begin + run, count), count, degree, directions, result)
+    harmonic_values(begin, begin + wp.min(run, count - begin), count, degree, directions, result)
 
 
 @no_type_check
@@ -48,7 +48,7 @@ def _direction_gradient_kernel(
     result: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * run
-    harmonic_gradients(begin, wp.min(begin + run, count), count, degree, directions, grad, result)
+    harmonic_gradients(begin, begin + wp.min(run, count - begin), count, degree, directions, grad, result)
 
 
 def _launch_runs(kernel: Any, degree: int, *arrays: Tensor) -> None:

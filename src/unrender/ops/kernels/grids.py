@@ -55,4 +55,4 @@ def slab_range(item: int, slabs: int, block: int, count: int, size_z: int):
     """Return begin and end of the elements of a work item, and of its layers of the grid."""
     slab = item % slabs
     begin = (item / slabs) * block
-    return begin, wp.min(count, begin + block), size_z * slab / slabs, size_z * (slab + 1) / slabs
+    return begin, begin + wp.min(block, count - begin), size_z * slab / slabs, size_z * (slab + 1) / slabs

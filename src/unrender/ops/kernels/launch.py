@@ -119,7 +119,10 @@ class _Work:
         _unlock(self._ended)
 
     def wait(self) -> None:
-        """Wait until no helper works on it, whatever interrupts the wait, and let go of it; raise the last interruption then."""
+        """Wait until no helper works on it, whatever interrupts the wait, and let go of it.
+
+        The last interruption is raised at the end.
+        """
         interruption = None
         while True:
             try:
@@ -299,10 +302,12 @@ def _for_warp(kernel: Any, arguments: Sequence[Any], *, behind: int = 1) -> list
     Raises:
         TypeError: a struct is of another kind than the kernel takes, which Warp does not check.
     """
-    for declared, argument in zip(kernel.adj.args[behind:], arguments, strict=False):
-        if isinstance(argument, Filled) and argument.kind is not declared.type:
-            wanted = getattr(declared.type, "key", declared.type)
-            raise TypeError(f"{kernel.key} takes {wanted} as {declared.label}, got {argument.kind.key}")
+    given = zip(kernel.adj.args[behind:], arguments, strict=False)
+    wrong = [(declared, a) for declared, a in given if isinstance(a, Filled) and a.kind is not declared.type]
+    if wrong:
+        declared, found = wrong[0]
+        wanted = getattr(declared.type, "key", declared.type)
+        raise TypeError(f"{kernel.key} takes {wanted} as {declared.label}, got {found.kind.key}")
     return [
         wp.from_torch(a.detach(), requires_grad=False) if isinstance(a, Tensor) else a.instance() if isinstance(a, Filled) else a
         for a in arguments

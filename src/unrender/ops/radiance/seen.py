@@ -107,7 +107,7 @@ def _see_kernel(
 ):
     item = first + wp.tid()
     ray_begin = item * rays_per_item
-    ray_end = wp.min(ray_begin + rays_per_item, samples.count.shape[0])
+    ray_end = ray_begin + wp.min(rays_per_item, samples.count.shape[0] - ray_begin)
     columns = scratch.columns
     unit = _rows(scratch, item, width, 0)
     encoding = _rows(scratch, item, width, 3)
@@ -202,7 +202,7 @@ def _pack_kernel(
 ):
     item = first + wp.tid()
     ray_begin = item * rays_per_item
-    ray_end = wp.min(ray_begin + rays_per_item, samples.count.shape[0])
+    ray_end = ray_begin + wp.min(rays_per_item, samples.count.shape[0] - ray_begin)
     end = kept.first[ray_begin]
     for ray in range(ray_begin, ray_end):
         source, _end = span(samples, ray)
@@ -212,6 +212,13 @@ def _pack_kernel(
             order[target + k] = wp.min(scratch.slots[source + k], scratch.columns - 1)
     rows = _rows(scratch, item, width, 0)
     _pack(width, scratch.columns, rows, order, kept.first[ray_begin], end, order.shape[0], packed)
+
+
+def _division(rays: int) -> tuple[int, int]:
+    """Return (work items, rays per item) for at least one ray; every item has rays."""
+    wanted = min(-(-rays // _FEWEST_RAYS), max(4 * thread_count(), -(-rays // _RAYS)))
+    per_item = -(-rays // wanted)
+    return -(-rays // per_item), per_item
 
 
 @torch.no_grad()
@@ -262,8 +269,12 @@ def see_encoded(
     bias, threshold = takes.number(density_bias, "density_bias"), takes.number(threshold, "threshold")
     expected = takes.integer(expected, "expected", 0)
     number, width = samples.count.shape[0], 3 + grid.columns + parameters[-1].shape[0]
-    items = max(1, min(-(-number // _FEWEST_RAYS), max(4 * thread_count(), -(-number // _RAYS))))
-    rays_per_item, device = max(1, -(-number // items)), samples.starts.device
+    device = samples.starts.device
+    if number == 0:
+        nothing = allocate_samples(samples.count, None, "see_encoded")
+        packed = torch.zeros(width, nothing.starts.shape[0])
+        return nothing, Encoded(packed[:3], packed[3 : 3 + grid.columns], packed[3 + grid.columns :])
+    items, rays_per_item = _division(number)
     counts = torch.zeros(items * rays_per_item, dtype=torch.int64)
     counts[:number] = samples.count.clamp(0, samples.starts.shape[0])
     most = int(counts.view(items, rays_per_item).sum(1).max())

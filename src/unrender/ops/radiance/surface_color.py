@@ -184,7 +184,7 @@ def _color_kernel(
     outputs = _row(block, stride, inputs)
     mirrored = _rows(block, stride, inputs + 3, 3)
     for begin in range(item * chunk_size, surface.count, items * chunk_size):
-        end = wp.min(surface.count, begin + chunk_size)
+        end = begin + wp.min(chunk_size, surface.count - begin)
         _inputs(surface, reflections, _HARMONICS, features, stride, begin, end, mirrored, block)
         if reflections:
             harmonic_values(0, end - begin, stride, _BANDS, mirrored, _rows(block, stride, 1, _HARMONICS))
@@ -222,7 +222,7 @@ def _color_adjoint_kernel(
     grads = _row(block, stride, inputs + 6)
     grad_mirrored = _rows(block, stride, 2 * inputs + 6, 3)
     for begin in range(item * chunk_size, surface.count, items * chunk_size):
-        end = wp.min(surface.count, begin + chunk_size)
+        end = begin + wp.min(chunk_size, surface.count - begin)
         number = end - begin
         here, chunk = _from(added, begin), begin / chunk_size
         _inputs(surface, reflections, _HARMONICS, features, stride, begin, end, mirrored, block)

@@ -113,7 +113,7 @@ def values_kernel(
     bands_read: wp.array(dtype=wp.int32),
 ):
     i = first + wp.tid()
-    _values(lookup, i * block, wp.min(count, (i + 1) * block), values, chosen_level, bands_read)
+    _values(lookup, i * block, i * block + wp.min(block, count - i * block), values, chosen_level, bands_read)
 
 
 @no_type_check
@@ -131,7 +131,7 @@ def sample_gradients_kernel(
     grad_level_bias: wp.array(dtype=wp.float32),
 ):
     i = first + wp.tid()
-    end = wp.min(count, (i + 1) * block)
+    end = i * block + wp.min(block, count - i * block)
     _sample_gradients(lookup, i * block, end, wanted, grad_values, chosen_level, grad_uv, grad_uv_derivatives, grad_level_bias)
 
 

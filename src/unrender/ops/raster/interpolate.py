@@ -99,7 +99,7 @@ def _values_kernel(
 ):
     """Interpolate a block of pixels."""
     i = first + wp.tid()
-    _values(pixels, i * block, wp.min(count, (i + 1) * block), values, range_bits)
+    _values(pixels, i * block, i * block + wp.min(block, count - i * block), values, range_bits)
 
 
 @no_type_check
@@ -114,7 +114,7 @@ def _weight_gradients_kernel(
 ):
     """Compute the gradients to the weights of a block of pixels."""
     i = first + wp.tid()
-    _weight_gradients(pixels, i * block, wp.min(count, (i + 1) * block), grad_values, grad_weights)
+    _weight_gradients(pixels, i * block, i * block + wp.min(block, count - i * block), grad_values, grad_weights)
 
 
 @no_type_check

@@ -150,7 +150,7 @@ def _surface_kernel(
     other_gradient: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(samples.starts.shape[0], begin + block)
+    end = begin + wp.min(block, samples.starts.shape[0] - begin)
     last_ray = int(-1)
     reached = float(0.0)
     after = float(0.0)
@@ -187,7 +187,7 @@ def _ends_kernel(
     layers: wp.array(dtype=wp.int16),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(samples.starts.shape[0], begin + block)
+    end = begin + wp.min(block, samples.starts.shape[0] - begin)
     _ends(distances, frame, samples, rays, begin, end, grad_middle, grad_slope, end_gradients, layers)
 
 

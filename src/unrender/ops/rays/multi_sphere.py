@@ -114,7 +114,7 @@ def _render_kernel(
     distances: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(arriving.shape[0], begin + block)
+    end = begin + wp.min(block, arriving.shape[0] - begin)
     _render(image, rays, arriving, layers, height, width, unit, stop, begin, end, records, texels, color, transmittance, distances)
 
 
@@ -133,7 +133,7 @@ def _sample_gradients_kernel(
     gradients: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(transmittance.shape[0], begin + block)
+    end = begin + wp.min(block, transmittance.shape[0] - begin)
     _sample_gradients(records, texels, transmittance, of_color, of_light, layers, unit, begin, end, gradients)
 
 

@@ -9,7 +9,7 @@ const long long* widths = (const long long*)width_address;
 const unsigned* packed = (const unsigned*)packed_address;
 const float* directions = (const float*)direction_address;
 for (int n = begin; n < end; n++) {
-    // A pixel of no view is seen by none.
+    // A pixel of no view is seen by none. How many places a view has is not known here.
     const bool exists = views[n] >= 0 && views[n] < view_count && widths[views[n]] > 0;
     const long long view = exists ? views[n] : 0, place = exists ? places[n] : 0, width = exists ? widths[view] : 1, row = place / width;
     pixels.data[2 * n] = (float)(place - row * width) + 0.5f;

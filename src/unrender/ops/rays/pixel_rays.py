@@ -66,7 +66,7 @@ def _pixel_kernel(
     ray_directions: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(alpha.shape[0], begin + block)
+    end = begin + wp.min(block, alpha.shape[0] - begin)
     _pixels(
         view_address,
         place_address,
@@ -134,7 +134,8 @@ class PixelMaps:
 def pixel_rays(views: Int[Tensor, " pixels"], places: Int[Tensor, " pixels"], packed: Int[Tensor, " pixels"], maps: PixelMaps) -> PixelRays:
     """Unpack the colors of pixels and turn the directions through them into the world.
 
-    The ray of a pixel that does not exist is zero.
+    The ray of a pixel is zero where there is no such view, or no direction at its place behind the first one of its view. A place must be
+    one of its own view: a larger one takes the direction of another.
 
     Args:
         views: int64.

@@ -33,7 +33,8 @@ def _keep_count_kernel(
     begin, end = span(samples, ray)
     total = int(0)
     for i in range(begin, end):
-        total += int(keep[i])
+        if keep[i] != wp.uint8(0):
+            total += 1
     kept[ray] = total
 
 

@@ -162,7 +162,7 @@ def _render_kernel(
     sparsity: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(rays.origins.shape[0], begin + block)
+    end = begin + wp.min(block, rays.origins.shape[0] - begin)
     _render(
         sizes, clearance, places, corners, density, harmonics, rays, basis, offsets, cells_per_step, near, stop, most, begin,
         end, begin * room, (end - begin) * room, records, cells, steps, first_sample, count, color, transmittance, distances, sparsity,
@@ -185,7 +185,7 @@ def _sample_gradients_kernel(
     gradients: wp.array(dtype=wp.float32),
 ):
     begin = (first + wp.tid()) * block
-    end = wp.min(count.shape[0], begin + block)
+    end = begin + wp.min(block, count.shape[0] - begin)
     _sample_gradients(records, first_sample, count, transmittance, of_color, of_light, of_sparsity, steps, begin, end, gradients)
 
 
