@@ -48,7 +48,7 @@ _ARRAY = packer([(getattr(_ARRAY_TYPE, name).offset, kind) for name, kind in _AR
 
 
 def packed(value: Any) -> Any:
-    """Return an argument or a field of a struct as it is packed: a number as it is, others as bytes.
+    """Return an argument or a field of a struct for packing: numbers as they are, others as bytes.
 
     The bytes of a tensor are Warp's description of it: its address, shape and strides. They do not keep it alive.
 
