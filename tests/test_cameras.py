@@ -190,9 +190,12 @@ def test_the_fold_is_the_first_zero_of_the_slope_of_the_polynomial() -> None:
 
 def test_a_fisheye_does_not_show_what_is_exactly_behind_it_in_the_middle() -> None:
     camera = Cameras.alike(torch.eye(4)[None], torch.tensor([[10.0, 10.0, 32.0, 24.0]]), None, 64, 48, "fisheye")
-    found, pixels, _ = camera.project_inside(torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, 1.0]]), 0)
-    assert found.tolist() == [0, 1]  # at the rim of a picture of everything
+    points = torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    found, pixels, _ = camera.project_inside(points, 0)
+    assert found.tolist() == [0, 2]  # at the rim of a picture of everything; what is at its center is nowhere
     torch.testing.assert_close(pixels, torch.tensor([[32 + 10 * math.pi, 24], [32.0, 24.0]]))
+    narrow = Cameras.alike(torch.eye(4)[None], torch.tensor([[20.0, 20.0, 32.0, 24.0]]), None, 64, 48, "fisheye")
+    assert narrow.project_inside(points, 0)[0].tolist() == [2]
 
 
 @pytest.mark.parametrize(("lens", "distortion"), LENSES)

@@ -15,7 +15,8 @@ from unrender.numerics import SMALLEST_LENGTH, SMALLEST_PIVOT, away_from_zero, n
 _NEWTON_STEPS = 12
 """Convergence is quadratic: photographic lenses need 4 to 6 steps to reach float64 rounding."""
 _FAR = 1e3
-"""How much farther out than without distortion a point is projected that a lens cannot show; no image is as wide."""
+"""Where a point is projected that a lens cannot show: a perspective lens so many times as far out as without distortion, a fisheye at this
+radius; no image is as wide."""
 
 
 @torch.no_grad()
@@ -60,15 +61,16 @@ def distorted_perspective(
 def distorted_fisheye(
     in_camera: Float[Tensor, "points 3"], distortion: Float[Tensor, " 6"], fold: Float[Tensor, ""]
 ) -> Float[Tensor, "points 2"]:
-    """Project points, those at or beyond the fold far out.
+    """Project points, those at or beyond the fold, and one at the center of the camera, far out.
 
-    What is exactly behind the camera would be seen in all directions; it is projected to the right.
+    What is exactly behind the camera is seen in all directions; it is projected to the right.
     """
     k1, k2, k3, k4 = distortion[:4].unbind()
     radius = in_camera[:, :2].norm(dim=-1)
     theta = torch.atan2(radius, in_camera[:, 2])
     t = theta * theta
-    theta_d = torch.where(t >= fold, _FAR * theta, theta * (1 + t * (k1 + t * (k2 + t * (k3 + t * k4)))))
+    hidden = (t >= fold) | (in_camera == 0).all(-1)
+    theta_d = torch.where(hidden, _FAR, theta * (1 + t * (k1 + t * (k2 + t * (k3 + t * k4)))))
     plane = in_camera[:, :2] * (theta_d / radius.clamp_min(SMALLEST_LENGTH))[:, None]
     behind = (radius < SMALLEST_LENGTH) & (in_camera[:, 2] <= 0)
     return torch.where(behind[:, None], torch.stack((theta_d, torch.zeros_like(theta_d)), -1), plane)
