@@ -3,7 +3,7 @@
     python benchmarks/mitsuba_inverse.py CAPTURE RUN RELIT.hdr OUT [--our-steps 150 500 1500] [--steps 800] [--samples 8] [--views 1]
 
 CAPTURE is one of ``mitsuba_captures.py``, RUN a run of ``neus`` fitted to it. Both begin with the surface of the run, simplified to 20,000
-triangles, smoothed and unwrapped, and with the same gray material under a uniform light.
+triangles and unwrapped, and with the same gray material under a uniform light.
 
 *Mitsuba*: Adam over a texture of the base color, one of the roughness and the logarithms of a lat-long light, of one random view or several
 in a step, with ``prb``, box filter and independent sampler. Each variable keeps to its limits, rates fall to a tenth, and channels that are

@@ -66,6 +66,15 @@ def test_nothing_is_decided_without_a_surface_or_with_hardly_any_photos() -> Non
     assert axes_of_light(MATTE.mesh, few) == LightAxes(turn=False)
 
 
+def test_photos_of_opposite_sides_decide_nothing() -> None:
+    """No vertex is seen twice, however many are seen."""
+    opposite = matte(turning=True)
+    facing = opposite.cameras.world_from_camera[:, :3, 2]
+    other = int((facing @ facing[0]).argmin())
+    opposite = replace(opposite, split=Split((0, other), (), "two views are fitted"))
+    assert axes_of_light(MATTE.mesh, opposite) == LightAxes(turn=False)
+
+
 @pytest.mark.parametrize("turning", [True, False])
 def test_a_visual_hull_is_enough(turning: bool) -> None:
     capture = matte(turning=turning)

@@ -49,7 +49,7 @@ _SPREAD = 4.0
 _RIDGE = 1e-4
 """Weight of small coefficients, relative to the mean of the squared columns: lobes in which nothing is mirrored get none."""
 _FEWEST = 200
-"""Observations below which nothing is decided."""
+"""Repeated observations of vertices below which nothing is decided."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def axes_of_light(mesh: Mesh, capture: Capture) -> LightAxes:
     color, facing, mirrored, turned = (
         torch.cat([getattr(some, name) for some in seen]).double() for name in ("color", "facing", "mirrored", "turned")
     )
-    if len(vertex) < _FEWEST:
+    if len(vertex) - len(vertex.unique()) < _FEWEST:
         return LightAxes(turn=False)
     exposures = torch.nn.functional.one_hot(photo, len(views)).double()
     shared = torch.cat([exposures, torch.stack([facing, facing.square(), facing**3], 1)], 1)
@@ -179,6 +179,6 @@ class _Means:
 def _residual(columns: Float[Tensor, "seen columns"], wanted: Float[Tensor, "seen 1"]) -> float:
     """Return the sum of squares that no combination of the columns explains."""
     normal = columns.T @ columns
-    normal += _RIDGE * normal.diagonal().mean() * torch.eye(len(normal), dtype=normal.dtype)
+    normal += (_RIDGE * normal.diagonal().mean()).clamp_min(SMALLEST_LENGTH) * torch.eye(len(normal), dtype=normal.dtype)
     found = torch.linalg.solve(normal, columns.T @ wanted)
     return float((wanted - columns @ found).square().sum())

@@ -138,8 +138,8 @@ class PbrLosses:
     """Weight of differences of roughness and metallic from it."""
     white_light: float = 0.005
     """Weight of the difference of the light's channels from their mean."""
-    laplacian: Ramp = (1e4, 1e3, 0.0, 1.0)
-    """Weight of uneven vertices, in the second pass."""
+    laplacian: Ramp = 1e4
+    """Weight of uneven vertices of a mesh."""
     laplacian_of: Literal["moves", "positions"] = "moves"
     """What is to be even: the moves of the vertices since the beginning of the pass, or their positions."""
 
@@ -160,6 +160,8 @@ class Rates:
     """Of the logarithms of the light's texels."""
     second_light_rate: float | None = None
     """The same in the second pass; 0 keeps the light of the first one. By default the same."""
+    constant_until: float = 0.5
+    """Share of each pass before the rates begin to fall."""
     final_rate: float = 0.1
     """Rates at the end of each pass, as a share of those at its begin."""
     first_warm_up: float = 0.02
@@ -174,7 +176,7 @@ class Rates:
     def factor(self, fraction: float, *, first: bool) -> float:
         """Return the factor of all rates at a fraction of the first or the second pass."""
         over = self.first_warm_up if first else self.second_warm_up
-        return exponential(self.final_rate, fraction) * warm_up(fraction, over=over)
+        return exponential(self.final_rate, fraction, after=self.constant_until) * warm_up(fraction, over=over)
 
     def of_second_pass(self) -> Rates:
         """Return the rates of the second pass, with its light rate as the light rate."""

@@ -79,6 +79,7 @@ def _configuration(
             texture_rate=second,
             light_rate=first,
             second_light_rate=0.0 if keep_light else second,
+            constant_until=0.0,
             final_rate=10 ** (-_DECAY * iterations),
             first_warm_up=0.0,
             second_warm_up=_WARM_UP / iterations,

@@ -14,7 +14,6 @@ from unrender.captures.capture import Capture
 from unrender.color import linear_from_srgb
 from unrender.fields.grid_sdf import sphere_distance
 from unrender.geometry.mesh import Mesh
-from unrender.geometry.smoothing import smoothed
 from unrender.geometry.unwrapping import unwrapped
 from unrender.numerics import normalized
 from unrender.recipes.fitting import scene_state, tensors_under
@@ -39,8 +38,6 @@ from unrender.shading.shadows import LightTransport, light_transport, shadowed
 
 _RESOLUTION = 256
 """Cells along a side of the region of interest, with which a fitted surface is extracted."""
-_SMOOTHING = 0.5
-"""Strength with which bumps of a few edges are taken from the surface of a field: they would blur its reflections."""
 _HULL = 96
 """Cells along a side of the visual hull."""
 _BALL = 0.7
@@ -265,7 +262,6 @@ def scene_in_space(
     else:
         is_known = "shape" in config.lock
         simple = mesh if is_known and not given.is_empty else _bare(mesh).simplified(config.faces)
-        simple = smoothed(simple, _SMOOTHING) if given.is_empty and not is_known else simple
         shape = KnownShape(simple) if is_known else MeshShape(simple)
         box = mesh.bounding_box.cpu()
         margin = _MARGIN * (box[1] - box[0]).max()
