@@ -134,8 +134,8 @@ class PixelMaps:
 def pixel_rays(views: Int[Tensor, " pixels"], places: Int[Tensor, " pixels"], packed: Int[Tensor, " pixels"], maps: PixelMaps) -> PixelRays:
     """Unpack the colors of pixels and turn the directions through them into the world.
 
-    The ray of a pixel is zero where there is no such view, or no direction at its place behind the first one of its view. A place must be
-    one of its own view: a larger one takes the direction of another.
+    The ray of a pixel is zero where its view does not exist, and where there is no direction at the place counted from the first one of its
+    view. Whether a place is one of its own view is not checked: any other takes the direction of another view, if there is one.
 
     Args:
         views: int64.
