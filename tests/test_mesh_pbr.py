@@ -130,6 +130,27 @@ def test_an_asset_has_the_phases_of_its_surface_first_and_resumes_in_them(captur
         assert torch.equal(value, resumed.scene.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("shape_first", [0.5, 0.0])
+def test_materials_begin_again_on_the_mesh_of_a_lattice(shape_first: float, capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gray materials are for a shape that is known: on a lattice, dents would explain what is dark."""
+    monkeypatch.setattr("unrender.recipes.mesh_pbr.loop.Fitting", partial(Fitting, report_every=0.0))
+    config = replace(override(SMALL, steps=16), shape=mesh_pbr.Tetrahedra(resolution=10, shape_first=shape_first))
+    kept: dict[str | None, dict[str, torch.Tensor]] = {}
+
+    def watch(progress: Progress) -> None:
+        kept[progress.phase] = progress.snapshot()
+
+    whole = mesh_pbr.fit(capture, config, device=CPU, seed=1, observer=watch)
+    names = ["shape", "materials in space", "textures"] if shape_first else ["shape and materials in space", "textures"]
+    assert list(kept) == names
+    shapes = {phase: mesh_pbr.load_scene(config, kept[phase], CPU).shape for phase in names}
+    assert isinstance(shapes[names[0]], TetrahedralShape) and all(isinstance(shapes[phase], MeshShape) for phase in names[1:])
+    again = mesh_pbr.fit(capture, config, device=CPU, seed=1, resume=kept[names[0]])
+    assert all(torch.equal(value, again.scene.state_dict()[name]) for name, value in whole.scene.state_dict().items())
+    with pytest.raises(ValueError, match="shape_first is 1"):
+        mesh_pbr.Tetrahedra(shape_first=1.0)
+
+
 def test_the_surface_of_an_asset_may_begin_with_the_visual_hull(capture: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("nerf.loop", "neus.loop", "mesh_pbr.loop"):
         monkeypatch.setattr(f"unrender.recipes.{module}.Fitting", partial(Fitting, report_every=0.0))

@@ -5,9 +5,9 @@ the log gains g of view v, whose mean over all fitted views is taken off,
 
     corrected color = (color − background light) · exp(g_v) + background light
 
-The scene then has the mean exposure of the photos: without that condition, a brighter scene and darker photos would be the same fit. A
-gain of linear light by k is nearly one of sRGB values by k^(1/2.2), so the same formula serves both. Source: Rematas et al. 2022, who
-solve for affine colors of each image.
+The scene then has the mean exposure of the photos: without that condition, a brighter scene and darker photos would be the same fit. The
+gains are of sRGB values; one of sRGB values by k is nearly one of linear light by k^2.2. Source: Rematas et al. 2022, who solve for affine
+colors of each image.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from torch import Tensor, nn
 _REGULARIZATION = 1e-3
 """Weight of the mean squared log gain: a hundredth of the curvature of a photometric loss at usual colors."""
 
-_RATE = 2.0
+_GAMMA = 2.2
+"""Log gain of linear light by that of sRGB values."""
+
+_RATE = 0.2
 """Learning rate of the log gains, relative to that of the scene."""
 
 
@@ -40,15 +43,16 @@ class Exposure(nn.Module):
     place: Tensor
     """For each view of the capture, its place among the fitted ones."""
 
-    def __init__(self, views: int, fitted: tuple[int, ...]) -> None:
-        """Start without corrections.
+    def __init__(self, views: int, fitted: tuple[int, ...], start: Float[Tensor, "fitted 3"] | None = None) -> None:
+        """Start with log gains, by default without any.
 
         Args:
             views: number of all views of the capture.
             fitted: the views that are corrected, by their index into all.
+            start: log gains of the fitted views.
         """
         super().__init__()
-        self.raw = nn.Parameter(torch.zeros(len(fitted), 3))
+        self.raw = nn.Parameter(torch.zeros(len(fitted), 3) if start is None else start.float().clone())
         place = torch.zeros(views, dtype=torch.int64)
         place[list(fitted)] = torch.arange(len(fitted))
         self.register_buffer("place", place, persistent=False)
@@ -63,6 +67,9 @@ class Exposure(nn.Module):
         opacity: Float[Tensor, " rays"],
         background: Float[Tensor, "rays 3"],
         views: Int[Tensor, " rays"],
+        *,
+        linear: bool = False,
+        learned: bool = True,
     ) -> Float[Tensor, "rays 3"]:
         """Correct rendered colors as the photos of their views were exposed.
 
@@ -71,9 +78,12 @@ class Exposure(nn.Module):
             opacity: share of the light that comes from the scene, 0 to 1.
             background: drawn behind the scene, and exposed by no camera.
             views: the view of each ray, as an index into all views of the capture.
+            linear: whether colors are linear light, instead of sRGB values.
+            learned: whether the gains get a gradient.
         """
         behind = (1 - opacity)[:, None] * background
-        return (color - behind) * self.log_gains().exp()[self.place[views]] + behind
+        gains = ((_GAMMA if linear else 1.0) * self.log_gains()).exp()
+        return (color - behind) * (gains if learned else gains.detach())[self.place[views]] + behind
 
     def regularization(self) -> Float[Tensor, ""]:
         """Return the weighted mean square of the log gains, which decides where the photos do not."""

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unrender.captures.capture import Capture
+from unrender.captures.gains import matched_gains
 from unrender.fields.exposure import Exposure
 from unrender.recipes.clock import Clock
 from unrender.recipes.state import Stateful
@@ -16,13 +17,16 @@ from unrender.render.rendering import Rendering
 from unrender.words import OnOff
 
 _FROM = 0.15
-"""Share of the budget after which exposures are fitted. Before, the scene explains too little of what differs between the photos: gains
-would take the mean color of each photo, and colors that depend on the direction would take it back."""
+"""Share of the budget after which exposures are fitted. Before, they stay as features of the photos say: the scene explains too little of
+what differs between the photos, so gains would take the mean color of each photo."""
 
 
 def exposure_of(capture: Capture, wanted: OnOff, device: torch.device) -> Exposure | None:
-    """Return the unknown exposures of the fitted views; None if they are not compensated."""
-    return Exposure(len(capture), capture.split.train).to(device) if wanted == "on" else None
+    """Return the exposures to begin with, from features that the photos share; None if they are not compensated."""
+    if wanted == "off":
+        return None
+    fitted = capture.split.train
+    return Exposure(len(capture), fitted, matched_gains(capture, fitted)).to(device)
 
 
 def part_of(exposure: Exposure | None) -> dict[str, Stateful]:
@@ -36,6 +40,8 @@ def exposed(
     rendering: Rendering,
     background: Float[Tensor, "*pixels 3"] | None,
     views: Int[Tensor, "*pixels"],
+    *,
+    learned: bool = True,
 ) -> tuple[Rendering, dict[str, Tensor]]:
     """Return a rendering in the exposures of its photos, and the loss terms of these.
 
@@ -45,10 +51,14 @@ def exposed(
         rendering: of the rays or the pictures of a step.
         background: drawn behind the scene; None where all light comes from the scene.
         views: the view of each pixel.
+        learned: whether the exposures may be fitted in this step; they are not before a share of the budget.
     """
-    if exposure is None or clock.overall < _FROM:
+    if exposure is None:
         return rendering, {}
-    color = rendering.color
+    learned = learned and clock.overall >= _FROM
+    color, linear = rendering.color, rendering.encoding == "linear"
     behind = torch.zeros_like(color) if background is None else background
-    shown = exposure(color.reshape(-1, 3), rendering.opacity.reshape(-1), behind.reshape(-1, 3), views.reshape(-1))
-    return replace(rendering, color=shown.view_as(color)), {"exposure": exposure.regularization()}
+    shown = exposure(
+        color.reshape(-1, 3), rendering.opacity.reshape(-1), behind.reshape(-1, 3), views.reshape(-1), linear=linear, learned=learned
+    )
+    return replace(rendering, color=shown.view_as(color)), {"exposure": exposure.regularization()} if learned else {}

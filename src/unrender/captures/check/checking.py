@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from unrender.captures.capture import Capture, CaptureError
 from unrender.captures.check.coverage import about_coverage, about_points, about_region, coverage_of, upright_axes
-from unrender.captures.check.epipolar import VerifiedMatches, verify
 from unrender.captures.check.explanations import Explanation, explain
-from unrender.captures.check.features import Matches, find_features, match_all
 from unrender.captures.check.findings import CheckReport, Finding, ViewCheck, in_order
 from unrender.captures.check.hull import HullAgreement
 from unrender.captures.check.masks import Masks, about_masks, examine_masks
-from unrender.captures.check.photos import about_duplicates, about_looks, about_sizes, duplicates, looks_of, small_photo
-from unrender.captures.images import in_threads
+from unrender.captures.check.matching import matches_between
+from unrender.captures.check.photos import about_duplicates, about_looks, about_sizes, duplicates, looks_of
 from unrender.captures.load import read_capture
 from unrender.captures.options import CaptureOptions
 from unrender.transforms import scale_of
@@ -32,9 +29,6 @@ QUICK_VIEWS = 20
 
 _LOOKS = 2
 """Photos whose sharpness and exposure are measured, times the views above."""
-_FEATURES = 300
-_PARTNERS = 5
-"""Photos that each photo is compared with: those with which it has the most matches."""
 
 
 def check_capture(capture: Capture | Path | str, options: CaptureOptions | None = None, *, most_views: int = MOST_VIEWS) -> CheckReport:
@@ -73,7 +67,7 @@ def _checked(capture: Capture, most_views: int, path: Path | None, options: Capt
     masks = examine_masks(capture, chosen) if capture.has_masks else None
     hull = None if masks is None else masks.hull
     explanation = explain(
-        _matches(capture, chosen, masks),
+        matches_between(capture, chosen, None if masks is None else masks.usable_by_view),
         capture.cameras.world_from_camera,
         _source_poses(capture),
         names,
@@ -144,29 +138,6 @@ def _spread(views: Sequence[int], most: int) -> list[int]:
     if len(views) <= most:
         return list(views)
     return [views[round(k * (len(views) - 1) / (most - 1))] for k in range(most)]
-
-
-def _matches(capture: Capture, views: Sequence[int], masks: Masks | None) -> VerifiedMatches | None:
-    """Return matches between some photos, within usable masks, that some epipolar geometry explains."""
-    mask_of: dict[int, UInt8[Tensor, "_ _"] | None] = {} if masks is None else dict(zip(views, masks.usable, strict=True))
-    if masks is not None:  # what is around the object may stand still while the cameras move
-        views = [view for view in views if mask_of[view] is not None]
-    if len(views) < 2:
-        return None
-
-    def features(view: int):
-        small = small_photo(capture, view, mask_of.get(view))
-        found = find_features(small.gray, _FEATURES, small.inside)
-        return replace(found, positions=found.positions * small.block)
-
-    found = match_all(in_threads(features, views))
-    partners: dict[int, list[Matches]] = {}
-    for matches in sorted(found, key=lambda matches: -len(matches)):
-        for side in (matches.first, matches.second):
-            partners.setdefault(side, []).append(matches)
-    best = {(m.first, m.second): m for of_view in partners.values() for m in of_view[:_PARTNERS]}
-    renamed = [replace(m, first=views[m.first], second=views[m.second]) for _, m in sorted(best.items())]
-    return verify(renamed, capture.cameras)
 
 
 def _too_few_features(hull: HullAgreement | None) -> Finding:

@@ -39,6 +39,11 @@ class Masks:
     """Masks to look for features in; None where there is no sensible one."""
 
     @property
+    def usable_by_view(self) -> dict[int, UInt8[Tensor, "_ _"]]:
+        """The usable masks by their views."""
+        return {view: mask for view, mask in zip(self.views, self.usable, strict=True) if mask is not None}
+
+    @property
     def faults(self) -> dict[int, str]:
         """Words for the views with wrong masks."""
         kinds = ((self.full, "no mask"), (self.empty, "empty mask"), (self.inverted, "inverted mask"))

@@ -23,9 +23,11 @@ class Tetrahedra:
 
     resolution: int = 64
     """Cells along the longest side of the box of the object."""
+    shape_first: float = 0.5
+    """Share of the first pass for the shape, with colors that are forgotten: materials and light begin again on its mesh. 0 for none."""
 
     def __post_init__(self) -> None:
-        _check_resolution(self.resolution)
+        _check_lattice(self.resolution, self.shape_first)
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,11 @@ class Cubes:
 
     resolution: int = 64
     """Cells along the longest side of the box of the object."""
+    shape_first: float = 0.5
+    """Share of the first pass for the shape, with colors that are forgotten: materials and light begin again on its mesh. 0 for none."""
 
     def __post_init__(self) -> None:
-        _check_resolution(self.resolution)
+        _check_lattice(self.resolution, self.shape_first)
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,11 @@ class FittedSurface:
             raise ValueError(f"density_first is {self.density_first}; it is a share of the surface's budget, from 0 to below 1")
 
 
-def _check_resolution(resolution: int) -> None:
+def _check_lattice(resolution: int, shape_first: float) -> None:
     if not 4 <= resolution <= 512:
         raise ValueError(f"resolution is {resolution}; it is a number of cells from 4 to 512")
+    if not 0 <= shape_first < 1:
+        raise ValueError(f"shape_first is {shape_first}; it is a share of the first pass, from 0 to below 1")
 
 
 @dataclass(frozen=True)

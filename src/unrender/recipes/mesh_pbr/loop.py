@@ -45,8 +45,8 @@ from unrender.render.refined_poses import refined
 from unrender.render.rendering import Rendering
 from unrender.render.scene import Scene
 
-_SURFACE_PHASES = 2
-"""Number of phases of ``neus``, which come first."""
+_SHAPE_PHASES = 2
+"""Number of phases for the shape alone, which come first: those of ``neus``, of which the second may be that of a lattice."""
 _WHITE = 0.99
 """Linear value from which a channel of a photo counts as clipped, and opacity from which it shows the object alone."""
 
@@ -83,9 +83,11 @@ def fit(
             "from a run of neus, or make masks with `unrender mask`"
         )
     exposure = exposure_of(capture, config.exposure, device)
-    surface = neus.phases_of(capture, _surface_settings(config, device), device=device, seed=seed)
+    fields = neus.phases_of(capture, _surface_settings(config, device), exposure, device=device, seed=seed)
     before = config.shape.surface_share if surface_first and isinstance(config.shape, FittedSurface) else 0.0
     first = 0.0 if textured else (1 - before) * config.first_share
+    on_lattice = first > 0 and not has_mesh and not surface_first
+    alone = config.shape.shape_first * first if on_lattice and not isinstance(config.shape, FittedSurface) else 0.0
     light_first = 0.0 if known.environment is not None and "light" in lock else config.light_first
 
     def begun(previous: Scene | None) -> MeshPbrScene:
@@ -97,6 +99,10 @@ def fit(
         if start.resume is None and before is not None:
             scene.poses = before.poses
         return _fit_pass(refined(capture, scene), config, start, scene, exposure, light_first=light_first, device=device, seed=seed)
+
+    def pass_of_shape(start: PhaseStart) -> FitResult:
+        scene = begun(None) if start.resume is None else load_pbr_scene(config, start.resume, device)
+        return fit_pass(start, scene, light_first=0.0, seed=seed)
 
     def pass_in_space(start: PhaseStart) -> FitResult:
         if start.resume is not None:
@@ -117,9 +123,12 @@ def fit(
                     scene = scene_in_textures(previous if isinstance(previous, MeshPbrScene) else begun(previous), config)
         return fit_pass(start, scene, light_first=0.0, seed=seed + 1)
 
+    shapes = [replace(phase, share=before * phase.share) for phase in fields]
+    if alone > 0:
+        shapes[-1] = Phase("shape", alone, pass_of_shape)
     phases = (
-        *(replace(phase, share=before * phase.share) for phase in surface),
-        Phase("materials in space" if before or has_mesh else "shape and materials in space", first, pass_in_space),
+        *shapes,
+        Phase("shape and materials in space" if on_lattice and not alone else "materials in space", first - alone, pass_in_space),
         Phase("light" if "material" in lock else "textures", 1 - before - first, pass_in_textures),
     )
     return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
@@ -136,7 +145,7 @@ def _surface_settings(config: MeshPbrConfig, device: torch.device) -> NeusConfig
 
 
 def _check_settings(config: MeshPbrConfig, known: Asset, name: str, *, has_mesh: bool) -> None:
-    """Check that what is locked is given, that something is left to fit, and that poses can be refined if they are to be.
+    """Check that what is locked is given, and that the rest can be fitted as wanted.
 
     Raises:
         ValueError: one of these does not hold; the message says what to do.
@@ -164,7 +173,7 @@ def _check_settings(config: MeshPbrConfig, known: Asset, name: str, *, has_mesh:
 
 def load_scene(config: MeshPbrConfig, tensors: Mapping[str, Tensor], device: torch.device) -> Scene:
     """Rebuild the scene of a snapshot."""
-    if phase_of(tensors) < _SURFACE_PHASES:
+    if phase_of(tensors) < _SHAPE_PHASES and isinstance(config.shape, FittedSurface):
         return neus.load_scene(_surface_settings(config, device), tensors, device)
     return load_pbr_scene(config, tensors, device)
 
@@ -204,7 +213,7 @@ def _fit_pass(
         rendering = scene.render(mesh, batch.cameras, background, watching or scene.values)
         views = batch.views[:, None, None].expand_as(batch.alpha)
         # As long as all is gray, gains would take the mean color of each photo.
-        rendering, of_exposures = exposed(None if scene.gray_light else exposure, start.clock, rendering, background, views)
+        rendering, of_exposures = exposed(exposure, start.clock, rendering, background, views, learned=not scene.gray_light)
         losses, error = _picture_losses(
             terms, batch, rendering, background, masked=capture.has_masks, mask_l1=terms.first_mask_l1 if in_space else 0.0
         )

@@ -44,7 +44,7 @@ def _configuration(
     smooth = (0.0, 0.03, 0.0, _RISING / iterations)
     return MeshPbrConfig(
         steps=2 * iterations,
-        shape=Tetrahedra(cells),
+        shape=Tetrahedra(cells, shape_first=0.0),
         first_share=0.5,
         light_first=0.0,
         faces=10_000_000,  # their meshes are not simplified
@@ -98,7 +98,7 @@ def _with_cubes(configuration: MeshPbrConfig, cells: int) -> MeshPbrConfig:
     """Return a configuration with FlexiCubes in place of DMTet."""
     return replace(
         configuration,
-        shape=Cubes(cells),
+        shape=Cubes(cells, shape_first=0.0),
         losses=replace(configuration.losses, first_mask_l1=5.0),
         rates=replace(configuration.rates, shape_betas=(0.7, 0.9)),
     )

@@ -56,12 +56,19 @@ def fit(
     Raises:
         ValueError: when the surroundings are to be learned from a capture with masks.
     """
-    phases = phases_of(capture, config, device=device, seed=seed)
+    phases = phases_of(capture, config, exposure_of(capture, config.exposure, device), device=device, seed=seed)
     return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
 
 
-def phases_of(capture: Capture, config: NeusConfig, *, device: torch.device, seed: int) -> tuple[Phase, Phase]:
+def phases_of(capture: Capture, config: NeusConfig, exposure: Exposure | None, *, device: torch.device, seed: int) -> tuple[Phase, Phase]:
     """Return the phases of the fit: a radiance field, which a hash field leaves out, then the surface.
+
+    Args:
+        capture: the photos.
+        config: the settings.
+        exposure: the unknown exposures of the photos, or None.
+        device: of the scenes.
+        seed: of all random numbers.
 
     Raises:
         ValueError: when the surroundings are to be learned from a capture with masks.
@@ -71,7 +78,7 @@ def phases_of(capture: Capture, config: NeusConfig, *, device: torch.device, see
         surroundings = capture.unbounded and not capture.has_masks
     if surroundings and capture.has_masks:
         raise ValueError("learned_background fits the photos as they are, but this capture has masks; load it without them (masks=none)")
-    exposure, poses = exposure_of(capture, config.exposure, device), poses_of(capture, config.refine_poses, device)
+    poses = poses_of(capture, config.refine_poses, device)
     field = config.field.from_coarse_to_fine() if config.refine_poses else config.field
     density = field.density(config)
     share = 0.0 if density is None else field.density_share(surroundings=surroundings)
