@@ -74,9 +74,9 @@ def fit(
     field = None if run is None or isinstance(run.scene, LitScene | MeshPbrScene) else run.scene
     has_mesh = field is not None or not known.is_empty
     _check_settings(config, known, capture.name, has_mesh=has_mesh)
-    lock = config.lock
+    lock, shape = config.lock, config.shape
     textured = not known.is_empty and ("material" in lock or has_textures(known))
-    surface_first = not has_mesh and isinstance(config.shape, FittedSurface)
+    surface_first = not has_mesh and isinstance(shape, FittedSurface)
     if not (capture.has_masks or surface_first or has_mesh):
         raise CaptureError(
             f"{capture.name} has no masks, which a shape on a lattice needs to begin with; fit the surface first (--shape neus), go on "
@@ -84,10 +84,10 @@ def fit(
         )
     exposure = exposure_of(capture, config.exposure, device)
     fields = neus.phases_of(capture, _surface_settings(config, device), exposure, device=device, seed=seed)
-    before = config.shape.surface_share if surface_first and isinstance(config.shape, FittedSurface) else 0.0
+    before = shape.surface_share if surface_first and isinstance(shape, FittedSurface) else 0.0
     first = 0.0 if textured else (1 - before) * config.first_share
     on_lattice = first > 0 and not has_mesh and not surface_first
-    alone = config.shape.shape_first * first if on_lattice and not isinstance(config.shape, FittedSurface) else 0.0
+    alone = 0.0 if isinstance(shape, FittedSurface) or not on_lattice else shape.shape_first * first
     light_first = 0.0 if known.environment is not None and "light" in lock else config.light_first
 
     def begun(previous: Scene | None) -> MeshPbrScene:
@@ -150,10 +150,10 @@ def _check_settings(config: MeshPbrConfig, known: Asset, name: str, *, has_mesh:
     Raises:
         ValueError: one of these does not hold; the message says what to do.
     """
-    locked = config.lock
-    if has_mesh and isinstance(config.shape, FittedSurface) and config.shape.refine_poses:
+    locked, shape = config.lock, config.shape
+    if has_mesh and isinstance(shape, FittedSurface) and shape.refine_poses:
         raise ValueError(f"poses are refined while a surface is fitted, and {name} comes with one; leave refine_poses out")
-    if "shape" in locked and not has_mesh and not isinstance(config.shape, FittedSurface):
+    if "shape" in locked and not has_mesh and not isinstance(shape, FittedSurface):
         raise ValueError(f"the shape is locked, and {name} comes without one; give it with --mesh FILE, or go on from a run of neus")
     if "material" in locked and known.material is None:
         raise ValueError(
