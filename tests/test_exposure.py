@@ -31,10 +31,11 @@ NERF = override(
 def ball(spread: float, *, views: int = 24, size: int = 24, speckled: bool = False) -> Capture:
     """Photos of a ball with smooth colors; those that are fitted have random gains of each channel from 1 - spread to 1 + spread."""
     speckles = 0.5 * torch.rand(1, 1, 24, 24, 24, generator=torch.Generator().manual_seed(2)) - 0.25
+    focal = 1.25 * size if speckled else 30.0
     turn = 2 * math.pi * torch.arange(views) / views
     places = torch.stack([2.2 * turn.cos(), 2.2 * turn.sin(), 0.6 * torch.sin(3 * turn)], -1)
     poses = look_at(places, torch.zeros(3), torch.tensor([0.0, 0.0, 1.0]))
-    cameras = Cameras.alike(poses, size * torch.tensor([[1.25, 1.25, 0.5, 0.5]]).repeat(views, 1), None, size, size)
+    cameras = Cameras.alike(poses, torch.tensor([[focal, focal, size / 2, size / 2]]).repeat(views, 1), None, size, size)
     gains = 1 + spread * (2 * torch.rand(views, 3, generator=torch.Generator().manual_seed(1)) - 1)
     test = tuple(range(0, views, 4))
     photos, masks = [], []

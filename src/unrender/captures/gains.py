@@ -101,9 +101,8 @@ def _groups(views: Sequence[int]) -> list[list[int]]:
     >>> [len(group) for group in _groups(range(100))]
     [64, 64, 36]
     """
-    if len(views) <= _MOST_VIEWS:
-        return [list(views)]
-    return [list(views[first : first + _MOST_VIEWS]) for first in range(0, len(views), _MOST_VIEWS // 2) if len(views) - first > 2]
+    half = _MOST_VIEWS // 2
+    return [list(views[first : first + _MOST_VIEWS]) for first in range(0, max(1, len(views) - half), half)]
 
 
 def _blurred(capture: Capture, view: int) -> Float[Tensor, "1 3 height width"]:

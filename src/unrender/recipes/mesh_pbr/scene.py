@@ -267,7 +267,8 @@ def scene_in_space(
         margin = _MARGIN * (box[1] - box[0]).max()
         box = torch.stack([box[0] - margin, box[1] + margin])
     appearance = InSpace(config.materials, box, generator)
-    return _scene(capture, config, given, shape, appearance).to(device)
+    axes = surface.axes if isinstance(surface, MeshPbrScene) else None  # those that the shape was found with
+    return _scene(capture, config, given, shape, appearance, axes).to(device)
 
 
 def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, device: torch.device) -> MeshPbrScene:
@@ -282,10 +283,13 @@ def scene_of_asset(capture: Capture, config: MeshPbrConfig, given: Asset, *, dev
     return _scene(capture, config, given, shape, appearance).to(device)
 
 
-def _scene(capture: Capture, config: MeshPbrConfig, given: Asset, shape: Shape, appearance: Appearance) -> MeshPbrScene:
+def _scene(
+    capture: Capture, config: MeshPbrConfig, given: Asset, shape: Shape, appearance: Appearance, axes: LightAxes | None = None
+) -> MeshPbrScene:
     """Return the scene of a shape and a material under the light to begin with."""
     light, known = _light_of(given, config, capture)
-    axes, first_camera = _light_axes(shape, config, given, capture), capture.cameras.world_from_camera[capture.split.train[0], :3, :3]
+    axes = _light_axes(shape, config, given, capture) if axes is None else axes
+    first_camera = capture.cameras.world_from_camera[capture.split.train[0], :3, :3]
     return MeshPbrScene(
         shape, appearance, light, known, masked=capture.has_masks, axes=axes, imaging=config.imaging, first_camera=first_camera
     )
