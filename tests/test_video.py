@@ -17,7 +17,7 @@ from unrender.transforms import aligning_similarity
 
 needs_pycolmap = pytest.mark.skipif(importlib.util.find_spec("pycolmap") is None, reason="needs unrender[sfm]")
 OPENGL_FROM_OPENCV = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0])).double()
-STEPS = 700
+STEPS = 1_500
 
 
 @pytest.mark.slow
@@ -26,8 +26,8 @@ STEPS = 700
 def test_a_video_gives_the_true_cameras_and_a_surface_like_theirs(tmp_path: Path) -> None:
     """Spot on a disc with spots, 72 frames of 448 x 448 pixels as H.264, from elevations of 15 to 35 degrees.
 
-    Poses were found within 0.07 degrees and 0.13 % of the distance. After 700 steps of ``neus`` with the same masks the Chamfer distance is
-    0.86 % of the diagonal, and with the true poses 0.68 %; at this budget the black spots are still dented, differently in each fit.
+    Poses were found within 0.07 degrees and 0.13 % of the distance. After 1,500 steps of ``neus`` with the same masks the Chamfer distance is
+    0.25 % of the diagonal, and with the true poses 0.26 %.
     """
     meshes = real_capture("meshes")
     turntable = Turntable.of(meshes / "spot.obj", meshes / "spot_texture.png", frames=72, side=448)
@@ -58,4 +58,4 @@ def test_a_video_gives_the_true_cameras_and_a_surface_like_theirs(tmp_path: Path
         assert main(["eval", str(run), "--truth", str(tmp_path / f"{folder.name}.ply"), "--quiet"]) == 0
         measures = json.loads((run / "metrics.json").read_text())["measures"]
         chamfer[folder.name] = next(measure["value"] for measure in measures if measure["name"] == "Chamfer")
-    assert chamfer["solved"] < 1.5 * chamfer["true"] and chamfer["true"] < 1.0
+    assert chamfer["solved"] < 1.2 * chamfer["true"] and chamfer["true"] < 0.4
