@@ -26,8 +26,8 @@ STEPS = 1_500
 def test_a_video_gives_the_true_cameras_and_a_surface_like_theirs(tmp_path: Path) -> None:
     """Spot on a disc with spots, 72 frames of 448 x 448 pixels as H.264, from elevations of 15 to 35 degrees.
 
-    Poses were found within 0.07 degrees and 0.13 % of the distance. After 1,500 steps of ``neus`` with the same masks the Chamfer distance is
-    0.25 % of the diagonal, and with the true poses 0.26 %.
+    Poses were found within 0.07 degrees and 0.13 % of the distance. After 1,500 steps of ``neus`` with the same masks the Chamfer
+    distance is 0.25 % of the diagonal, and with the true poses 0.26 %.
     """
     meshes = real_capture("meshes")
     turntable = Turntable.of(meshes / "spot.obj", meshes / "spot_texture.png", frames=72, side=448)
