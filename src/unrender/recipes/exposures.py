@@ -21,12 +21,19 @@ _FROM = 0.15
 what differs between the photos, so gains would take the mean color of each photo."""
 
 
-def exposure_of(capture: Capture, wanted: OnOff, device: torch.device) -> Exposure | None:
-    """Return the exposures to begin with, from features that the photos share; None if they are not compensated."""
+def exposure_of(capture: Capture, wanted: OnOff, device: torch.device, *, resumes: bool = False) -> Exposure | None:
+    """Return the exposures to begin with, from features that the photos share; None if they are not compensated.
+
+    Args:
+        capture: the photos.
+        wanted: whether they are compensated.
+        device: of the scene.
+        resumes: whether a snapshot will replace them, which spares the search for features.
+    """
     if wanted == "off":
         return None
     fitted = capture.split.train
-    return Exposure(len(capture), fitted, matched_gains(capture, fitted)).to(device)
+    return Exposure(len(capture), fitted, None if resumes else matched_gains(capture, fitted)).to(device)
 
 
 def part_of(exposure: Exposure | None) -> dict[str, Stateful]:

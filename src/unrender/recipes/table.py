@@ -270,7 +270,6 @@ MATERIAL: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
     summary="the textures of a known mesh, under a light known or not",
     presets=mesh_pbr.MATERIAL_PRESETS,
     choices=(),
-    refines_poses=_never,
     idle=mesh_pbr.WITHOUT_SHAPE,
 )
 LIGHT: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
@@ -279,7 +278,6 @@ LIGHT: Recipe[mesh_pbr.MeshPbrConfig, Capture | FittedRun] = replace(
     summary="the light around a known mesh with its material",
     presets=mesh_pbr.LIGHT_PRESETS,
     choices=(),
-    refines_poses=_never,
     idle=mesh_pbr.WITHOUT_MATERIAL,
 )
 

@@ -82,7 +82,7 @@ def fit(
             f"{capture.name} has no masks, which a shape on a lattice needs to begin with; fit the surface first (--shape neus), go on "
             "from a run of neus, or make masks with `unrender mask`"
         )
-    exposure = exposure_of(capture, config.exposure, device)
+    exposure = exposure_of(capture, config.exposure, device, resumes=resume is not None)
     fields = neus.phases_of(capture, _surface_settings(config, device), exposure, device=device, seed=seed)
     before = shape.surface_share if surface_first and isinstance(shape, FittedSurface) else 0.0
     first = 0.0 if textured else (1 - before) * config.first_share

@@ -198,7 +198,8 @@ def fit(
 ) -> FitResult:
     """Fit a radiance field to the training views of a capture."""
     start = PhaseStart(Clock(config.steps, config.max_seconds), resume, observer, None)
-    exposure, poses = exposure_of(capture, config.exposure, device), poses_of(capture, config.refine_poses, device)
+    exposure = exposure_of(capture, config.exposure, device, resumes=resume is not None)
+    poses = poses_of(capture, config.refine_poses, device)
     return fit_phase(capture, config, start, exposure=exposure, poses=poses, device=device, seed=seed)
 
 

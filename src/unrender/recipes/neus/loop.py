@@ -56,7 +56,8 @@ def fit(
     Raises:
         ValueError: when the surroundings are to be learned from a capture with masks.
     """
-    phases = phases_of(capture, config, exposure_of(capture, config.exposure, device), device=device, seed=seed)
+    exposure = exposure_of(capture, config.exposure, device, resumes=resume is not None)
+    phases = phases_of(capture, config, exposure, device=device, seed=seed)
     return fit_in_phases(phases, Clock(config.steps, config.max_seconds), resume=resume, observer=observer)
 
 
