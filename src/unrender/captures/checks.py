@@ -46,6 +46,7 @@ def check_options(
     radius: float | None,
     up: Up | None,
     test_every: int | HoldOut,
+    leave_out: Sequence[str],
     normal_maps: Path | str | None,
     normal_maps_frame: NormalFrame,
     masks: MaskUse | None,
@@ -68,6 +69,8 @@ def check_options(
     rules = get_args(HoldOut)
     known = test_every in rules if isinstance(test_every, str) else _is_integer(test_every, 0)
     check("test_every", test_every, known, f"0 to hold out nothing, at least 2, or one of {', '.join(rules)}")
+    are_names = isinstance(leave_out, tuple | list) and all(isinstance(name, str) and name for name in leave_out)
+    check("leave_out", leave_out, are_names, "a tuple of names of photos")
     check("center", center, center is None or _are_numbers(center, 3), "three finite numbers in the frame of the poses")
     check("radius", radius, radius is None or (_is_finite(radius) and radius > 0), "a positive number in the units of the poses")
     check("up", up, up is None or _is_direction(up, axes), f"a direction of three finite numbers, or one of {', '.join(axes)}")

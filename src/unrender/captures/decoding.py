@@ -160,7 +160,9 @@ def decoded_image(path: Path, *, apply_exif: bool = True) -> Image.Image:
     except CaptureError:
         raise
     except Exception as error:
-        raise CaptureError(f"{path} cannot be decoded ({_said(error)}); replace the file or leave the view out") from error
+        raise CaptureError(
+            f"{path} cannot be decoded ({_said(error)}); replace the file, or leave the photo out (--leave-out {path.stem})"
+        ) from error
 
 
 @dataclass(frozen=True)

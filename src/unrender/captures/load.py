@@ -24,6 +24,7 @@ from unrender.captures.errors import printable
 from unrender.captures.formats import FORMATS, Format
 from unrender.captures.hold_out import EVERY, split_by_rule
 from unrender.captures.images import ImageMemory, Images, in_threads
+from unrender.captures.leaving_out import without
 from unrender.captures.mask_names import with_masks_of_names
 from unrender.captures.masks import read_pictures
 from unrender.captures.memory import bytes_of
@@ -55,6 +56,7 @@ def load_capture(
     radius: float | None = None,
     up: Up | None = None,
     test_every: int | HoldOut = EVERY,
+    leave_out: Sequence[str] = (),
     normal_maps: Path | str | None = None,
     normal_maps_frame: NormalFrame = "opengl",
     masks: MaskUse | None = None,
@@ -75,6 +77,7 @@ def load_capture(
         up: the upward direction of the frame of the poses.
         test_every: hold out every N-th view if the capture has no split of its own, 0 for none; or split all views by the rule of this
         name (:data:`unrender.words.HoldOut`).
+        leave_out: photos that count as if they were not there: names, with or without folder and ending, in which * stands for anything.
         normal_maps: a folder of normal images, one for each view.
         normal_maps_frame: the axes of the normals.
         masks: what masks and alpha channels mean: they outline the "object", leave pixels out ("ignore"), or are not used ("none"); by
@@ -95,6 +98,7 @@ def load_capture(
         radius=radius,
         up=up,
         test_every=test_every,
+        leave_out=leave_out,
         normal_maps=normal_maps,
         normal_maps_frame=normal_maps_frame,
         masks=masks,
@@ -106,8 +110,16 @@ def load_capture(
     # Where the images are kept (memory) and where the normals are does not change the capture.
     maps = "None" if normal_folder is None else "normal maps"
     settings = (downscale, center, radius, up, test_every, maps, normal_maps_frame, masks, camera_axes, principal_shift)
+    settings = (*settings, *sorted(leave_out)) if leave_out else settings  # runs of earlier versions had no such option
     with errors_of(folder):
-        source, notes = read_source(folder, test_every=test_every, masks=masks, camera_axes=camera_axes, principal_shift=principal_shift)
+        source, notes = read_source(
+            folder,
+            test_every=test_every,
+            leave_out=leave_out,
+            masks=masks,
+            camera_axes=camera_axes,
+            principal_shift=principal_shift,
+        )
         room = ImageMemory(None if memory is None else bytes_of(memory))
         room.check(int(source.sizes.prod(1).sum()), _bytes_of_a_pixel(source, normal_folder is not None), downscale)
         pictures = read_pictures(source, downscale=downscale, masks=masks, memory=room)
@@ -189,6 +201,7 @@ def read_source(
     folder: Path,
     *,
     test_every: int | HoldOut = EVERY,
+    leave_out: Sequence[str] = (),
     masks: MaskUse | None = None,
     camera_axes: CameraAxes | None = None,
     principal_shift: tuple[float, float] = (0.0, 0.0),
@@ -200,7 +213,7 @@ def read_source(
     """
     layout, cameras_file, others = _located(folder)
     every = EVERY if isinstance(test_every, str) else test_every
-    source = layout.read(folder, cameras_file, every)
+    source, about_left = without(layout.read(folder, cameras_file, every), leave_out, every)
     shift = torch.tensor([0.0, 0.0, *principal_shift], dtype=torch.float64)
     source = replace(source, intrinsics=source.intrinsics + shift)
     about_masks: list[str] = []
@@ -210,7 +223,7 @@ def read_source(
     source, about_views = checked_source(source, folder, every)
     if isinstance(test_every, str):
         source = replace(source, split=split_by_rule(source.names, test_every, source.split))
-    notes = [*source.notes, *about_masks, *about_views, *format_notes(source.images)]
+    notes = [*source.notes, *about_left, *about_masks, *about_views, *format_notes(source.images)]
     if others:
         notes.append(f"read {layout.cameras} and not {' or '.join(others)}, which is there too")
     return source, notes

@@ -24,6 +24,8 @@ class CaptureOptions:
     """The upward direction of the frame of the poses: a vector, an axis such as "-y", or "cameras" for the mean of the cameras'."""
     test_every: int | HoldOut = 8
     """Hold out every N-th view if the capture has no split of its own, 0 for none; or split all views by the rule of this name."""
+    leave_out: tuple[str, ...] = ()
+    """Photos that count as if they were not there: names, with or without folder and ending, in which * stands for anything."""
     normal_maps: Path | None = None
     """A folder of normal images, one for each view, as a prior."""
     normal_maps_frame: NormalFrame = "opengl"
@@ -52,8 +54,8 @@ class CaptureOptions:
         """Return the options that :meth:`as_json` wrote.
 
         >>> CaptureOptions.from_json({"downscale": 2, "center": [0.0, 0.0, 1.0]})
-        CaptureOptions(downscale=2, center=(0.0, 0.0, 1.0), radius=None, up=None, test_every=8, normal_maps=None, \
-normal_maps_frame='opengl', masks=None, camera_axes=None, principal_shift=(0.0, 0.0), memory=None)
+        CaptureOptions(downscale=2, center=(0.0, 0.0, 1.0), radius=None, up=None, test_every=8, leave_out=(), \
+normal_maps=None, normal_maps_frame='opengl', masks=None, camera_axes=None, principal_shift=(0.0, 0.0), memory=None)
 
         Raises:
             TypeError: a name is not an option.

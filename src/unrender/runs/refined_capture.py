@@ -32,6 +32,7 @@ def write_refined(file: Path, photos: Capture, known: CaptureRecord | None) -> N
         source, _ = read_source(
             folder,
             test_every=options.test_every,
+            leave_out=options.leave_out,
             masks=options.masks,
             camera_axes=options.camera_axes,
             principal_shift=options.principal_shift,
