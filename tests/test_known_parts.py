@@ -201,7 +201,8 @@ OTHER: dict[str, object] = {
     "shape": mesh_pbr.Tetrahedra(5), "first_mask_l1": 3.0, "sign_changes": 9.0, "deviation": 9.0, "laplacian": 7.0,
     "laplacian_of": "positions", "position_rate": 0.5, "distance_rate": 0.5, "shape_betas": (0.1, 0.1),
     "first_share": 0.2, "light_first": 0.9, "faces": 9, "materials": Materials(texture_size=16), "layers": 3, "mask": 40.0,
-    "smooth": 4.0, "smooth_gloss": 4.0, "keep_to": "neighbors", "keep": 4.0, "keep_gloss": 4.0, "texture_rate": 0.9, "first_warm_up": 0.9,
+    "smooth": 4.0, "smooth_gloss": 4.0, "few_colors": 4.0, "keep_to": "neighbors", "keep": 4.0, "keep_gloss": 4.0,
+    "texture_rate": 0.9, "first_warm_up": 0.9,
 }  # fmt: skip
 
 

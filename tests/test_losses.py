@@ -14,6 +14,7 @@ from unrender.losses.photometric import Photometric, l1, logl1, logl2, mse, phot
 from unrender.losses.regularizers import (
     curvature,
     eikonal,
+    few_colors,
     laplacian_smoothness,
     mask_bce,
     opaque,
@@ -174,3 +175,31 @@ def test_the_gradient_of_smoothness_refuses_to_be_differentiated() -> None:
     (first,) = torch.autograd.grad(laplacian_smoothness(grid, 1.0), grid, create_graph=True)
     with pytest.raises(RuntimeError, match="laplacian_smoothness has a first derivative only"):
         torch.autograd.grad(first.sum(), grid)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_the_entropy_of_distinct_colors_is_the_logarithm_of_their_number(count: int) -> None:
+    colors = torch.logspace(-2, 0, count, dtype=torch.float64)[:, None].expand(-1, 3).repeat(7, 1)
+    assert float(few_colors(colors, 0.01)) == pytest.approx(math.log(count), abs=1e-12)
+
+
+def test_the_entropy_of_two_colors_is_that_of_two_gaussians() -> None:
+    """The density of N(0, s²) and N(d, s²), half each, has the quadratic entropy log 2 − log(1 + exp(−d² / 4 s²)), up to a constant."""
+    width, apart = 0.2, torch.tensor([0.3, -0.1, 0.2], dtype=torch.float64)
+    colors = torch.stack([torch.full((3,), 0.3, dtype=torch.float64), 0.3 * apart.exp()])
+    expected = math.log(2) - math.log(1 + math.exp(-float(apart.square().sum()) / (4 * width**2)))
+    assert float(few_colors(colors, width)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_entropy_of_colors_does_not_change_with_the_light() -> None:
+    colors = random(20, 3).detach().abs() + 0.01
+    other = colors * torch.tensor([3.0, 0.5, 1.2], dtype=torch.float64)
+    assert float(few_colors(colors, 0.1)) == pytest.approx(float(few_colors(other, 0.1)), rel=1e-12)
+
+
+def test_the_entropy_of_colors_has_the_derivatives_of_its_formula_and_none_in_the_dark() -> None:
+    colors = (random(6, 3).detach().abs() + 0.01).requires_grad_()
+    assert gradcheck(lambda c: few_colors(c, 0.3), (colors,))
+    dark = torch.zeros(4, 3, requires_grad=True)
+    few_colors(dark, 0.1).backward()
+    assert torch.equal(dark.grad, torch.zeros(4, 3))

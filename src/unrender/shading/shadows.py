@@ -15,8 +15,10 @@ section 4.10.2).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -30,13 +32,13 @@ from unrender.shading.sparse import Entries, SparseMatrix, sparse_matrix
 
 BOUNCES = 2
 """Reflections between parts of the mesh."""
-_SIZE = 8
-"""Texels along an edge of the cube map of directions."""
+_SIZE, _FINE = 16, 32
+"""Texels along an edge of the cube maps of directions: of all, and of those at the edges of what hides them, where lamps cast shadows."""
 _NEAREST = 1e-3
 """Distance below which a ray hits nothing, as a share of the mesh's size: the surface on which it starts."""
 _DARKEST = 1e-4
 """Radiance below which the light that arrives without shadows counts as no smaller: the quotient stays finite."""
-_AT_ONCE = 2_048
+_AT_ONCE = 1_024
 """Vertices whose rays are cast together."""
 
 
@@ -44,14 +46,15 @@ _AT_ONCE = 2_048
 class LightTransport:
     """The light that reaches each vertex of a mesh, from every direction and from other vertices.
 
-    Few directions are hidden, so these are stored instead of the visible ones: w V = w − w (1 − V).
+    Few directions are hidden, so these are stored instead of the visible ones: w V = w − w (1 − V). Directions are the texels of a cube
+    map, and those of a finer one for texels that are hidden in part.
     """
 
     faces: Int[Tensor, "faces 3"]
     free: Float[Tensor, "vertices directions"]
-    """Weights w of the directions, as if there were no other parts."""
+    """Weights w of the texels, as if there were no other parts."""
     hidden: SparseMatrix
-    """w (1 − V) [vertices, directions]."""
+    """w (1 − V) [vertices, texels and finer ones]. A finer texel has the cosine of its texel, and the share of its solid angle."""
     exchanged: SparseMatrix
     """Weight of the directions in which a vertex sees another one from outside [vertices, vertices]."""
     openness: Float[Tensor, " vertices"]
@@ -62,39 +65,71 @@ class LightTransport:
 def light_transport(mesh: Mesh) -> LightTransport:
     """Cast rays from all vertices of a mesh, to the directions in front of their normals.
 
-    Takes about two seconds per 10,000 vertices on a CPU.
+    First to the texels of a cube map, then to the parts of those where one of the neighbors is hidden and another is not. Takes about five
+    seconds per 10,000 vertices on two cores.
 
     Args:
         mesh: with or without vertex normals.
     """
     mesh = mesh if mesh.normals is not None else mesh.with_vertex_normals()
-    vertices, faces, normals = mesh.vertices.detach(), mesh.faces, mesh.normals
-    assert normals is not None
-    tree = TriangleTree(vertices, faces)
-    directions = normalized(cube_directions(_SIZE, device=vertices.device).reshape(-1, 3))
-    angles = solid_angles(_SIZE, device=vertices.device).expand(6, -1, -1).reshape(-1)
-    free = (normals.detach() @ directions.T).clamp_min(0) * angles
-    free = free / free.sum(-1, keepdim=True).clamp_min(_DARKEST)
+    assert mesh.normals is not None
+    vertices, faces, normals = mesh.vertices.detach(), mesh.faces, mesh.normals.detach()
+    device = vertices.device
+    whole, part = (normalized(cube_directions(size, device=device).reshape(-1, 3)) for size in (_SIZE, _FINE))
+    angles = solid_angles(_SIZE, device=device).expand(6, -1, -1).reshape(-1)
+    free = (normals @ whole.T).clamp_min_(0).mul_(angles)
+    free /= free.sum(-1, keepdim=True).clamp_min(_DARKEST)
+    around, parts, share = (table.to(device) for table in _neighbors_and_parts())
     low, high = mesh.bounding_box
-    nearest = _NEAREST * float((high - low).max())
+    tree, nearest = TriangleTree(vertices, faces), _NEAREST * float((high - low).max())
+
+    def seen_from(vertex: Int[Tensor, " rays"], towards: Float[Tensor, "rays 3"]) -> Int[Tensor, " rays"]:
+        """Return the vertex nearest to where each ray meets the mesh, -1 where it meets nothing."""
+        hits = cast_rays(tree, vertices[vertex], towards, min_distance=nearest)
+        weights = torch.cat([hits.barycentrics, 1 - hits.barycentrics.sum(-1, keepdim=True)], -1)
+        corners = faces[hits.face.long().clamp_min(0)].long()
+        return torch.where(hits.face >= 0, corners.gather(-1, weights.argmax(-1, keepdim=True))[:, 0], -1)
+
     hidden: list[Entries] = []
     exchanged: list[Entries] = []
-    for start in range(0, len(vertices), _AT_ONCE):
-        vertex, direction = free[start : start + _AT_ONCE].nonzero().unbind(-1)
-        vertex = vertex + start
-        hits = cast_rays(tree, vertices[vertex], directions[direction], min_distance=nearest)
-        blocked = hits.face >= 0
-        vertex, direction, face = vertex[blocked], direction[blocked], hits.face[blocked].long()
-        weight = free[vertex, direction]
-        hidden.append((vertex, direction, weight))
-        corner = hits.barycentrics[blocked].argmax(-1, keepdim=True)
-        seen = faces[face].long().gather(-1, corner)[:, 0]
-        outside = (normals[seen] * directions[direction]).sum(-1) < 0  # the inner side reflects nothing
+
+    def store(vertex: Tensor, column: Tensor, towards: Tensor, weight: Tensor, seen: Tensor) -> None:
+        vertex, column, towards, weight, seen = (values[seen >= 0] for values in (vertex, column, towards, weight, seen))
+        hidden.append((vertex, column, weight))
+        outside = (normals[seen] * towards).sum(-1) < 0  # the inner side reflects nothing
         exchanged.append((vertex[outside], seen[outside], weight[outside]))
-    count = len(vertices)
-    dark = sparse_matrix(hidden, (count, len(directions)), free)
-    openness = (free.sum(-1, keepdim=True) - dark @ free.new_ones(len(directions), 1)).clamp_min(0)[:, 0]
+
+    for start in range(0, len(vertices), _AT_ONCE):
+        weights = free[start : start + _AT_ONCE]
+        row, texel = weights.nonzero().unbind(-1)
+        seen = seen_from(row + start, whole[texel])
+        blocked = torch.zeros_like(weights, dtype=torch.bool)
+        blocked[row, texel] = seen >= 0
+        differs = ((blocked[:, around] != blocked[:, :, None]) & (weights[:, around] > 0)).any(-1)
+        at_edge = differs[row, texel]
+        store(row[~at_edge] + start, texel[~at_edge], whole[texel[~at_edge]], weights[row, texel][~at_edge], seen[~at_edge])
+        vertex, texel = (row[at_edge] + start).repeat_interleave(parts.shape[1]), texel[at_edge]
+        finer, weight = parts[texel].flatten(), (free[row[at_edge] + start, texel][:, None] * share[texel]).flatten()
+        store(vertex, len(whole) + finer, part[finer], weight, seen_from(vertex, part[finer]))
+    count, columns = len(vertices), len(whole) + len(part)
+    dark = sparse_matrix(hidden, (count, columns), free)
+    openness = (free.sum(-1, keepdim=True) - dark @ free.new_ones(columns, 1)).clamp_min(0)[:, 0]
     return LightTransport(faces, free, dark, sparse_matrix(exchanged, (count, count), free), openness)
+
+
+@lru_cache(maxsize=1)
+def _neighbors_and_parts() -> tuple[Int[Tensor, "texels 8"], Int[Tensor, "texels parts"], Float[Tensor, "texels parts"]]:
+    """Return the eight texels nearest to each, its parts, and their shares of its solid angle."""
+    directions = normalized(cube_directions(_SIZE, torch.float64).reshape(-1, 3))
+    around = (directions @ directions.T).topk(9, dim=-1).indices[:, 1:]
+    step = _FINE // _SIZE
+    angles = solid_angles(_FINE, torch.float64).expand(6, -1, -1)
+
+    def by_texel(table: Tensor) -> Tensor:
+        return table.view(6, _SIZE, step, _SIZE, step).permute(0, 1, 3, 2, 4).reshape(-1, step * step)
+
+    of_parts = by_texel(angles.reshape(6, _FINE, _FINE))
+    return around, by_texel(torch.arange(6 * _FINE**2)), (of_parts / of_parts.sum(-1, keepdim=True)).float()
 
 
 @dataclass(frozen=True)
@@ -140,25 +175,28 @@ def shadowed(light: PrefilteredLight, transport: LightTransport, base_color: Flo
         transport: of the mesh that is lit.
         base_color: of each vertex, linear.
     """
-    arriving = _arriving(light.environment)
-    radiance = arriving.transpose(0, 1).flatten(1)
-    without = transport.free @ radiance
-    direct = (without - transport.hidden @ radiance).clamp_min(0)
+    whole, part = (arriving.transpose(0, 1).flatten(1) for arriving in _arriving(light.environment))
+    without = F.linear(transport.free, whole.T.contiguous())  # three times as fast as a product with as few columns
+    direct = (without - transport.hidden @ torch.cat([whole, part])).clamp_min(0)
     with torch.no_grad():
-        color, reflected = base_color.detach().repeat(1, len(arriving)), torch.zeros_like(direct)
+        color, reflected = base_color.detach().repeat(1, direct.shape[1] // 3), torch.zeros_like(direct)
         for _ in range(BOUNCES):
             reflected = transport.exchanged @ (color * (direct + reflected))
     shares = (direct + reflected) / without.clamp_min(_DARKEST)
     return ShadowedLight(light, transport.faces, shares.unflatten(1, (-1, 3)).transpose(0, 1), transport.openness[:, None])
 
 
-def _arriving(environment: EnvironmentLight) -> Float[Tensor, "views_or_1 directions 3"]:
+def _arriving(environment: EnvironmentLight) -> tuple[Float[Tensor, "views_or_1 texels 3"], Float[Tensor, "views_or_1 parts 3"]]:
     """Return the radiance from the directions of the transport; for each view, where the light turns with the camera."""
-    texels = reduced(environment.texels, _SIZE)
-    directions = cube_directions(_SIZE, device=texels.device)
+    texels = reduced(environment.texels, _FINE)
+    directions = cube_directions(_FINE, device=texels.device)
+    size = texels.shape[1]
+    if _FINE % size == 0:  # a larger texel is as bright all over, as in the irradiance
+        texels = texels.repeat_interleave(_FINE // size, 1).repeat_interleave(_FINE // size, 2)
+    else:
+        texels = environment.radiance(directions)
+    views = texels[None]
     if environment.light_from_world is not None:
         turned = directions.reshape(1, 1, -1, 3) @ environment.light_from_world.mT[:, None]
-        return replace(environment, texels=texels).radiance(turned)[:, 0]
-    if texels.shape[1] != _SIZE:
-        texels = environment.radiance(directions)
-    return texels.reshape(1, -1, 3)
+        views = replace(environment, texels=texels).radiance(turned)[:, 0].unflatten(1, (6, _FINE, _FINE))
+    return torch.stack([reduced(view, _SIZE) for view in views]).flatten(1, 3), views.flatten(1, 3)

@@ -136,6 +136,8 @@ class PbrLosses:
     """Weight of differences of the base color between close points, in the first pass."""
     smooth_gloss: Ramp = 0.03
     """Weight of differences of roughness and metallic between close points, in the first pass."""
+    few_colors: Ramp = 0.0005
+    """Weight of the entropy of the base colors, in the first pass: what light could explain is not taken for another color."""
     keep_to: Literal["baked", "neighbors"] = "baked"
     """What texels are kept close to in the second pass: those that were baked, or those nearby."""
     keep: Ramp = 0.005
@@ -255,7 +257,7 @@ WITHOUT_SHAPE = (
 """Settings, and a bundle, that do nothing where the shape is locked."""
 WITHOUT_MATERIAL = (
     *WITHOUT_SHAPE,
-    *("first_share", "light_first", "faces", "materials", "layers", "mask", "smooth", "smooth_gloss", "keep_to", "keep", "keep_gloss"),
-    *("texture_rate", "first_warm_up"),
+    *("first_share", "light_first", "faces", "materials", "layers", "mask", "smooth", "smooth_gloss", "few_colors"),
+    *("keep_to", "keep", "keep_gloss", "texture_rate", "first_warm_up"),
 )
 """Those that do nothing where the material is locked too."""

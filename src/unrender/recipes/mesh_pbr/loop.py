@@ -13,7 +13,7 @@ from unrender.captures.upright import upward_direction
 from unrender.color import srgb_from_linear
 from unrender.fields.exposure import Exposure
 from unrender.losses.photometric import mse, photometric
-from unrender.losses.regularizers import white_balance
+from unrender.losses.regularizers import few_colors, white_balance
 from unrender.losses.weighting import weighted_mean
 from unrender.ops.encodings import Adam
 from unrender.recipes.clock import Clock
@@ -47,6 +47,8 @@ from unrender.render.scene import Scene
 
 _SHAPE_PHASES = 2
 """Number of phases for the shape alone, which come first: those of ``neus``, of which the second may be that of a lattice."""
+_ONE_COLOR = 0.1
+"""Standard deviation of the logarithms of base colors that count as one."""
 _WHITE = 0.99
 """Linear value from which a channel of a photo counts as clipped, and opacity from which it shows the object alone."""
 
@@ -257,4 +259,8 @@ def _material_losses(losses: PbrLosses, scene: MeshPbrScene, watching: Watching,
     color, gloss = watching.differences()
     if isinstance(scene.appearance, InTextures):
         return {"keep": ramp(losses.keep, fraction) * color, "keep_gloss": ramp(losses.keep_gloss, fraction) * gloss}
-    return {"smooth": ramp(losses.smooth, fraction) * color, "smooth_gloss": ramp(losses.smooth_gloss, fraction) * gloss}
+    terms = {"smooth": ramp(losses.smooth, fraction) * color, "smooth_gloss": ramp(losses.smooth_gloss, fraction) * gloss}
+    weight, colors = ramp(losses.few_colors, fraction), watching.some_colors()
+    if weight > 0 and len(colors) > 0:
+        terms["few_colors"] = weight * few_colors(colors, _ONE_COLOR)
+    return terms

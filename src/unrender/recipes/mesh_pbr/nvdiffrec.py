@@ -65,6 +65,7 @@ def _configuration(
             deviation=0.25,
             smooth=smooth,
             smooth_gloss=0.0,
+            few_colors=0.0,
             keep_to="neighbors",
             keep=smooth,
             keep_gloss=0.0,

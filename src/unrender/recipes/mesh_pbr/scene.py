@@ -50,6 +50,8 @@ _DARKEST = 0.01
 """Smallest radiance of the object that is believed."""
 _MARGIN = 0.05
 """Share of its longest side by which the box of the materials is wider than the mesh."""
+_COMPARED = 512
+"""Pixels of a layer whose base colors are compared with each other."""
 _BEYOND = 1e-3
 """Share of the picture by which texture coordinates may leave it."""
 
@@ -197,6 +199,7 @@ class Watching:
         self._appearance, self._generator = appearance, generator
         self._color: list[Tensor] = []
         self._gloss: list[Tensor] = []
+        self._some_colors: list[Tensor] = []
 
     def __call__(self, surface: GBuffer) -> PbrValues:
         here = self._appearance.channels(surface)
@@ -205,11 +208,18 @@ class Watching:
         count = surface.covered.sum().clamp_min(1)
         self._color.append(difference[..., :3].sum() / (3 * count))
         self._gloss.append(difference[..., 3:5].sum() / (2 * count))
+        covered = here[surface.covered]
+        chosen = torch.rand(min(_COMPARED, len(covered)), generator=self._generator, device=covered.device) * len(covered)
+        self._some_colors.append(covered[chosen.long(), :3])
         return values_of(here)
 
     def differences(self) -> tuple[Tensor, Tensor]:
         """Return the mean differences of base color, and of roughness and metallic."""
         return torch.stack(self._color).mean(), torch.stack(self._gloss).mean()
+
+    def some_colors(self) -> Float[Tensor, "points 3"]:
+        """Return the base color of random covered pixels."""
+        return torch.cat(self._some_colors)
 
 
 def values_of(channels: Float[Tensor, "views height width channels"]) -> PbrValues:
