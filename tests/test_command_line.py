@@ -66,6 +66,14 @@ class Outer:
     inner: Inner = field(default=Inner())
 
 
+@dataclass(frozen=True)
+class Output:
+    """Another section."""
+
+    out: Path = Path("there")
+    """A path."""
+
+
 def filled(*words: str) -> Outer:
     (outer,) = parse([Section("options", Outer)], words, command="unrender test")
     return outer
@@ -126,6 +134,9 @@ def test_o_is_short_for_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -
         assert main(["convert", str(tmp_path / "photos"), "--to", "nerfstudio", option, str(tmp_path / name)]) == 0
     assert (tmp_path / "long" / "transforms.json").read_bytes() == (tmp_path / "short" / "transforms.json").read_bytes()
     capfd.readouterr()
+    lists = [Section("options", Outer), Section("output", Output)]
+    assert parse(lists, ["--layers", "3", "4", "-o", "x"], command="unrender test")[1] == Output(Path("x")), "it ends a list"
+    assert parse(lists, ["--axis", "-y", "-o", "x"], command="unrender test")[0] == Outer(axis="-y")
     assert "`unrender doctor` has no option -o" in sentence_about(["doctor", "-o", "x"], capfd)
 
 

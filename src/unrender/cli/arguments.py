@@ -240,7 +240,8 @@ def is_option(word: str) -> bool:
 
 def _value(option: Option, rest: list[str], command: str, *, only: bool) -> Any:
     """Convert the words after an option's name, and remove them from ``rest``."""
-    end = next((k for k, word in enumerate(rest) if is_option(word)), len(rest)) if not only else len(rest)
+    ends = (k for k, word in enumerate(rest) if is_option(word) or word.partition("=")[0] in _SHORT_FOR)
+    end = len(rest) if only else next(ends, len(rest))
     for width in widths(option.kind):
         count = end if width is None else width
         if not 0 < count <= end:
