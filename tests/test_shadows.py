@@ -6,6 +6,7 @@ import trimesh
 from torch import Tensor
 
 from unrender.geometry.mesh import Mesh
+from unrender.shading import shadows
 from unrender.shading.cubes import cube_directions
 from unrender.shading.lights import EnvironmentLight, prefiltered
 from unrender.shading.shadows import BOUNCES, light_transport, shadowed
@@ -69,6 +70,35 @@ def test_light_from_one_side_leaves_the_other_side_of_a_wall_dark() -> None:
     found = shares(mesh, EnvironmentLight(texels), 0.0)[: 17 * 17].view(17, 17, 3)
     assert float(found[:8].max()) < 1e-3, "behind the wall"
     assert torch.allclose(found[9:], torch.ones(8, 17, 3), atol=1e-3), "in front of it"
+
+
+def test_the_edge_of_the_shadow_of_a_lamp_is_as_sharp_as_its_light() -> None:
+    """A lamp in the direction (1, 0, h) leaves the floor behind a wall of height 1 dark up to 1 / h from it, and no farther."""
+    texels = torch.zeros(6, 32, 32, 3)
+    texels[0, 15:17, 8] = 100.0  # h = 1 - 2 (8 + 1/2) / 32
+    height = 1 - 2 * 8.5 / 32
+    steps = torch.linspace(-4, 4, 81)
+    x, y = torch.meshgrid(steps, torch.tensor([-0.5, 0.0, 0.5]), indexing="ij")
+    plane = torch.stack([x, y, torch.zeros_like(x)], -1).reshape(-1, 3)
+    wall = torch.tensor([[0.0, -9, -0.01], [0, 9, -0.01], [0, 9, 1], [0, -9, 1]])
+    index = torch.arange(81 * 3).view(81, 3)
+    a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
+    faces = torch.cat([torch.stack([a, b, c], -1).reshape(-1, 3), torch.stack([a, c, d], -1).reshape(-1, 3)])
+    mesh = Mesh(torch.cat([plane, wall]), torch.cat([faces, torch.tensor([[0, 1, 2], [0, 2, 3]]) + len(plane)]))
+    found = shares(mesh, EnvironmentLight(texels), 0.0)[: 81 * 3].view(81, 3, 3)[:, 1, 0]
+    behind = (steps < -0.05) & (steps > -1 / height + 0.25)
+    before = (steps > 0.05) | (steps < -1 / height - 0.25)
+    assert float(found[behind].max()) < 0.02 and float(found[before].min()) > 0.98
+
+
+def test_many_vertices_have_fewer_directions_each_and_nearly_the_same_light(monkeypatch: pytest.MonkeyPatch) -> None:
+    fine = light_transport(floor_and_wall())
+    expected = shares(floor_and_wall(), CONSTANT, 0.5)
+    monkeypatch.setattr(shadows, "_MANY", 100)
+    coarse = light_transport(floor_and_wall())
+    assert (fine.size, coarse.size) == (16, 8)
+    torch.testing.assert_close(coarse.openness, fine.openness, atol=0.05, rtol=0)
+    torch.testing.assert_close(shares(floor_and_wall(), CONSTANT, 0.5), expected, atol=0.05, rtol=0)
 
 
 def test_a_wall_reflects_its_color_to_the_floor() -> None:

@@ -14,6 +14,7 @@ section 4.10.2).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -32,8 +33,11 @@ from unrender.shading.sparse import Entries, SparseMatrix, sparse_matrix
 
 BOUNCES = 2
 """Reflections between parts of the mesh."""
-_SIZE, _FINE = 16, 32
-"""Texels along an edge of the cube maps of directions: of all, and of those at the edges of what hides them, where lamps cast shadows."""
+_SIZES = (16, 8)
+"""Texels along an edge of the cube map of directions, and for meshes of many vertices."""
+_MANY = 30_000
+_STEP = 2
+"""Texels that are hidden in part are divided into this many along an edge: lamps cast shadows with edges."""
 _NEAREST = 1e-3
 """Distance below which a ray hits nothing, as a share of the mesh's size: the surface on which it starts."""
 _DARKEST = 1e-4
@@ -60,13 +64,18 @@ class LightTransport:
     openness: Float[Tensor, " vertices"]
     """Share of the light that arrives at each vertex under a constant environment: its ambient occlusion."""
 
+    @property
+    def size(self) -> int:
+        """Texels along an edge of the cube map."""
+        return math.isqrt(self.free.shape[1] // 6)
+
 
 @torch.no_grad()
 def light_transport(mesh: Mesh) -> LightTransport:
     """Cast rays from all vertices of a mesh, to the directions in front of their normals.
 
-    First to the texels of a cube map, then to the parts of those where one of the neighbors is hidden and another is not. Takes about five
-    seconds per 10,000 vertices on two cores.
+    First to the texels of a cube map, 16 along an edge, or 8 for a mesh of more than 30,000 vertices; then to the parts of those of which
+    not all neighbors are hidden or all free. Takes about six seconds per 10,000 vertices on two cores, and a quarter of it for many.
 
     Args:
         mesh: with or without vertex normals.
@@ -75,11 +84,12 @@ def light_transport(mesh: Mesh) -> LightTransport:
     assert mesh.normals is not None
     vertices, faces, normals = mesh.vertices.detach(), mesh.faces, mesh.normals.detach()
     device = vertices.device
-    whole, part = (normalized(cube_directions(size, device=device).reshape(-1, 3)) for size in (_SIZE, _FINE))
-    angles = solid_angles(_SIZE, device=device).expand(6, -1, -1).reshape(-1)
+    size = _SIZES[len(vertices) > _MANY]
+    whole, part = (normalized(cube_directions(along, device=device).reshape(-1, 3)) for along in (size, _STEP * size))
+    angles = solid_angles(size, device=device).expand(6, -1, -1).reshape(-1)
     free = (normals @ whole.T).clamp_min_(0).mul_(angles)
     free /= free.sum(-1, keepdim=True).clamp_min(_DARKEST)
-    around, parts, share = (table.to(device) for table in _neighbors_and_parts())
+    around, parts, share = (table.to(device) for table in _neighbors_and_parts(size))
     low, high = mesh.bounding_box
     tree, nearest = TriangleTree(vertices, faces), _NEAREST * float((high - low).max())
 
@@ -117,19 +127,18 @@ def light_transport(mesh: Mesh) -> LightTransport:
     return LightTransport(faces, free, dark, sparse_matrix(exchanged, (count, count), free), openness)
 
 
-@lru_cache(maxsize=1)
-def _neighbors_and_parts() -> tuple[Int[Tensor, "texels 8"], Int[Tensor, "texels parts"], Float[Tensor, "texels parts"]]:
+@lru_cache(maxsize=len(_SIZES))
+def _neighbors_and_parts(size: int) -> tuple[Int[Tensor, "texels 8"], Int[Tensor, "texels parts"], Float[Tensor, "texels parts"]]:
     """Return the eight texels nearest to each, its parts, and their shares of its solid angle."""
-    directions = normalized(cube_directions(_SIZE, torch.float64).reshape(-1, 3))
+    directions = normalized(cube_directions(size, torch.float64).reshape(-1, 3))
     around = (directions @ directions.T).topk(9, dim=-1).indices[:, 1:]
-    step = _FINE // _SIZE
-    angles = solid_angles(_FINE, torch.float64).expand(6, -1, -1)
+    fine = _STEP * size
 
     def by_texel(table: Tensor) -> Tensor:
-        return table.view(6, _SIZE, step, _SIZE, step).permute(0, 1, 3, 2, 4).reshape(-1, step * step)
+        return table.reshape(6, size, _STEP, size, _STEP).permute(0, 1, 3, 2, 4).reshape(-1, _STEP**2)
 
-    of_parts = by_texel(angles.reshape(6, _FINE, _FINE))
-    return around, by_texel(torch.arange(6 * _FINE**2)), (of_parts / of_parts.sum(-1, keepdim=True)).float()
+    angles = by_texel(solid_angles(fine, torch.float64).expand(6, -1, -1))
+    return around, by_texel(torch.arange(6 * fine**2)), (angles / angles.sum(-1, keepdim=True)).float()
 
 
 @dataclass(frozen=True)
@@ -175,7 +184,7 @@ def shadowed(light: PrefilteredLight, transport: LightTransport, base_color: Flo
         transport: of the mesh that is lit.
         base_color: of each vertex, linear.
     """
-    whole, part = (arriving.transpose(0, 1).flatten(1) for arriving in _arriving(light.environment))
+    whole, part = (arriving.transpose(0, 1).flatten(1) for arriving in _arriving(light.environment, transport.size))
     without = F.linear(transport.free, whole.T.contiguous())  # three times as fast as a product with as few columns
     direct = (without - transport.hidden @ torch.cat([whole, part])).clamp_min(0)
     with torch.no_grad():
@@ -186,17 +195,18 @@ def shadowed(light: PrefilteredLight, transport: LightTransport, base_color: Flo
     return ShadowedLight(light, transport.faces, shares.unflatten(1, (-1, 3)).transpose(0, 1), transport.openness[:, None])
 
 
-def _arriving(environment: EnvironmentLight) -> tuple[Float[Tensor, "views_or_1 texels 3"], Float[Tensor, "views_or_1 parts 3"]]:
+def _arriving(environment: EnvironmentLight, size: int) -> tuple[Float[Tensor, "views_or_1 texels 3"], Float[Tensor, "views_or_1 parts 3"]]:
     """Return the radiance from the directions of the transport; for each view, where the light turns with the camera."""
-    texels = reduced(environment.texels, _FINE)
-    directions = cube_directions(_FINE, device=texels.device)
-    size = texels.shape[1]
-    if _FINE % size == 0:  # a larger texel is as bright all over, as in the irradiance
-        texels = texels.repeat_interleave(_FINE // size, 1).repeat_interleave(_FINE // size, 2)
+    fine = _STEP * size
+    texels = reduced(environment.texels, fine)
+    directions = cube_directions(fine, device=texels.device)
+    if fine % texels.shape[1] == 0:  # a larger texel is as bright all over, as in the irradiance
+        times = fine // texels.shape[1]
+        texels = texels.repeat_interleave(times, 1).repeat_interleave(times, 2)
     else:
         texels = environment.radiance(directions)
     views = texels[None]
     if environment.light_from_world is not None:
         turned = directions.reshape(1, 1, -1, 3) @ environment.light_from_world.mT[:, None]
-        views = replace(environment, texels=texels).radiance(turned)[:, 0].unflatten(1, (6, _FINE, _FINE))
-    return torch.stack([reduced(view, _SIZE) for view in views]).flatten(1, 3), views.flatten(1, 3)
+        views = replace(environment, texels=texels).radiance(turned)[:, 0].unflatten(1, (6, fine, fine))
+    return torch.stack([reduced(view, size) for view in views]).flatten(1, 3), views.flatten(1, 3)
