@@ -485,6 +485,17 @@ def test_a_simplified_mesh_keeps_shape_and_colors() -> None:
     assert far.simplified(1000).vertices.dtype == torch.float64
 
 
+@pytest.mark.parametrize(("seed", "faces"), [(2, 200), (2, 400), (12, 200), (31, 100), (37, 200), (39, 400)])
+def test_two_sheets_of_a_thin_plate_do_not_meet_in_an_edge_when_it_is_simplified(seed: int, faces: int) -> None:
+    ball, random = trimesh.creation.icosphere(4), np.random.default_rng(seed)
+    frequency, phase = 4 * random.normal(size=(6, 3)), random.uniform(0, 6.28, 6)
+    places = ball.vertices * (1 + 0.5 * np.sin(ball.vertices @ frequency.T + phase).mean(1, keepdims=True)) * (1, 1, 0.08)
+    plate = Mesh(torch.tensor(places, dtype=torch.float32), torch.tensor(ball.faces.astype(np.int64)))
+    small = plate.simplified(faces)
+    assert len(small.faces) <= faces and small.is_watertight and small.component_count == 1
+    assert np.linalg.norm(small.vertices.numpy().max(0) - places.max(0)) < 0.1
+
+
 def test_a_mesh_simplified_within_a_distance_stays_there() -> None:
     mesh = extract_surface(lambda points: points.norm(dim=-1) - 0.5, resolution=20, device=torch.device("cpu"))
     tight, loose = simplified_within(mesh, 0.005), simplified_within(mesh, 0.02)

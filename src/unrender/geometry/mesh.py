@@ -28,6 +28,8 @@ Axes = Literal["y-up", "z-up", "source"]
 _AXES_OF_SUFFIX: dict[str, Axes] = {".glb": "y-up", ".obj": "y-up", ".ply": "source"}
 """What importers expect: glTF prescribes +Y up, programs read an OBJ so, and a PLY lies beside other data of its frame."""
 
+_AGGRESSIVENESS = (7, 6, 5, 4, 3, 8)
+"""How fast the threshold of edge collapses rises, in the order in which it is tried."""
 _LOST = 1e-3
 """Vertices are float64 where float32 would move one by more than this share of the median edge."""
 
@@ -128,12 +130,7 @@ class Mesh:
 
         Triangles that name a vertex twice do not count.
         """
-        faces = np.sort(_numpy(self.faces).astype(np.int64), axis=1)
-        faces = faces[(faces[:, :-1] != faces[:, 1:]).all(1)]
-        pairs = np.concatenate([faces[:, :2], faces[:, 1:], faces[:, ::2]])
-        count = max(1, len(self.vertices))
-        keys, shared = np.unique(pairs[:, 0] * count + pairs[:, 1], return_counts=True)
-        return np.stack(np.divmod(keys, count), 1), shared
+        return _edges(_numpy(self.faces), len(self.vertices))
 
     def transformed(self, similarity: Float[Tensor, "4 4"]) -> Mesh:
         """Return the mesh transformed by x ↦ A x + b, where ``similarity`` is [[A, b], [0, 1]].
@@ -296,9 +293,9 @@ class Mesh:
         """Return a mesh of about so many triangles in the same shape, with its colors.
 
         Edges are collapsed where the surface moves least (Garland and Heckbert, Surface simplification using quadric error metrics, 1997),
-        by the package fast-simplification. A vertex gets the mean color of the vertices that are nearest to it; normals are computed
-        again. A mesh that is small enough is returned unchanged. :func:`unrender.geometry.simplification.simplified_within` bounds the
-        distance instead of the number.
+        by the package fast-simplification. Where two sheets of a closed mesh would meet in an edge, other orders of collapses are tried. A
+        vertex gets the mean color of the vertices that are nearest to it; normals are computed again. A mesh that is small enough is
+        returned unchanged. :func:`unrender.geometry.simplification.simplified_within` bounds the distance instead of the number.
 
         Raises:
             ValueError: fewer than four triangles are asked for, or the mesh has texture coordinates.
@@ -311,7 +308,7 @@ class Mesh:
             return self
         offset = self.bounding_box.double().mean(0).cpu().numpy()
         places = _numpy(self.vertices).astype(np.float64) - offset
-        new_places, new_faces, *_ = simplify(places, _numpy(self.faces).astype(np.int32), target_count=faces)
+        new_places, new_faces = _collapsed(places, _numpy(self.faces).astype(np.int32), faces)
         colors = None
         if self.colors is not None:
             color, count = _numpy(self.colors), len(new_places)
@@ -493,6 +490,31 @@ _Y_FROM_Z_UP = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, -1.0, 0.0]])
 
 def _has_three_corners(faces: Int[Tensor, "faces 3"]) -> Bool[Tensor, " faces"]:
     return (faces != faces.roll(1, dims=1)).all(1)
+
+
+def _edges(faces: Int[np.ndarray, "faces 3"], vertices: int) -> tuple[Int[np.ndarray, "edges 2"], Int[np.ndarray, " edges"]]:
+    corners = np.sort(faces.astype(np.int64), axis=1)
+    corners = corners[(corners[:, :-1] != corners[:, 1:]).all(1)]
+    pairs = np.concatenate([corners[:, :2], corners[:, 1:], corners[:, ::2]])
+    count = max(1, vertices)
+    keys, shared = np.unique(pairs[:, 0] * count + pairs[:, 1], return_counts=True)
+    return np.stack(np.divmod(keys, count), 1), shared
+
+
+def _collapsed(
+    places: Float[np.ndarray, "vertices 3"], faces: Int[np.ndarray, "faces 3"], count: int
+) -> tuple[Float[np.ndarray, "left 3"], Int[np.ndarray, "triangles 3"]]:
+    """Collapse edges until so many triangles are left, and no more of them share an edge than before."""
+    most = int(_edges(faces, len(places))[1].max(initial=0))
+    first = None
+    for aggressiveness in _AGGRESSIVENESS:
+        new_places, new_faces, *_ = simplify(places, faces, target_count=count, agg=aggressiveness)
+        first = (new_places, new_faces) if first is None else first
+        small = len(new_faces) <= max(count, len(first[1]))
+        if small and _edges(new_faces, len(new_places))[1].max(initial=0) <= most:
+            return new_places, new_faces
+    assert first is not None
+    return first
 
 
 def _renumbered(faces: Int[Tensor, "faces 3"], count: int) -> tuple[Int[Tensor, "faces 3"], Bool[Tensor, " rows"]]:
