@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from unrender.captures.options import CaptureOptions
 GONE = ("images/002.png", "images/004.png", "images/005.png")
 
 
-def shortened(folder: Path, **keys: object) -> Path:
+def shortened(folder: Path, **keys: Any) -> Path:
     """A capture whose file does not name the photos that are gone."""
     write_transforms(folder, **keys)
     content = json.loads((folder / "transforms.json").read_text())
@@ -45,11 +46,8 @@ def test_photos_that_are_left_out_count_as_if_they_were_not_there(tmp_path: Path
 
 
 def test_a_split_of_the_files_keeps_what_is_left_of_it(tmp_path: Path) -> None:
-    listed = {
-        "train_filenames": [f"images/{k:03d}.png" for k in (0, 1, 2, 3, 4, 5)],
-        "test_filenames": [f"images/00{k}.png" for k in (6, 7)],
-    }
-    folder = write_transforms(tmp_path / "ball", **listed)
+    train, test = ([f"images/{k:03d}.png" for k in views] for views in (range(6), (6, 7)))
+    folder = write_transforms(tmp_path / "ball", train_filenames=train, test_filenames=test)
     part = load_capture(folder, leave_out=("001", "007"))
     assert [part.names[view] for view in part.split.train] == [f"images/{k:03d}.png" for k in (0, 2, 3, 4, 5)]
     assert [part.names[view] for view in part.split.test] == ["images/006.png"]
