@@ -36,6 +36,7 @@ BOUNCES = 2
 _SIZES = (16, 8)
 """Texels along an edge of the cube map of directions, and for meshes of many vertices."""
 _MANY = 30_000
+"""Vertices from which a mesh has many."""
 _STEP = 2
 """Texels that are hidden in part are divided into this many along an edge: lamps cast shadows with edges."""
 _NEAREST = 1e-3
@@ -103,24 +104,30 @@ def light_transport(mesh: Mesh) -> LightTransport:
     hidden: list[Entries] = []
     exchanged: list[Entries] = []
 
-    def store(vertex: Tensor, column: Tensor, towards: Tensor, weight: Tensor, seen: Tensor) -> None:
-        vertex, column, towards, weight, seen = (values[seen >= 0] for values in (vertex, column, towards, weight, seen))
+    def store(vertex: Tensor, column: Tensor, weight: Tensor, seen: Tensor) -> None:
+        hit = (seen >= 0).nonzero()[:, 0]
+        vertex, column, weight, seen = vertex[hit], column[hit], weight[hit], seen[hit]
         hidden.append((vertex, column, weight))
-        outside = (normals[seen] * towards).sum(-1) < 0  # the inner side reflects nothing
+        outside = (normals[seen] * directions[column]).sum(-1) < 0  # the inner side reflects nothing
         exchanged.append((vertex[outside], seen[outside], weight[outside]))
 
+    directions = torch.cat([whole, part])
     for start in range(0, len(vertices), _AT_ONCE):
         weights = free[start : start + _AT_ONCE]
         row, texel = weights.nonzero().unbind(-1)
-        seen = seen_from(row + start, whole[texel])
-        blocked = torch.zeros_like(weights, dtype=torch.bool)
-        blocked[row, texel] = seen >= 0
-        differs = ((blocked[:, around] != blocked[:, :, None]) & (weights[:, around] > 0)).any(-1)
-        at_edge = differs[row, texel]
-        store(row[~at_edge] + start, texel[~at_edge], whole[texel[~at_edge]], weights[row, texel][~at_edge], seen[~at_edge])
-        vertex, texel = (row[at_edge] + start).repeat_interleave(parts.shape[1]), texel[at_edge]
-        finer, weight = parts[texel].flatten(), (free[row[at_edge] + start, texel][:, None] * share[texel]).flatten()
-        store(vertex, len(whole) + finer, part[finer], weight, seen_from(vertex, part[finer]))
+        vertex, weight = row + start, weights[row, texel]
+        seen = seen_from(vertex, whole[texel])
+        blocked = torch.zeros(weights.shape[::-1], dtype=torch.bool, device=device)  # [texels, rows]: neighbors are rows
+        blocked[texel, row] = seen >= 0
+        front, differs = (weights.T > 0).contiguous(), torch.zeros_like(blocked)
+        for neighbor in around.unbind(1):
+            differs |= (blocked[neighbor] != blocked) & front[neighbor]
+        at_edge = differs[texel, row]
+        edge, inner = at_edge.nonzero()[:, 0], (~at_edge).nonzero()[:, 0]
+        store(vertex[inner], texel[inner], weight[inner], seen[inner])
+        finer, weight = parts[texel[edge]].flatten(), (weight[edge][:, None] * share[texel[edge]]).flatten()
+        vertex = vertex[edge].repeat_interleave(parts.shape[1])
+        store(vertex, len(whole) + finer, weight, seen_from(vertex, part[finer]))
     count, columns = len(vertices), len(whole) + len(part)
     dark = sparse_matrix(hidden, (count, columns), free)
     openness = (free.sum(-1, keepdim=True) - dark @ free.new_ones(columns, 1)).clamp_min(0)[:, 0]
