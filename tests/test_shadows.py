@@ -11,6 +11,7 @@ from unrender.shading.cubes import cube_directions
 from unrender.shading.lights import EnvironmentLight, prefiltered
 from unrender.shading.shadows import BOUNCES, light_transport, shadowed
 
+SIDE = torch.linspace(-1, 1, 17)
 CONSTANT = EnvironmentLight(torch.full((6, 8, 8, 3), 0.5))
 
 
@@ -30,15 +31,14 @@ def cavity(opening: float) -> tuple[Mesh, float]:
     return Mesh(whole.vertices[used], faces, normals=-whole.vertices[used]), missing
 
 
-def floor_and_wall() -> Mesh:
-    """Return a floor of side 2 at z = 0, and a wall at x = 0 that is as high as the floor is wide."""
-    steps = torch.linspace(-1, 1, 17)
-    x, y = torch.meshgrid(steps, steps, indexing="ij")
-    plane = torch.stack([x, y, torch.zeros_like(x)], -1).reshape(-1, 3)
-    index = torch.arange(17 * 17).view(17, 17)
+def floor_and_wall(x: Tensor = SIDE, y: Tensor = SIDE, height: float = 9) -> Mesh:
+    """Return a floor at z = 0, and a wide wall at x = 0."""
+    places = torch.cartesian_prod(x, y)
+    plane = torch.cat([places, torch.zeros(len(places), 1)], -1)
+    index = torch.arange(len(places)).view(len(x), len(y))
     a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
     faces = torch.cat([torch.stack([a, b, c], -1).reshape(-1, 3), torch.stack([a, c, d], -1).reshape(-1, 3)])
-    wall = torch.tensor([[0.0, -9, -0.01], [0, 9, -0.01], [0, 9, 9], [0, -9, 9]])
+    wall = torch.tensor([[0.0, -9, -0.01], [0, 9, -0.01], [0, 9, height], [0, -9, height]])
     return Mesh(torch.cat([plane, wall]), torch.cat([faces, torch.tensor([[0, 1, 2], [0, 2, 3]]) + len(plane)]))
 
 
@@ -78,13 +78,7 @@ def test_the_edge_of_the_shadow_of_a_lamp_is_as_sharp_as_its_light() -> None:
     texels[0, 15:17, 8] = 100.0  # h = 1 - 2 (8 + 1/2) / 32
     height = 1 - 2 * 8.5 / 32
     steps = torch.linspace(-4, 4, 81)
-    x, y = torch.meshgrid(steps, torch.tensor([-0.5, 0.0, 0.5]), indexing="ij")
-    plane = torch.stack([x, y, torch.zeros_like(x)], -1).reshape(-1, 3)
-    wall = torch.tensor([[0.0, -9, -0.01], [0, 9, -0.01], [0, 9, 1], [0, -9, 1]])
-    index = torch.arange(81 * 3).view(81, 3)
-    a, b, c, d = index[:-1, :-1], index[1:, :-1], index[1:, 1:], index[:-1, 1:]
-    faces = torch.cat([torch.stack([a, b, c], -1).reshape(-1, 3), torch.stack([a, c, d], -1).reshape(-1, 3)])
-    mesh = Mesh(torch.cat([plane, wall]), torch.cat([faces, torch.tensor([[0, 1, 2], [0, 2, 3]]) + len(plane)]))
+    mesh = floor_and_wall(steps, torch.tensor([-0.5, 0.0, 0.5]), height=1)
     found = shares(mesh, EnvironmentLight(texels), 0.0)[: 81 * 3].view(81, 3, 3)[:, 1, 0]
     behind = (steps < -0.05) & (steps > -1 / height + 0.25)
     before = (steps > 0.05) | (steps < -1 / height - 0.25)

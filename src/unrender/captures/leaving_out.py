@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
-from unrender.captures.capture import CaptureError, Split
+from unrender.captures.capture import CaptureError
 from unrender.captures.source import Source, held_out
 
 
@@ -27,14 +28,11 @@ def without(source: Source, patterns: Sequence[str], test_every: int) -> tuple[S
     if not patterns:
         return source, []
     out = {view for pattern in patterns for view in _matching(source.names, pattern)}
-    kept = [view for view in range(len(source.names)) if view not in out]
-    place = {view: number for number, view in enumerate(kept)}
-    train, test = (tuple(place[view] for view in views if view in place) for views in (source.split.train, source.split.test))
-    if not train:
+    some = source.keep([view for view in range(len(source.names)) if view not in out])
+    if not some.split.train:
         raise CaptureError(f"leave_out ({' '.join(patterns)}) leaves no photo to fit; name fewer")
-    names = [source.names[view] for view in kept]
-    split = Split(train, test, source.split.rule, given=True) if source.split.given else held_out(names, test_every)
-    return source.select(kept, split), [f"{len(out)} of the {len(source.names)} photos are left out ({' '.join(patterns)})"]
+    some = some if some.split.given else replace(some, split=held_out(some.names, test_every))
+    return some, [f"{len(out)} of the {len(source.names)} photos are left out ({' '.join(patterns)})"]
 
 
 def _matching(names: Sequence[str], pattern: str) -> list[int]:

@@ -129,10 +129,8 @@ def with_masks_of_names(source: Source, folder: Path, written: Callable[[str], N
         )
         return source
     if missing:
-        kept = [view for view, file in enumerate(found.files) if file is not None]
-        train, test = (tuple(kept.index(view) for view in views if view in kept) for views in (source.split.train, source.split.test))
-        split = replace(source.split, train=train, test=test)
-        if not split.train:
+        source = source.keep([view for view, file in enumerate(found.files) if file is not None])
+        if not source.split.train:
             raise CaptureError(
                 f"no fitted view has a mask in {place} ({named} have none); make them with `unrender mask`, or give masks=none"
             )
@@ -140,7 +138,6 @@ def with_masks_of_names(source: Source, folder: Path, written: Callable[[str], N
             f"{len(missing)} of the {len(found.files)} photos have no mask in {place} and were left out ({named}); `unrender mask` makes "
             "the missing ones, masks=none does without any"
         )
-        source = source.select(kept, split)
     written(f"masks were found by their names in {place}")
     files = tuple(file for file in found.files if file is not None)
     return replace(source, masks=files, mask_meaning="object" if found.were_made else "by content")

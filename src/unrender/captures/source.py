@@ -121,7 +121,7 @@ class Source:
 
     def select(self, views: Sequence[int], split: Split) -> Source:
         """Return the source with these views only, and a split that counts them."""
-        index = torch.tensor(views)
+        index = torch.tensor(views, dtype=torch.int64)
         return replace(
             self,
             names=tuple(self.names[view] for view in views),
@@ -136,6 +136,12 @@ class Source:
             masks=None if self.masks is None else tuple(self.masks[view] for view in views),
             ignored=tuple(self.ignored[view] for view in views) if self.ignored else (),
         )
+
+    def keep(self, views: Sequence[int]) -> Source:
+        """Return the source with these views only, and what is left of its split."""
+        place = {view: number for number, view in enumerate(views)}
+        train, test = (tuple(place[view] for view in part if view in place) for part in (self.split.train, self.split.test))
+        return self.select(views, replace(self.split, train=train, test=test))
 
     def with_camera_axes(self, axes: CameraAxes) -> Source:
         """Return the source as if the cameras in its files had other axes."""

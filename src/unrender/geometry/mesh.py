@@ -506,15 +506,14 @@ def _collapsed(
 ) -> tuple[Float[np.ndarray, "left 3"], Int[np.ndarray, "triangles 3"]]:
     """Collapse edges until so many triangles are left, and no more of them share an edge than before."""
     most = int(_edges(faces, len(places))[1].max(initial=0))
-    first = None
+    found: list[tuple[np.ndarray, np.ndarray]] = []
     for aggressiveness in _AGGRESSIVENESS:
         new_places, new_faces, *_ = simplify(places, faces, target_count=count, agg=aggressiveness)
-        first = (new_places, new_faces) if first is None else first
-        small = len(new_faces) <= max(count, len(first[1]))
+        found.append((new_places, new_faces))
+        small = len(new_faces) <= max(count, len(found[0][1]))
         if small and _edges(new_faces, len(new_places))[1].max(initial=0) <= most:
             return new_places, new_faces
-    assert first is not None
-    return first
+    return found[0]
 
 
 def _renumbered(faces: Int[Tensor, "faces 3"], count: int) -> tuple[Int[Tensor, "faces 3"], Bool[Tensor, " rows"]]:

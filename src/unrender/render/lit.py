@@ -32,7 +32,7 @@ DEPTHS = (0.05, 50.0)
 
 
 MOST_SHADOWED_VERTICES = 100_000
-"""A mesh of more vertices is lit without its own shadows, which need 3 kB for each."""
+"""A mesh of more vertices is lit without its own shadows, which need 5 kB for each."""
 SMALLEST_OPACITY = 1e-4
 """A pixel of less opacity shows the background alone."""
 

@@ -260,7 +260,7 @@ def _material_losses(losses: PbrLosses, scene: MeshPbrScene, watching: Watching,
     if isinstance(scene.appearance, InTextures):
         return {"keep": ramp(losses.keep, fraction) * color, "keep_gloss": ramp(losses.keep_gloss, fraction) * gloss}
     terms = {"smooth": ramp(losses.smooth, fraction) * color, "smooth_gloss": ramp(losses.smooth_gloss, fraction) * gloss}
-    weight, colors = ramp(losses.few_colors, fraction), watching.some_colors()
-    if weight > 0 and len(colors) > 0:
+    weight = ramp(losses.few_colors, fraction)
+    if weight > 0 and len(colors := watching.some_colors()) > 0:
         terms["few_colors"] = weight * few_colors(colors, _ONE_COLOR)
     return terms

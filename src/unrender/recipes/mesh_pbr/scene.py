@@ -199,7 +199,7 @@ class Watching:
         self._appearance, self._generator = appearance, generator
         self._color: list[Tensor] = []
         self._gloss: list[Tensor] = []
-        self._some_colors: list[Tensor] = []
+        self._seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, surface: GBuffer) -> PbrValues:
         here = self._appearance.channels(surface)
@@ -208,9 +208,7 @@ class Watching:
         count = surface.covered.sum().clamp_min(1)
         self._color.append(difference[..., :3].sum() / (3 * count))
         self._gloss.append(difference[..., 3:5].sum() / (2 * count))
-        covered = here[surface.covered]
-        chosen = torch.rand(min(_COMPARED, len(covered)), generator=self._generator, device=covered.device) * len(covered)
-        self._some_colors.append(covered[chosen.long(), :3])
+        self._seen.append((here, surface.covered))
         return values_of(here)
 
     def differences(self) -> tuple[Tensor, Tensor]:
@@ -218,8 +216,13 @@ class Watching:
         return torch.stack(self._color).mean(), torch.stack(self._gloss).mean()
 
     def some_colors(self) -> Float[Tensor, "points 3"]:
-        """Return the base color of random covered pixels."""
-        return torch.cat(self._some_colors)
+        """Draw covered pixels of each layer, and return their base colors."""
+        chosen: list[Tensor] = []
+        for channels, covered in self._seen:
+            inside = covered.flatten().nonzero()[:, 0]
+            place = torch.rand(min(_COMPARED, len(inside)), generator=self._generator, device=inside.device) * len(inside)
+            chosen.append(channels.flatten(0, 2)[inside[place.long()], :3])
+        return torch.cat(chosen)
 
 
 def values_of(channels: Float[Tensor, "views height width channels"]) -> PbrValues:
